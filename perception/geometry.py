@@ -1,0 +1,138 @@
+"""Rigid transforms and the pinhole camera; the conventions of the whole package.
+
+Frames
+    ego     x forward, y left, z up, metres, origin on the ground below the rear axle, at the frame's reference time.
+    camera  optical axes: x right, y down, z forward.
+    world   any fixed, gravity-aligned frame (nuScenes: the map's frame).
+
+A transform is named by both of its frames: ``ego_SE3_camera`` maps points given in the camera frame to the ego
+frame, and composition reads like a sentence: ``world_SE3_ego @ ego_SE3_camera`` is ``world_SE3_camera``.
+
+Yaw is counter-clockwise about +z, zero along +x, in radians. All transforms are float64: world coordinates reach
+several kilometres, where float32 resolves only a quarter of a millimetre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from perception.errors import PerceptionError
+
+
+class GeometryError(PerceptionError):
+    """A transform or calibration that is not one."""
+
+
+@dataclass(frozen=True, eq=False)
+class SE3:
+    """A rigid transform.
+
+    Args:
+        rotation: [3, 3] proper rotation.
+        translation: [3] metres.
+
+    Raises:
+        GeometryError: wrong shape, not finite, or ``rotation`` further than 1e-4 from orthonormal.
+    """
+
+    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
+    translation: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    def __post_init__(self):
+        rotation = np.asarray(self.rotation, dtype=np.float64)
+        translation = np.asarray(self.translation, dtype=np.float64)
+        if rotation.shape != (3, 3) or translation.shape != (3,):
+            raise GeometryError(f"SE3 wants rotation [3, 3] and translation [3], found {rotation.shape} and {translation.shape}")
+        if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+            raise GeometryError("SE3 wants finite numbers, found NaN or infinity")
+        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-4 or np.linalg.det(rotation) < 0:
+            raise GeometryError(f"SE3 wants a proper rotation, found a matrix with determinant {np.linalg.det(rotation):.4f}")
+        object.__setattr__(self, "rotation", rotation)
+        object.__setattr__(self, "translation", translation)
+
+    @classmethod
+    def from_quaternion(cls, wxyz, translation=(0.0, 0.0, 0.0)) -> SE3:
+        """From a quaternion in (w, x, y, z) order, normalised here."""
+        w, x, y, z = np.asarray(wxyz, dtype=np.float64)
+        if not 0.5 < w * w + x * x + y * y + z * z < 2.0:
+            raise GeometryError(f"a unit quaternion (w, x, y, z) was expected, found {list(wxyz)}")
+        return cls(Rotation.from_quat([x, y, z, w]).as_matrix(), translation)
+
+    @classmethod
+    def from_yaw(cls, yaw: float, translation=(0.0, 0.0, 0.0)) -> SE3:
+        return cls(Rotation.from_euler("z", yaw).as_matrix(), translation)
+
+    @classmethod
+    def from_matrix(cls, matrix) -> SE3:
+        """From a homogeneous [4, 4] matrix."""
+        matrix = np.asarray(matrix, dtype=np.float64)
+        if matrix.shape != (4, 4):
+            raise GeometryError(f"a [4, 4] matrix was expected, found {matrix.shape}")
+        return cls(matrix[:3, :3], matrix[:3, 3])
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Homogeneous [4, 4] float64."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.rotation
+        matrix[:3, 3] = self.translation
+        return matrix
+
+    @property
+    def quaternion(self) -> np.ndarray:
+        """[4] in (w, x, y, z) order, w >= 0."""
+        x, y, z, w = Rotation.from_matrix(self.rotation).as_quat()
+        quaternion = np.array([w, x, y, z])
+        return -quaternion if w < 0 else quaternion
+
+    @property
+    def yaw(self) -> float:
+        """Heading of the transformed x axis, projected on the ground plane."""
+        return float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
+
+    def inverse(self) -> SE3:
+        return SE3(self.rotation.T, -self.rotation.T @ self.translation)
+
+    def __matmul__(self, other: SE3) -> SE3:
+        return SE3(self.rotation @ other.rotation, self.rotation @ other.translation + self.translation)
+
+    def transform(self, points: np.ndarray) -> np.ndarray:
+        """Points [..., 3] mapped from the right-hand frame of the name to the left-hand one."""
+        return np.asarray(points) @ self.rotation.T + self.translation
+
+    def rotate(self, vectors: np.ndarray) -> np.ndarray:
+        """Directions or velocities [..., 3]: rotated, not translated."""
+        return np.asarray(vectors) @ self.rotation.T
+
+
+def wrap_angle(angle):
+    """Angles in radians wrapped to [-pi, pi)."""
+    return (np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi
+
+
+def project(points_camera: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project points [N, 3] in the camera frame: pixels [N, 2] as (u, v) and depth [N] in metres along the optical axis.
+
+    Pixel centres lie at integer coordinates. Points with depth <= 0 are behind the camera: their pixels are meaningless.
+    """
+    depth = points_camera[:, 2]
+    pixels = points_camera @ np.asarray(intrinsics).T
+    safe_depth = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
+    return pixels[:, :2] / safe_depth[:, None], depth
+
+
+def box_corners(center: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Corners [N, 8, 3] of boxes with center [N, 3], size [N, 3] as (length, width, height) and yaw [N].
+
+    Order: the first four are the front face (+x of the box), counter-clockwise seen from the front starting at
+    (+y, +z); the last four are the rear face in the same order.
+    """
+    signs = 0.5 * np.array([[1, 1, 1], [1, -1, 1], [1, -1, -1], [1, 1, -1], [-1, 1, 1], [-1, -1, 1], [-1, -1, -1], [-1, 1, -1]])
+    offsets = np.asarray(size)[:, None, :] * signs[None]
+    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+    x = cos * offsets[..., 0] - sin * offsets[..., 1]
+    y = sin * offsets[..., 0] + cos * offsets[..., 1]
+    return np.stack([x, y, offsets[..., 2]], axis=-1) + np.asarray(center)[:, None, :]

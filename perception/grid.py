@@ -1,0 +1,67 @@
+"""The bird's-eye-view grid: the only owner of range, cell size and the metre <-> cell conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perception.errors import PerceptionError
+
+
+@dataclass(frozen=True)
+class BEVGrid:
+    """A regular grid in the ego frame, x along columns and y along rows.
+
+    A BEV tensor is [B, C, rows, columns]: cell (row, column) covers x in [x_min_m + column * cell, ... + cell) and y
+    likewise from y_min_m. The flat index of a cell is ``row * columns + column``.
+    """
+
+    x_min_m: float = -51.2
+    x_max_m: float = 51.2
+    y_min_m: float = -51.2
+    y_max_m: float = 51.2
+    z_min_m: float = -5.0
+    z_max_m: float = 3.0
+    cell_size_m: float = 0.8
+
+    def __post_init__(self):
+        if not (self.x_max_m > self.x_min_m and self.y_max_m > self.y_min_m and self.z_max_m > self.z_min_m):
+            raise PerceptionError(f"grid: every max must exceed its min, found {self}")
+        if self.cell_size_m <= 0:
+            raise PerceptionError(f"grid: cell_size_m must be positive, found {self.cell_size_m}")
+        for name, extent in (("x", self.x_max_m - self.x_min_m), ("y", self.y_max_m - self.y_min_m)):
+            cells = extent / self.cell_size_m
+            if abs(cells - round(cells)) > 1e-6:
+                raise PerceptionError(f"grid: the {name} extent {extent} m is not a whole number of {self.cell_size_m} m cells")
+
+    @property
+    def columns(self) -> int:
+        return round((self.x_max_m - self.x_min_m) / self.cell_size_m)
+
+    @property
+    def rows(self) -> int:
+        return round((self.y_max_m - self.y_min_m) / self.cell_size_m)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.columns
+
+    def with_cell_size(self, cell_size_m: float) -> BEVGrid:
+        """The same region in finer or coarser cells."""
+        return BEVGrid(self.x_min_m, self.x_max_m, self.y_min_m, self.y_max_m, self.z_min_m, self.z_max_m, cell_size_m)
+
+    def to_cells(self, x, y):
+        """Metres -> continuous (column, row): the centre of cell (0, 0) is at (0.5, 0.5). Arrays or tensors alike."""
+        return (x - self.x_min_m) / self.cell_size_m, (y - self.y_min_m) / self.cell_size_m
+
+    def to_metres(self, column, row):
+        """The inverse of :meth:`to_cells`."""
+        return column * self.cell_size_m + self.x_min_m, row * self.cell_size_m + self.y_min_m
+
+    def contains(self, x, y):
+        """Whether the ground position lies in the grid (upper bounds excluded)."""
+        return (x >= self.x_min_m) & (x < self.x_max_m) & (y >= self.y_min_m) & (y < self.y_max_m)
