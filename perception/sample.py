@@ -1,0 +1,297 @@
+"""What flows through the package: one Frame of sensor data, Boxes3D, Detections, and the Batch a model sees.
+
+Every type checks itself when it is made, so that a wrong shape is reported where data enters and nowhere deeper. A sensor
+that is missing is ``None``; a sensor that is present and saw nothing is an empty cloud. The two are never confused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+
+from perception.errors import PerceptionError
+from perception.geometry import SE3
+
+SENSORS = ("camera", "radar", "lidar")  # the order of every sensor axis and of every joined name
+CLASSES = (
+    "car", "truck", "bus", "trailer", "construction_vehicle",
+    "pedestrian", "motorcycle", "bicycle", "traffic_cone", "barrier",
+)  # fmt: skip
+ATTRIBUTES = (
+    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
+    "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
+)  # fmt: skip
+LIDAR_FIELDS = ("x", "y", "z", "intensity", "age_s")
+RADAR_FIELDS = ("x", "y", "z", "rcs_dbsm", "vx", "vy", "age_s")
+
+
+class SampleError(PerceptionError):
+    """Data of the wrong shape, type or range."""
+
+
+def _checked(name: str, array, dtype, shape: tuple, finite: bool = True) -> np.ndarray:
+    """The array as ``dtype``; ``None`` in ``shape`` leaves an axis free."""
+    array = np.asarray(array)
+    if array.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, array.shape)):
+        wanted = ", ".join("N" if want is None else str(want) for want in shape)
+        raise SampleError(f"{name}: shape [{wanted}] was expected, found {list(array.shape)}")
+    array = array.astype(dtype, copy=False)
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise SampleError(f"{name}: {int((~np.isfinite(array)).sum())} values are NaN or infinite")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class CameraImage:
+    """One image and where it was taken.
+
+    image: uint8 [H, W, 3] RGB.
+    intrinsics: [3, 3] float64, pixels.
+    ego_SE3_camera: maps the camera frame *at the time of exposure* to the ego frame at the Frame's reference time, so
+        that projecting a box of the Frame is one transform, ego motion included.
+    """
+
+    image: np.ndarray
+    intrinsics: np.ndarray
+    ego_SE3_camera: SE3
+    timestamp_ns: int
+
+    def __post_init__(self):
+        if np.asarray(self.image).dtype != np.uint8:
+            raise SampleError(f"image: uint8 was expected, found {np.asarray(self.image).dtype}")
+        object.__setattr__(self, "image", _checked("image", self.image, np.uint8, (None, None, 3)))
+        object.__setattr__(self, "intrinsics", _checked("intrinsics", self.intrinsics, np.float64, (3, 3)))
+
+
+@dataclass(frozen=True, eq=False)
+class LidarCloud:
+    """points: float32 [N, 5] as x, y, z in the ego frame, intensity 0..255, age_s (reference time minus measurement time)."""
+
+    points: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "points", _checked("lidar points", self.points, np.float32, (None, len(LIDAR_FIELDS))))
+
+
+@dataclass(frozen=True, eq=False)
+class RadarCloud:
+    """points: float32 [N, 7] as x, y, z in the ego frame, rcs_dbsm, vx, vy (over ground, ego axes, m/s), age_s."""
+
+    points: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "points", _checked("radar points", self.points, np.float32, (None, len(RADAR_FIELDS))))
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes3D:
+    """Boxes in the ego frame.
+
+    center: [N, 3] metres, the geometric centre.  size: [N, 3] length, width, height.  yaw: [N] radians.
+    velocity: [N, 2] (vx, vy) over ground in ego axes, m/s; NaN where unknown.  label: [N] index into CLASSES.
+    attribute: [N] index into ATTRIBUTES, -1 for none.  visibility: [N] nuScenes level 1..4, 0 for unknown.
+    num_lidar_points, num_radar_points: [N] annotated points inside, -1 for unknown.
+    """
+
+    center: np.ndarray
+    size: np.ndarray
+    yaw: np.ndarray
+    velocity: np.ndarray
+    label: np.ndarray
+    attribute: np.ndarray | None = None
+    visibility: np.ndarray | None = None
+    num_lidar_points: np.ndarray | None = None
+    num_radar_points: np.ndarray | None = None
+
+    def __post_init__(self):
+        n = len(np.asarray(self.center))
+        for name, dtype, shape, finite in (
+            ("center", np.float64, (n, 3), True),
+            ("size", np.float64, (n, 3), True),
+            ("yaw", np.float64, (n,), True),
+            ("velocity", np.float64, (n, 2), False),
+            ("label", np.int64, (n,), True),
+        ):
+            object.__setattr__(self, name, _checked(f"boxes.{name}", getattr(self, name), dtype, shape, finite))
+        for name, unknown in (("attribute", -1), ("visibility", 0), ("num_lidar_points", -1), ("num_radar_points", -1)):
+            value = getattr(self, name)
+            value = np.full(n, unknown) if value is None else value
+            object.__setattr__(self, name, _checked(f"boxes.{name}", value, np.int64, (n,)))
+        if n and (self.size <= 0).any():
+            raise SampleError(f"boxes.size: positive metres were expected, found {self.size.min()}")
+        if n and not ((self.label >= 0) & (self.label < len(CLASSES))).all():
+            raise SampleError(f"boxes.label: an index into CLASSES (0..{len(CLASSES) - 1}) was expected")
+
+    @classmethod
+    def empty(cls) -> Boxes3D:
+        return cls(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros((0, 2)), np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def __getitem__(self, index) -> Boxes3D:
+        """The boxes a mask, slice or index array selects."""
+        return Boxes3D(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """boxes, and scores [N] in 0..1, highest first."""
+
+    boxes: Boxes3D
+    scores: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "scores", _checked("scores", self.scores, np.float64, (len(self.boxes),)))
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Everything the sensors know at one reference time, in the ego frame of that time.
+
+    cameras: name -> CameraImage, or None where there is no camera at all; a single dead camera is just not in the dict.
+    world_SE3_ego: the ego pose at timestamp_ns.  scene: name of the drive the frame belongs to.
+    """
+
+    token: str
+    timestamp_ns: int
+    world_SE3_ego: SE3 = field(default_factory=SE3)
+    cameras: dict[str, CameraImage] | None = None
+    radar: RadarCloud | None = None
+    lidar: LidarCloud | None = None
+    boxes: Boxes3D | None = None
+    scene: str = ""
+
+    def __post_init__(self):
+        if not self.cameras:
+            object.__setattr__(self, "cameras", None)
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """The sensors present, in the order of SENSORS."""
+        present = {"camera": self.cameras, "radar": self.radar, "lidar": self.lidar}
+        return tuple(name for name in SENSORS if present[name] is not None)
+
+    def only(self, sensors) -> Frame:
+        """The same frame as a vehicle with fewer sensors would have recorded it."""
+        unknown = set(sensors) - set(SENSORS)
+        if unknown:
+            raise SampleError(f"sensors: some of {', '.join(SENSORS)} were expected, found {', '.join(sorted(unknown))}")
+        return dataclasses.replace(
+            self,
+            cameras=self.cameras if "camera" in sensors else None,
+            radar=self.radar if "radar" in sensors else None,
+            lidar=self.lidar if "lidar" in sensors else None,
+        )
+
+
+def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
+    """Scale an image to cover ``size`` (height, width), then crop: sides equally, and the sky rather than the road."""
+    height, width = camera.image.shape[:2]
+    if (height, width) == tuple(size):
+        return camera
+    scale = max(size[0] / height, size[1] / width)
+    scaled = (max(size[1], round(width * scale)), max(size[0], round(height * scale)))
+    image = cv2.resize(camera.image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top = (scaled[0] - size[1]) // 2, scaled[1] - size[0]
+    image = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
+    sx, sy = scaled[0] / width, scaled[1] / height
+    # Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
+    pixels = np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
+    return dataclasses.replace(camera, image=image, intrinsics=pixels @ camera.intrinsics)
+
+
+@dataclass
+class PointBatch:
+    """The clouds of a batch, concatenated. points: float32 [M, C].  batch_index: int64 [M], which sample each belongs to."""
+
+    points: torch.Tensor
+    batch_index: torch.Tensor
+
+
+@dataclass
+class Batch:
+    """What a Detector takes.
+
+    images: uint8 [B, N, 3, H, W] RGB, or None.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
+    camera_valid: bool [B, N], false for a single missing camera.
+    sensor_valid: bool [B, 3] in the order of SENSORS; where it is false the sample's share of that sensor is ignored.
+    """
+
+    tokens: list[str]
+    sensor_valid: torch.Tensor
+    images: torch.Tensor | None = None
+    intrinsics: torch.Tensor | None = None
+    ego_SE3_camera: torch.Tensor | None = None
+    camera_valid: torch.Tensor | None = None
+    radar: PointBatch | None = None
+    lidar: PointBatch | None = None
+    boxes: list[Boxes3D] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device) -> Batch:
+        def move(value):
+            if isinstance(value, torch.Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, PointBatch):
+                return PointBatch(move(value.points), move(value.batch_index))
+            return value
+
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
+
+        def pin(value):
+            if isinstance(value, torch.Tensor):
+                return value.pin_memory()
+            return PointBatch(pin(value.points), pin(value.batch_index)) if isinstance(value, PointBatch) else value
+
+        return Batch(**{f.name: pin(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+
+def collate(frames: list[Frame], image_size: tuple[int, int]) -> Batch:
+    """Stack frames into a Batch; images are fitted to ``image_size`` (height, width).
+
+    Frames may differ in the sensors and in the cameras they have.
+    """
+    if not frames:
+        raise SampleError("collate: at least one frame was expected, found none")
+    batch = Batch(
+        tokens=[frame.token for frame in frames],
+        sensor_valid=torch.tensor([[name in frame.sensors for name in SENSORS] for frame in frames]),
+        radar=_collate_points([frame.radar for frame in frames]),
+        lidar=_collate_points([frame.lidar for frame in frames]),
+        boxes=[frame.boxes for frame in frames] if all(frame.boxes is not None for frame in frames) else None,
+    )
+    names = sorted({name for frame in frames for name in frame.cameras or {}})
+    if names:
+        shape = (len(frames), len(names))
+        images = np.zeros((*shape, *image_size, 3), dtype=np.uint8)
+        intrinsics = np.tile(np.eye(3, dtype=np.float32), (*shape, 1, 1))
+        ego_SE3_camera = np.tile(np.eye(4, dtype=np.float32), (*shape, 1, 1))
+        valid = np.zeros(shape, dtype=bool)
+        for b, frame in enumerate(frames):
+            for n, name in enumerate(names):
+                if frame.cameras and name in frame.cameras:
+                    camera = fit_image(frame.cameras[name], image_size)
+                    images[b, n], valid[b, n] = camera.image, True
+                    intrinsics[b, n], ego_SE3_camera[b, n] = camera.intrinsics, camera.ego_SE3_camera.matrix
+        batch.images = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
+        batch.intrinsics, batch.ego_SE3_camera = torch.from_numpy(intrinsics), torch.from_numpy(ego_SE3_camera)
+        batch.camera_valid = torch.from_numpy(valid)
+    return batch
+
+
+def _collate_points(clouds: list) -> PointBatch | None:
+    if all(cloud is None for cloud in clouds):
+        return None
+    arrays = [cloud.points for cloud in clouds if cloud is not None]
+    index = [np.full(len(cloud.points), b) for b, cloud in enumerate(clouds) if cloud is not None]
+    return PointBatch(torch.from_numpy(np.concatenate(arrays)), torch.from_numpy(np.concatenate(index)).long())
