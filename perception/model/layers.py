@@ -1,0 +1,39 @@
+"""The two convolution blocks everything is built of.
+
+Group normalisation, not batch normalisation: its statistics do not depend on which other samples, and hence which
+sensor subsets, happen to share the batch, so one checkpoint behaves the same for every subset at batch size one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of eight channels or fewer."""
+    groups = max(1, channels // 8)
+    return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, normalisation, ReLU. [B, in, H, W] -> [B, out, H / stride, W / stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1):
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+            group_norm(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around an identity (He et al., 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = ConvBlock(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), group_norm(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.second(self.first(x)))
