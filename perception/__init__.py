@@ -5,7 +5,18 @@ from perception.geometry import SE3
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Boxes3D, Detections, Frame
 
 __version__ = "0.1.0"
-__all__ = ["ATTRIBUTES", "CLASSES", "SE3", "SENSORS", "Boxes3D", "Detections", "Frame", "NuScenes", "PerceptionError", "load"]
+__all__ = [
+    "ATTRIBUTES",
+    "CLASSES",
+    "SE3",
+    "SENSORS",
+    "Boxes3D",
+    "Detections",
+    "Frame",
+    "NuScenes",
+    "PerceptionError",
+    "load",
+]
 
 
 def __getattr__(name):

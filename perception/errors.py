@@ -2,4 +2,4 @@
 
 
 class PerceptionError(Exception):
-    """Base of every error on bad input: one line that names the file, token or key, what was expected and what was found."""
+    """Base of every error on bad input: one line that names the file or key, what was expected and what was found."""

@@ -45,11 +45,15 @@ class SE3:
         rotation = np.asarray(self.rotation, dtype=np.float64)
         translation = np.asarray(self.translation, dtype=np.float64)
         if rotation.shape != (3, 3) or translation.shape != (3,):
-            raise GeometryError(f"SE3 wants rotation [3, 3] and translation [3], found {rotation.shape} and {translation.shape}")
+            raise GeometryError(
+                f"SE3 wants rotation [3, 3] and translation [3], found {rotation.shape} and {translation.shape}"
+            )
         if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
             raise GeometryError("SE3 wants finite numbers, found NaN or infinity")
         if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-4 or np.linalg.det(rotation) < 0:
-            raise GeometryError(f"SE3 wants a proper rotation, found a matrix with determinant {np.linalg.det(rotation):.4f}")
+            raise GeometryError(
+                f"SE3 wants a proper rotation, found a matrix with determinant {np.linalg.det(rotation):.4f}"
+            )
         object.__setattr__(self, "rotation", rotation)
         object.__setattr__(self, "translation", translation)
 
@@ -114,9 +118,9 @@ def wrap_angle(angle):
 
 
 def project(points_camera: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project points [N, 3] in the camera frame: pixels [N, 2] as (u, v) and depth [N] in metres along the optical axis.
+    """Project points [N, 3] in the camera frame: pixels [N, 2] as (u, v), depth [N] in metres along the optical axis.
 
-    Pixel centres lie at integer coordinates. Points with depth <= 0 are behind the camera: their pixels are meaningless.
+    Pixel centres lie at integer coordinates. Pixels of points with depth <= 0, behind the camera, are meaningless.
     """
     depth = points_camera[:, 2]
     pixels = points_camera @ np.asarray(intrinsics).T
@@ -130,7 +134,9 @@ def box_corners(center: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.nda
     Order: the first four are the front face (+x of the box), counter-clockwise seen from the front starting at
     (+y, +z); the last four are the rear face in the same order.
     """
-    signs = 0.5 * np.array([[1, 1, 1], [1, -1, 1], [1, -1, -1], [1, 1, -1], [-1, 1, 1], [-1, -1, 1], [-1, -1, -1], [-1, 1, -1]])
+    signs = 0.5 * np.array(
+        [[1, 1, 1], [1, -1, 1], [1, -1, -1], [1, 1, -1], [-1, 1, 1], [-1, -1, 1], [-1, -1, -1], [-1, 1, -1]]
+    )
     offsets = np.asarray(size)[:, None, :] * signs[None]
     cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
     x = cos * offsets[..., 0] - sin * offsets[..., 1]

@@ -31,7 +31,9 @@ class BEVGrid:
         for name, extent in (("x", self.x_max_m - self.x_min_m), ("y", self.y_max_m - self.y_min_m)):
             cells = extent / self.cell_size_m
             if abs(cells - round(cells)) > 1e-6:
-                raise PerceptionError(f"grid: the {name} extent {extent} m is not a whole number of {self.cell_size_m} m cells")
+                raise PerceptionError(
+                    f"grid: the {name} extent {extent} m is not a whole number of {self.cell_size_m} m cells"
+                )
 
     @property
     def columns(self) -> int:

@@ -1,7 +1,7 @@
 """What flows through the package: one Frame of sensor data, Boxes3D, Detections, and the Batch a model sees.
 
-Every type checks itself when it is made, so that a wrong shape is reported where data enters and nowhere deeper. A sensor
-that is missing is ``None``; a sensor that is present and saw nothing is an empty cloud. The two are never confused.
+Every type checks itself when it is made, so that a wrong shape is reported where data enters and nowhere deeper. A
+sensor that is missing is ``None``; one that is present and saw nothing is an empty cloud. The two are never confused.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CameraImage:
 
 @dataclass(frozen=True, eq=False)
 class LidarCloud:
-    """points: float32 [N, 5] as x, y, z in the ego frame, intensity 0..255, age_s (reference time minus measurement time)."""
+    """points: float32 [N, 5] as x, y, z in the ego frame, intensity 0..255, age_s (reference - measurement time)."""
 
     points: np.ndarray
 
@@ -180,7 +180,9 @@ class Frame:
         """The same frame as a vehicle with fewer sensors would have recorded it."""
         unknown = set(sensors) - set(SENSORS)
         if unknown:
-            raise SampleError(f"sensors: some of {', '.join(SENSORS)} were expected, found {', '.join(sorted(unknown))}")
+            raise SampleError(
+                f"sensors: some of {', '.join(SENSORS)} were expected, found {', '.join(sorted(unknown))}"
+            )
         return dataclasses.replace(
             self,
             cameras=self.cameras if "camera" in sensors else None,
@@ -207,7 +209,7 @@ def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
 
 @dataclass
 class PointBatch:
-    """The clouds of a batch, concatenated. points: float32 [M, C].  batch_index: int64 [M], which sample each belongs to."""
+    """The clouds of a batch, concatenated. points: float32 [M, C].  batch_index: int64 [M], the sample of each."""
 
     points: torch.Tensor
     batch_index: torch.Tensor

@@ -1,0 +1,41 @@
+# make setup | lint | test | demo | clean. Needs make and Python 3.11 or 3.12 (another one: make PYTHON=python3.12 setup).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Without it OpenMP threads spin while they wait, which is 150 times slower on a busy machine.
+export OMP_WAIT_POLICY := PASSIVE
+
+# What "import open3d" wants of a bare Debian or Ubuntu; installed where that needs no password.
+OPEN3D_LIBRARIES := libegl1 libgl1 libx11-6 libusb-1.0-0
+IMPORT_OPEN3D = $(BIN)/python -c "import open3d" 2>/dev/null
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(OPEN3D_LIBRARIES); } >/dev/null 2>&1
+
+.PHONY: setup lint test demo clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+		|| { echo "constraints.txt is for Python 3.11 and 3.12: make PYTHON=python3.11 setup"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "no venv module: sudo apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install -q -c constraints.txt setuptools
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[all]"
+	@$(IMPORT_OPEN3D) || $(APT_INSTALL) && $(IMPORT_OPEN3D) && touch $@ \
+		|| echo "Open3D (the simulator) misses system libraries: sudo apt-get install -y $(OPEN3D_LIBRARIES)"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: setup
+	$(BIN)/python -m pytest -q -n 2
+
+demo: setup
+	$(BIN)/python tools/demo.py --out out/demo
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
