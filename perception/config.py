@@ -166,6 +166,9 @@ def _merge(config, loaded, where: str):
         if key not in valid:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
+    for section, value in loaded.items():
+        if not OmegaConf.is_dict(value):
+            raise ConfigError(f"{where}: '{section}' wants keys of its own, found {value!r}")
     try:
         return OmegaConf.merge(config, loaded)
     except OmegaConfBaseException as error:
