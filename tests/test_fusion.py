@@ -1,0 +1,113 @@
+"""The fusion blocks: masking, locality, and attention against a loop in float64."""
+
+import pytest
+import torch
+
+from perception.errors import PerceptionError
+from perception.model.fusion import AttentionFusion, AverageFusion, ConcatFusion, build_fusion
+
+SUBSETS = [[bool(bits & 1 << i) for i in range(3)] for bits in range(1, 8)]
+
+
+def features(batch=2, channels=8, height=10, width=9, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch, channels, height, width, generator=generator) for _ in range(3)]
+
+
+def attention(channels=8, heads=2, neighbourhood=3):
+    torch.manual_seed(1)
+    block = AttentionFusion(channels, heads, neighbourhood)
+    torch.nn.init.normal_(block.bias)
+    torch.nn.init.normal_(block.sensor)
+    torch.nn.init.normal_(block.average.weight)
+    return block.double()
+
+
+@pytest.mark.parametrize("kind", ["attention", "average", "concat"])
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_absent_sensors_do_not_matter(kind, subset):
+    """Whether a sensor is None or masked, and whatever its features hold, the output is the same."""
+    block = build_fusion(kind, 8, 2, 3)
+    valid = torch.tensor([subset, subset])
+    x, y = features(), features(seed=5)
+    masked = block([a if keep else b for a, b, keep in zip(x, y, subset, strict=True)], valid)
+    absent = block([a if keep else None for a, keep in zip(x, subset, strict=True)], valid)
+    assert torch.isfinite(masked).all()
+    torch.testing.assert_close(masked, absent, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["attention", "average", "concat"])
+def test_samples_with_different_sensors_share_a_batch(kind):
+    block = build_fusion(kind, 8, 2, 3)
+    x = features()
+    mixed = block(x, torch.tensor([[True, True, True], [False, True, False]]))
+    alone = block([None, x[1][1:], None], torch.tensor([[False, True, False]]))
+    torch.testing.assert_close(mixed[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_average_of_one_sensor_is_that_sensor():
+    block, x = AverageFusion(8), features()
+    torch.testing.assert_close(block([None, x[1], None], torch.tensor([[False, True, False]] * 2)), x[1])
+
+
+def test_average_starts_as_the_mean():
+    x = features()
+    torch.testing.assert_close(AverageFusion(8)(x, torch.ones(2, 3, dtype=torch.bool)), sum(x) / 3)
+
+
+def test_attention_against_a_loop():
+    """Every cell, head by head, in plain Python; cells at the border see their border cells repeated."""
+    block = attention()
+    x = [f.double() for f in features(batch=1, height=5, width=6)]
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    residual = block.average(x, valid)
+    query = block.query(block.query_norm(residual))[0]
+    key_value = [block.key_value(block.token_norm(f) + block.sensor[i, :, None, None])[0] for i, f in enumerate(x)]
+    attended = torch.zeros_like(query)
+    for row in range(5):
+        for column in range(6):
+            for head in range(2):
+                part = slice(4 * head, 4 * head + 4)
+                logits, values = [], []
+                for sensor in range(3):
+                    for dy in range(-1, 2):
+                        for dx in range(-1, 2):
+                            r, c = min(max(row + dy, 0), 4), min(max(column + dx, 0), 5)
+                            key, value = key_value[sensor][:8][part, r, c], key_value[sensor][8:][part, r, c]
+                            bias = block.bias[head, sensor, (dy + 1) * 3 + dx + 1]
+                            logits.append((query[part, row, column] * key).sum() / 2 + bias)
+                            values.append(value)
+                attended[part, row, column] = torch.stack(logits).softmax(0) @ torch.stack(values)
+    fused = residual + block.output(attended[None])
+    torch.testing.assert_close(block(x, valid), fused + block.feed_forward(fused))
+
+
+def test_attention_sees_its_window_and_no_further():
+    block = attention(neighbourhood=3)
+    key_value = [torch.randn(1, 16, 12, 12, dtype=torch.float64, requires_grad=True)]
+    query = torch.randn(1, 8, 12, 12, dtype=torch.float64)
+    attended = block._attend(query, key_value, [2], torch.tensor([[False, False, True]]))
+    attended[0, :, 5, 7].sum().backward()
+    seen = key_value[0].grad.abs().sum(dim=(0, 1)) > 0
+    assert seen[4:7, 6:9].all() and seen.sum() == 9
+
+
+def test_attention_gradients():
+    block = attention(channels=4, heads=1)
+    x = [f.double().requires_grad_() for f in features(batch=1, channels=4, height=4, width=5)]
+    valid = torch.tensor([[True, False, True]])
+    assert torch.autograd.gradcheck(lambda a, c: block([a, None, c], valid), (x[0], x[2]), fast_mode=True)
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(PerceptionError, match="neighbourhood"):
+        AttentionFusion(8, 2, 4)
+    with pytest.raises(PerceptionError, match="fusion.heads"):
+        AttentionFusion(8, 3, 3)
+
+
+def test_concat_takes_zeros_for_absent():
+    block, x = ConcatFusion(8), features()
+    zeros = [x[0], torch.zeros_like(x[1]), x[2]]
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(block([x[0], None, x[2]], valid), block(zeros, valid))

