@@ -1,0 +1,42 @@
+"""The state of a training run in one file: tensors as safetensors, the rest as JSON in the header. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from perception.errors import PerceptionError
+
+
+def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
+    """Write groups of named tensors and a JSON-able ``state``; a crash leaves the file as it was, never half of one."""
+    flat = {
+        f"{group}/{name}": value.cpu().contiguous()
+        for group, values in tensors.items()
+        for name, value in values.items()
+    }
+    partial = path.with_name(path.name + ".part")
+    save_file(flat, partial, metadata={"state": json.dumps(state)})
+    partial.replace(path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
+    """What :func:`write_checkpoint` was given, on the CPU.
+
+    Raises:
+        PerceptionError: there is no such file, or it is not a checkpoint.
+    """
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            for key in file.keys():
+                group, _, name = key.partition("/")
+                tensors.setdefault(group, {})[name] = file.get_tensor(key)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise PerceptionError(f"{path}: a training checkpoint was expected: {error}") from None
+    return tensors, state

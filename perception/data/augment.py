@@ -1,0 +1,160 @@
+"""Augmentation of a Frame for training; the calibration is updated in the same call that changes the data.
+
+Two independent parts:
+
+- The *world* is mirrored left to right, scaled, turned about z and shifted: ``p' = scale * R @ M @ p + t`` for every
+  point, with ``M = diag(1, -1, 1)`` where mirrored. A mirrored world seen by a camera is the mirrored image, so the
+  images are flipped too, and ``ego_SE3_camera`` stays a proper rotation: ``R @ M @ rotation @ diag(-1, 1, 1)``.
+- Each *image* is zoomed, shifted and brought to the size that the network sees, and its brightness and contrast change.
+
+After both, a point projects to the same image content as before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from perception.config import AugmentConfig
+from perception.geometry import SE3, wrap_angle
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
+
+MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # in camera axes left-right is x
+
+
+@dataclass(frozen=True)
+class WorldTransform:
+    """``p' = rigid(scale * M @ p)``: mirrors y if ``mirror``, scales, then moves rigidly (a turn about z, a shift)."""
+
+    mirror: bool = False
+    scale: float = 1.0
+    rigid: SE3 = field(default_factory=SE3)
+
+    @property
+    def reflection(self) -> np.ndarray:
+        return np.diag([1.0, -1.0, 1.0]) if self.mirror else np.eye(3)
+
+    @property
+    def linear(self) -> np.ndarray:
+        """[3, 3], what velocities and differences of positions are multiplied with."""
+        return self.scale * self.rigid.rotation @ self.reflection
+
+    def camera_pose(self, ego_SE3_camera: SE3) -> SE3:
+        """The pose from which the transformed world looks as it did; as its mirror image where mirrored."""
+        camera_reflection = MIRROR_CAMERA if self.mirror else np.eye(3)
+        rotation = self.rigid.rotation @ self.reflection @ ego_SE3_camera.rotation @ camera_reflection
+        return SE3(rotation, self.linear @ ego_SE3_camera.translation + self.rigid.translation)
+
+    def ego_pose(self, world_SE3_ego: SE3) -> SE3:
+        """The pose in a world that is itself mirrored and scaled by the same amounts.
+
+        Where nothing is mirrored or scaled this is ``world_SE3_ego @ rigid.inverse()`` in the unchanged world.
+        """
+        mirrored = self.reflection @ world_SE3_ego.rotation @ self.reflection
+        return SE3(mirrored, self.scale * self.reflection @ world_SE3_ego.translation) @ self.rigid.inverse()
+
+    def points(self, points: np.ndarray, velocity: slice | None = None) -> np.ndarray:
+        """A transformed copy of points [N, C]; the columns begin with x, y, z, and vx, vy are at ``velocity``. The dtype is kept."""
+        linear = self.linear.astype(points.dtype)
+        out = points.copy()
+        out[:, :3] = points[:, :3] @ linear.T + self.rigid.translation.astype(points.dtype)
+        if velocity is not None:
+            out[:, velocity] = points[:, velocity] @ linear[:2, :2].T
+        return out
+
+    def boxes(self, boxes: Boxes3D) -> Boxes3D:
+        return dataclasses.replace(
+            boxes,
+            center=self.points(boxes.center),
+            size=boxes.size * self.scale,
+            yaw=wrap_angle((-boxes.yaw if self.mirror else boxes.yaw) + self.rigid.yaw),
+            velocity=boxes.velocity @ self.linear[:2, :2].T,
+        )
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """How one image is changed. The defaults give what ``sample.fit_image`` gives.
+
+    zoom: relative to the scale at which the image just covers the output.
+    shift: (right, down) by which the crop moves, as a fraction of the output's (width, height); what lies outside of
+        the image is black.
+    """
+
+    mirror: bool = False
+    zoom: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+    def apply(self, image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The image [*size, 3] and the affine [3, 3] that maps old pixels (u, v, 1) to new ones."""
+        height, width = image.shape[:2]
+        scale = self.zoom * max(size[0] / height, size[1] / width)
+        scaled = max(1, round(width * scale)), max(1, round(height * scale))
+        left = round((scaled[0] - size[1]) / 2 + self.shift[0] * size[1])
+        top = round(scaled[1] - size[0] + self.shift[1] * size[0])
+
+        resized = cv2.resize(image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        crop = resized[max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
+        out = np.zeros((*size, 3), dtype=np.uint8)
+        if crop.size:
+            inside = out[max(-top, 0) :, max(-left, 0) :][: crop.shape[0], : crop.shape[1]]
+            inside[:] = cv2.LUT(crop, self._lookup())
+
+        sx, sy = scaled[0] / width, scaled[1] / height
+        # Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
+        affine = np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
+        if self.mirror:
+            out = np.ascontiguousarray(out[:, ::-1])
+            affine = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ affine
+        return out, affine
+
+    def _lookup(self) -> np.ndarray:
+        """New grey value for each of the 256: brightness multiplies, contrast stretches about middle grey."""
+        values = (np.arange(256) * self.brightness - 128) * self.contrast + 128
+        return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def augment(frame: Frame, config: AugmentConfig, image_size: tuple[int, int], rng: np.random.Generator) -> Frame:
+    """A randomly changed copy of ``frame``, its images at ``image_size`` (height, width)."""
+    mirror = config.flip and bool(rng.random() < 0.5)
+    yaw = np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg))
+    scale = rng.uniform(1 - config.scale, 1 + config.scale)
+    shift = rng.uniform(-config.translate_m, config.translate_m, size=3)
+    world = WorldTransform(mirror, scale, SE3.from_yaw(yaw, shift))
+
+    cameras = {}
+    for name, camera in (frame.cameras or {}).items():
+        image = ImageTransform(
+            mirror=mirror,
+            zoom=rng.uniform(1 - config.image_scale, 1 + config.image_scale),
+            shift=tuple(rng.uniform(-config.image_scale / 2, config.image_scale / 2, size=2)),
+            brightness=rng.uniform(1 - config.image_color, 1 + config.image_color),
+            contrast=rng.uniform(1 - config.image_color, 1 + config.image_color),
+        )
+        cameras[name] = transform_camera(camera, world, image, image_size)
+    return dataclasses.replace(transform_world(frame, world), cameras=cameras)
+
+
+def transform_world(frame: Frame, world: WorldTransform) -> Frame:
+    """Clouds, boxes and the ego pose of ``frame`` in the transformed world; its cameras are not touched."""
+    return dataclasses.replace(
+        frame,
+        world_SE3_ego=world.ego_pose(frame.world_SE3_ego),
+        radar=None if frame.radar is None else RadarCloud(world.points(frame.radar.points, velocity=slice(4, 6))),
+        lidar=None if frame.lidar is None else LidarCloud(world.points(frame.lidar.points)),
+        boxes=None if frame.boxes is None else world.boxes(frame.boxes),
+    )
+
+
+def transform_camera(
+    camera: CameraImage, world: WorldTransform, image: ImageTransform, size: tuple[int, int]
+) -> CameraImage:
+    """The camera in the transformed world. ``world.mirror`` and ``image.mirror`` must agree."""
+    pixels, affine = image.apply(camera.image, size)
+    intrinsics = affine @ camera.intrinsics @ (MIRROR_CAMERA if world.mirror else np.eye(3))
+    return CameraImage(pixels, intrinsics, world.camera_pose(camera.ego_SE3_camera), camera.timestamp_ns)

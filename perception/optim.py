@@ -1,0 +1,64 @@
+"""How weights change in a step: parameter groups, learning rate, moving average, precision."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from perception.config import TrainConfig
+
+WARMUP = 0.2  # share of the steps over which the learning rate rises
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
+    """AdamW groups: the image backbone and the rest, each with weight decay and, for norms and biases, without."""
+    camera = getattr(model, "camera", None)
+    backbone = {id(parameter) for parameter in camera.backbone.parameters()} if camera is not None else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            rate = config.backbone_learning_rate if id(parameter) in backbone else config.learning_rate
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def one_cycle(progress: float) -> float:
+    """Learning rate as a fraction of its peak at ``progress`` in 0..1: a cosine from 0.1 up to 1, then one down to 0.
+
+    (Smith & Topin, 2018.) A function of the step and nothing else, so a scheduler has no state to save.
+    """
+    if progress < WARMUP:
+        return 1.0 - 0.45 * (1 + math.cos(math.pi * progress / WARMUP))
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+class Ema:
+    """Exponential moving average of a model's parameters; its buffers are copied.
+
+    The decay grows as (1 + step) / (10 + step) up to ``decay``, so that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(model.named_parameters())
+        averages = [self.state[name] for name in parameters]
+        torch._foreach_lerp_(averages, [parameter.detach() for parameter in parameters.values()], 1 - decay)
+        for name, tensor in model.state_dict().items():
+            if name not in parameters:
+                self.state[name].copy_(tensor)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -1,0 +1,32 @@
+"""Train a detector: python tools/train.py configs/sim.yaml [train.epochs=3 ...] [--out FOLDER] [--resume].
+
+On several GPUs or machines: torchrun --nproc-per-node=8 tools/train.py configs/sim.yaml.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve the loader's workers
+
+from perception.cli import run_main
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train a detector. Ctrl-C saves the state, --resume continues.")
+    parser.add_argument("config", help="YAML file, such as configs/sim.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/ and the name of the config)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    args = parser.parse_intermixed_args()
+
+    from perception.config import load_config
+    from perception.train import train
+
+    config = load_config(args.config, args.overrides)
+    return 0 if train(config, args.out or Path("runs") / Path(args.config).stem, args.resume, args.device) else 130
+
+
+if __name__ == "__main__":
+    run_main(main)
