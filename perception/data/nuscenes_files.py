@@ -1,0 +1,154 @@
+"""Strict readers of the three nuScenes sensor file formats.
+
+Each reads one whole file and either returns everything in it or raises :class:`DataError` in one line. Nothing here knows
+frames, filters or tables; see ``nuscenes.py`` for those.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from perception.errors import PerceptionError
+
+LIDAR_BIN_COLUMNS = 5  # x, y, z, intensity, ring index, all float32
+_PCD_HEADER_BYTES = 4096  # a nuScenes header takes about 380; a file without DATA in the first 4 KiB is no PCD
+_PCD_KINDS = {"F": "f", "I": "i", "U": "u"}
+_PCD_SIZES = {"F": (2, 4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
+
+
+class DataError(PerceptionError):
+    """A file or table on disk that is missing, damaged or not what the tables say."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file; an empty one is an interrupted copy or a full disk, never data."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not data:
+        raise DataError(f"{path}: sensor data was expected, found an empty file")
+    return data
+
+
+def read_lidar_bin(path: Path) -> np.ndarray:
+    """A ``.pcd.bin`` sweep: float32 [N, 5] as x, y, z (metres, sensor frame), intensity 0..255, ring index.
+
+    The format has no header, so its size is all that can be checked: N x 20 bytes, N >= 1.
+    """
+    data = read_bytes(path)
+    if len(data) % (4 * LIDAR_BIN_COLUMNS):
+        raise DataError(
+            f"{path}: a multiple of {4 * LIDAR_BIN_COLUMNS} bytes was expected, found {len(data)}: truncated?"
+        )
+    return np.frombuffer(data, dtype="<f4").reshape(-1, LIDAR_BIN_COLUMNS)
+
+
+def read_pcd(path: Path) -> np.ndarray:
+    """A binary PCD file: structured array [N], one named field for every entry of FIELDS, types as the header declares.
+
+    https://pointclouds.org/documentation/tutorials/pcd_file_format.html; DATA binary and COUNT 1 only, which is what
+    nuScenes radars use. Bytes after the last point are ignored: nuScenes pads with several kilobytes of zeros, others with
+    a newline or nothing.
+    """
+    data = read_bytes(path)
+    header, start = _pcd_header(path, data)
+    dtype = _pcd_dtype(path, header)
+    width, height = _integers(path, header, "WIDTH", 1)[0], _integers(path, {"HEIGHT": ["1"], **header}, "HEIGHT", 1)[0]
+    points = _integers(path, {"POINTS": [str(width * height)], **header}, "POINTS", 1)[0]
+    if points != width * height:
+        raise DataError(f"{path}: POINTS equal to WIDTH x HEIGHT = {width * height} was expected, found {points}")
+    expected, found = points * dtype.itemsize, len(data) - start
+    if found < expected:
+        raise DataError(f"{path}: {expected} bytes of data ({points} points) were expected, found {found}")
+    return np.frombuffer(data, dtype=dtype, count=points, offset=start)
+
+
+def _pcd_header(path: Path, data: bytes) -> tuple[dict[str, list[str]], int]:
+    """The header as keyword -> values, and where the data begin."""
+    header: dict[str, list[str]] = {}
+    start = 0
+    while "DATA" not in header:
+        end = data.find(b"\n", start, _PCD_HEADER_BYTES)
+        if end < 0:
+            raise DataError(f"{path}: a PCD header ending in a DATA line was expected, found none")
+        try:
+            words = data[start:end].decode("ascii").split()
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: a PCD header in ASCII was expected, found other bytes") from None
+        start = end + 1
+        if not words or words[0].startswith("#"):
+            continue
+        if words[0] in header:
+            raise DataError(f"{path}: one {words[0]} line in the PCD header was expected, found two")
+        header[words[0]] = words[1:]
+    if header["DATA"] != ["binary"]:
+        raise DataError(f"{path}: 'DATA binary' was expected, found 'DATA {' '.join(header['DATA'])}'")
+    return header, start
+
+
+def _pcd_dtype(path: Path, header: dict[str, list[str]]) -> np.dtype:
+    """The packed type of one point."""
+    fields = header.get("FIELDS", [])
+    if not fields or len(set(fields)) != len(fields):
+        raise DataError(f"{path}: distinct names in FIELDS were expected, found '{' '.join(fields)}'")
+    sizes = _integers(path, header, "SIZE", len(fields))
+    counts = _integers(path, {"COUNT": ["1"] * len(fields), **header}, "COUNT", len(fields))
+    kinds = header.get("TYPE", [])
+    if len(kinds) != len(fields):
+        raise DataError(f"{path}: {len(fields)} entries of TYPE were expected, found {len(kinds)}")
+    for field, kind, size, count in zip(fields, kinds, sizes, counts):
+        if size not in _PCD_SIZES.get(kind, ()) or count != 1:
+            raise DataError(
+                f"{path}: field {field}: a number was expected, found TYPE {kind} SIZE {size} COUNT {count}"
+            )
+    return np.dtype([(field, f"<{_PCD_KINDS[kind]}{size}") for field, kind, size in zip(fields, kinds, sizes)])
+
+
+def _integers(path: Path, header: dict[str, list[str]], key: str, length: int) -> list[int]:
+    words = header.get(key, [])
+    if len(words) != length or not all(word.isdecimal() and len(word) < 10 for word in words):
+        raise DataError(f"{path}: {length} whole numbers were expected in {key}, found '{' '.join(words)}'")
+    return [int(word) for word in words]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A JPEG or PNG as uint8 [H, W, 3] RGB, as stored: an EXIF orientation is not applied, since the intrinsics are not.
+
+    OpenCV fills the lost part of a truncated JPEG with grey and says nothing, so JPEGs go through simplejpeg's strict mode
+    where it is installed; otherwise the end marker is checked, which finds truncation but not damage in the middle.
+    """
+    data = read_bytes(path)
+    if data.startswith(b"\xff\xd8"):
+        return _decode_jpeg(path, data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if b"IEND" not in data[-12:]:
+            raise DataError(f"{path}: a whole PNG was expected, found one without its end: truncated")
+        return _decode_opencv(path, data)
+    raise DataError(f"{path}: a JPEG or PNG image was expected, found a file beginning with {data[:4]!r}")
+
+
+def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
+    try:
+        import simplejpeg
+    except ImportError:
+        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise DataError(f"{path}: a whole JPEG was expected, found one without its end marker: truncated") from None
+        return _decode_opencv(path, data)
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:
+        raise DataError(f"{path}: a whole JPEG was expected, found a damaged one: {error}") from None
+
+
+def _decode_opencv(path: Path, data: bytes) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise DataError(f"{path}: the image cannot be decoded: {error.err}") from None
+    if image is None:
+        raise DataError(f"{path}: the image cannot be decoded")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
