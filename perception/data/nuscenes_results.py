@@ -1,0 +1,109 @@
+"""Detections as a nuScenes submission: the file format of the official detection benchmark.
+
+The format is https://www.nuscenes.org/object-detection: boxes in the world frame, sizes as (width, length, height),
+quaternions as (w, x, y, z), one list a sample.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
+
+MAX_BOXES = 500  # of a sample; the benchmark refuses more
+MOVING_MPS = 0.2
+
+_VEHICLE = ("vehicle.moving", "vehicle.parked")
+_CYCLE = ("cycle.with_rider", "cycle.without_rider")
+# What a class most often does when it moves and when it rests; a class that is not here has no attributes.
+_USUAL_ATTRIBUTES = {
+    "car": _VEHICLE,
+    "truck": _VEHICLE,
+    "bus": ("vehicle.moving", "vehicle.stopped"),
+    "trailer": _VEHICLE,
+    "construction_vehicle": _VEHICLE,
+    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
+    "motorcycle": _CYCLE,
+    "bicycle": _CYCLE,
+}
+
+
+def to_submission(frame: Frame, detections: Detections) -> list[dict]:
+    """The boxes of one sample, highest score first, the best MAX_BOXES of them.
+
+    The format has no word for an unknown velocity: such a box is said to stand still. An attribute that is unknown, or
+    that the class cannot have, is replaced by what the class usually does at the box's speed.
+    """
+    best = np.argsort(-detections.scores, kind="stable")[:MAX_BOXES]
+    boxes, scores = detections.boxes[best], detections.scores[best]
+    if not len(boxes):
+        return []
+    world_SE3_ego = frame.world_SE3_ego
+    centers = world_SE3_ego.transform(boxes.center)
+    ego_rotation_box = Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
+    quaternions = (Rotation.from_matrix(world_SE3_ego.rotation) * ego_rotation_box).as_quat()[:, [3, 0, 1, 2]]
+    ego_velocity = np.pad(np.nan_to_num(boxes.velocity, nan=0.0), ((0, 0), (0, 1)))
+    velocities = world_SE3_ego.rotate(ego_velocity)[:, :2]
+    speeds = np.linalg.norm(ego_velocity, axis=1)
+    return [
+        {
+            "sample_token": frame.token,
+            "translation": centers[i].tolist(),
+            "size": boxes.size[i, [1, 0, 2]].tolist(),
+            "rotation": quaternions[i].tolist(),
+            "velocity": velocities[i].tolist(),
+            "detection_name": CLASSES[boxes.label[i]],
+            "detection_score": float(scores[i]),
+            "attribute_name": _attribute_name(CLASSES[boxes.label[i]], int(boxes.attribute[i]), speeds[i]),
+        }
+        for i in range(len(boxes))
+    ]
+
+
+def _attribute_name(class_name: str, attribute: int, speed_mps: float) -> str:
+    if class_name not in _USUAL_ATTRIBUTES:
+        return ""
+    moving, resting = _USUAL_ATTRIBUTES[class_name]
+    kind = moving.split(".")[0]
+    if attribute >= 0 and ATTRIBUTES[attribute].split(".")[0] == kind:
+        return ATTRIBUTES[attribute]
+    return moving if speed_mps > MOVING_MPS else resting
+
+
+class ResultsWriter:
+    """Writes a submission sample by sample, so that a long evaluation is never held in memory.
+
+    Used as a context manager: the file takes its name when the block ends well, and is not there when it does not.
+    """
+
+    def __init__(self, path: str | Path, sensors: Iterable[str]):
+        sensors = tuple(sensors)
+        self.path = Path(path)
+        self._partial = self.path.with_name(self.path.name + ".part")
+        self._meta = {f"use_{name}": name in sensors for name in SENSORS} | {"use_map": False, "use_external": False}
+        self._separator = ""
+
+    def __enter__(self) -> ResultsWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("w")
+        self._file.write(f'{{"meta": {json.dumps(self._meta)}, "results": {{')
+        return self
+
+    def add(self, token: str, boxes: list[dict]) -> None:
+        """One sample's boxes as :func:`to_submission` makes them. A sample in which nothing was found is added too."""
+        self._file.write(f"{self._separator}\n{json.dumps(token)}: {json.dumps(boxes, allow_nan=False)}")
+        self._separator = ","
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self._file.write("\n}}\n")
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink()

@@ -1,0 +1,402 @@
+"""The official metric: figures one can derive by hand on a small drive, and parity with the plain devkit."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nuscenes", reason="the official metric needs the nuscenes extra")
+from nuscenes import NuScenes as Devkit
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
+from nuscenes.eval.detection.utils import category_to_detection_name
+
+from perception.evaluate import ALL_SUBSETS, EvaluationError, evaluate, evaluate_subsets, subset_name, table
+from perception.geometry import SE3, wrap_angle
+from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame, LidarCloud, RadarCloud
+
+REAL = Path(os.environ.get("PERCEPTION_DATA", "/nonexistent")) / "nuscenes_scene_0523"
+needs_recording = pytest.mark.skipif(not REAL.is_dir(), reason="PERCEPTION_DATA is not set")
+
+CATEGORIES = {
+    "vehicle.car": "vehicle.moving",
+    "human.pedestrian.adult": "pedestrian.standing",
+    "vehicle.bicycle": "cycle.without_rider",
+    "movable_object.barrier": None,
+    "movable_object.trafficcone": None,
+    "static_object.bicycle_rack": None,
+}
+WORLD_SE3_EGO = SE3.from_yaw(0.5, (600.0, 1600.0, 0.0))
+SIZE = (4.0, 2.0, 1.5)  # length, width, height
+
+
+@dataclasses.dataclass
+class Thing:
+    """One annotated object, which keeps its velocity (ego axes) from sample to sample."""
+
+    category: str
+    x: float
+    y: float
+    velocity: tuple[float, float] = (0.0, 0.0)
+    lidar_points: int = 5
+    radar_points: int = 0
+
+
+# Two cars, a pedestrian, a barrier and a cone that count; the other four do not, each for its own reason.
+DRIVE = (
+    Thing("vehicle.car", 10.0, 0.0, velocity=(2.0, 1.0)),
+    Thing("vehicle.car", 25.0, 5.0, lidar_points=0, radar_points=1),
+    Thing("human.pedestrian.adult", 5.0, 10.0),
+    Thing("movable_object.barrier", -10.0, 10.0),
+    Thing("movable_object.trafficcone", -10.0, -10.0),
+    Thing("vehicle.car", 20.0, -20.0, lidar_points=0),
+    Thing("vehicle.car", 51.0, 0.0),
+    Thing("static_object.bicycle_rack", 0.0, -20.0),
+    Thing("vehicle.bicycle", 0.5, -20.0),
+)
+
+
+def write_drive(root: Path, things=DRIVE, samples: int = 3, version: str = "v1.0-mini", scene: str = "scene-0103"):
+    """A folder that the devkit reads: the ego stands, things move, half a second between samples."""
+    tables = {name: [] for name in ("visibility", "instance", "ego_pose", "sample", "sample_data", "sample_annotation")}
+    tables["category"] = [{"token": name, "name": name} for name in CATEGORIES]
+    tables["attribute"] = [{"token": name, "name": name} for name in ATTRIBUTES]
+    tables["sensor"] = [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}]
+    tables["calibrated_sensor"] = [{"token": "lidar", "sensor_token": "lidar"}]
+    tables["log"] = [{"token": "log", "location": "here"}]
+    tables["map"] = [{"token": "map", "log_tokens": ["log"], "filename": "maps/map.png"}]
+    tables["scene"] = [{"token": "scene", "name": scene, "log_token": "log"}]
+    pose = {"translation": list(WORLD_SE3_EGO.translation), "rotation": list(WORLD_SE3_EGO.quaternion)}
+    for s in range(samples):
+        token, time_us = f"sample{s}", 1_500_000_000_000_000 + 500_000 * s
+        tables["sample"].append({"token": token, "timestamp": time_us, "scene_token": "scene"})
+        tables["ego_pose"].append({"token": token, "timestamp": time_us, **pose})
+        keys = {"sample_token": token, "ego_pose_token": token, "calibrated_sensor_token": "lidar"}
+        tables["sample_data"].append({"token": token, "is_key_frame": True, **keys})
+    for t, thing in enumerate(things):
+        tables["instance"].append({"token": f"thing{t}", "category_token": thing.category})
+        attribute = CATEGORIES[thing.category]
+        for s in range(samples):
+            center = (thing.x + 0.5 * s * thing.velocity[0], thing.y + 0.5 * s * thing.velocity[1], 0.0)
+            record = {
+                "token": f"thing{t}/{s}",
+                "sample_token": f"sample{s}",
+                "instance_token": f"thing{t}",
+                "attribute_tokens": [attribute] if attribute else [],
+                "translation": WORLD_SE3_EGO.transform(center).tolist(),
+                "size": [SIZE[1], SIZE[0], SIZE[2]],
+                "rotation": WORLD_SE3_EGO.quaternion.tolist(),
+                "num_lidar_pts": thing.lidar_points,
+                "num_radar_pts": thing.radar_points,
+                "prev": f"thing{t}/{s - 1}" if s else "",
+                "next": f"thing{t}/{s + 1}" if s + 1 < samples else "",
+            }
+            tables["sample_annotation"].append(record)
+    (root / version).mkdir(parents=True)
+    (root / "maps").mkdir()
+    (root / "maps" / "map.png").touch()
+    for name, records in tables.items():
+        (root / version / f"{name}.json").write_text(json.dumps(records))
+
+
+class Tables:
+    """Stands in for perception.NuScenes: frames with the true boxes and as much of sensor data as tells them apart."""
+
+    def __init__(self, root: Path, version: str = "v1.0-mini"):
+        self.root, self.version = root, version
+        self.devkit = Devkit(version, str(root), verbose=False)
+        self.tokens = [sample["token"] for sample in self.devkit.sample]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Frame:
+        sample = self.devkit.get("sample", self.tokens[index])
+        pose = self.devkit.get("sample_data", sample["data"]["LIDAR_TOP"])["ego_pose_token"]
+        pose = self.devkit.get("ego_pose", pose)
+        world_SE3_ego = SE3.from_quaternion(pose["rotation"], pose["translation"])
+        clouds = {"lidar": LidarCloud(np.zeros((0, 5))), "radar": RadarCloud(np.zeros((0, 7)))}
+        boxes = self.boxes(sample["anns"], world_SE3_ego.inverse())
+        return Frame(sample["token"], 1000 * sample["timestamp"], world_SE3_ego, boxes=boxes, **clouds)
+
+    def boxes(self, annotations: list[str], ego_SE3_world: SE3) -> Boxes3D:
+        rows = []
+        for token in annotations:
+            record = self.devkit.get("sample_annotation", token)
+            name = category_to_detection_name(record["category_name"])
+            if name is None:
+                continue
+            ego_SE3_box = ego_SE3_world @ SE3.from_quaternion(record["rotation"], record["translation"])
+            velocity = ego_SE3_world.rotate(self.devkit.box_velocity(token))[:2]
+            attribute = [self.devkit.get("attribute", a)["name"] for a in record["attribute_tokens"]]
+            rows.append(
+                {
+                    "center": ego_SE3_box.translation,
+                    "size": np.array(record["size"])[[1, 0, 2]],
+                    "yaw": ego_SE3_box.yaw,
+                    "velocity": velocity,
+                    "label": CLASSES.index(name),
+                    "attribute": ATTRIBUTES.index(attribute[0]) if attribute else -1,
+                    "num_lidar_points": record["num_lidar_pts"],
+                    "num_radar_points": record["num_radar_pts"],
+                }
+            )
+        return Boxes3D(**{key: np.array([row[key] for row in rows]) for key in rows[0]}) if rows else Boxes3D.empty()
+
+
+class Oracle:
+    """Finds what some sensor hit, which is all that the metric asks for, changed by ``change(boxes) -> boxes``."""
+
+    def __init__(self, change=lambda boxes: boxes):
+        self.change = change
+
+    def detect(self, frame: Frame) -> Detections:
+        hit = frame.boxes.num_lidar_points + frame.boxes.num_radar_points > 0
+        boxes = self.change(frame.boxes[hit])
+        return Detections(boxes, np.linspace(0.9, 0.1, len(boxes)))
+
+
+def changed(**changes):
+    """A change of some fields, each a function of the old values."""
+    return lambda boxes: dataclasses.replace(boxes, **{k: f(getattr(boxes, k)) for k, f in changes.items()})
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory) -> Tables:
+    root = tmp_path_factory.mktemp("drive")
+    write_drive(root)
+    return Tables(root)
+
+
+def test_a_perfect_detector(drive):
+    report = evaluate_subsets(Oracle(), drive, [["lidar"]])
+    figures = report["subsets"]["lidar"]
+    counts = {"car": 6, "pedestrian": 3, "barrier": 3, "traffic_cone": 3}
+    assert {name: count for name, count in report["ground_truth"].items() if count} == counts
+    assert figures["AP"] == pytest.approx({name: float(name in counts) for name in CLASSES})
+    assert figures["mAP"] == pytest.approx(0.4) and figures["mAP_present"] == pytest.approx(1.0)
+    assert figures["boxes"] == 3 * 7  # the bicycle rack is no class, and one car is hit by nothing
+    for errors in (figures["errors"][name] for name in counts):
+        assert all(value is None or value < 1e-6 for value in errors.values())
+    # The six classes without ground truth count as missed, in every error that is defined for them.
+    assert figures["mATE"] == pytest.approx(6 / 10) and figures["mAOE"] == pytest.approx(6 / 9)
+    assert figures["mAVE"] == pytest.approx(6 / 8)
+    assert figures["errors"]["traffic_cone"]["AVE"] is None and figures["errors"]["barrier"]["AAE"] is None
+
+
+@pytest.mark.parametrize(
+    ("shift", "ap", "ate"), [(0.4, 1.0, 0.4), (0.9, 0.75, 0.9), (1.001, 0.5, 1.001), (2.1, 0.25, 1.0), (4.1, 0.0, 1.0)]
+)
+def test_shifted_boxes_lose_one_threshold_after_the_other(drive, shift, ap, ate):
+    """Thresholds are 0.5, 1, 2 and 4 m; the error is taken at 2 m and is 1 where nothing matches."""
+    figures = evaluate(Oracle(changed(center=lambda center: center + [0.0, shift, 0.0])), drive)
+    assert figures["AP"]["car"] == pytest.approx(ap)
+    assert figures["errors"]["car"]["ATE"] == pytest.approx(ate)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "expected"),
+    [
+        ({"yaw": lambda yaw: wrap_angle(yaw + np.pi)}, "AOE", {"car": np.pi, "pedestrian": np.pi, "barrier": 0.0}),
+        ({"yaw": lambda yaw: yaw - np.pi / 6}, "AOE", {"car": np.pi / 6, "barrier": np.pi / 6}),
+        ({"velocity": lambda velocity: velocity + [3.0, 4.0]}, "AVE", {"car": 5.0, "pedestrian": 5.0}),
+        ({"size": lambda size: size / 2}, "ASE", {"car": 1 - 1 / 8, "traffic_cone": 1 - 1 / 8}),
+        ({"attribute": lambda a: np.where(a == 0, 2, a)}, "AAE", {"car": 1.0, "pedestrian": 0.0}),
+        # An attribute that is not said is guessed from the speed: right for the moving car, not for the other.
+        ({"attribute": lambda a: np.full_like(a, -1)}, "AAE", {"pedestrian": 0.0}),
+    ],
+)
+def test_errors_by_hand(drive, change, error, expected):
+    figures = evaluate(Oracle(changed(**change)), drive)
+    assert figures["AP"]["car"] == pytest.approx(1.0)
+    for name, value in expected.items():
+        assert figures["errors"][name][error] == pytest.approx(value, abs=1e-6)
+
+
+def test_half_of_the_cars(drive):
+    """Half of the recall at full precision: 40 of the 90 recall steps above a tenth, and the step between."""
+    figures = evaluate(Oracle(lambda boxes: boxes[boxes.center[:, 0] < 15]), drive)
+    assert figures["AP"]["car"] == pytest.approx(40 / 90, abs=0.01)
+    assert figures["AP"]["pedestrian"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("wrong_first", [False, True])
+def test_a_wrong_box_costs_only_what_it_outscores(drive, wrong_first):
+    """A right and a wrong box for each of six cars: with the wrong ones first, k found is a precision of k / (6 + k).
+
+    Otherwise precision is 1, up to the last step of recall, at which the devkit reads it after all boxes.
+    """
+
+    def add_wrong(boxes):
+        right = boxes[(boxes.label == 0) & (boxes.center[:, 0] < 50)]
+        wrong = dataclasses.replace(right, center=right.center + [0.0, 15.0, 0.0])
+        both = [wrong, right] if wrong_first else [right, wrong]
+        return Boxes3D(**{k: np.concatenate([vars(boxes)[k] for boxes in both]) for k in vars(right)})
+
+    k, recall = np.arange(7), np.linspace(0.11, 1.0, 90)
+    precision = np.interp(recall, k / 6, k / (6 + k)) if wrong_first else np.append(np.ones(89), 0.5)
+    expected = (precision - 0.1).clip(0).mean() / 0.9
+    assert evaluate(Oracle(add_wrong), drive)["AP"]["car"] == pytest.approx(expected)
+
+
+def test_an_empty_submission_scores_zero(drive):
+    figures = evaluate(Oracle(lambda boxes: boxes[:0]), drive)
+    assert figures["mAP"] == figures["NDS"] == figures["mAP_present"] == 0.0
+    assert figures["mATE"] == 1.0 and figures["boxes"] == 0
+
+
+def test_a_class_of_which_there_is_none(drive):
+    figures = evaluate(Oracle(changed(label=lambda label: np.full_like(label, CLASSES.index("bus")))), drive)
+    assert figures["mAP"] == 0.0 and figures["errors"]["bus"]["ATE"] == 1.0
+
+
+def test_subsets_see_their_sensors_only(drive, tmp_path):
+    """The detector finds all with radar, nothing without; no frame has a camera."""
+    seen = []
+
+    class NeedsRadar(Oracle):
+        def detect(self, frame):
+            seen.append(frame.sensors)
+            return super().detect(frame if frame.radar else dataclasses.replace(frame, boxes=frame.boxes[:0]))
+
+    report = evaluate_subsets(NeedsRadar(), drive, ALL_SUBSETS, tmp_path / "results")
+    found = {name for name, figures in report["subsets"].items() if figures["mAP_present"] > 0.99}
+    missed = {name for name, figures in report["subsets"].items() if figures["mAP_present"] == 0.0}
+    assert found == {"camera+radar+lidar", "camera+radar", "radar+lidar", "radar"}
+    assert missed == {"camera+lidar", "camera", "lidar"}
+    assert () not in seen  # a frame without any of the sensors is never shown, and counts as missed
+    assert report["frames_with"] == {"camera": 0, "radar": 3, "lidar": 3}
+    assert len(list((tmp_path / "results").iterdir())) == 7
+    json.dumps(report, allow_nan=False)
+    assert table(report).count("\n") == 8 and "3 frames (0 with camera" in table(report)
+
+
+def test_frames_that_cannot_be_read_are_left_out_and_counted(drive):
+    class Damaged(Tables):
+        def __getitem__(self, index):
+            return None if index == 1 else super().__getitem__(index)
+
+    report = evaluate_subsets(Oracle(), Damaged(drive.root), [["lidar"]])
+    assert (report["frames"], report["skipped"], report["ground_truth"]["car"]) == (2, 1, 4)
+    assert report["subsets"]["lidar"]["mAP_present"] == pytest.approx(1.0)
+
+
+def test_any_version_and_scene_name_will_do(tmp_path):
+    write_drive(tmp_path, version="v1.0-sim", scene="sim-7")
+    assert evaluate(Oracle(), Tables(tmp_path, "v1.0-sim"))["mAP_present"] == pytest.approx(1.0)
+
+
+def test_a_drive_without_ground_truth_is_named(tmp_path):
+    write_drive(tmp_path, things=())
+    with pytest.raises(EvaluationError, match=r"v1\.0-mini.*no annotated box in 3 frames"):
+        evaluate(Oracle(), Tables(tmp_path))
+
+
+def test_nothing_that_counts_has_no_mean(tmp_path):
+    write_drive(tmp_path, things=[Thing("vehicle.car", 80.0, 0.0)])
+    report = evaluate_subsets(Oracle(), Tables(tmp_path), [["lidar"]])
+    assert report["subsets"]["lidar"]["mAP_present"] is None and report["subsets"]["lidar"]["mAP"] == 0.0
+    assert "nan" in table(report)
+
+
+def test_what_the_devkit_cannot_read_is_one_error(tmp_path):
+    write_drive(tmp_path)
+    dataset = Tables(tmp_path)
+    (tmp_path / "maps" / "map.png").unlink()
+    with pytest.raises(EvaluationError, match=r"v1\.0-mini: the devkit cannot read it.*map\.png"):
+        evaluate(Oracle(), dataset)
+
+
+@pytest.mark.parametrize("sensors", [[], ["sonar"], ["camera", "lidr"]])
+def test_unknown_sensors_are_refused(sensors):
+    with pytest.raises(EvaluationError, match="camera, radar, lidar were expected"):
+        subset_name(sensors)
+
+
+def test_names_follow_one_order():
+    assert subset_name(["lidar", "camera"]) == "camera+lidar"
+    assert subset_name(ALL_SUBSETS[0]) == "camera+radar+lidar" and len(set(ALL_SUBSETS)) == 7
+
+
+class Sloppy:
+    """Misses some, invents some, is off in everything; the same on every run."""
+
+    def detect(self, frame: Frame) -> Detections:
+        rng = np.random.default_rng(frame.timestamp_ns % 2**32)
+        boxes = frame.boxes[rng.random(len(frame.boxes)) < 0.8]
+        boxes = boxes[np.tile(np.arange(len(boxes)), 2)]  # as many wrong as right, on average
+        n = len(boxes)
+        moved = dataclasses.replace(
+            boxes,
+            center=boxes.center + rng.normal(0, 0.8, (n, 3)),
+            size=boxes.size * rng.uniform(0.8, 1.2, (n, 3)),
+            yaw=boxes.yaw + rng.normal(0, 0.5, n),
+            velocity=boxes.velocity + rng.normal(0, 1.0, (n, 2)),
+            attribute=np.where(rng.random(n) < 0.5, -1, boxes.attribute),
+            label=np.where(rng.random(n) < 0.1, rng.integers(0, 10, n), boxes.label),
+        )
+        return Detections(moved, rng.random(n))
+
+
+def plain_devkit(root: Path, results: Path, output: Path) -> dict:
+    """The official figures as anybody would compute them for an official split."""
+    devkit = Devkit("v1.0-mini", str(root), verbose=False)
+    official = DetectionEval(
+        devkit, config_factory("detection_cvpr_2019"), str(results), "mini_val", str(output), verbose=False
+    )
+    return official.evaluate()[0].serialize()
+
+
+def assert_parity(root: Path, tmp_path: Path) -> dict:
+    figures = evaluate_subsets(Sloppy(), Tables(root), [["lidar"]], tmp_path / "results")["subsets"]["lidar"]
+    official = plain_devkit(root, tmp_path / "results" / "lidar.json", tmp_path / "official")
+    assert figures["mAP"] == official["mean_ap"] and figures["NDS"] == official["nd_score"]
+    assert figures["AP"] == official["mean_dist_aps"]
+    errors = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"}
+    for ours, theirs in errors.items():
+        assert figures[f"m{ours}"] == official["tp_errors"][theirs]
+        for name in CLASSES:
+            value = figures["errors"][name][ours]
+            assert np.array_equal(
+                np.nan if value is None else value, official["label_tp_errors"][name][theirs], equal_nan=True
+            )
+    return figures
+
+
+def test_parity_with_the_devkit_on_a_small_drive(drive, tmp_path):
+    assert 0.05 < assert_parity(drive.root, tmp_path)["mAP"] < 0.4
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Tables:
+    """The real scene under the name of one of mini_val, which is a split that the plain devkit scores."""
+    root = tmp_path_factory.mktemp("recording")
+    for part in ("samples", "maps"):
+        (root / part).symlink_to(REAL / part)
+    shutil.copytree(REAL / "v1.0-mini", root / "v1.0-mini", copy_function=shutil.copyfile)
+    (root / "v1.0-mini").chmod(0o755)
+    scenes = json.loads((REAL / "v1.0-mini" / "scene.json").read_text())
+    (root / "v1.0-mini" / "scene.json").write_text(json.dumps([{**scenes[0], "name": "scene-0103"}]))
+    return Tables(root)
+
+
+@needs_recording
+def test_parity_with_the_devkit_on_a_real_scene(recording, tmp_path):
+    assert 0.1 < assert_parity(recording.root, tmp_path)["mAP"] < 0.9
+
+
+@needs_recording
+def test_the_truth_is_perfect_on_a_real_scene(recording):
+    report = evaluate_subsets(Oracle(), recording, [["lidar"]])
+    figures = report["subsets"]["lidar"]
+    present = {name for name, count in report["ground_truth"].items() if count}
+    assert report["frames"] == 40 and len(present) >= 3
+    assert figures["AP"] == pytest.approx({name: float(name in present) for name in CLASSES})
+    for name in present:
+        errors = {key: 0.0 if value is None else value for key, value in figures["errors"][name].items()}
+        assert errors["ATE"] < 1e-6 and errors["ASE"] < 1e-6 and errors["AAE"] == 0.0
+        assert errors["AVE"] < 0.01 and errors["AOE"] < 0.001  # flat boxes in an ego frame that tilts on the road

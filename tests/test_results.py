@@ -1,0 +1,92 @@
+"""The submission format: frames, orders and units by hand, and what the official reader makes of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from perception.data.nuscenes_results import MAX_BOXES, ResultsWriter, to_submission
+from perception.geometry import SE3
+from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame
+
+# The ego looks along the world's +y.
+FRAME = Frame("token", 0, world_SE3_ego=SE3.from_yaw(np.pi / 2, (100.0, 200.0, 1.0)))
+
+
+def detections(labels, scores=None, velocity=(0.0, 0.0), attribute=None) -> Detections:
+    n = len(labels)
+    boxes = Boxes3D(
+        center=np.tile([10.0, 2.0, 0.5], (n, 1)),
+        size=np.tile([4.0, 2.0, 1.5], (n, 1)),
+        yaw=np.full(n, np.pi / 2),
+        velocity=np.tile(velocity, (n, 1)),
+        label=np.array(labels),
+        attribute=None if attribute is None else np.full(n, attribute),
+    )
+    return Detections(boxes, np.linspace(1.0, 0.5, n) if scores is None else np.array(scores))
+
+
+def test_a_box_in_the_world():
+    (box,) = to_submission(FRAME, detections([0], velocity=(3.0, 1.0)))
+    assert box["sample_token"] == "token" and box["detection_name"] == "car" and box["detection_score"] == 1.0
+    assert np.allclose(box["translation"], [98.0, 210.0, 1.5])
+    assert box["size"] == [2.0, 4.0, 1.5]  # width, length, height
+    assert np.allclose(np.abs(box["rotation"]), [0.0, 0.0, 0.0, 1.0])  # two quarter turns
+    assert np.allclose(box["velocity"], [-1.0, 3.0])
+    assert box["attribute_name"] == "vehicle.moving"
+
+
+def test_an_unknown_velocity_stands_still():
+    (box,) = to_submission(FRAME, detections([0], velocity=(np.nan, np.nan)))
+    assert box["velocity"] == [0.0, 0.0] and box["attribute_name"] == "vehicle.parked"
+
+
+def test_nothing_found():
+    assert to_submission(FRAME, Detections(Boxes3D.empty(), np.zeros(0))) == []
+
+
+def test_the_best_boxes_are_kept_in_order():
+    scores = np.random.default_rng(0).permutation(MAX_BOXES + 100) / 1000
+    kept = [box["detection_score"] for box in to_submission(FRAME, detections([0] * len(scores), scores))]
+    assert kept == sorted(scores, reverse=True)[:MAX_BOXES]
+
+
+@pytest.mark.parametrize("speed", [0.0, 5.0])
+@pytest.mark.parametrize("attribute", range(-1, len(ATTRIBUTES)))
+def test_every_class_gets_an_attribute_it_can_have(attribute, speed):
+    allowed = pytest.importorskip("nuscenes.eval.detection.utils").detection_name_to_rel_attributes
+    found = to_submission(FRAME, detections(range(len(CLASSES)), velocity=(speed, 0.0), attribute=attribute))
+    for box in found:
+        names = allowed(box["detection_name"])
+        assert box["attribute_name"] in (names or [""])
+        if attribute >= 0 and ATTRIBUTES[attribute] in names:
+            assert box["attribute_name"] == ATTRIBUTES[attribute]
+
+
+def test_the_official_reader_accepts_the_file(tmp_path):
+    loaders = pytest.importorskip("nuscenes.eval.common.loaders")
+    from nuscenes.eval.detection.data_classes import DetectionBox
+
+    with ResultsWriter(tmp_path / "deep" / "results.json", ["lidar", "camera"]) as writer:
+        writer.add("a", to_submission(FRAME, detections(range(10))))
+        writer.add("b", [])
+    boxes, meta = loaders.load_prediction(str(tmp_path / "deep" / "results.json"), MAX_BOXES, DetectionBox)
+    assert [len(boxes["a"]), len(boxes["b"])] == [10, 0] and boxes.sample_tokens == ["a", "b"]
+    assert meta == {
+        "use_camera": True, "use_radar": False, "use_lidar": True, "use_map": False, "use_external": False,
+    }  # fmt: skip
+
+
+def test_a_file_without_samples_is_json(tmp_path):
+    with ResultsWriter(tmp_path / "results.json", []):
+        pass
+    assert json.loads((tmp_path / "results.json").read_text())["results"] == {}
+
+
+def test_an_interrupted_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), ResultsWriter(path, ["radar"]) as writer:
+        writer.add("a", [])
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,54 @@
+"""Score a checkpoint with the official nuScenes metric, for one set of sensors or for all seven.
+
+    python tools/evaluate.py --checkpoint sim --root data/sim --all-subsets --json out/sim.json
+
+The resolved config of the checkpoint is saved beside the figures, as out/sim.config.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import perception
+from perception.cli import run_main
+from perception.config import save_config
+from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
+from perception.model.detector import weights_sha256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--root", required=True, help="folder in the nuScenes layout")
+    parser.add_argument("--version", help="such as v1.0-mini; may be left out where the root holds one")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--split", help="such as mini_val")
+    which.add_argument("--scenes", type=lambda names: names.split(","), help="such as scene-0103,scene-0916")
+    sensors = parser.add_mutually_exclusive_group()
+    sensors.add_argument("--sensors", type=lambda names: names.split(","), default=perception.SENSORS)
+    sensors.add_argument("--all-subsets", action="store_true", help="each of the seven sets of sensors")
+    parser.add_argument("--json", required=True, type=Path, help="where the figures go")
+    parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    dataset = perception.NuScenes(args.root, version=args.version, split=args.split, scenes=args.scenes)
+    detector = perception.load(args.checkpoint, device=args.device)
+    report = {
+        "checkpoint": args.checkpoint,
+        "weights_sha256": weights_sha256(args.checkpoint),
+        "version": dataset.version,
+        "scenes": list(dataset.scenes),
+    }
+    report |= evaluate_subsets(detector, dataset, ALL_SUBSETS if args.all_subsets else [args.sensors], args.results)
+
+    save_config(detector.config, args.json.with_suffix(".config.yaml"))
+    args.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    run_main(main)
