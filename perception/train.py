@@ -27,6 +27,7 @@ from tqdm import tqdm
 from perception.checkpoint import read_checkpoint, write_checkpoint
 from perception.config import Config
 from perception.data.batches import Schedule, TrainingData, keyed_rng
+from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
 from perception.losses import DetectionLoss
 from perception.model.detector import build
@@ -345,8 +346,6 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
     if (out / "checkpoint.safetensors").exists() and not resume:
         raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
     with process_group(device) as place:
-        from perception.data.nuscenes import NuScenes
-
         torch.manual_seed(config.train.seed)
         data = config.data
         frames = NuScenes(

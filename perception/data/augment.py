@@ -95,8 +95,8 @@ class ImageTransform:
         height, width = image.shape[:2]
         scale = self.zoom * max(size[0] / height, size[1] / width)
         scaled = max(1, round(width * scale)), max(1, round(height * scale))
-        left = round((scaled[0] - size[1]) / 2 + self.shift[0] * size[1])
-        top = round(scaled[1] - size[0] + self.shift[1] * size[0])
+        left = (scaled[0] - size[1]) // 2 + round(self.shift[0] * size[1])
+        top = scaled[1] - size[0] + round(self.shift[1] * size[0])
 
         resized = cv2.resize(image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         crop = resized[max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
@@ -109,7 +109,7 @@ class ImageTransform:
         # Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
         affine = np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
         if self.mirror:
-            out = np.ascontiguousarray(out[:, ::-1])
+            out = cv2.flip(out, 1)
             affine = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ affine
         return out, affine
 

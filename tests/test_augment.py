@@ -1,0 +1,205 @@
+"""Augmentation: what is seen stays what is there. Most checks compare a projection before with one after."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from perception.config import AugmentConfig
+from perception.data.augment import ImageTransform, WorldTransform, augment, transform_camera, transform_world
+from perception.geometry import SE3, box_corners, project
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, fit_image
+
+# Camera axes (x right, y down, z forward) of a camera that looks along the ego's x axis.
+FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+SIZE = (64, 128)
+OFF = AugmentConfig(False, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+angles = st.floats(-3.1, 3.1)
+worlds = st.builds(
+    lambda mirror, scale, yaw, shift: WorldTransform(mirror, scale, SE3.from_yaw(yaw, shift)),
+    st.booleans(),
+    st.floats(0.8, 1.25),
+    angles,
+    st.tuples(*[st.floats(-3, 3)] * 3),
+)
+
+
+def make_camera(yaw=0.0, tilt=(0.0, 0.0, 0.0), height=90, width=160, skew=0.0) -> CameraImage:
+    rotation = Rotation.from_euler("xyz", tilt).as_matrix() @ SE3.from_yaw(yaw).rotation @ FORWARD
+    intrinsics = np.array([[110.0, skew, 77.3], [0, 105, 47.9], [0, 0, 1]])
+    return CameraImage(np.zeros((height, width, 3), np.uint8), intrinsics, SE3(rotation, [1.2, 0.3, 1.5]), 5)
+
+
+def make_frame(n=6, seed=0) -> Frame:
+    rng = np.random.default_rng(seed)
+    boxes = Boxes3D(
+        rng.uniform(-30, 30, (n, 3)),
+        rng.uniform(0.5, 8, (n, 3)),
+        rng.uniform(-3, 3, n),
+        rng.normal(size=(n, 2)),
+        rng.integers(0, 10, n),
+        num_lidar_points=np.arange(n),
+    )
+    return Frame(
+        token="frame",
+        timestamp_ns=5,
+        world_SE3_ego=SE3.from_yaw(0.7, [600.0, 1600.0, 0.0]),
+        cameras={f"CAM_{i}": make_camera(i * np.pi / 3) for i in range(6)},
+        radar=RadarCloud(rng.normal(size=(n, 7)).astype(np.float32)),
+        lidar=LidarCloud(rng.normal(size=(n, 5)).astype(np.float32)),
+        boxes=boxes,
+    )
+
+
+def pixels(camera: CameraImage, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return project(camera.ego_SE3_camera.inverse().transform(points), camera.intrinsics)
+
+
+def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ affine[:2, :2].T + affine[:2, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds, yaw=angles, tilt=st.tuples(*[st.floats(-0.2, 0.2)] * 3), zoom=st.floats(0.7, 1.4), seed=st.integers(0, 99))
+def test_points_project_to_the_same_image_content(world, yaw, tilt, zoom, seed):
+    rng = np.random.default_rng(seed)
+    camera = make_camera(yaw, tilt, skew=0.4)
+    image = ImageTransform(world.mirror, zoom, tuple(rng.uniform(-0.3, 0.3, 2)))
+    changed = transform_camera(camera, world, image, SIZE)
+    _, affine = image.apply(camera.image, SIZE)
+    points = camera.ego_SE3_camera.transform(rng.uniform([-20, -5, 0.5], [20, 5, 60], (30, 3)))
+
+    before, depth = pixels(camera, points)
+    after, depth_after = pixels(changed, world.points(points))
+    np.testing.assert_allclose(after, apply(affine, before), atol=1e-6 * np.abs(after).max())
+    np.testing.assert_allclose(depth_after, depth * world.scale)
+    assert np.linalg.det(changed.ego_SE3_camera.rotation) == pytest.approx(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=worlds, seed=st.integers(0, 99))
+def test_boxes_change_like_the_points_of_their_surface(world, seed):
+    boxes = make_frame(seed=seed).boxes
+    changed = world.boxes(boxes)
+    wanted = world.points(box_corners(boxes.center, boxes.size, boxes.yaw).reshape(-1, 3)).reshape(-1, 8, 3)
+    corners = box_corners(changed.center, changed.size, changed.yaw)
+    if world.mirror:  # the box's own left and right change places
+        corners = corners[:, [1, 0, 3, 2, 5, 4, 7, 6]]
+    np.testing.assert_allclose(corners, wanted, atol=1e-9)
+    # A second later the centre has moved by the velocity, in either world.
+    later = boxes.center + np.pad(boxes.velocity, ((0, 0), (0, 1)))
+    np.testing.assert_allclose(changed.velocity, (world.points(later) - changed.center)[:, :2], atol=1e-9)
+    np.testing.assert_array_equal(changed.num_lidar_points, boxes.num_lidar_points)
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=worlds)
+def test_world_pose_is_that_of_a_mirrored_and_scaled_world(world):
+    frame, point = make_frame(), np.array([[10.0, 4.0, 1.0]])
+    changed = transform_world(frame, world)
+    in_world = frame.world_SE3_ego.transform(point) * [1, -1 if world.mirror else 1, 1] * world.scale
+    np.testing.assert_allclose(changed.world_SE3_ego.transform(world.points(point)), in_world, rtol=1e-9)
+
+
+def test_a_mirrored_car_by_hand():
+    boxes = Boxes3D([[10.0, 3.0, 1.0]], [[4.0, 2.0, 1.5]], [0.5], [[2.0, 1.0]], [0])
+    mirrored = WorldTransform(mirror=True).boxes(boxes)
+    np.testing.assert_allclose(mirrored.center, [[10, -3, 1]])
+    np.testing.assert_allclose(mirrored.yaw, [-0.5])
+    np.testing.assert_allclose(mirrored.velocity, [[2, -1]])
+    # A quarter turn to the left at double size takes forward to the left.
+    turned = WorldTransform(scale=2.0, rigid=SE3.from_yaw(np.pi / 2, [0, 0, 0.5])).boxes(boxes)
+    np.testing.assert_allclose(turned.center, [[-6, 20, 2.5]], atol=1e-12)
+    np.testing.assert_allclose(turned.size, [[8, 4, 3]])
+    np.testing.assert_allclose(turned.velocity, [[-2, 4]], atol=1e-12)
+
+
+def test_the_principal_point_is_mirrored_about_the_middle_of_the_image():
+    camera = make_camera()
+    mirrored = transform_camera(camera, WorldTransform(mirror=True), ImageTransform(mirror=True), (90, 160))
+    wanted = camera.intrinsics.copy()
+    wanted[0, 2] = 159 - wanted[0, 2]
+    np.testing.assert_allclose(mirrored.intrinsics, wanted)
+
+
+def test_radar_velocities_turn_with_the_points_and_the_rest_stays():
+    points = np.array([[10, 5, 0.5, 7, 3, 1, 0.1]], np.float32)
+    frame = Frame("f", 0, radar=RadarCloud(points), lidar=LidarCloud(points[:, :5]))
+    changed = transform_world(frame, WorldTransform(mirror=True, rigid=SE3.from_yaw(np.pi / 2)))
+    np.testing.assert_allclose(changed.radar.points, [[5, 10, 0.5, 7, 1, 3, 0.1]], atol=1e-5)
+    np.testing.assert_allclose(changed.lidar.points, [[5, 10, 0.5, 7, 3]], atol=1e-5)
+    assert changed.radar.points.dtype == changed.lidar.points.dtype == np.float32
+    np.testing.assert_array_equal(frame.radar.points, points)
+
+
+def test_an_unknown_velocity_stays_unknown():
+    boxes = dataclasses.replace(make_frame().boxes, velocity=np.full((6, 2), np.nan))
+    assert np.isnan(WorldTransform(True, 1.1, SE3.from_yaw(0.3)).boxes(boxes).velocity).all()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("zoom", [0.85, 1.0, 1.3])
+def test_a_bright_dot_is_found_where_its_point_projects(mirror, zoom):
+    camera = make_camera(height=180, width=320)
+    dot = camera.ego_SE3_camera.transform(np.array([[0.25, 0.3, 1.5]]))
+    u, v = pixels(camera, dot)[0][0]
+    camera.image[:] = 10
+    cv2.circle(camera.image, (round(u * 16), round(v * 16)), 5 * 16, (255, 255, 255), -1, cv2.LINE_AA, shift=4)
+
+    world = WorldTransform(mirror, 1.05, SE3.from_yaw(0.4, [0.5, -0.3, 0.2]))
+    image = ImageTransform(mirror, zoom, shift=(0.05, -0.08))
+    changed = transform_camera(camera, world, image, SIZE)
+    weight = np.where(changed.image[..., 0] > 60, changed.image[..., 0], 0).astype(float)
+    found = np.array([(weight.sum(0) * np.arange(SIZE[1])).sum(), (weight.sum(1) * np.arange(SIZE[0])).sum()])
+    np.testing.assert_allclose(found / weight.sum(), pixels(changed, world.points(dot))[0][0], atol=0.1)
+
+
+def test_nothing_random_is_what_the_detector_does_to_an_image():
+    rng = np.random.default_rng(0)
+    for height, width in ((90, 160), (100, 130), (30, 200), SIZE):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        camera = dataclasses.replace(make_camera(), image=image)
+        frame = Frame("f", 0, cameras={"CAM": camera}, boxes=make_frame().boxes)
+        same, fitted = augment(frame, OFF, SIZE, rng), fit_image(camera, SIZE)
+        np.testing.assert_array_equal(same.cameras["CAM"].image, fitted.image)
+        np.testing.assert_allclose(same.cameras["CAM"].intrinsics, fitted.intrinsics)
+        np.testing.assert_allclose(same.boxes.center, frame.boxes.center)
+
+
+def test_the_same_generator_gives_the_same_bytes():
+    frame = make_frame()
+    first, second, other = (augment(frame, AugmentConfig(), SIZE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert first.lidar.points.tobytes() == second.lidar.points.tobytes() != other.lidar.points.tobytes()
+    for name in frame.cameras:
+        assert first.cameras[name].image.tobytes() == second.cameras[name].image.tobytes()
+        assert first.cameras[name].image.shape == (*SIZE, 3)
+
+
+def test_frames_with_little_in_them():
+    bare = augment(Frame("f", 0), AugmentConfig(), SIZE, np.random.default_rng(0))
+    assert bare.sensors == () and bare.boxes is None and bare.cameras is None
+    empty = Frame(
+        "f",
+        0,
+        radar=RadarCloud(np.zeros((0, 7), np.float32)),
+        lidar=LidarCloud(np.zeros((0, 5), np.float32)),
+        boxes=Boxes3D.empty(),
+    )
+    changed = augment(empty, AugmentConfig(), SIZE, np.random.default_rng(0))
+    assert len(changed.radar.points) == len(changed.lidar.points) == len(changed.boxes) == 0
+    assert changed.sensors == ("radar", "lidar")
+
+
+def test_colour_changes_as_said_and_what_lies_outside_of_the_image_is_black():
+    image = np.full((*SIZE, 3), 100, np.uint8)
+    out, _ = ImageTransform(brightness=1.2, contrast=0.5).apply(image, SIZE)
+    assert (out == 124).all()  # (100 * 1.2 - 128) * 0.5 + 128
+    out, _ = ImageTransform(shift=(0.25, 0.0), brightness=1.2).apply(image, SIZE)
+    assert (out[:, :96] == 120).all() and (out[:, 96:] == 0).all()
+    out, _ = ImageTransform(shift=(2.0, 0.0)).apply(image, SIZE)
+    assert (out == 0).all()
