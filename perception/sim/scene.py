@@ -1,0 +1,266 @@
+"""One simulated scene, start to end: draw the world, drive through it, record all sensors, annotate.
+
+Everything here follows from (seed, scene index) and the settings alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from perception.geometry import SE3
+from perception.sim import tables
+from perception.sim.camera import Camera
+from perception.sim.lidar import Lidar
+from perception.sim.radar import Radar
+from perception.sim.raycast import Stage
+from perception.sim.rig import CAMERA_DELAY_S, CAMERA_NAMES, KEYFRAME_HZ, LIDAR_HZ, LIDAR_NAME, RADAR_HZ, RADAR_NAMES, draw_rig
+from perception.sim.road import MAP_MARGIN_M, Layout, Path
+from perception.sim.scenery import build_scenery
+from perception.sim.traffic import Traffic
+from perception.sim.weather import draw_weather
+
+_START_US = 1_600_000_000_000_000
+_SCENE_GAP_US = 1_000_000_000
+_SWEEPS_BEFORE = 9  # LiDAR sweeps before the first keyframe, so that it too has a past
+_ANNOTATION_RANGE_M = 80.0
+_JPEG_QUALITY = 90
+_SURFACE_SAMPLES = 48  # points on an actor whose visibility is tested
+
+
+class SceneRun:
+    """Simulates scene ``index`` of ``settings`` (see :class:`perception.sim.simulate.Settings`) into the folder ``root``."""
+
+    def __init__(self, settings, index: int, root: FilePath):
+        self.settings, self.index, self.root = settings, index, root
+        self.name = f"sim-{index:04d}"
+        rng = self._rng("world")
+        self.weather = draw_weather(settings.weather[index % len(settings.weather)], rng)
+        speed = rng.uniform(5.0, 10.5)
+        start, end = -75.0, speed * settings.seconds + 80.0
+        self.path = Path(rng, start - 90, end + 90)
+        self.layout = Layout.draw(rng, start, end)
+        self.traffic = Traffic(self._rng("traffic"), self.path, self.layout, settings.seconds, speed)
+        self.scenery = build_scenery(self._rng("scenery"), self.path, self.layout)
+        self.actors = self.traffic.actors
+        self.stage = Stage(self.scenery.mesh, self.actors)
+        self.rig = draw_rig(self._rng("rig"), settings.image_size)
+        self._sway = self._rng("sway").uniform(0, 2 * np.pi, 4)
+        self._start_us = _START_US + index * _SCENE_GAP_US
+        self._rows: dict[str, list[dict]] = {name: [] for name in tables.TABLES}
+        self._samples = [
+            {"token": self._token("sample", i), "timestamp": self._start_us + round(i * 1e6 / KEYFRAME_HZ), "scene_token": self._token("scene")}
+            for i in range(max(int(settings.seconds * KEYFRAME_HZ), 1))
+        ]
+        rng = self._rng("surface")
+        self._surface = np.stack([_surface_points(actor.shape.mesh, rng) for actor in self.actors])
+        # Cloud and radar points of each keyframe, in the world, for the counts of the annotations.
+        self._lidar_points: dict[int, np.ndarray] = {}
+        self._radar_points: dict[int, list[tuple[float, np.ndarray]]] = {}
+        self._visibility: dict[int, np.ndarray] = {}
+
+    def run(self) -> dict[str, list[dict]]:
+        """Write every sensor file; return this scene's rows of every table."""
+        rows, settings = self._rows, self.settings
+        self._map()
+        for sensor in self.rig.values():
+            rows["calibrated_sensor"].append({
+                "token": self._token("calibrated", sensor.channel), "sensor_token": tables.token(settings.seed, "sensor", sensor.channel),
+                "translation": sensor.ego_SE3_sensor.translation.tolist(), "rotation": sensor.ego_SE3_sensor.quaternion.tolist(),
+                "camera_intrinsic": [] if sensor.intrinsics is None else sensor.intrinsics.tolist(),
+            })  # fmt: skip
+        self._lidar()
+        for channel in RADAR_NAMES:
+            self._radar(channel)
+        for channel in CAMERA_NAMES:
+            self._camera(channel)
+        tables.link(self._samples)
+        rows["sample"] = self._samples
+        self._annotate()
+        first, last = self._samples[0], self._samples[-1]
+        roads = "two lanes" if self.layout.lanes == 2 else "one lane"
+        rows["scene"].append({
+            "token": self._token("scene"), "log_token": self._token("log"), "nbr_samples": len(self._samples),
+            "first_sample_token": first["token"], "last_sample_token": last["token"], "name": self.name,
+            "description": f"{self.weather.text}, {roads} each way, crossing, work zones (simulated)",
+        })  # fmt: skip
+        rows["log"].append({
+            "token": self._token("log"), "logfile": self.name, "vehicle": "sim", "date_captured": "2020-09-13", "location": "simulation",
+        })  # fmt: skip
+        return rows
+
+    def _rng(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, self.index, *purpose.encode()])
+
+    def _token(self, *name) -> str:
+        return tables.token(self.settings.seed, self.name, *name)
+
+    def _ego(self, time: float) -> SE3:
+        """World from ego: on the road, with the slight pitch and roll of a sprung vehicle."""
+        x, y, yaw = self.traffic.ego.at(time)
+        a, b, c, d = self._sway
+        pitch = 0.003 * np.sin(2.1 * time + a) + 0.0015 * np.sin(7.3 * time + b)
+        roll = 0.003 * np.sin(1.7 * time + c) + 0.0015 * np.sin(5.9 * time + d) + 0.01 * self.traffic.ego.yaw_rate(time)
+        return SE3(Rotation.from_euler("ZYX", [yaw, pitch, roll]).as_matrix(), np.array([x, y, 0.0]))
+
+    def _record(self, channel: str, stamp: int, keyframe: int | None, suffix: str, content: bytes) -> None:
+        """Write one sensor file, its ``sample_data`` row and its ``ego_pose`` row."""
+        folder = "sweeps" if keyframe is None else "samples"
+        filename = f"{folder}/{channel}/{self.name}__{channel}__{stamp}.{suffix}"
+        tables.write_bytes(self.root / filename, content)
+        name, pose = self._token("data", channel, stamp), self._ego((stamp - self._start_us) * 1e-6)
+        follower = next((sample for sample in self._samples if sample["timestamp"] >= stamp), self._samples[-1])
+        sample = follower if keyframe is None else self._samples[keyframe]
+        is_camera = channel in CAMERA_NAMES
+        self._rows["sample_data"].append({
+            "token": name, "sample_token": sample["token"], "ego_pose_token": name,
+            "calibrated_sensor_token": self._token("calibrated", channel), "timestamp": stamp, "fileformat": suffix.split(".")[0],
+            "is_key_frame": keyframe is not None, "height": self.settings.image_size[1] if is_camera else 0,
+            "width": self.settings.image_size[0] if is_camera else 0, "filename": filename,
+        })  # fmt: skip
+        self._rows["ego_pose"].append(
+            {"token": name, "timestamp": stamp, "rotation": pose.quaternion.tolist(), "translation": pose.translation.tolist()}
+        )
+
+    def _link_channel(self, count_before: int) -> None:
+        tables.link(self._rows["sample_data"][count_before:])
+
+    def _lidar(self) -> None:
+        lidar, rng, before = Lidar(self.rig[LIDAR_NAME], self.weather), self._rng("lidar"), len(self._rows["sample_data"])
+        per_keyframe = round(LIDAR_HZ / KEYFRAME_HZ)
+        for i in range(-_SWEEPS_BEFORE, (len(self._samples) - 1) * per_keyframe + 1):
+            time = i / LIDAR_HZ
+            stamp = self._start_us + round(time * 1e6)
+            pose = self._ego(time)
+            snapshot = self.stage.at(time)
+            points = lidar.sweep(snapshot, pose, rng)
+            keyframe = i // per_keyframe if i >= 0 and i % per_keyframe == 0 else None
+            self._record(LIDAR_NAME, stamp, keyframe, "pcd.bin", points.tobytes())
+            if keyframe is not None:
+                self._lidar_points[keyframe] = (pose @ lidar.sensor.ego_SE3_sensor).transform(points[:, :3].astype(float))
+                self._visibility[keyframe] = self._visible(snapshot, pose, time)
+        self._link_channel(before)
+
+    def _radar(self, channel: str) -> None:
+        radar = Radar(self.rig[channel], self.actors, self.scenery.reflectors)
+        rng, before = self._rng(channel), len(self._rows["sample_data"])
+        times = np.arange(-0.5 + rng.uniform(0, 1 / RADAR_HZ), (len(self._samples) - 0.92) / KEYFRAME_HZ, 1 / RADAR_HZ)
+        stamps = self._start_us + np.round((times + rng.normal(0, 0.001, len(times))) * 1e6).astype(np.int64)
+        key_stamps = np.array([sample["timestamp"] for sample in self._samples])
+        nearest = np.argmin(np.abs(stamps[:, None] - key_stamps), axis=0)
+        keyframe_of = {int(row): keyframe for keyframe, row in enumerate(nearest)}
+        for row in range(nearest[-1] + 1):
+            stamp = int(stamps[row])
+            time = (stamp - self._start_us) * 1e-6
+            poses, velocities = self.stage.poses(time)
+            ego = self._ego(time)
+            motion = np.array([*self.traffic.ego.velocity(time), self.traffic.ego.yaw_rate(time)])
+            clusters = radar.sweep(self.stage.coarse(poses), poses, velocities, ego, motion, rng)
+            keyframe = keyframe_of.get(row)
+            self._record(channel, stamp, keyframe, "pcd", tables.radar_file(clusters))
+            if keyframe is not None:
+                points = np.stack([clusters["x"], clusters["y"], clusters["z"]], 1).astype(float)
+                world = (ego @ radar.sensor.ego_SE3_sensor).transform(points)
+                self._radar_points.setdefault(keyframe, []).append((time, world))
+        self._link_channel(before)
+
+    def _camera(self, channel: str) -> None:
+        import cv2
+
+        rng, before = self._rng(channel), len(self._rows["sample_data"])
+        camera = Camera(self.rig[channel], self.settings.image_size, self.weather, self.scenery.lamps, rng)
+        for keyframe, sample in enumerate(self._samples):
+            delay = CAMERA_DELAY_S[channel] + float(np.clip(rng.normal(0, 0.0005), -0.0015, 0.0015))
+            stamp = sample["timestamp"] + round(delay * 1e6)
+            time = (stamp - self._start_us) * 1e-6
+            image, _ = camera.render(self.stage.at(time), self._ego(time), int(rng.integers(1 << 30)))
+            _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            self._record(channel, stamp, keyframe, "jpg", jpeg.tobytes())
+        self._link_channel(before)
+
+    def _visible(self, snapshot, ego: SE3, time: float) -> np.ndarray:
+        """[A] share of every actor's surface that nothing else hides from a point above the vehicle."""
+        eye = ego.transform(np.array([1.0, 0.0, 1.6]))
+        poses, _ = self.stage.poses(time)
+        z = np.array([actor.z for actor in self.actors])
+        cos, sin = np.cos(poses[:, 2])[:, None], np.sin(poses[:, 2])[:, None]
+        x, y = self._surface[..., 0], self._surface[..., 1]
+        points = np.stack([cos * x - sin * y + poses[:, :1], sin * x + cos * y + poses[:, 1:2], self._surface[..., 2] + z[:, None]], -1)
+        _, triangle = snapshot.cast(eye, (points - eye).reshape(-1, 3))
+        seen = np.where(triangle >= 0, self.stage.instance[np.maximum(triangle, 0)], -1).reshape(len(self.actors), -1)
+        return np.mean(seen == np.arange(len(self.actors))[:, None], axis=1)
+
+    def _annotate(self) -> None:
+        rows, history = self._rows, {}
+        for keyframe, sample in enumerate(self._samples):
+            time = keyframe / KEYFRAME_HZ
+            ego_xy = np.array(self.traffic.ego.at(time)[:2])
+            for index, actor in enumerate(self.actors):
+                x, y, yaw = actor.track.at(time)
+                if np.hypot(x - ego_xy[0], y - ego_xy[1]) > _ANNOTATION_RANGE_M:
+                    continue
+                length, width, height = actor.shape.size
+                center = np.array([x, y, actor.z + 0.5 * height])
+                radar_count = 0
+                for radar_time, points in self._radar_points[keyframe]:
+                    rx, ry, radar_yaw = actor.track.at(radar_time)
+                    # A radar knows no height: its points count by their place on the ground.
+                    radar_count += _count_inside(points, np.array([rx, ry, 0.0]), (length, width, 20.0), radar_yaw)
+                attribute = actor.attribute(time)
+                row = {
+                    "token": self._token("annotation", keyframe, index), "sample_token": sample["token"],
+                    "instance_token": self._token("instance", index),
+                    "visibility_token": str(1 + int(np.searchsorted([0.4, 0.6, 0.8], self._visibility[keyframe][index], side="right"))),
+                    "attribute_tokens": [tables.token(self.settings.seed, "attribute", attribute)] if attribute else [],
+                    "translation": center.tolist(), "size": [width, length, height], "rotation": SE3.from_yaw(yaw).quaternion.tolist(),
+                    "num_lidar_pts": _count_inside(self._lidar_points[keyframe], center, (length, width, height), yaw),
+                    "num_radar_pts": radar_count,
+                }  # fmt: skip
+                history.setdefault(index, []).append(row)
+                rows["sample_annotation"].append(row)
+        for index, annotations in history.items():
+            tables.link(annotations)
+            rows["instance"].append({
+                "token": self._token("instance", index),
+                "category_token": tables.token(self.settings.seed, "category", self.actors[index].shape.category),
+                "nbr_annotations": len(annotations), "first_annotation_token": annotations[0]["token"],
+                "last_annotation_token": annotations[-1]["token"],
+            })  # fmt: skip
+
+    def _map(self) -> None:
+        """The drivable surface as an image of 0.1 m pixels, north up, as the devkit reads it."""
+        import cv2
+
+        width, height = (np.ceil((self.path.extent + MAP_MARGIN_M) / 0.1)).astype(int)
+        image = np.zeros((height, width), np.uint8)
+        s = np.arange(self.layout.start - 60, self.layout.end + 60, 2.0)
+        outline = [self.path.pose(s, np.full(len(s), side * self.layout.kerb))[0] for side in (-1, 1)]
+        polygon = np.concatenate([outline[0], outline[1][::-1]])
+        cv2.fillPoly(image, [np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)], 255)
+        filename = f"maps/{self._token('map')}.png"
+        tables.write_bytes(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
+        self._rows["map"].append({
+            "token": self._token("map"), "log_tokens": [self._token("log")], "category": "semantic_prior", "filename": filename,
+        })  # fmt: skip
+
+
+def _surface_points(mesh, rng: np.random.Generator) -> np.ndarray:
+    """[K, 3] points spread evenly over a mesh."""
+    corners = mesh.vertices[mesh.triangles]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    chosen = rng.choice(len(area), _SURFACE_SAMPLES, p=area / area.sum())
+    u, v = np.sqrt(rng.random(_SURFACE_SAMPLES)), rng.random(_SURFACE_SAMPLES)
+    weights = np.stack([1 - u, u * (1 - v), u * v], 1)
+    return np.einsum("kc,kcd->kd", weights, corners[chosen])
+
+
+def _count_inside(points: np.ndarray, center: np.ndarray, size, yaw: float) -> int:
+    """How many points [N, 3] lie in the box of ``size`` (length, width, height), its faces included."""
+    radius = 0.5 * float(np.linalg.norm(size))
+    near = points[(np.abs(points[:, 0] - center[0]) < radius) & (np.abs(points[:, 1] - center[1]) < radius)] - center
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    along, across = cos * near[:, 0] + sin * near[:, 1], cos * near[:, 1] - sin * near[:, 0]
+    half = 0.5 * np.asarray(size)
+    return int(np.sum((np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(near[:, 2]) <= half[2])))

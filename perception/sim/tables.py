@@ -1,0 +1,84 @@
+"""The nuScenes tables of a simulated drive and its binary files.
+
+Tokens are hashes of the seed and a name, so the same seed gives the same tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path as FilePath
+
+import numpy as np
+
+TABLES = (
+    "scene", "sample", "sample_data", "sample_annotation", "instance", "category", "attribute", "visibility", "sensor",
+    "calibrated_sensor", "ego_pose", "log", "map",
+)  # fmt: skip
+CATEGORIES = (
+    "human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.wheelchair", "human.pedestrian.stroller",
+    "human.pedestrian.personal_mobility", "human.pedestrian.police_officer", "human.pedestrian.construction_worker", "animal",
+    "vehicle.car", "vehicle.motorcycle", "vehicle.bicycle", "vehicle.bus.bendy", "vehicle.bus.rigid", "vehicle.truck",
+    "vehicle.construction", "vehicle.emergency.ambulance", "vehicle.emergency.police", "vehicle.trailer", "movable_object.barrier",
+    "movable_object.trafficcone", "movable_object.pushable_pullable", "movable_object.debris", "static_object.bicycle_rack",
+)  # fmt: skip
+ATTRIBUTES = (
+    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
+    "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
+)  # fmt: skip
+VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
+
+
+def token(seed: int, *name) -> str:
+    """32 hexadecimal digits that depend on the seed and the name only."""
+    return hashlib.md5("/".join(map(str, (seed, *name))).encode(), usedforsecurity=False).hexdigest()
+
+
+def fixed_tables(seed: int, channels: dict[str, str]) -> dict[str, list[dict]]:
+    """The tables every data set shares; ``channels`` maps channel to modality."""
+    return {
+        "category": [{"token": token(seed, "category", name), "name": name, "description": ""} for name in CATEGORIES],
+        "attribute": [{"token": token(seed, "attribute", name), "name": name, "description": ""} for name in ATTRIBUTES],
+        "visibility": [
+            {"token": str(i + 1), "level": level, "description": f"visibility of whole object, per cent: {level[1:]}"}
+            for i, level in enumerate(VISIBILITIES)
+        ],
+        "sensor": [
+            {"token": token(seed, "sensor", channel), "channel": channel, "modality": modality} for channel, modality in channels.items()
+        ],
+    }
+
+
+def link(rows: list[dict]) -> None:
+    """Fill ``prev`` and ``next`` of rows already in order of time."""
+    for i, row in enumerate(rows):
+        row["prev"] = rows[i - 1]["token"] if i else ""
+        row["next"] = rows[i + 1]["token"] if i + 1 < len(rows) else ""
+
+
+def write_bytes(path: FilePath, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def write_json(path: FilePath, content) -> None:
+    """Write JSON the same way."""
+    write_bytes(path, json.dumps(content, indent=0).encode())
+
+
+def radar_file(clusters: np.ndarray) -> bytes:
+    """The PCD file of a structured array of radar clusters, at least one."""
+    names = clusters.dtype.names
+    kinds = [clusters.dtype[name] for name in names]
+    header = [
+        "# .PCD v0.7 - Point Cloud Data file format", "VERSION 0.7", "FIELDS " + " ".join(names),
+        "SIZE " + " ".join(str(kind.itemsize) for kind in kinds),
+        "TYPE " + " ".join("F" if kind.kind == "f" else "I" for kind in kinds), "COUNT" + " 1" * len(names),
+        f"WIDTH {len(clusters)}", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", f"POINTS {len(clusters)}", "DATA binary",
+    ]  # fmt: skip
+    # The devkit's reader wants bytes after the last point.
+    return ("\n".join(header) + "\n").encode() + clusters.tobytes() + b"\n"
