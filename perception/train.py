@@ -88,10 +88,12 @@ def stop_signals() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the trainer decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole process group; the trainer decides
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Window:
@@ -215,7 +217,7 @@ class Trainer:
         """The rest of the current epoch; returns whether its end was reached."""
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         self.schedule.epoch, self.schedule.start = epoch, start
-        dropped_frames = broken_steps = 0
+        dropped_frames = empty_steps = broken_steps = 0
         for batch in self.loader:
             if isinstance(batch, PerceptionError):
                 raise batch
@@ -225,6 +227,7 @@ class Trainer:
             samples = len(batch) if batch is not None else 0
             dropped_frames += self.config.train.batch_size - samples
             losses = {} if empty else self._train_step(batch, journal)
+            empty_steps += empty
             broken_steps += not (empty or losses)
             self.recent.add(losses, samples)
             self.epoch.add(losses, samples)
@@ -235,14 +238,12 @@ class Trainer:
                 journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
             if time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
                 self.save()
-        means = self.epoch.pop()
-        if not means and start == 0:
+        if empty_steps == self.schedule.steps_per_epoch:
             raise TrainingError(
-                f"epoch {epoch + 1}: not one batch could be used: {dropped_frames} frames were unreadable or without "
-                f"sensors, {broken_steps} steps had a loss or gradient that is not finite"
+                f"epoch {epoch + 1}: not one batch could be used, {dropped_frames} frames are unreadable or empty"
             )
         counts = {"dropped_frames": dropped_frames, "broken_steps": broken_steps}
-        journal.write("epoch", self.step, means, epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
+        journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
         if dropped_frames or broken_steps:
             log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped_frames, broken_steps)
         return True

@@ -65,7 +65,13 @@ def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(world=worlds, yaw=angles, tilt=st.tuples(*[st.floats(-0.2, 0.2)] * 3), zoom=st.floats(0.7, 1.4), seed=st.integers(0, 99))
+@given(
+    world=worlds,
+    yaw=angles,
+    tilt=st.tuples(*[st.floats(-0.2, 0.2)] * 3),
+    zoom=st.floats(0.7, 1.4),
+    seed=st.integers(0, 99),
+)
 def test_points_project_to_the_same_image_content(world, yaw, tilt, zoom, seed):
     rng = np.random.default_rng(seed)
     camera = make_camera(yaw, tilt, skew=0.4)

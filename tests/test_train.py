@@ -150,3 +150,239 @@ def test_resuming_ends_in_the_same_bytes(tmp_path, stop_at):
         assert all(torch.equal(value, tensors[1][group][name]) for name, value in tensors[0][group].items())
     steps = [line["step"] for line in lines(tmp_path / "parts") if line["kind"] == "epoch"]
     assert steps == [4, 8]
+
+
+def test_the_weights_do_not_depend_on_the_number_of_workers(tmp_path):
+    for workers in (0, 2):
+        config = make_config(epochs=1)
+        config.data.workers = workers
+        trainer(tmp_path / str(workers), config=config).run()
+    assert (tmp_path / "0/model.safetensors").read_bytes() == (tmp_path / "2/model.safetensors").read_bytes()
+
+
+def test_resuming_under_another_config_names_the_key(tmp_path):
+    trainer(tmp_path).run()
+    other = trainer(tmp_path, config=make_config(learning_rate=0.5))
+    with pytest.raises(TrainingError, match=r"train\.learning_rate \(0\.001, now 0\.5\)"):
+        other.resume()
+
+
+def test_resuming_nothing_starts_from_the_beginning(tmp_path):
+    run = trainer(tmp_path)
+    run.resume()
+    assert run.step == 0
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(PerceptionError, match=r"checkpoint\.safetensors: a training checkpoint was expected"):
+        trainer(tmp_path).resume()
+
+
+def test_unreadable_frames_are_left_out_and_counted(tmp_path):
+    config = make_config(epochs=1)
+    trainer(tmp_path, Frames(8, unreadable={0, 3, 5}), config).run()
+    assert lines(tmp_path)[-1]["dropped_frames"] == 3
+    with pytest.raises(TrainingError, match="not one batch could be used, 8 frames"):
+        trainer(tmp_path, Frames(8, unreadable=set(range(8))), config).run()
+
+
+class NanLoss(StubLoss):
+    """Not a number in the steps named."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.calls, self.steps = -1, steps
+
+    def forward(self, prediction, batch):
+        self.calls += 1
+        return {"total": super().forward(prediction, batch)["total"] * (np.nan if self.calls in self.steps else 1)}
+
+
+def test_a_broken_step_changes_nothing_and_is_logged_with_its_tokens(tmp_path):
+    run = trainer(tmp_path, Frames(4), make_config(epochs=1), NanLoss({0, 1}))
+    before = {name: value.clone() for name, value in run.model.named_parameters()}
+    assert run.run() and lines(tmp_path)[-1]["broken_steps"] == 2
+    assert all(torch.equal(value, before[name]) for name, value in run.model.named_parameters())
+    assert all(torch.equal(value, run.ema.state[name]) for name, value in before.items())
+    assert sorted(token for line in lines(tmp_path)[:2] for token in line["tokens"]) == [f"token-{i}" for i in range(4)]
+
+
+def test_many_broken_steps_in_a_row_stop_the_run(tmp_path):
+    config = make_config(epochs=10)
+    with pytest.raises(TrainingError, match=r"step 14: .* for 10 steps in a row, on frames token-"):
+        trainer(tmp_path, Frames(8), config, NanLoss(range(5, 15))).run()
+    scattered = set(range(40)) - {9, 19, 29, 39}
+    assert MAX_BROKEN_STEPS == 10 and trainer(tmp_path, Frames(8), config, NanLoss(scattered)).run()
+
+
+def test_moving_average_by_hand():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, affine=False))
+    model[0].weight.data.fill_(0.0)
+    ema = Ema(model, decay=0.5)
+    model[0].weight.data.fill_(1.0)
+    model[1].running_mean.fill_(7.0)
+    model[1].num_batches_tracked.fill_(3)
+    ema.update(model, step=0)  # decay (1 + 0) / (10 + 0): 0.1 * 0 + 0.9 * 1
+    assert ema.state["0.weight"].item() == pytest.approx(0.9)
+    assert ema.state["1.running_mean"].item() == 7.0 and ema.state["1.num_batches_tracked"].item() == 3
+    ema.update(model, step=1000)  # 0.5 * 0.9 + 0.5 * 1
+    assert ema.state["0.weight"].item() == pytest.approx(0.95)
+
+
+def test_parameter_groups():
+    model, config = StubModel(), Config().train
+    model.radar.weight.requires_grad_(False)
+    groups = {(group["peak_lr"], group["weight_decay"]): group["params"] for group in parameter_groups(model, config)}
+    backbone, rest = config.backbone_learning_rate, config.learning_rate
+    assert groups[backbone, config.weight_decay] == [model.camera.backbone.weight]
+    assert groups[backbone, 0.0] == [model.camera.backbone.bias]
+    assert groups[rest, config.weight_decay] == [model.lidar.weight]
+    assert groups[rest, 0.0] == [model.radar.bias, model.lidar.bias, model.norm.weight, model.norm.bias]
+
+
+def test_learning_rate_rises_to_one_and_falls_to_nothing():
+    assert one_cycle(0) == pytest.approx(0.1)
+    assert one_cycle(WARMUP / 2) == pytest.approx(0.55)
+    assert one_cycle(WARMUP) == pytest.approx(1)
+    assert one_cycle((1 + WARMUP) / 2) == pytest.approx(0.5)
+    assert one_cycle(1) == pytest.approx(0)
+
+
+def test_precision_is_known_for_every_kind_of_device():
+    assert has_bfloat16(torch.device("cpu")) in (False, True)
+    assert has_bfloat16(torch.device("meta")) is False
+
+
+def test_each_epoch_visits_every_frame_once_in_an_order_of_its_own():
+    config = make_config().train
+    orders = []
+    for epoch in (0, 1, 0):
+        ranks = [Schedule(12, config, rank, 2) for rank in (0, 1)]
+        for schedule in ranks:
+            schedule.epoch = epoch
+        seen = [index for schedule in ranks for draw in schedule for index in draw.indices]
+        assert sorted(seen) == list(range(12)) and [len(schedule) for schedule in ranks] == [3, 3]
+        orders.append(seen)
+    assert orders[0] == orders[2] != orders[1]
+    with pytest.raises(SampleError, match="3 frames do not fill one batch of 2 in each of 2"):
+        Schedule(3, config, 0, 2)
+
+
+def test_all_seven_subsets_are_drawn_as_often_as_they_should():
+    schedule = Schedule(20000, make_config(batch_size=1, sensor_dropout=0.6).train)
+    drawn = [draw.sensors for draw in schedule]
+    assert len(PROPER_SUBSETS) == 6 and set(drawn) == {*PROPER_SUBSETS, SENSORS}
+    assert drawn.count(SENSORS) / len(drawn) == pytest.approx(0.4, abs=0.015)  # four standard deviations
+    for subset in PROPER_SUBSETS:
+        assert drawn.count(subset) / len(drawn) == pytest.approx(0.1, abs=0.01)
+
+
+def valid_sensors(frames, sensors) -> list[tuple[str, ...]]:
+    batch = TrainingData(frames, make_config())[Draw(0, tuple(range(len(frames))), sensors)]
+    return [tuple(name for name, valid in zip(SENSORS, row) if valid) for row in batch.sensor_valid.tolist()]
+
+
+def test_dropped_sensors_are_not_valid_but_lidar_still_supervises_depth():
+    data = TrainingData([make_frame(0), make_frame(1)], make_config())
+    camera = data[Draw(0, (0, 1), ("camera",))]
+    assert camera.sensor_valid.tolist() == [[True, False, False]] * 2
+    assert camera.radar is None and len(camera.lidar.points) == 18
+    radar = data[Draw(0, (0, 1), ("radar",))]
+    assert radar.sensor_valid.tolist() == [[False, True, False]] * 2
+    assert radar.images is None and radar.lidar is None
+    full = data[Draw(0, (0, 1), SENSORS)]
+    assert full.sensor_valid.all() and full.images.shape == (2, 1, 3, *IMAGE_SIZE)
+
+
+def test_no_sample_is_left_without_a_sensor():
+    frames = [make_frame(0), make_frame(1).only(["lidar"]), make_frame(2).only(["camera", "lidar"])]
+    assert valid_sensors(frames, ("camera",)) == [("camera",), ("lidar",), ("camera",)]
+    assert valid_sensors(frames, ("radar",)) == [("radar",), ("lidar",), ("camera", "lidar")]
+    assert valid_sensors([*frames, make_frame(3).only([])], ("lidar",)) == [("lidar",)] * 3
+
+
+def test_frames_with_little_in_them_make_batches():
+    empty = Frame("empty", 0, lidar=LidarCloud(np.zeros((0, 5), np.float32)), boxes=Boxes3D.empty())
+    batch = TrainingData([empty], make_config())[Draw(0, (0,), SENSORS)]
+    assert batch.images is None and len(batch.lidar.points) == len(batch.boxes[0]) == 0
+    unlabelled = TrainingData([Frame("f", 0, lidar=empty.lidar)], make_config())[Draw(0, (0,), SENSORS)]
+    assert unlabelled.boxes is None
+
+
+def test_boxes_that_no_sensor_saw_are_left_out():
+    boxes = Boxes3D(
+        np.zeros((4, 3)),
+        np.ones((4, 3)),
+        np.arange(4.0),
+        np.zeros((4, 2)),
+        np.zeros(4),
+        num_lidar_points=np.array([0, 3, 0, -1]),
+        num_radar_points=np.array([0, 0, 2, 0]),
+    )
+    assert without_unseen(boxes).yaw.tolist() == [1, 2, 3]
+    assert without_unseen(None) is None
+
+
+def test_an_error_while_loading_is_raised_as_it_is(tmp_path):
+    def fail(index):
+        raise SampleError(f"frame {index}: unreadable")
+
+    config = make_config()
+    config.data.workers = 1
+    with pytest.raises(SampleError, match=r"^frame \d: unreadable$"):
+        trainer(tmp_path, Frames(4, on_read=fail), config).run()
+
+
+DISTRIBUTED = """
+import hashlib, sys
+import torch
+sys.path.insert(0, "tests")
+from test_train import Frames, StubLoss, StubModel, make_config
+from pathlib import Path
+from perception.train import Trainer, process_group
+
+with process_group("cpu") as device:
+    # Five frames of twelve cannot be read, so a process may find its batch empty while the other does not.
+    frames = Frames(12, unreadable={0, 2, 3, 5, 9})
+    config = make_config(epochs=3, batch_size=1, sensor_dropout=0.9)
+    run = Trainer(StubModel(), StubLoss(), frames, config, Path(sys.argv[1]), device)
+    run.run()
+    weights = torch.cat([value.flatten() for value in run.model.parameters()])
+    print("digest", run.rank, hashlib.sha256(weights.detach().numpy().tobytes()).hexdigest(), flush=True)
+"""
+
+
+def test_two_processes_end_with_the_same_weights(tmp_path):
+    script = tmp_path / "distributed.py"
+    script.write_text(DISTRIBUTED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [*torchrun, str(script), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.returncode == 0, done.stderr
+    digests = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("digest"))
+    assert set(digests) == {"0", "1"} and digests["0"] == digests["1"]
+    assert (tmp_path / "out/model.safetensors").exists()
+    assert len([line for line in lines(tmp_path / "out") if line["kind"] == "epoch"]) == 3
+
+
+def run_tool(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/train.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_wrong_key_is_one_line_and_exit_code_2(tmp_path):
+    save_config(load_config(), tmp_path / "c.yaml")
+    done = run_tool(tmp_path / "c.yaml", "train.epoch=3", "--out", tmp_path / "out")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.strip().splitlines() == [
+        "error: override 'train.epoch=3': unknown key 'train.epoch'; the closest valid key is 'train.epochs'"
+    ]
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    save_config(load_config(), tmp_path / "c.yaml")
+    (tmp_path / "checkpoint.safetensors").touch()
+    done = run_tool(tmp_path / "c.yaml", "--out", tmp_path)
+    assert done.returncode == 2 and "holds a training run" in done.stderr and "Traceback" not in done.stderr

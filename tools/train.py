@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve the loader's workers
 
 from perception.cli import run_main
+from perception.config import load_config
 
 
 def main() -> int:
@@ -21,11 +22,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     args = parser.parse_intermixed_args()
 
-    from perception.config import load_config
-    from perception.train import train
-
     config = load_config(args.config, args.overrides)
-    return 0 if train(config, args.out or Path("runs") / Path(args.config).stem, args.resume, args.device) else 130
+    from perception.train import train  # takes seconds; a mistyped key should not
+
+    out = args.out or Path("runs") / Path(args.config).stem
+    return 0 if train(config, out, args.resume, args.device) else 130
 
 
 if __name__ == "__main__":

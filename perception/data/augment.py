@@ -57,7 +57,7 @@ class WorldTransform:
         return SE3(mirrored, self.scale * self.reflection @ world_SE3_ego.translation) @ self.rigid.inverse()
 
     def points(self, points: np.ndarray, velocity: slice | None = None) -> np.ndarray:
-        """A transformed copy of points [N, C]; the columns begin with x, y, z, and vx, vy are at ``velocity``. The dtype is kept."""
+        """A transformed copy, of the same dtype, of points [N, C] with x, y, z first and vx, vy at ``velocity``."""
         linear = self.linear.astype(points.dtype)
         out = points.copy()
         out[:, :3] = points[:, :3] @ linear.T + self.rigid.translation.astype(points.dtype)
