@@ -152,7 +152,11 @@ def _filtered(devkit, boxes):
 
     if not boxes.all:  # of which the devkit's filter cannot tell the type
         return boxes
-    return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), _official().class_range)
+    try:
+        boxes = add_center_dist(devkit, boxes)
+    except KeyError as error:  # the devkit measures range from the pose of LIDAR_TOP
+        raise EvaluationError(f"{devkit.table_root}: every sample must have a row for {error}, one has none") from None
+    return filter_eval_boxes(devkit, boxes, _official().class_range)
 
 
 def _official():
