@@ -18,7 +18,7 @@ LAYERS = (
     {"config"},
     {"data", "ops", "sim"},
     {"model"},
-    {"losses", "checkpoint", "evaluate", "replay", "viz", "stream", "export"},
+    {"losses", "optim", "checkpoint", "evaluate", "replay", "viz", "stream", "export"},
     {"train"},
 )
 OPTIONAL = (
