@@ -16,7 +16,9 @@ _SHADOW_RANGE_M = 90.0
 class Camera:
     """One camera of one scene; ``size`` is (width, height) in pixels."""
 
-    def __init__(self, sensor: Sensor, size: tuple[int, int], weather: Weather, lamps: np.ndarray, rng: np.random.Generator):
+    def __init__(
+        self, sensor: Sensor, size: tuple[int, int], weather: Weather, lamps: np.ndarray, rng: np.random.Generator
+    ):
         self.sensor, self.weather = sensor, weather
         self.width, self.height = size
         self._lamps = lamps
@@ -36,7 +38,11 @@ class Camera:
         distance, triangle = snapshot.cast(origin, directions)
         weather, stage = self.weather, snapshot.stage
         shadow = self._shadow(snapshot, origin, directions, distance, triangle)
-        near = self._lamps[np.linalg.norm(self._lamps[:, :2] - origin[:2], axis=1) < 70.0] if len(self._lamps) else np.zeros((0, 3))
+        near = (
+            self._lamps[np.linalg.norm(self._lamps[:, :2] - origin[:2], axis=1) < 70.0]
+            if len(self._lamps)
+            else np.zeros((0, 3))
+        )
         beam = world_SE3_ego.transform(np.array([3.7, 0.0, 0.65]))
         linear = shade(
             distance, triangle, directions, origin, stage.color, stage.material, snapshot.normals, shadow, _SHADOW_STRIDE, self.width,
@@ -60,7 +66,9 @@ class Camera:
         sun = np.array(self.weather.sun_direction)
         normal = snapshot.normals[np.maximum(triangle[pick_flat], 0)]
         normal = np.where(np.sum(normal * directions[pick_flat], axis=1, keepdims=True) > 0, -normal, normal)
-        traced = np.flatnonzero((triangle[pick_flat] >= 0) & (distance[pick_flat] < _SHADOW_RANGE_M) & (normal @ sun > 0))
+        traced = np.flatnonzero(
+            (triangle[pick_flat] >= 0) & (distance[pick_flat] < _SHADOW_RANGE_M) & (normal @ sun > 0)
+        )
         chosen = pick_flat[traced]
         points = origin + directions[chosen] * distance[chosen, None] + 0.01 * normal[traced]
         shadow[traced] = snapshot.occluded(points, sun, 120.0)

@@ -27,7 +27,9 @@ def _pick(rng: np.random.Generator, colors: list[Color]) -> Color:
 def _head(rng: np.random.Generator, x: float, z: float, scale: float, hat: Color | None) -> list[Mesh]:
     parts = [ball([x, 0, z], [0.1 * scale, 0.085 * scale, 0.125 * scale], _pick(rng, _SKIN), Material.MATTE, rings=4)]
     top = hat or _pick(rng, [(0.1, 0.07, 0.05), (0.35, 0.22, 0.12), (0.75, 0.6, 0.35), (0.5, 0.5, 0.5)])
-    parts.append(ball([x - 0.02, 0, z + 0.05 * scale], [0.115 * scale, 0.1 * scale, 0.1 * scale], top, Material.MATTE, rings=4))
+    parts.append(
+        ball([x - 0.02, 0, z + 0.05 * scale], [0.115 * scale, 0.1 * scale, 0.1 * scale], top, Material.MATTE, rings=4)
+    )
     return parts
 
 
@@ -37,7 +39,10 @@ def pedestrian(rng: np.random.Generator, kind: str = "adult", walking: bool = Tr
     s = height / 1.75
     worker = kind == "construction_worker"
     shirt = _WORKWEAR if worker else _pick(rng, _CLOTHES)
-    legs, shoes = _pick(rng, _CLOTHES[:4] + _CLOTHES[6:7]), _pick(rng, [(0.1, 0.1, 0.1), (0.8, 0.8, 0.8), (0.35, 0.2, 0.1)])
+    legs, shoes = (
+        _pick(rng, _CLOTHES[:4] + _CLOTHES[6:7]),
+        _pick(rng, [(0.1, 0.1, 0.1), (0.8, 0.8, 0.8), (0.35, 0.2, 0.1)]),
+    )
     stride = rng.uniform(0.4, 0.5) if walking else 0.0
     parts = _head(rng, 0.02, 1.6 * s, s, (0.98, 0.85, 0.1) if worker else None)
     parts.append(tube([0, 0, 1.4 * s], [0.01, 0, 1.52 * s], 0.055 * s, _pick(rng, _SKIN)))
@@ -66,7 +71,9 @@ def pedestrian(rng: np.random.Generator, kind: str = "adult", walking: bool = Tr
 def _ring(x: float, radius: float, thickness: float, color: Color) -> list[Mesh]:
     """A spoked wheel in the x-z plane: tyre of straight pieces and six spokes."""
     angle = 2 * np.pi * np.arange(15) / 14
-    rim = np.stack([x + (radius - thickness) * np.cos(angle), np.zeros(15), radius + (radius - thickness) * np.sin(angle)], 1)
+    rim = np.stack(
+        [x + (radius - thickness) * np.cos(angle), np.zeros(15), radius + (radius - thickness) * np.sin(angle)], 1
+    )
     parts = [tube(rim[i], rim[i + 1], thickness, color, Material.RUBBER, 4) for i in range(14)]
     hub = np.array([x, 0, radius])
     return parts + [tube(hub, rim[i], 0.008, (0.6, 0.6, 0.6), Material.PAINT, 3) for i in (0, 2, 5, 7, 9, 12)]
@@ -100,16 +107,30 @@ def bicycle(rng: np.random.Generator, rider: bool) -> Mesh:
     back, front = -0.52, 0.53
     crank, seat, head = np.array([-0.08, 0, 0.3]), np.array([-0.24, 0, 0.86]), np.array([0.38, 0, 0.88])
     bars = head + [0.03, 0, 0.16]
-    frame = [(crank, seat), (crank, head - [0, 0, 0.1]), (seat - [-0.03, 0, 0.1], head), (np.array([back, 0, radius]), crank)]
-    frame += [(np.array([back, 0, radius]), seat - [-0.03, 0, 0.08]), (np.array([front, 0, radius]), head), (head, bars)]
+    frame = [
+        (crank, seat),
+        (crank, head - [0, 0, 0.1]),
+        (seat - [-0.03, 0, 0.1], head),
+        (np.array([back, 0, radius]), crank),
+    ]
+    frame += [
+        (np.array([back, 0, radius]), seat - [-0.03, 0, 0.08]),
+        (np.array([front, 0, radius]), head),
+        (head, bars),
+    ]
     parts = [tube(a, b, 0.024, color, Material.PAINT, 5) for a, b in frame]
     parts.append(tube(bars + [0, -0.28, 0], bars + [0, 0.28, 0], 0.018, _RUBBER, Material.RUBBER, 5))
     parts.append(box(seat + [0, 0, 0.06], [0.26, 0.13, 0.06], _RUBBER, Material.RUBBER))
-    parts += [tube(crank + [0, 0, 0.0], crank + [0.05, side * 0.12, -side * 0.15], 0.016, (0.4, 0.4, 0.4), sides=4) for side in (-1, 1)]
+    parts += [
+        tube(crank + [0, 0, 0.0], crank + [0.05, side * 0.12, -side * 0.15], 0.016, (0.4, 0.4, 0.4), sides=4)
+        for side in (-1, 1)
+    ]
     parts += _ring(back, radius, 0.022, _RUBBER) + _ring(front, radius, 0.022, _RUBBER)
     parts.append(box([back - 0.1, 0, 0.72], [0.03, 0.06, 0.05], (0.9, 0.1, 0.1), Material.RETRO))
     if rider:
-        parts += _rider(rng, seat + [0, 0, 0.1], bars + [0, 0.26, 0.02], crank + [0.05, 0.13, -0.12], _pick(rng, PAINTS))
+        parts += _rider(
+            rng, seat + [0, 0, 0.1], bars + [0, 0.26, 0.02], crank + [0.05, 0.13, -0.12], _pick(rng, PAINTS)
+        )
     return merge(parts)
 
 
@@ -121,21 +142,41 @@ def motorcycle(rng: np.random.Generator, rider: bool) -> Mesh:
     parts = [
         tube([x, -0.07, radius], [x, 0.07, radius], radius, _RUBBER, Material.RUBBER, 12) for x in (back, front)
     ]  # fmt: skip
-    parts += [tube([x, -0.08, radius], [x, 0.08, radius], 0.6 * radius, (0.65, 0.65, 0.67), Material.PAINT, 8) for x in (back, front)]
+    parts += [
+        tube([x, -0.08, radius], [x, 0.08, radius], 0.6 * radius, (0.65, 0.65, 0.67), Material.PAINT, 8)
+        for x in (back, front)
+    ]
     bars = np.array([front - 0.3, 0, 1.02])
     for side in (-1, 1):
-        parts.append(tube([front, side * 0.1, radius], bars + [0, side * 0.1, -0.05], 0.03, (0.6, 0.6, 0.62), Material.PAINT, 5))
+        parts.append(
+            tube([front, side * 0.1, radius], bars + [0, side * 0.1, -0.05], 0.03, (0.6, 0.6, 0.62), Material.PAINT, 5)
+        )
         parts.append(tube(bars + [0.05, side * 0.22, 0.02], bars + [0.03, side * 0.36, 0.18], 0.012, _RUBBER, sides=4))
         parts.append(ball(bars + [0.02, side * 0.36, 0.2], [0.02, 0.07, 0.05], _RUBBER, Material.GLASS, rings=3))
     parts.append(tube(bars + [-0.05, -0.34, 0], bars + [-0.05, 0.34, 0], 0.02, _RUBBER, Material.RUBBER, 5))
     if scooter:
-        parts.append(prism([[0.25, 0.25], [0.4, 0.3], [0.48, 0.95], [0.38, 0.95], [0.28, 0.4]], (-0.2, 0.2), color, Material.PAINT))
+        parts.append(
+            prism(
+                [[0.25, 0.25], [0.4, 0.3], [0.48, 0.95], [0.38, 0.95], [0.28, 0.4]], (-0.2, 0.2), color, Material.PAINT
+            )
+        )
         parts.append(box([0.05, 0, 0.27], [0.6, 0.34, 0.08], _RUBBER))
-        parts.append(prism([[-0.85, 0.5], [-0.2, 0.3], [-0.1, 0.72], [-0.8, 0.76]], (-0.17, 0.17), color, Material.PAINT))
+        parts.append(
+            prism([[-0.85, 0.5], [-0.2, 0.3], [-0.1, 0.72], [-0.8, 0.76]], (-0.17, 0.17), color, Material.PAINT)
+        )
     else:
         parts.append(box([0.02, 0, 0.45], [0.55, 0.34, 0.4], (0.3, 0.3, 0.32), Material.PAINT))
-        parts.append(prism([[-0.05, 0.68], [0.38, 0.7], [0.42, 0.9], [0.2, 0.98], [-0.05, 0.82]], (-0.15, 0.15), color, Material.PAINT))
-        parts.append(prism([[-0.95, 0.78], [-0.4, 0.6], [-0.3, 0.74], [-0.9, 0.9]], (-0.12, 0.12), color, Material.PAINT))
+        parts.append(
+            prism(
+                [[-0.05, 0.68], [0.38, 0.7], [0.42, 0.9], [0.2, 0.98], [-0.05, 0.82]],
+                (-0.15, 0.15),
+                color,
+                Material.PAINT,
+            )
+        )
+        parts.append(
+            prism([[-0.95, 0.78], [-0.4, 0.6], [-0.3, 0.74], [-0.9, 0.9]], (-0.12, 0.12), color, Material.PAINT)
+        )
         parts.append(tube([-0.2, -0.22, 0.35], [-0.95, -0.22, 0.45], 0.06, (0.6, 0.6, 0.6), Material.PAINT))
     parts.append(box([-0.4, 0, 0.78], [0.65, 0.28, 0.1], _RUBBER, Material.RUBBER))
     parts.append(box([front - 0.18, 0, 0.9], [0.1, 0.18, 0.16], (1.0, 0.97, 0.85), Material.HEADLIGHT))
@@ -174,19 +215,42 @@ def barrier(rng: np.random.Generator) -> Mesh:
     half = 0.5 * length
     if kind == 2:
         height = rng.uniform(0.95, 1.1)
-        parts = [tube([0.25 * s, y, 0], [0, y, height], 0.03, (0.8, 0.8, 0.8), sides=5) for y in (0.1 - half, half - 0.1) for s in (-1, 1)]
+        parts = [
+            tube([0.25 * s, y, 0], [0, y, height], 0.03, (0.8, 0.8, 0.8), sides=5)
+            for y in (0.1 - half, half - 0.1)
+            for s in (-1, 1)
+        ]
         pieces = np.linspace(-half, half, 9)
         for z in (0.45, height - 0.12):
             for i in range(8):
                 color, material = ((0.95, 0.4, 0.05), Material.MATTE) if i % 2 else ((0.95, 0.95, 0.95), Material.RETRO)
-                parts.append(box([0, 0.5 * (pieces[i] + pieces[i + 1]), z], [0.06, pieces[1] - pieces[0], 0.22], color, material))
+                parts.append(
+                    box([0, 0.5 * (pieces[i] + pieces[i + 1]), z], [0.06, pieces[1] - pieces[0], 0.22], color, material)
+                )
         return merge(parts)
     height, foot = rng.uniform(0.82, 1.05), rng.uniform(0.25, 0.32)
-    profile = [[-foot, 0], [foot, 0], [foot, 0.08], [0.14, 0.35], [0.09, height], [-0.09, height], [-0.14, 0.35], [-foot, 0.08]]
+    profile = [
+        [-foot, 0],
+        [foot, 0],
+        [foot, 0.08],
+        [0.14, 0.35],
+        [0.09, height],
+        [-0.09, height],
+        [-0.14, 0.35],
+        [-foot, 0.08],
+    ]
     # The outline is not convex at the waist, so it is drawn as three convex courses.
-    courses = [[profile[i] for i in (7, 0, 1, 2)], [profile[i] for i in (7, 2, 3, 6)], [profile[i] for i in (6, 3, 4, 5)]]
+    courses = [
+        [profile[i] for i in (7, 0, 1, 2)],
+        [profile[i] for i in (7, 2, 3, 6)],
+        [profile[i] for i in (6, 3, 4, 5)],
+    ]
     gray = float(rng.uniform(0.55, 0.7))
-    color: Color = (gray, gray, 0.95 * gray) if kind == 0 else _pick(rng, [(0.9, 0.2, 0.1), (0.95, 0.95, 0.95), (0.95, 0.45, 0.05)])
+    color: Color = (
+        (gray, gray, 0.95 * gray)
+        if kind == 0
+        else _pick(rng, [(0.9, 0.2, 0.1), (0.95, 0.95, 0.95), (0.95, 0.45, 0.05)])
+    )
     material = Material.CONCRETE if kind == 0 else Material.MATTE
     parts = [prism(course, (-half, half), color, material) for course in courses]
     if kind == 1:

@@ -49,7 +49,12 @@ class Lidar:
         distance, triangle = snapshot.cast(world_SE3_lidar.translation, directions)
         reflectivity, strength = self._response(snapshot, directions, distance, triangle)
         uniform = rng.random((3, len(rays)), dtype=np.float32)
-        returned = (triangle >= 0) & (distance < _MAX_RANGE_M) & (uniform[0] < strength) & (uniform[1] > self.weather.lidar_loss)
+        returned = (
+            (triangle >= 0)
+            & (distance < _MAX_RANGE_M)
+            & (uniform[0] < strength)
+            & (uniform[1] > self.weather.lidar_loss)
+        )
         measured = distance + _RANGE_NOISE_M * rng.standard_normal(len(rays), dtype=np.float32)
         intensity = 255 * reflectivity * np.exp(0.3 * rng.standard_normal(len(rays), dtype=np.float32))
         if self.weather.lidar_backscatter:

@@ -56,7 +56,10 @@ class Mesh:
     @classmethod
     def build(cls, vertices, triangles, color: Color, material: Material) -> Mesh:
         """One part of one colour and material that does not swing."""
-        vertices, triangles = np.asarray(vertices, dtype=np.float64), np.asarray(triangles, dtype=np.int64).reshape(-1, 3)
+        vertices, triangles = (
+            np.asarray(vertices, dtype=np.float64),
+            np.asarray(triangles, dtype=np.int64).reshape(-1, 3),
+        )
         count = len(triangles)
         return cls(
             vertices,
@@ -77,7 +80,9 @@ class Mesh:
     def swinging(self, amplitude: float, pivot_z: float) -> Mesh:
         """The same mesh as a limb: every vertex swings by ``amplitude`` radians about the height ``pivot_z``."""
         count = len(self.vertices)
-        return Mesh(self.vertices, self.triangles, self.color, self.material, np.full(count, amplitude), np.full(count, pivot_z))
+        return Mesh(
+            self.vertices, self.triangles, self.color, self.material, np.full(count, amplitude), np.full(count, pivot_z)
+        )
 
     def posed(self, phase: float) -> np.ndarray:
         """Vertices [V, 3] with every limb at ``sin(phase)`` times its amplitude."""
@@ -102,7 +107,20 @@ def merge(parts: list[Mesh]) -> Mesh:
     )
 
 
-_BOX_FACES = [[0, 2, 1], [0, 3, 2], [4, 5, 6], [4, 6, 7], [0, 1, 5], [0, 5, 4], [1, 2, 6], [1, 6, 5], [2, 3, 7], [2, 7, 6], [3, 0, 4], [3, 4, 7]]
+_BOX_FACES = [
+    [0, 2, 1],
+    [0, 3, 2],
+    [4, 5, 6],
+    [4, 6, 7],
+    [0, 1, 5],
+    [0, 5, 4],
+    [1, 2, 6],
+    [1, 6, 5],
+    [2, 3, 7],
+    [2, 7, 6],
+    [3, 0, 4],
+    [3, 4, 7],
+]
 
 
 def hexahedron(bottom, top, color: Color, material: Material = Material.MATTE) -> Mesh:
@@ -127,7 +145,9 @@ def frustum(x_bottom, x_top, y_bottom: float, y_top: float, z, color: Color, mat
     return hexahedron(bottom, top, color, material)
 
 
-def tube(start, end, radius: float, color: Color, material: Material = Material.MATTE, sides: int = 6, end_radius=None) -> Mesh:
+def tube(
+    start, end, radius: float, color: Color, material: Material = Material.MATTE, sides: int = 6, end_radius=None
+) -> Mesh:
     """Closed cylinder or cone between two points."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     axis = (end - start) / np.linalg.norm(end - start)
@@ -155,7 +175,9 @@ def prism(profile, y: tuple[float, float], color: Color, material: Material) -> 
     sides = [np.column_stack([profile[:, 0], np.full(count, value), profile[:, 1]]) for value in y]
     i, j = np.arange(count), (np.arange(count) + 1) % count
     fan = np.stack([np.zeros(count - 2, int), np.arange(1, count - 1), np.arange(2, count)], 1)
-    triangles = np.concatenate([fan, fan[:, ::-1] + count, np.stack([i, i + count, j + count], 1), np.stack([i, j + count, j], 1)])
+    triangles = np.concatenate(
+        [fan, fan[:, ::-1] + count, np.stack([i, i + count, j + count], 1), np.stack([i, j + count, j], 1)]
+    )
     return Mesh.build(np.concatenate(sides), triangles, color, material)
 
 
@@ -164,11 +186,15 @@ def wheel(x: float, y: float, radius: float, width: float) -> Mesh:
     outer = y + np.sign(y) * 0.5 * width
     inner = y - np.sign(y) * 0.5 * width
     tyre = tube([x, inner, radius], [x, outer, radius], radius, (0.06, 0.06, 0.07), Material.RUBBER, 12)
-    hub = tube([x, y, radius], [x, outer + np.sign(y) * 0.01, radius], 0.55 * radius, (0.6, 0.6, 0.62), Material.PAINT, 8)
+    hub = tube(
+        [x, y, radius], [x, outer + np.sign(y) * 0.01, radius], 0.55 * radius, (0.6, 0.6, 0.62), Material.PAINT, 8
+    )
     return merge([tyre, hub])
 
 
-def ball(center, radius, color: Color, material: Material, rng: np.random.Generator | None = None, rings: int = 5) -> Mesh:
+def ball(
+    center, radius, color: Color, material: Material, rng: np.random.Generator | None = None, rings: int = 5
+) -> Mesh:
     """An ellipsoid with half axes ``radius`` [3]; with ``rng`` a lumpy one (tree crowns)."""
     sides = 2 * rings
     polar = np.pi * np.arange(1, rings) / rings

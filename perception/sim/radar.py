@@ -86,12 +86,16 @@ class Radar:
         cos, sin = np.cos(yaw), np.sin(yaw)
         back = -offset[owner]
         local = np.stack([cos * back[:, 0] + sin * back[:, 1], cos * back[:, 1] - sin * back[:, 0]], 1)
-        along_side = rng.random(len(owner)) * (half[:, 0] * np.abs(local[:, 1]) + half[:, 1] * np.abs(local[:, 0])) < half[:, 0] * np.abs(local[:, 1])
+        along_side = rng.random(len(owner)) * (
+            half[:, 0] * np.abs(local[:, 1]) + half[:, 1] * np.abs(local[:, 0])
+        ) < half[:, 0] * np.abs(local[:, 1])
         free = rng.uniform(-0.92, 0.92, len(owner))
         inside = 1 - np.minimum(rng.exponential(0.12, len(owner)), 0.9)
         x = np.where(along_side, free, np.sign(local[:, 0]) * inside) * half[:, 0]
         y = np.where(along_side, np.sign(local[:, 1]) * inside, free) * half[:, 1]
-        points = np.stack([cos * x - sin * y + poses[owner, 0], sin * x + cos * y + poses[owner, 1], np.full(len(owner), 0.6)], 1)
+        points = np.stack(
+            [cos * x - sin * y + poses[owner, 0], sin * x + cos * y + poses[owner, 1], np.full(len(owner), 0.6)], 1
+        )
         return owner, points, rng.normal(self._echo[owner, 0], self._echo[owner, 1])
 
     def _scenery_echoes(self, place, rng) -> np.ndarray:
@@ -106,7 +110,9 @@ def _in_view(offset: np.ndarray, yaw: float) -> np.ndarray:
     """Wide and near, or narrow and far: the two beams of the sensor."""
     distance = np.hypot(*offset.T)
     angle = np.abs((np.arctan2(offset[:, 1], offset[:, 0]) - yaw + np.pi) % (2 * np.pi) - np.pi)
-    return (distance > 0.8) & (((angle < np.radians(60)) & (distance < 75)) | ((angle < np.radians(10)) & (distance < 180)))
+    return (distance > 0.8) & (
+        ((angle < np.radians(60)) & (distance < 75)) | ((angle < np.radians(10)) & (distance < 180))
+    )
 
 
 def _add_false_echoes(distance, bearing, radial, rcs, is_object, yaw, rng):
@@ -115,8 +121,12 @@ def _add_false_echoes(distance, bearing, radial, rcs, is_object, yaw, rng):
     strong = np.flatnonzero(is_object & (rcs > 3))
     ghost = strong[rng.random(len(strong)) < 0.08]
     kind = np.concatenate([np.where(is_object, 0, 1), np.full(clutter, 2), np.full(len(ghost), 3)])
-    distance = np.concatenate([distance, 75 * np.sqrt(rng.uniform(0.002, 1, clutter)), distance[ghost] * rng.uniform(1.4, 2.1, len(ghost))])
-    bearing = np.concatenate([bearing, yaw + rng.uniform(-1.05, 1.05, clutter), bearing[ghost] + rng.normal(0, 0.03, len(ghost))])
+    distance = np.concatenate(
+        [distance, 75 * np.sqrt(rng.uniform(0.002, 1, clutter)), distance[ghost] * rng.uniform(1.4, 2.1, len(ghost))]
+    )
+    bearing = np.concatenate(
+        [bearing, yaw + rng.uniform(-1.05, 1.05, clutter), bearing[ghost] + rng.normal(0, 0.03, len(ghost))]
+    )
     radial = np.concatenate([radial, rng.normal(0, 0.15, clutter), radial[ghost] * rng.uniform(0.8, 2.0, len(ghost))])
     rcs = np.concatenate([rcs, rng.uniform(_MIN_RCS_DBSM, 3, clutter), rcs[ghost] - rng.uniform(3, 10, len(ghost))])
     return distance, bearing, radial, np.maximum(rcs, _MIN_RCS_DBSM), kind
@@ -126,7 +136,9 @@ def _clusters(distance, angle, over_ground, relative, rcs, kind, rng) -> np.ndar
     """Measurement noise, state flags, at most :data:`MAX_CLUSTERS` clusters ordered by range."""
     chosen = rng.permutation(len(distance))[:MAX_CLUSTERS]
     chosen = chosen[np.argsort(distance[chosen], kind="stable")]
-    distance, angle, over_ground, relative, rcs, kind = (values[chosen] for values in (distance, angle, over_ground, relative, rcs, kind))
+    distance, angle, over_ground, relative, rcs, kind = (
+        values[chosen] for values in (distance, angle, over_ground, relative, rcs, kind)
+    )
     count = len(chosen)
     seen_distance = np.maximum(distance + rng.normal(0, 0.12, count), 0.3)
     seen_angle = angle + rng.normal(0, np.radians(0.5 + 1.2 * np.abs(np.sin(angle))), count)
@@ -137,14 +149,20 @@ def _clusters(distance, angle, over_ground, relative, rcs, kind, rng) -> np.ndar
     cluster["vx"], cluster["vy"] = relative * cos, relative * sin
     cluster["vx_comp"], cluster["vy_comp"] = over_ground * cos, over_ground * sin
     still = np.where(rng.random(count) < 0.65, 1, 3)
-    cluster["dyn_prop"] = np.where(over_ground > 0.5, 0, np.where(over_ground < -0.5, 2, np.where(rng.random(count) < 0.03, 7, still)))
+    cluster["dyn_prop"] = np.where(
+        over_ground > 0.5, 0, np.where(over_ground < -0.5, 2, np.where(rng.random(count) < 0.03, 7, still))
+    )
     cluster["is_quality_valid"] = 1
     valid = rng.random(count) < np.array([0.88, 0.75, 0.5, 0.15])[kind]
     other = rng.choice(_OTHER_VALID_STATES, count)
     other = np.where(kind == 3, 6, np.where((kind == 2) & (rng.random(count) < 0.5), 7, other))
     cluster["invalid_state"] = np.where(valid, 0, other)
-    cluster["ambig_state"] = np.where(rng.random(count) < np.array([0.97, 0.97, 0.8, 0.6])[kind], 3, rng.integers(0, 3, count))
-    cluster["pdh0"] = np.where(kind >= 2, rng.choice([1, 3, 6], count, p=[0.2, 0.5, 0.3]), rng.choice([1, 3], count, p=[0.7, 0.3]))
+    cluster["ambig_state"] = np.where(
+        rng.random(count) < np.array([0.97, 0.97, 0.8, 0.6])[kind], 3, rng.integers(0, 3, count)
+    )
+    cluster["pdh0"] = np.where(
+        kind >= 2, rng.choice([1, 3, 6], count, p=[0.2, 0.5, 0.3]), rng.choice([1, 3], count, p=[0.7, 0.3])
+    )
     cluster["x_rms"], cluster["y_rms"] = 19 + rng.integers(0, 3, count), 19 + rng.integers(0, 4, count)
     cluster["vx_rms"], cluster["vy_rms"] = 16 + rng.integers(0, 2, count), 3
     return cluster

@@ -20,7 +20,9 @@ def _open3d():
     try:
         import open3d
     except ImportError as error:
-        raise PerceptionError(f"the simulator needs open3d (extra 'sim'; system packages in the README): {error}") from error
+        raise PerceptionError(
+            f"the simulator needs open3d (extra 'sim'; system packages in the README): {error}"
+        ) from error
     return open3d
 
 
@@ -32,7 +34,8 @@ class _Caster:
         self._tensor = o3d.core.Tensor.from_numpy
         self._scene = o3d.t.geometry.RaycastingScene(nthreads=1)
         self._scene.add_triangles(
-            self._tensor(np.ascontiguousarray(vertices, np.float32)), self._tensor(np.ascontiguousarray(triangles, np.uint32))
+            self._tensor(np.ascontiguousarray(vertices, np.float32)),
+            self._tensor(np.ascontiguousarray(triangles, np.uint32)),
         )
 
     def cast(self, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +128,16 @@ class Stage:
             walking = actor.stride_hz > 0 and np.hypot(*actor.track.velocity(time)) > 0.2
             posed = actor.shape.mesh.posed(2 * np.pi * actor.stride_hz * time + index if walking else 0.0)
             cos, sin = np.cos(yaw), np.sin(yaw)
-            pieces.append(np.stack([cos * posed[:, 0] - sin * posed[:, 1] + x, sin * posed[:, 0] + cos * posed[:, 1] + y, posed[:, 2] + actor.z], 1))
+            pieces.append(
+                np.stack(
+                    [
+                        cos * posed[:, 0] - sin * posed[:, 1] + x,
+                        sin * posed[:, 0] + cos * posed[:, 1] + y,
+                        posed[:, 2] + actor.z,
+                    ],
+                    1,
+                )
+            )
         vertices = np.concatenate(pieces)
         triangles = self._moving.triangles
         casters = [(self._fixed_caster, 0), (_Caster(vertices, triangles), len(self._fixed.triangles))]

@@ -38,7 +38,9 @@ CAMERA_DELAY_S = {
     "CAM_FRONT_LEFT": -0.0203, "CAM_FRONT": -0.0127, "CAM_FRONT_RIGHT": -0.0046, "CAM_BACK_RIGHT": 0.0031,
     "CAM_BACK": 0.0125, "CAM_BACK_LEFT": 0.0223,
 }  # fmt: skip
-_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # axes (right, down, forward) in (forward, left, up)
+_OPTICAL = np.array(
+    [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
+)  # axes (right, down, forward) in (forward, left, up)
 
 
 @dataclass(frozen=True, eq=False)

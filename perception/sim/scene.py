@@ -16,7 +16,16 @@ from perception.sim.camera import Camera
 from perception.sim.lidar import Lidar
 from perception.sim.radar import Radar
 from perception.sim.raycast import Stage
-from perception.sim.rig import CAMERA_DELAY_S, CAMERA_NAMES, KEYFRAME_HZ, LIDAR_HZ, LIDAR_NAME, RADAR_HZ, RADAR_NAMES, draw_rig
+from perception.sim.rig import (
+    CAMERA_DELAY_S,
+    CAMERA_NAMES,
+    KEYFRAME_HZ,
+    LIDAR_HZ,
+    LIDAR_NAME,
+    RADAR_HZ,
+    RADAR_NAMES,
+    draw_rig,
+)
 from perception.sim.road import MAP_MARGIN_M, Layout, Path
 from perception.sim.scenery import build_scenery
 from perception.sim.traffic import Traffic
@@ -51,7 +60,11 @@ class SceneRun:
         self._start_us = _START_US + index * _SCENE_GAP_US
         self._rows: dict[str, list[dict]] = {name: [] for name in tables.TABLES}
         self._samples = [
-            {"token": self._token("sample", i), "timestamp": self._start_us + round(i * 1e6 / KEYFRAME_HZ), "scene_token": self._token("scene")}
+            {
+                "token": self._token("sample", i),
+                "timestamp": self._start_us + round(i * 1e6 / KEYFRAME_HZ),
+                "scene_token": self._token("scene"),
+            }
             for i in range(max(int(settings.seconds * KEYFRAME_HZ), 1))
         ]
         rng = self._rng("surface")
@@ -121,14 +134,23 @@ class SceneRun:
             "width": self.settings.image_size[0] if is_camera else 0, "filename": filename,
         })  # fmt: skip
         self._rows["ego_pose"].append(
-            {"token": name, "timestamp": stamp, "rotation": pose.quaternion.tolist(), "translation": pose.translation.tolist()}
+            {
+                "token": name,
+                "timestamp": stamp,
+                "rotation": pose.quaternion.tolist(),
+                "translation": pose.translation.tolist(),
+            }
         )
 
     def _link_channel(self, count_before: int) -> None:
         tables.link(self._rows["sample_data"][count_before:])
 
     def _lidar(self) -> None:
-        lidar, rng, before = Lidar(self.rig[LIDAR_NAME], self.weather), self._rng("lidar"), len(self._rows["sample_data"])
+        lidar, rng, before = (
+            Lidar(self.rig[LIDAR_NAME], self.weather),
+            self._rng("lidar"),
+            len(self._rows["sample_data"]),
+        )
         per_keyframe = round(LIDAR_HZ / KEYFRAME_HZ)
         for i in range(-_SWEEPS_BEFORE, (len(self._samples) - 1) * per_keyframe + 1):
             time = i / LIDAR_HZ
@@ -139,7 +161,9 @@ class SceneRun:
             keyframe = i // per_keyframe if i >= 0 and i % per_keyframe == 0 else None
             self._record(LIDAR_NAME, stamp, keyframe, "pcd.bin", points.tobytes())
             if keyframe is not None:
-                self._lidar_points[keyframe] = (pose @ lidar.sensor.ego_SE3_sensor).transform(points[:, :3].astype(float))
+                self._lidar_points[keyframe] = (pose @ lidar.sensor.ego_SE3_sensor).transform(
+                    points[:, :3].astype(float)
+                )
                 self._visibility[keyframe] = self._visible(snapshot, pose, time)
         self._link_channel(before)
 
@@ -187,7 +211,10 @@ class SceneRun:
         z = np.array([actor.z for actor in self.actors])
         cos, sin = np.cos(poses[:, 2])[:, None], np.sin(poses[:, 2])[:, None]
         x, y = self._surface[..., 0], self._surface[..., 1]
-        points = np.stack([cos * x - sin * y + poses[:, :1], sin * x + cos * y + poses[:, 1:2], self._surface[..., 2] + z[:, None]], -1)
+        points = np.stack(
+            [cos * x - sin * y + poses[:, :1], sin * x + cos * y + poses[:, 1:2], self._surface[..., 2] + z[:, None]],
+            -1,
+        )
         _, triangle = snapshot.cast(eye, (points - eye).reshape(-1, 3))
         seen = np.where(triangle >= 0, self.stage.instance[np.maximum(triangle, 0)], -1).reshape(len(self.actors), -1)
         return np.mean(seen == np.arange(len(self.actors))[:, None], axis=1)
@@ -238,7 +265,9 @@ class SceneRun:
         s = np.arange(self.layout.start - 60, self.layout.end + 60, 2.0)
         outline = [self.path.pose(s, np.full(len(s), side * self.layout.kerb))[0] for side in (-1, 1)]
         polygon = np.concatenate([outline[0], outline[1][::-1]])
-        cv2.fillPoly(image, [np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)], 255)
+        cv2.fillPoly(
+            image, [np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)], 255
+        )
         filename = f"maps/{self._token('map')}.png"
         tables.write_bytes(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
         self._rows["map"].append({

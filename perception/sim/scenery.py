@@ -65,7 +65,9 @@ def _ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:
             parts.append(_strip(path, piece, offset - 0.06, offset + 0.06, 0.008, _YELLOW, Material.MARKING))
         for side in (-1, 1):
             for offset in (layout.lane_edge, layout.parking_edge):
-                parts.append(_strip(path, piece, side * offset - 0.06, side * offset + 0.06, 0.008, _WHITE, Material.MARKING))
+                parts.append(
+                    _strip(path, piece, side * offset - 0.06, side * offset + 0.06, 0.008, _WHITE, Material.MARKING)
+                )
             near, far = sorted((side * layout.kerb, side * layout.house_line))
             parts.append(_strip(path, piece, near, far, SIDEWALK_HEIGHT_M, _WALK, Material.CONCRETE))
             parts.append(_wall(path, piece, side * layout.kerb, 0.0, SIDEWALK_HEIGHT_M, (0.66, 0.66, 0.64)))
@@ -93,7 +95,14 @@ def _crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
     for side in (-1, 1):
         middle = side * (layout.kerb + 6 + 0.5 * _CROSS_LENGTH_M)
         local.append(box([middle, 0, -0.005], [_CROSS_LENGTH_M, 0.14, 0.01], _YELLOW, Material.MARKING))
-        local.append(box([side * (layout.kerb + 5.5), side * 0.5 * half, -0.003], [0.4, half - 0.3, 0.01], _WHITE, Material.MARKING))
+        local.append(
+            box(
+                [side * (layout.kerb + 5.5), side * 0.5 * half, -0.003],
+                [0.4, half - 0.3, 0.01],
+                _WHITE,
+                Material.MARKING,
+            )
+        )
         for y in np.arange(-half + 0.5, half, 1.0):
             local.append(box([side * (layout.kerb + 2.6), y, -0.003], [2.6, 0.5, 0.01], _WHITE, Material.MARKING))
     parts.append(merge(local).moved(center[0], center[1], 0.0, yaw))
@@ -122,7 +131,9 @@ def _houses(rng, path: Path, layout: Layout, side: int, parts: list[Mesh], refle
         (x, y), heading = path.pose(middle, side * (layout.house_line + setback + 0.5 * depth))
         color = tuple(np.clip(np.array(_FACADES[rng.integers(len(_FACADES))]) * rng.uniform(0.85, 1.15), 0, 1))
         house = [box([0, 0, 0.5 * height], [length, depth, height], color, Material.FACADE)]
-        house.append(box([0, 0, height + 0.15], [length + 0.5, depth + 0.5, 0.3], (0.35, 0.33, 0.32), Material.CONCRETE))
+        house.append(
+            box([0, 0, height + 0.15], [length + 0.5, depth + 0.5, 0.3], (0.35, 0.33, 0.32), Material.CONCRETE)
+        )
         front = -side * 0.5 * depth
         shop = _FACADES[rng.integers(len(_FACADES))]
         house.append(box([0, front, 2.9], [0.9 * length, 0.9, 0.25], shop, Material.MATTE))
@@ -132,7 +143,9 @@ def _houses(rng, path: Path, layout: Layout, side: int, parts: list[Mesh], refle
             reflectors.append([*place, rng.uniform(0.5, 3.0), rng.normal(7, 6)])
 
 
-def _street_furniture(rng, path: Path, layout: Layout, side: int, parts: list[Mesh], lamps: list, reflectors: list) -> None:
+def _street_furniture(
+    rng, path: Path, layout: Layout, side: int, parts: list[Mesh], lamps: list, reflectors: list
+) -> None:
     z = SIDEWALK_HEIGHT_M
     for s in np.arange(layout.start - 40, layout.end + 40, 28.0) + (14.0 if side > 0 else 0.0):
         if layout.near_crossing(s):
@@ -173,7 +186,11 @@ def _street_furniture(rng, path: Path, layout: Layout, side: int, parts: list[Me
 
 def _kerb_reflectors(rng, path: Path, layout: Layout, side: int, reflectors: list) -> None:
     """Kerbs, gratings and the gravel behind the sidewalk: many weak reflectors."""
-    for offset, step, mean in ((layout.kerb, 3.0, -1.0), (layout.house_line + 2, 4.0, 2.0), (layout.house_line + 14, 6.0, 3.0)):
+    for offset, step, mean in (
+        (layout.kerb, 3.0, -1.0),
+        (layout.house_line + 2, 4.0, 2.0),
+        (layout.house_line + 14, 6.0, 3.0),
+    ):
         for s in np.arange(layout.start - 50, layout.end + 50, step):
             place, _ = path.pose(s + rng.uniform(-1, 1), side * (offset + rng.uniform(-0.3, 0.8)))
             reflectors.append([*place, 0.2, rng.normal(mean, 3)])

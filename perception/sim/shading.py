@@ -50,11 +50,15 @@ def _texture(material, x, y, z, nx, ny, nz, distance):
         slab = 0.0
         if nz > 0.5 and ((x % 1.5) < 0.04 or (y % 1.5) < 0.04):
             slab = 0.25 * fade
-        return 0.85 + 0.2 * _noise(0.6 * x, 0.6 * y + z, 3) + fade * 0.15 * (_noise(12 * x + z, 12 * y, 4) - 0.5) - slab, 0
+        return 0.85 + 0.2 * _noise(0.6 * x, 0.6 * y + z, 3) + fade * 0.15 * (
+            _noise(12 * x + z, 12 * y, 4) - 0.5
+        ) - slab, 0
     if material == _GRASS:
         return 0.6 + 0.4 * _noise(0.5 * x, 0.5 * y, 5) + fade * 0.6 * (_noise(14 * x, 14 * y, 6) - 0.5), 0
     if material == _FOLIAGE:
-        return 0.6 + 0.5 * _noise(3 * x + z, 3 * y + 2 * z, 7) + fade * 0.5 * (_noise(14 * x + 5 * z, 14 * y, 8) - 0.5), 0
+        return 0.6 + 0.5 * _noise(3 * x + z, 3 * y + 2 * z, 7) + fade * 0.5 * (
+            _noise(14 * x + 5 * z, 14 * y, 8) - 0.5
+        ), 0
     if material == _FACADE and abs(nz) < 0.5:
         along = -ny * x + nx * y
         column, floor = math.floor(along / 2.6), math.floor(z / 3.1)

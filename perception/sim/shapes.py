@@ -28,7 +28,9 @@ class Shape:
     size: np.ndarray
 
 
-def make_shape(category: str, rng: np.random.Generator, rider: bool = False, walking: bool = True, tractor: bool = False) -> Shape:
+def make_shape(
+    category: str, rng: np.random.Generator, rider: bool = False, walking: bool = True, tractor: bool = False
+) -> Shape:
     """Draw one specimen of a category."""
     mesh = _mesh(category, rng, rider, walking, tractor)
     poses = [mesh.posed(phase) for phase in (0.0, 0.5 * np.pi, -0.5 * np.pi)]

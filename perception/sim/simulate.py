@@ -58,10 +58,14 @@ class Settings:
         if self.seed < 0:
             raise SimulationError(f"seed: a number >= 0 expected, found {self.seed}")
         if min(self.image_size) < 32 or max(self.image_size) > 4096:
-            raise SimulationError(f"image size: 32 to 4096 pixels a side expected, found {self.image_size[0]}x{self.image_size[1]}")
+            raise SimulationError(
+                f"image size: 32 to 4096 pixels a side expected, found {self.image_size[0]}x{self.image_size[1]}"
+            )
         unknown = [name for name in self.weather if name not in WEATHER_NAMES]
         if unknown or not self.weather:
-            raise SimulationError(f"weather: one or more of {', '.join(WEATHER_NAMES)} expected, found {', '.join(self.weather) or 'none'}")
+            raise SimulationError(
+                f"weather: one or more of {', '.join(WEATHER_NAMES)} expected, found {', '.join(self.weather) or 'none'}"
+            )
         if not self.version or "/" in self.version or self.version.startswith("."):
             raise SimulationError(f"version: a plain folder name expected, found {self.version!r}")
 
@@ -115,8 +119,12 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
             for folder in ("samples", "sweeps", "maps", found["version"], _NOTES):
                 shutil.rmtree(root / folder, ignore_errors=True)
         elif found != wanted:
-            differing = ", ".join(f"{key} {found.get(key)} not {value}" for key, value in wanted.items() if found.get(key) != value)
-            raise SimulationError(f"{root}: holds a simulation of other settings ({differing}); use --overwrite or another folder")
+            differing = ", ".join(
+                f"{key} {found.get(key)} not {value}" for key, value in wanted.items() if found.get(key) != value
+            )
+            raise SimulationError(
+                f"{root}: holds a simulation of other settings ({differing}); use --overwrite or another folder"
+            )
     for channel in (*CAMERA_NAMES, LIDAR_NAME, *RADAR_NAMES):
         (root / "samples" / channel).mkdir(parents=True, exist_ok=True)
     tables.write_json(note, wanted)
@@ -152,7 +160,11 @@ def _run_scenes(settings: Settings, indices: list[int], root: Path, workers: int
 def _merge(root: Path, settings: Settings) -> None:
     """The thirteen tables of all scenes; the folder appears at once."""
     merged = {name: [] for name in tables.TABLES}
-    channels = {channel: "camera" for channel in CAMERA_NAMES} | {LIDAR_NAME: "lidar"} | {channel: "radar" for channel in RADAR_NAMES}
+    channels = (
+        {channel: "camera" for channel in CAMERA_NAMES}
+        | {LIDAR_NAME: "lidar"}
+        | {channel: "radar" for channel in RADAR_NAMES}
+    )
     merged.update(tables.fixed_tables(settings.seed, channels))
     for index in range(settings.scenes):
         for name, rows in json.loads(_notes(root, index).read_text()).items():

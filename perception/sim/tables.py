@@ -39,13 +39,16 @@ def fixed_tables(seed: int, channels: dict[str, str]) -> dict[str, list[dict]]:
     """The tables every data set shares; ``channels`` maps channel to modality."""
     return {
         "category": [{"token": token(seed, "category", name), "name": name, "description": ""} for name in CATEGORIES],
-        "attribute": [{"token": token(seed, "attribute", name), "name": name, "description": ""} for name in ATTRIBUTES],
+        "attribute": [
+            {"token": token(seed, "attribute", name), "name": name, "description": ""} for name in ATTRIBUTES
+        ],
         "visibility": [
             {"token": str(i + 1), "level": level, "description": f"visibility of whole object, per cent: {level[1:]}"}
             for i, level in enumerate(VISIBILITIES)
         ],
         "sensor": [
-            {"token": token(seed, "sensor", channel), "channel": channel, "modality": modality} for channel, modality in channels.items()
+            {"token": token(seed, "sensor", channel), "channel": channel, "modality": modality}
+            for channel, modality in channels.items()
         ],
     }
 

@@ -138,7 +138,10 @@ class Traffic:
             tractor, trailer = make_shape("vehicle.truck", rng, tractor=True), make_shape(category, rng)
             length = 3.4 + trailer.size[0]
             front = 0.5 * length
-            parts = [(tractor, front - 0.5 * tractor.size[0], None), (trailer, front - 3.4 - 0.5 * trailer.size[0], None)]
+            parts = [
+                (tractor, front - 0.5 * tractor.size[0], None),
+                (trailer, front - 3.4 - 0.5 * trailer.size[0], None),
+            ]
             return _Follower(0.0, length, 0.0, parts)
         rider = True if category == "vehicle.motorcycle" else None
         shape = make_shape(category, rng, rider=bool(rider))
@@ -147,7 +150,13 @@ class Traffic:
     def _lanes(self, speed: float) -> None:
         """Fill every lane with vehicles; the ego vehicle is one of the lane right of the centre line."""
         rng, layout = self.rng, self.layout
-        deck = ["vehicle.car"] * 8 + ["vehicle.truck"] * 3 + ["vehicle.bus.rigid"] * 2 + ["vehicle.trailer"] * 2 + ["vehicle.motorcycle"] * 3
+        deck = (
+            ["vehicle.car"] * 8
+            + ["vehicle.truck"] * 3
+            + ["vehicle.bus.rigid"] * 2
+            + ["vehicle.trailer"] * 2
+            + ["vehicle.motorcycle"] * 3
+        )
         queue: list[str] = []
         for direction in (1, -1):
             for lane in range(layout.lanes):
@@ -170,7 +179,11 @@ class Traffic:
                         else:
                             s = min(s, 13.9)
                             continue
-                    vehicle.s, vehicle.speed, vehicle.desired = s, pace * rng.uniform(0.9, 1.0), pace * rng.uniform(0.95, 1.15)
+                    vehicle.s, vehicle.speed, vehicle.desired = (
+                        s,
+                        pace * rng.uniform(0.9, 1.0),
+                        pace * rng.uniform(0.95, 1.15),
+                    )
                     ahead.append(vehicle)
                     s -= 0.5 * vehicle.length + gap + (8.0 if not vehicle.parts else 0.0)
                 self._drive(ahead, offset, direction, ego_index)
@@ -183,7 +196,9 @@ class Traffic:
             for shape, ahead, rider in vehicle.parts:
                 s = positions[i] + ahead
                 s = s if direction > 0 else self.layout.start + self.layout.end - s
-                self.actors.append(Actor(shape, self._along(s, offset + sway[i], direction), 0.0, "vehicle.stopped", rider))
+                self.actors.append(
+                    Actor(shape, self._along(s, offset + sway[i], direction), 0.0, "vehicle.stopped", rider)
+                )
             if i == ego_index:
                 self.ego = self._along(positions[i], offset + sway[i], direction)
 
@@ -194,10 +209,17 @@ class Traffic:
         names = ["vehicle.car", "vehicle.truck", "vehicle.trailer", "vehicle.motorcycle", "vehicle.bus.rigid"]
         while s < layout.end + 15:
             category = names[rng.choice(5, p=[0.6, 0.13, 0.1, 0.12, 0.05])]
-            room = {"vehicle.trailer": 15.5, "vehicle.truck": 10.5, "vehicle.bus.rigid": 14.5, "vehicle.motorcycle": 3.0}.get(category, 6.4)
+            room = {
+                "vehicle.trailer": 15.5,
+                "vehicle.truck": 10.5,
+                "vehicle.bus.rigid": 14.5,
+                "vehicle.motorcycle": 3.0,
+            }.get(category, 6.4)
             middle = s + 0.5 * room
             s += room
-            free = not layout.near_crossing(middle, 0.5 * room + 1) and not layout.within(layout.zones, middle, side, 0.5 * room + 1.5)
+            free = not layout.near_crossing(middle, 0.5 * room + 1) and not layout.within(
+                layout.zones, middle, side, 0.5 * room + 1.5
+            )
             if not free or rng.random() < 0.62:
                 continue
             turn = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.03)
@@ -239,7 +261,9 @@ class Traffic:
         line = s + direction * pace * self.times
         if z and (abs(line - self.layout.cross_s) < self.layout.cross_half_width + 1.5).any():
             return  # it would have to step off the kerb into the side road
-        self.actors.append(Actor(shape, self._along(line, offset, direction), z, stride_hz=0.62 * pace / shape.size[2] * 1.75))
+        self.actors.append(
+            Actor(shape, self._along(line, offset, direction), z, stride_hz=0.62 * pace / shape.size[2] * 1.75)
+        )
 
     def _work_zone(self, low: float, high: float, side: int) -> None:
         """Part of the parking strip fenced off by barriers and cones, with a machine and workers in it."""
@@ -258,7 +282,9 @@ class Traffic:
         self._stand("vehicle.construction", 0.5 * (low + high), middle + 0.2 * side, turn, idle="vehicle.parked")
         for s in (low + 2.0, high - 2.0):
             if rng.random() < 0.7:
-                self._stand("human.pedestrian.construction_worker", s, middle + rng.uniform(-0.4, 0.4), rng.uniform(-3, 3))
+                self._stand(
+                    "human.pedestrian.construction_worker", s, middle + rng.uniform(-0.4, 0.4), rng.uniform(-3, 3)
+                )
 
     def _yard(self, low: float, high: float, side: int) -> None:
         """An open yard: lorries, trailers and machines standing across the road's direction, or a row of cones or barriers."""
@@ -285,7 +311,9 @@ class Traffic:
             out, left = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
             distance = layout.kerb + 6.5
             for _ in range(rng.integers(1, 4)):
-                category = ["vehicle.car", "vehicle.truck", "vehicle.bus.rigid", "vehicle.motorcycle"][rng.choice(4, p=[0.6, 0.15, 0.1, 0.15])]
+                category = ["vehicle.car", "vehicle.truck", "vehicle.bus.rigid", "vehicle.motorcycle"][
+                    rng.choice(4, p=[0.6, 0.15, 0.1, 0.15])
+                ]
                 rider = True if category.endswith("motorcycle") else None
                 shape = make_shape(category, rng, rider=bool(rider))
                 xy = center + out * (distance + 0.5 * shape.size[0]) + left * 0.5 * layout.lane_width
@@ -294,7 +322,9 @@ class Traffic:
             line = layout.kerb + 14 + rng.uniform(0, 20) + rng.uniform(5, 8) * self.times
             xy = center + out * line[:, None] - left * 0.5 * layout.lane_width
             shape = make_shape("vehicle.car", rng)
-            self.actors.append(Actor(shape, Track(xy[:, 0], xy[:, 1], np.full(self.steps, yaw)), idle="vehicle.stopped"))
+            self.actors.append(
+                Actor(shape, Track(xy[:, 0], xy[:, 1], np.full(self.steps, yaw)), idle="vehicle.stopped")
+            )
             for _ in range(2):
                 self._cross_street(center, out, left, yaw)
 
@@ -304,7 +334,9 @@ class Traffic:
         half = layout.cross_half_width - 0.4
         duration = self.times[-1] - self.times[0]
         way = int(rng.choice([-1, 1]))
-        lateral = np.clip(-half - rng.uniform(0.0, pace * duration) + pace * (self.times + LEAD_IN_S), -half, half) * way
+        lateral = (
+            np.clip(-half - rng.uniform(0.0, pace * duration) + pace * (self.times + LEAD_IN_S), -half, half) * way
+        )
         xy = center + out * (layout.kerb + 2.6 + rng.uniform(-1, 1)) + lateral[:, None] * left
         track = Track(xy[:, 0], xy[:, 1], np.full(self.steps, yaw + way * 0.5 * np.pi))
         self.actors.append(Actor(shape, track, stride_hz=0.62 * pace / shape.size[2] * 1.75))

@@ -51,8 +51,18 @@ def car(rng: np.random.Generator) -> Mesh:
     }[kind]  # fmt: skip
     foot_front, head_front, head_rear, foot_rear = [front - fraction * length for fraction in cabin]
     roof = height - 0.07
-    glass = frustum((foot_rear, foot_front), (head_rear, head_front), half - 0.06, half - 0.22, (belt, roof), _GLASS, Material.GLASS)
-    top = frustum((head_rear, head_front), (head_rear + 0.1, head_front - 0.1), half - 0.2, half - 0.3, (roof, height), color, Material.PAINT)
+    glass = frustum(
+        (foot_rear, foot_front), (head_rear, head_front), half - 0.06, half - 0.22, (belt, roof), _GLASS, Material.GLASS
+    )
+    top = frustum(
+        (head_rear, head_front),
+        (head_rear + 0.1, head_front - 0.1),
+        half - 0.2,
+        half - 0.3,
+        (roof, height),
+        color,
+        Material.PAINT,
+    )
     middle = 0.5 * (head_front + head_rear)
     pillars = [
         hexahedron(
@@ -60,22 +70,38 @@ def car(rng: np.random.Generator) -> Mesh:
             [[x + 0.04, s * (half - 0.2), roof], [x - 0.04, s * (half - 0.2), roof], [x - 0.04, s * (half - 0.28), roof], [x + 0.04, s * (half - 0.28), roof]],
             color, Material.PAINT)
         for s in (-1, 1) for x in ([middle] if kind != 3 else [middle - 0.8, middle + 0.5])]  # fmt: skip
-    mirrors = [box([foot_front - 0.25, s * half, belt + 0.06], [0.12, 0.14, 0.12], color, Material.PAINT) for s in (-1, 1)]
+    mirrors = [
+        box([foot_front - 0.25, s * half, belt + 0.06], [0.12, 0.14, 0.12], color, Material.PAINT) for s in (-1, 1)
+    ]
     bumper = box([0, 0, sill + 0.03], [length - 0.04, width - 0.04, 0.14], _DARK, Material.RUBBER)
     wheels = _wheels([front - 0.19 * length, rear + 0.2 * length], half + 0.03, radius)
-    return merge([body, glass, top, bumper, *pillars, *mirrors, *wheels, *_lights(front, rear, half - 0.22, 0.68 * belt)])
+    return merge(
+        [body, glass, top, bumper, *pillars, *mirrors, *wheels, *_lights(front, rear, half - 0.22, 0.68 * belt)]
+    )
 
 
 def _cab(front: float, half: float, height: float, length: float, color: Color) -> list[Mesh]:
     """Cab of a lorry: body, wind screen, side windows, mirrors."""
     rear = front - length
-    shell = prism([[rear, 0.5], [front, 0.5], [front, 0.55 * height], [front - 0.22, height], [rear, height]], (-half, half), color, Material.PAINT)
+    shell = prism(
+        [[rear, 0.5], [front, 0.5], [front, 0.55 * height], [front - 0.22, height], [rear, height]],
+        (-half, half),
+        color,
+        Material.PAINT,
+    )
     screen = hexahedron(
         [[front + 0.01, half - 0.12, 0.58 * height], [front - 0.1, half - 0.12, 0.58 * height], [front - 0.1, 0.12 - half, 0.58 * height], [front + 0.01, 0.12 - half, 0.58 * height]],
         [[front - 0.15, half - 0.15, 0.9 * height], [front - 0.3, half - 0.15, 0.9 * height], [front - 0.3, 0.15 - half, 0.9 * height], [front - 0.15, 0.15 - half, 0.9 * height]],
         _GLASS, Material.GLASS)  # fmt: skip
-    windows = [box([front - 0.5 * length, s * half, 0.73 * height], [0.5 * length, 0.03, 0.26 * height], _GLASS, Material.GLASS) for s in (-1, 1)]
-    mirrors = [box([front - 0.1, s * (half + 0.02), 0.7 * height], [0.08, 0.16, 0.4], _DARK, Material.RUBBER) for s in (-1, 1)]
+    windows = [
+        box(
+            [front - 0.5 * length, s * half, 0.73 * height], [0.5 * length, 0.03, 0.26 * height], _GLASS, Material.GLASS
+        )
+        for s in (-1, 1)
+    ]
+    mirrors = [
+        box([front - 0.1, s * (half + 0.02), 0.7 * height], [0.08, 0.16, 0.4], _DARK, Material.RUBBER) for s in (-1, 1)
+    ]
     return [shell, screen, *windows, *mirrors]
 
 
@@ -96,18 +122,33 @@ def truck(rng: np.random.Generator, tractor: bool = False) -> Mesh:
     parts.append(box([0.5 * (front + rear) - 0.1, 0, 0.78], [length - 0.3, 0.9, 0.3], _DARK, Material.RUBBER))
     if kind == 0:
         tint = [(0.9, 0.9, 0.88), (0.85, 0.85, 0.85), color, (0.2, 0.35, 0.6)][rng.integers(4)]
-        parts.append(box([0.5 * (bed + rear), 0, 0.5 * (1.0 + height)], [bed - rear, width, height - 1.0], tint, Material.PAINT))
+        parts.append(
+            box([0.5 * (bed + rear), 0, 0.5 * (1.0 + height)], [bed - rear, width, height - 1.0], tint, Material.PAINT)
+        )
         stripe = PAINTS[rng.integers(len(PAINTS))]
-        parts.append(box([0.5 * (bed + rear), 0, 0.62 * height], [0.6 * (bed - rear), width + 0.02, 0.35], stripe, Material.PAINT))
+        parts.append(
+            box(
+                [0.5 * (bed + rear), 0, 0.62 * height], [0.6 * (bed - rear), width + 0.02, 0.35], stripe, Material.PAINT
+            )
+        )
     elif kind == 1:
         parts.append(box([0.5 * (bed + rear), 0, 1.05], [bed - rear, width, 0.15], (0.35, 0.25, 0.18)))
         for x in np.arange(rear + 0.9, bed - 0.6, 1.3):
-            parts.append(box([x, 0, 1.1 + 0.45], [1.1, rng.uniform(1.4, 2.1), rng.uniform(0.5, 1.0)], (0.55, 0.42, 0.25)))
+            parts.append(
+                box([x, 0, 1.1 + 0.45], [1.1, rng.uniform(1.4, 2.1), rng.uniform(0.5, 1.0)], (0.55, 0.42, 0.25))
+            )
     elif kind == 2:
-        bottom = [[bed - 0.2, half - 0.2, 1.0], [rear + 0.2, half - 0.2, 1.0], [rear + 0.2, 0.2 - half, 1.0], [bed - 0.2, 0.2 - half, 1.0]]
+        bottom = [
+            [bed - 0.2, half - 0.2, 1.0],
+            [rear + 0.2, half - 0.2, 1.0],
+            [rear + 0.2, 0.2 - half, 1.0],
+            [bed - 0.2, 0.2 - half, 1.0],
+        ]
         top = [[bed, half, height], [rear, half, height - 0.2], [rear, -half, height - 0.2], [bed, -half, height]]
         parts.append(hexahedron(bottom, top, (0.8, 0.5, 0.1), Material.PAINT))
-        parts.append(box([0.5 * (bed + rear), 0, height - 0.12], [bed - rear - 0.5, width - 0.4, 0.25], (0.4, 0.33, 0.25)))
+        parts.append(
+            box([0.5 * (bed + rear), 0, height - 0.12], [bed - rear - 0.5, width - 0.4, 0.25], (0.4, 0.33, 0.25))
+        )
     else:
         parts.append(tube([rear + 1.4, 0, 0.95], [rear + 1.4, 0, 1.2], 0.5, _DARK, Material.RUBBER, 8))
     axles = [front - 0.9, rear + 1.2] if length < 7.2 and kind != 4 else [front - 0.9, rear + 1.0, rear + 2.1]
@@ -117,10 +158,33 @@ def truck(rng: np.random.Generator, tractor: bool = False) -> Mesh:
 def _pickup(rng: np.random.Generator, color: Color) -> Mesh:
     length, width, height = rng.normal(5.7, 0.2), rng.normal(2.05, 0.05), rng.normal(1.92, 0.05)
     front, rear, half = 0.5 * length, -0.5 * length, 0.5 * width
-    outline = [[rear + 0.05, 0.42], [front - 0.05, 0.42], [front, 0.7], [front - 0.06, 1.05], [front - 1.4, 1.16], [rear, 1.12]]
+    outline = [
+        [rear + 0.05, 0.42],
+        [front - 0.05, 0.42],
+        [front, 0.7],
+        [front - 0.06, 1.05],
+        [front - 1.4, 1.16],
+        [rear, 1.12],
+    ]
     body = prism(outline, (-half, half), color, Material.PAINT)
-    glass = frustum((rear + 2.0, front - 1.4), (rear + 2.2, front - 2.1), half - 0.06, half - 0.22, (1.14, height - 0.07), _GLASS, Material.GLASS)
-    roof = frustum((rear + 2.2, front - 2.1), (rear + 2.3, front - 2.2), half - 0.2, half - 0.28, (height - 0.07, height), color, Material.PAINT)
+    glass = frustum(
+        (rear + 2.0, front - 1.4),
+        (rear + 2.2, front - 2.1),
+        half - 0.06,
+        half - 0.22,
+        (1.14, height - 0.07),
+        _GLASS,
+        Material.GLASS,
+    )
+    roof = frustum(
+        (rear + 2.2, front - 2.1),
+        (rear + 2.3, front - 2.2),
+        half - 0.2,
+        half - 0.28,
+        (height - 0.07, height),
+        color,
+        Material.PAINT,
+    )
     bed = box([rear + 1.0, 0, 1.13], [1.8, width - 0.3, 0.03], _DARK, Material.RUBBER)
     rails = [box([rear + 1.0, s * (half - 0.08), 1.2], [2.0, 0.12, 0.16], color, Material.PAINT) for s in (-1, 1)]
     wheels = _wheels([front - 1.05, rear + 1.2], half + 0.03, 0.42)
@@ -131,7 +195,9 @@ def bus(rng: np.random.Generator) -> Mesh:
     """City bus: a long body with a band of windows, doors on the right, a destination sign."""
     length, width, height = rng.normal(11.4, 0.7), rng.normal(2.88, 0.06), rng.normal(3.4, 0.12)
     front, rear, half = 0.5 * length, -0.5 * length, 0.5 * width
-    color = [(0.85, 0.75, 0.2), (0.9, 0.9, 0.9), (0.15, 0.35, 0.65), (0.7, 0.12, 0.12), (0.2, 0.5, 0.3)][rng.integers(5)]
+    color = [(0.85, 0.75, 0.2), (0.9, 0.9, 0.9), (0.15, 0.35, 0.65), (0.7, 0.12, 0.12), (0.2, 0.5, 0.3)][
+        rng.integers(5)
+    ]
     trim = PAINTS[rng.integers(len(PAINTS))]
     parts = [
         box([0, 0, 0.5 * (0.35 + height - 0.2)], [length - 0.06, width, height - 0.55], color, Material.PAINT),
@@ -147,7 +213,9 @@ def bus(rng: np.random.Generator) -> Mesh:
     for x in (front - 0.8, -0.4):
         parts.append(box([x, -half, 1.5], [1.05, 0.05, 2.1], (0.15, 0.17, 0.2), Material.GLASS))
     parts += [box([front + 0.1, s * (half - 0.05), 2.5], [0.15, 0.2, 0.45], _DARK, Material.RUBBER) for s in (-1, 1)]
-    return merge(parts + _wheels([front - 2.4, rear + 2.9], half + 0.03, 0.5, 0.32) + _lights(front, rear, half - 0.3, 0.85))
+    return merge(
+        parts + _wheels([front - 2.4, rear + 2.9], half + 0.03, 0.5, 0.32) + _lights(front, rear, half - 0.3, 0.85)
+    )
 
 
 def trailer(rng: np.random.Generator) -> Mesh:
@@ -155,7 +223,9 @@ def trailer(rng: np.random.Generator) -> Mesh:
     kind = rng.choice(3, p=[0.55, 0.25, 0.2])
     length, width, height = rng.normal(11.8, 1.2), rng.normal(2.6, 0.08), np.clip(rng.normal(3.85, 0.12), 3.5, 4.2)
     front, rear, half = 0.5 * length, -0.5 * length, 0.5 * width
-    color = [(0.9, 0.9, 0.9), (0.75, 0.77, 0.8), (0.55, 0.2, 0.12), (0.15, 0.35, 0.55), (0.25, 0.4, 0.28)][rng.integers(5)]
+    color = [(0.9, 0.9, 0.9), (0.75, 0.77, 0.8), (0.55, 0.2, 0.12), (0.15, 0.35, 0.55), (0.25, 0.4, 0.28)][
+        rng.integers(5)
+    ]
     parts = [box([0, 0, 1.05], [length - 0.2, 1.1, 0.25], _DARK, Material.RUBBER)]
     if kind == 2:
         parts.append(tube([rear, 0, 2.45], [front, 0, 2.45], half - 0.02, (0.78, 0.8, 0.82), Material.PAINT, 14))
@@ -169,7 +239,9 @@ def trailer(rng: np.random.Generator) -> Mesh:
         parts.append(box([0.1 * length, 0, 0.72 * height], [0.4 * length, width + 0.04, 0.7], logo, Material.PAINT))
     for side in (-1, 1):
         parts.append(box([front - 2.6, side * 0.8, 0.55], [0.15, 0.15, 1.1], (0.4, 0.4, 0.4)))
-        parts.append(box([rear + 0.02, side * (half - 0.3), 1.0], [0.06, 0.35, 0.16], (0.75, 0.05, 0.05), Material.TAILLIGHT))
+        parts.append(
+            box([rear + 0.02, side * (half - 0.3), 1.0], [0.06, 0.35, 0.16], (0.75, 0.05, 0.05), Material.TAILLIGHT)
+        )
         parts.append(box([0, side * half, 1.25], [0.9 * length, 0.04, 0.06], (0.95, 0.9, 0.3), Material.RETRO))
     parts.append(box([rear + 0.02, 0, 1.25], [0.06, width - 0.2, 0.08], (0.95, 0.3, 0.3), Material.RETRO))
     return merge(parts + _wheels([rear + 1.0, rear + 2.2], half, 0.5, 0.32))
@@ -210,7 +282,12 @@ def _loader(rng: np.random.Generator, color: Color) -> Mesh:
         box([0.1, 0, 2.5], [1.4, 1.4, 1.25], _GLASS, Material.GLASS, 0.88),
         box([0.1, 0, 3.17], [1.5, 1.45, 0.12], color, Material.PAINT),
         box([0.6, 0, 0.85], [3.6, 0.8, 0.5], _DARK),
-        prism([[2.5, 0.15 + lift], [3.6, 0.2 + lift], [3.5, 0.35 + lift], [2.8, 1.1 + lift], [2.5, 1.0 + lift]], (-1.35, 1.35), (0.35, 0.33, 0.3), Material.MATTE),
+        prism(
+            [[2.5, 0.15 + lift], [3.6, 0.2 + lift], [3.5, 0.35 + lift], [2.8, 1.1 + lift], [2.5, 1.0 + lift]],
+            (-1.35, 1.35),
+            (0.35, 0.33, 0.3),
+            Material.MATTE,
+        ),
     ]
     for side in (-1, 1):
         parts.append(tube([0.8, side * 0.55, 1.7], [2.6, side * 0.55, 0.7 + lift], 0.14, color, Material.PAINT, 4))
@@ -224,6 +301,10 @@ def _roller(rng: np.random.Generator, color: Color) -> Mesh:
     parts += [box([front - 1.0, s * 1.05, 0.9], [1.9, 0.1, 0.3], color, Material.PAINT) for s in (-1, 1)]
     parts.append(box([rear + 0.8, 0, 1.25], [1.6, 1.5, 0.9], color, Material.PAINT))
     parts.append(box([0.0, 0, 1.3], [1.2, 1.5, 0.5], _DARK))
-    parts += [tube([x, s * 0.65, 1.4], [x, s * 0.65, 2.7], 0.04, _DARK, Material.MATTE, 4) for s in (-1, 1) for x in (-0.6, 0.5)]
+    parts += [
+        tube([x, s * 0.65, 1.4], [x, s * 0.65, 2.7], 0.04, _DARK, Material.MATTE, 4)
+        for s in (-1, 1)
+        for x in (-0.6, 0.5)
+    ]
     parts.append(box([0, 0, 2.75], [1.5, 1.6, 0.1], color, Material.PAINT))
     return merge(parts + _wheels([rear + 0.75], 1.05, 0.7, 0.45))

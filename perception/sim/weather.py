@@ -61,7 +61,11 @@ def draw_weather(name: str, rng: np.random.Generator) -> Weather:
     """The weather of that name with this scene's sun and density."""
     weather = _WEATHERS[name]
     density = rng.uniform(0.7, 1.4)
-    weather = replace(weather, camera_extinction=weather.camera_extinction * density, lidar_extinction=weather.lidar_extinction * density)
+    weather = replace(
+        weather,
+        camera_extinction=weather.camera_extinction * density,
+        lidar_extinction=weather.lidar_extinction * density,
+    )
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(25, 60))
     if name != "day":
         return weather
