@@ -1,7 +1,7 @@
 """Strict readers of the three nuScenes sensor file formats.
 
-Each reads one whole file and either returns everything in it or raises :class:`DataError` in one line. Nothing here knows
-frames, filters or tables; see ``nuscenes.py`` for those.
+Each reads one whole file and either returns everything in it or raises :class:`DataError` in one line. Nothing here
+knows frames, filters or tables; see ``nuscenes.py`` for those.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def read_pcd(path: Path) -> np.ndarray:
     """A binary PCD file: structured array [N], one named field for every entry of FIELDS, types as the header declares.
 
     https://pointclouds.org/documentation/tutorials/pcd_file_format.html; DATA binary and COUNT 1 only, which is what
-    nuScenes radars use. Bytes after the last point are ignored: nuScenes pads with several kilobytes of zeros, others with
-    a newline or nothing.
+    nuScenes radars use. Bytes after the last point are ignored: nuScenes pads with several kilobytes of zeros, others
+    with a newline or nothing.
     """
     data = read_bytes(path)
     header, start = _pcd_header(path, data)
@@ -116,10 +116,10 @@ def _integers(path: Path, header: dict[str, list[str]], key: str, length: int) -
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A JPEG or PNG as uint8 [H, W, 3] RGB, as stored: an EXIF orientation is not applied, since the intrinsics are not.
+    """A JPEG or PNG as uint8 [H, W, 3] RGB, as stored: intrinsics know nothing of an EXIF orientation.
 
-    OpenCV fills the lost part of a truncated JPEG with grey and says nothing, so JPEGs go through simplejpeg's strict mode
-    where it is installed; otherwise the end marker is checked, which finds truncation but not damage in the middle.
+    OpenCV fills the lost part of a truncated JPEG with grey and says nothing, so JPEGs go through simplejpeg's strict
+    mode where it is installed; otherwise the end marker is checked, which finds truncation but no damage in the middle.
     """
     data = read_bytes(path)
     if data.startswith(b"\xff\xd8"):
