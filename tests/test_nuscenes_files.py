@@ -1,0 +1,215 @@
+"""The readers of PCD, LiDAR and image files: whole files are read exactly, everything else is a one-line DataError."""
+
+import struct
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from perception.data.nuscenes_files import DataError, read_image, read_lidar_bin, read_pcd
+
+fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HEADER = """# .PCD v0.7 - Point Cloud Data file format
+VERSION 0.7
+FIELDS x dyn_prop id
+SIZE 4 1 2
+TYPE F I U
+COUNT 1 1 1
+WIDTH 2
+HEIGHT 1
+VIEWPOINT 0 0 0 1 0 0 0
+POINTS 2
+DATA binary
+"""
+POINTS = struct.pack("<fbH", 1.5, -3, 60000) + struct.pack("<fbH", float("nan"), 7, 1)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(data: bytes):
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def pcd_bytes(points: np.ndarray) -> bytes:
+    """What a radar driver writes, without the newline that some put at the end."""
+    columns = [(name, points.dtype[name]) for name in points.dtype.names]
+    kind = {"f": "F", "i": "I", "u": "U"}
+    header = f"""# .PCD v0.7
+VERSION 0.7
+FIELDS {" ".join(name for name, _ in columns)}
+SIZE {" ".join(str(dtype.itemsize) for _, dtype in columns)}
+TYPE {" ".join(kind[dtype.kind] for _, dtype in columns)}
+COUNT {" ".join("1" for _ in columns)}
+WIDTH {len(points)}
+HEIGHT 1
+VIEWPOINT 0 0 0 1 0 0 0
+POINTS {len(points)}
+DATA binary
+"""
+    return header.encode() + points.tobytes()
+
+
+@pytest.mark.parametrize("after", [b"", b"\n", b"\0" * 3726])
+def test_pcd_fields_have_the_declared_types(write, after):
+    points = read_pcd(write(HEADER.encode() + POINTS + after))
+    assert points.dtype.names == ("x", "dyn_prop", "id")
+    assert points["x"][0] == 1.5 and np.isnan(points["x"][1])
+    assert points["dyn_prop"].tolist() == [-3, 7] and points["id"].tolist() == [60000, 1]
+
+
+def test_pcd_without_points(write):
+    assert len(read_pcd(write(HEADER.replace("WIDTH 2", "WIDTH 0").replace("POINTS 2", "POINTS 0").encode()))) == 0
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("DATA binary\n", "", "DATA line"),
+        ("DATA binary", "DATA ascii", "DATA ascii"),
+        ("DATA binary", "DATA", "DATA binary"),
+        ("FIELDS x dyn_prop id", "FIELDS x x id", "distinct"),
+        ("FIELDS x dyn_prop id\n", "", "FIELDS"),
+        ("SIZE 4 1 2", "SIZE 4 1", "SIZE"),
+        ("SIZE 4 1 2", "SIZE 3 1 2", "SIZE 3"),
+        ("TYPE F I U", "TYPE F X U", "TYPE X"),
+        ("TYPE F I U", "TYPE F I", "TYPE"),
+        ("COUNT 1 1 1", "COUNT 1 1 2", "COUNT 2"),
+        ("WIDTH 2", "WIDTH -2", "WIDTH"),
+        ("WIDTH 2", "WIDTH 99999999999999", "WIDTH"),
+        ("WIDTH 2", "WIDTH 3", "POINTS"),
+        ("POINTS 2", "POINTS 1", "POINTS"),
+        ("WIDTH 2\nHEIGHT 1", "WIDTH 3\nHEIGHT 1", "POINTS"),
+        ("VERSION 0.7", "VERSION 0.7\nVERSION 0.7", "two"),
+        ("VERSION 0.7", "VERSION \xe9", "ASCII"),
+    ],
+)
+def test_bad_pcd_header(write, old, new, message):
+    path = write(HEADER.replace(old, new, 1).encode() + POINTS)
+    with pytest.raises(DataError, match=message) as error:
+        read_pcd(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_truncated_pcd_says_how_much_is_there(write):
+    with pytest.raises(DataError, match=r"14 bytes of data \(2 points\) were expected, found 13"):
+        read_pcd(write(HEADER.encode() + POINTS[:-1]))
+
+
+DTYPES = st.sampled_from(["<f4", "<f8", "<i1", "<i2", "<i4", "<u1", "<u2", "<u8"])
+
+
+@fast
+@given(dtypes=st.lists(DTYPES, min_size=1, max_size=18), count=st.integers(0, 20), seed=st.integers(0, 99))
+def test_pcd_round_trip(write, dtypes, count, seed):
+    dtype = np.dtype([(f"field{i}", d) for i, d in enumerate(dtypes)])
+    points = np.frombuffer(np.random.default_rng(seed).bytes(count * dtype.itemsize), dtype)
+    read = read_pcd(write(pcd_bytes(points)))
+    assert read.dtype == points.dtype and read.tobytes() == points.tobytes()
+
+
+def mutations(data: bytes):
+    """The bytes with a slice replaced by others, anywhere."""
+
+    def mutate(start, length, new):
+        return data[:start] + new + data[start + length :]
+
+    return st.builds(mutate, st.integers(0, len(data)), st.integers(0, 40), st.binary(max_size=40))
+
+
+@fast
+@given(data=mutations(HEADER.encode() + POINTS))
+def test_mutated_pcd_is_read_or_refused(write, data):
+    try:
+        read_pcd(write(data))
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+@fast
+@given(values=st.lists(st.floats(width=32), max_size=40))
+def test_lidar_bin_round_trip_or_refusal(write, values):
+    data = np.array(values, "<f4").tobytes()
+    if values and len(values) % 5 == 0:
+        assert read_lidar_bin(write(data)).tobytes() == data
+    else:
+        with pytest.raises(DataError):
+            read_lidar_bin(write(data))
+
+
+def test_lidar_bin_columns(write):
+    assert read_lidar_bin(write(struct.pack("<10f", *range(10)))).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("size, message", [(0, "empty file"), (19, "found 19"), (21, "found 21")])
+def test_lidar_bin_of_a_wrong_size(write, size, message):
+    with pytest.raises(DataError, match=message):
+        read_lidar_bin(write(b"\0" * size))
+
+
+def test_missing_file_and_folder_instead_of_file(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        read_lidar_bin(tmp_path / "none")
+    with pytest.raises(DataError, match="directory"):
+        read_pcd(tmp_path)
+
+
+@pytest.fixture(params=["simplejpeg", "opencv"])
+def decoder(request, monkeypatch):
+    """Both ways to decode a JPEG."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    return request.param
+
+
+def picture(suffix: str) -> bytes:
+    """A picture 32 wide and 16 high, its left half red and its right half blue."""
+    rgb = np.zeros((16, 32, 3), np.uint8)
+    rgb[:, :16, 0] = rgb[:, 16:, 2] = 255
+    return cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_image_is_rgb(write, decoder, suffix):
+    image = read_image(write(picture(suffix)))
+    assert image.shape == (16, 32, 3) and image.dtype == np.uint8
+    assert np.abs(image[8, 4].astype(int) - [255, 0, 0]).max() < 6
+    assert np.abs(image[8, 28].astype(int) - [0, 0, 255]).max() < 6
+
+
+def test_exif_orientation_is_not_applied(write, decoder):
+    jpeg = picture(".jpg")
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 1, 0x0112, 3, 1, 6, 0) + b"\0\0\0\0"  # rotate by 90 degrees
+    exif = b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff
+    assert read_image(write(jpeg[:2] + exif + jpeg[2:])).shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("kept", [0.05, 0.5, 0.97])
+def test_truncated_image(write, decoder, suffix, kept):
+    data = picture(suffix)
+    with pytest.raises(DataError):
+        read_image(write(data[: int(kept * len(data))]))
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", b"\x89PNG\r\n\x1a\n IEND1234"])
+def test_what_is_no_image(write, decoder, data):
+    with pytest.raises(DataError):
+        read_image(write(data))
+
+
+@fast
+@given(data=st.one_of(mutations(picture(".jpg")), mutations(picture(".png"))))
+def test_mutated_image_is_read_or_refused(write, decoder, data):
+    try:
+        assert read_image(write(data)).ndim == 3
+    except DataError as error:
+        assert "\n" not in str(error)
