@@ -77,10 +77,14 @@ def evaluate_subsets(
     """
     names = {subset_name(subset): set(subset) for subset in subsets}
     devkit = _open_devkit(dataset)
+    ground_truth = _ground_truth(devkit, dataset.tokens)  # before the frames: what is wrong with it shows at once
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(results or scratch)
         tokens, frames_with = _detect(detector, dataset, names, folder)
-        ground_truth = _ground_truth(devkit, tokens)
+        if not tokens:
+            raise EvaluationError(f"{devkit.table_root}: none of the {len(dataset)} frames could be read")
+        for token in set(dataset.tokens) - set(tokens):
+            del ground_truth.boxes[token]
         figures = {name: _score(devkit, ground_truth, folder / f"{name}.json") for name in names}
     counts = Counter(box.detection_name for box in ground_truth.all)
     return {

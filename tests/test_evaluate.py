@@ -247,6 +247,10 @@ def test_frames_that_cannot_be_read_are_left_out_and_counted(tmp_path):
     report = evaluate_subsets(Oracle(), NuScenes(tmp_path, on_error="skip"), [["lidar"]])
     assert (report["frames"], report["skipped"], report["ground_truth"]["car"]) == (2, 1, 4)
     assert report["subsets"]["lidar"]["mAP_present"] == pytest.approx(1.0)
+    for s in range(3):
+        (tmp_path / "samples" / "LIDAR_TOP" / f"{s}.bin").write_bytes(b"damaged")
+    with pytest.raises(EvaluationError, match="none of the 3 frames"):
+        evaluate(Oracle(), NuScenes(tmp_path, on_error="skip"))
 
 
 def test_a_sample_without_lidar_row_is_named(tmp_path):
@@ -264,13 +268,9 @@ def test_any_version_and_scene_name_will_do(tmp_path):
 
 
 def test_a_drive_without_ground_truth_is_named(tmp_path):
-    class Blind:
-        def detect(self, frame):
-            return Detections(Boxes3D.empty(), np.zeros(0))
-
     write_drive(tmp_path, things=())
     with pytest.raises(EvaluationError, match=r"v1\.0-mini.*no annotated box in 3 frames"):
-        evaluate(Blind(), NuScenes(tmp_path))
+        evaluate(Oracle(), NuScenes(tmp_path))
 
 
 def test_nothing_that_counts_has_no_mean(tmp_path):
