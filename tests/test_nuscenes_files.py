@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from perception.data.nuscenes_files import DataError, read_image, read_lidar_bin, read_pcd
 
 fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIZE = (16, 32)
 HEADER = """# .PCD v0.7 - Point Cloud Data file format
 VERSION 0.7
 FIELDS x dyn_prop id
@@ -172,15 +173,15 @@ def decoder(request, monkeypatch):
 
 def picture(suffix: str) -> bytes:
     """A picture 32 wide and 16 high, its left half red and its right half blue."""
-    rgb = np.zeros((16, 32, 3), np.uint8)
+    rgb = np.zeros((*SIZE, 3), np.uint8)
     rgb[:, :16, 0] = rgb[:, 16:, 2] = 255
     return cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_image_is_rgb(write, decoder, suffix):
-    image = read_image(write(picture(suffix)))
-    assert image.shape == (16, 32, 3) and image.dtype == np.uint8
+    image = read_image(write(picture(suffix)), SIZE)
+    assert image.shape == (*SIZE, 3) and image.dtype == np.uint8
     assert np.abs(image[8, 4].astype(int) - [255, 0, 0]).max() < 6
     assert np.abs(image[8, 28].astype(int) - [0, 0, 255]).max() < 6
 
@@ -189,7 +190,13 @@ def test_exif_orientation_is_not_applied(write, decoder):
     jpeg = picture(".jpg")
     tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 1, 0x0112, 3, 1, 6, 0) + b"\0\0\0\0"  # rotate by 90 degrees
     exif = b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff
-    assert read_image(write(jpeg[:2] + exif + jpeg[2:])).shape == (16, 32, 3)
+    assert read_image(write(jpeg[:2] + exif + jpeg[2:]), SIZE).shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_image_of_another_size(write, decoder, suffix):
+    with pytest.raises(DataError, match=r"height, width \(32, 16\) were expected, found height, width \(16, 32\)"):
+        read_image(write(picture(suffix)), (32, 16))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -197,19 +204,19 @@ def test_exif_orientation_is_not_applied(write, decoder):
 def test_truncated_image(write, decoder, suffix, kept):
     data = picture(suffix)
     with pytest.raises(DataError):
-        read_image(write(data[: int(kept * len(data))]))
+        read_image(write(data[: int(kept * len(data))]), SIZE)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", b"\x89PNG\r\n\x1a\n IEND1234"])
 def test_what_is_no_image(write, decoder, data):
     with pytest.raises(DataError):
-        read_image(write(data))
+        read_image(write(data), SIZE)
 
 
 @fast
 @given(data=st.one_of(mutations(picture(".jpg")), mutations(picture(".png"))))
 def test_mutated_image_is_read_or_refused(write, decoder, data):
     try:
-        assert read_image(write(data)).ndim == 3
+        assert read_image(write(data), SIZE).shape == (*SIZE, 3)
     except DataError as error:
         assert "\n" not in str(error)

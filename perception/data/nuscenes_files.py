@@ -6,6 +6,7 @@ knows frames, filters or tables; see ``nuscenes.py`` for those.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -115,20 +116,47 @@ def _integers(path: Path, header: dict[str, list[str]], key: str, length: int) -
     return [int(word) for word in words]
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A JPEG or PNG as uint8 [H, W, 3] RGB, as stored: intrinsics know nothing of an EXIF orientation.
 
     OpenCV fills the lost part of a truncated JPEG with grey and says nothing, so JPEGs go through simplejpeg's strict
     mode where it is installed; otherwise the end marker is checked, which finds truncation but no damage in the middle.
+
+    Args:
+        size: height and width it must have. They are looked up before decoding: a damaged header that claims
+            60000 x 60000 would otherwise take all memory there is.
     """
     data = read_bytes(path)
-    if data.startswith(b"\xff\xd8"):
-        return _decode_jpeg(path, data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        if b"IEND" not in data[-12:]:
-            raise DataError(f"{path}: a whole PNG was expected, found one without its end: truncated")
-        return _decode_opencv(path, data)
-    raise DataError(f"{path}: a JPEG or PNG image was expected, found a file beginning with {data[:4]!r}")
+    is_jpeg = data.startswith(b"\xff\xd8")
+    if not is_jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise DataError(f"{path}: a JPEG or PNG image was expected, found a file beginning with {data[:4]!r}")
+    found = _jpeg_size(data) if is_jpeg else _png_size(data)
+    if found != tuple(size):
+        what = f"height, width {found}" if found else "an image without a size"
+        raise DataError(f"{path}: height, width {tuple(size)} were expected, found {what}")
+    return _decode_jpeg(path, data) if is_jpeg else _decode_png(path, data)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the start-of-frame segment."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from(">HH", data, at + 5)
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the header chunk, which is the first."""
+    if data[12:16] != b"IHDR" or len(data) < 24:
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
 
 
 def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
@@ -142,6 +170,12 @@ def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
         return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
     except ValueError as error:
         raise DataError(f"{path}: a whole JPEG was expected, found a damaged one: {error}") from None
+
+
+def _decode_png(path: Path, data: bytes) -> np.ndarray:
+    if b"IEND" not in data[-12:]:
+        raise DataError(f"{path}: a whole PNG was expected, found one without its end: truncated")
+    return _decode_opencv(path, data)
 
 
 def _decode_opencv(path: Path, data: bytes) -> np.ndarray:

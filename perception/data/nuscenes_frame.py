@@ -56,10 +56,8 @@ class SampleReader:
         return RadarCloud(np.concatenate(clouds)) if clouds else None
 
     def _camera(self, row: int) -> CameraImage:
-        image = self._read(row, read_image)
-        expected = tuple(self._rows.image_size[row].tolist())
-        if expected != image.shape[:2]:
-            raise self._error(row, f"height, width {expected} were expected, found {image.shape[:2]}")
+        size = tuple(self._rows.image_size[row].tolist())
+        image = self._read(row, read_image, size)
         timestamp_ns = 1000 * int(self._rows.timestamp_us[row])
         return CameraImage(image, self._calibration(row).intrinsics, self._ego_SE3_sensor(row), timestamp_ns)
 
@@ -125,10 +123,10 @@ class SampleReader:
         self._dropped[self._calibration(row).channel, "point not finite"] += int((~finite).sum())
         return points[finite]
 
-    def _read(self, row: int, reader) -> np.ndarray:
+    def _read(self, row: int, reader, *args) -> np.ndarray:
         """What ``reader`` makes of the row's file; its errors gain the tokens."""
         try:
-            return reader(self._path(row))
+            return reader(self._path(row), *args)
         except DataError as error:
             raise DataError(f"{error} ({self._tokens(row)})") from None
 
