@@ -35,7 +35,7 @@ class Camera:
         world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
         origin = world_SE3_camera.translation
         directions = self._rays @ world_SE3_camera.rotation.T.astype(np.float32)
-        distance, triangle = snapshot.cast(origin, directions)
+        distance, triangle = snapshot.cast(origin, directions, self._may_meet_movers(snapshot, world_SE3_camera))
         weather, stage = self.weather, snapshot.stage
         shadow = self._shadow(snapshot, origin, directions, distance, triangle)
         near = (
@@ -47,7 +47,7 @@ class Camera:
         linear = shade(
             distance, triangle, directions, origin, stage.color, stage.material, snapshot.normals, shadow, _SHADOW_STRIDE, self.width,
             np.array(weather.sun), np.array(weather.sun_direction), np.array(weather.ambient), np.array(weather.sky_top),
-            np.array(weather.sky_horizon), 0.0 if weather.is_night else 0.5, weather.camera_extinction,
+            np.array(weather.sky_horizon), weather.clouds, weather.camera_extinction,
             0.5 if weather.name == "rain" else 0.0, 1.0 if weather.is_night else 0.0, near, beam,
             world_SE3_ego.rotate(np.array([0.9992, 0.0, -0.04])),
         )  # fmt: skip
@@ -55,6 +55,25 @@ class Camera:
         image = develop(linear.reshape(-1, 3), weather.noise, 2.2 if weather.is_night else 1.1, salt)
         seen = np.where(triangle >= 0, stage.instance[np.maximum(triangle, 0)], -1)
         return image.reshape(self.height, self.width, 3), seen.reshape(self.height, self.width)
+
+    def _may_meet_movers(self, snapshot: Snapshot, world_SE3_camera: SE3) -> np.ndarray:
+        """Indices of the pixels whose rays can meet anything that moves: a mask around projected boxes."""
+        mask = np.zeros((self.height, self.width), bool)
+        corners = world_SE3_camera.inverse().transform(snapshot.corners)
+        (fx, _, cx), (_, fy, cy), _ = self.sensor.intrinsics
+        for x, y, depth in corners.transpose(0, 2, 1):
+            front = depth > 0.05
+            if not front.any():
+                continue
+            u, v = fx * x[front] / depth[front] + cx, fy * y[front] / depth[front] + cy
+            low, high, top, bottom = u.min() - 2, u.max() + 2, v.min() - 2, v.max() + 2
+            if not front.all():
+                # What reaches behind the camera leaves the image on the side on which all of it lies.
+                top, bottom = 0, self.height
+                low, high = low if (x > 0).all() else 0, high if (x < 0).all() else self.width
+            rows, columns = np.clip([top, bottom + 1], 0, self.height), np.clip([low, high + 1], 0, self.width)
+            mask[int(rows[0]) : int(rows[1]), int(columns[0]) : int(columns[1])] = True
+        return np.flatnonzero(mask)
 
     def _shadow(self, snapshot: Snapshot, origin, directions, distance, triangle) -> np.ndarray:
         """float32 [ceil(H / 2), ceil(W / 2)]: 1 where the sun is hidden. Without sun nothing is traced."""

@@ -151,9 +151,9 @@ def motorcycle(rng: np.random.Generator, rider: bool) -> Mesh:
         parts.append(
             tube([front, side * 0.1, radius], bars + [0, side * 0.1, -0.05], 0.03, (0.6, 0.6, 0.62), Material.PAINT, 5)
         )
-        parts.append(tube(bars + [0.05, side * 0.22, 0.02], bars + [0.03, side * 0.36, 0.18], 0.012, _RUBBER, sides=4))
-        parts.append(ball(bars + [0.02, side * 0.36, 0.2], [0.02, 0.07, 0.05], _RUBBER, Material.GLASS, rings=3))
-    parts.append(tube(bars + [-0.05, -0.34, 0], bars + [-0.05, 0.34, 0], 0.02, _RUBBER, Material.RUBBER, 5))
+        parts.append(tube(bars + [0.05, side * 0.2, 0.02], bars + [0.03, side * 0.29, 0.18], 0.012, _RUBBER, sides=4))
+        parts.append(ball(bars + [0.02, side * 0.29, 0.2], [0.02, 0.06, 0.05], _RUBBER, Material.GLASS, rings=3))
+    parts.append(tube(bars + [-0.05, -0.31, 0], bars + [-0.05, 0.31, 0], 0.02, _RUBBER, Material.RUBBER, 5))
     if scooter:
         parts.append(
             prism(
@@ -183,7 +183,7 @@ def motorcycle(rng: np.random.Generator, rider: bool) -> Mesh:
     parts.append(box([back - 0.2, 0, 0.75], [0.08, 0.16, 0.1], (0.75, 0.05, 0.05), Material.TAILLIGHT))
     parts.append(box([back - 0.22, 0, 0.58], [0.03, 0.2, 0.14], (0.9, 0.9, 0.85), Material.RETRO))
     if rider:
-        parts += _rider(rng, [-0.35, 0, 0.84], bars + [-0.05, 0.32, 0.03], [-0.1, 0.22, 0.35], _pick(rng, PAINTS))
+        parts += _rider(rng, [-0.35, 0, 0.84], bars + [-0.05, 0.29, 0.03], [-0.1, 0.22, 0.35], _pick(rng, PAINTS))
     return merge(parts)
 
 

@@ -19,12 +19,12 @@ _ELEVATION_RAD = np.radians(np.linspace(-30.67, 10.67, RINGS))
 _RANGE_NOISE_M = 0.018
 _MAX_RANGE_M = 105.0
 # A surface of 10 % reflectivity, met head-on, returns half of the beams from this far.
-_HALF_RANGE_M, _HALF_REFLECTIVITY = 95.0, 0.1
+_HALF_RANGE_M, _HALF_REFLECTIVITY = 88.0, 0.1
 # Reflectivity: floor and what the brightness of the paint adds.
 _REFLECTIVITY = np.zeros((len(Material), 2))
 for _material, _values in {
     Material.MATTE: (0.05, 0.16), Material.PAINT: (0.07, 0.2), Material.GLASS: (0.02, 0.0), Material.RUBBER: (0.02, 0.05),
-    Material.ASPHALT: (0.03, 0.06), Material.CONCRETE: (0.05, 0.12), Material.GRASS: (0.1, 0.1), Material.FACADE: (0.06, 0.16),
+    Material.ASPHALT: (0.042, 0.06), Material.CONCRETE: (0.05, 0.12), Material.GRASS: (0.1, 0.1), Material.FACADE: (0.06, 0.16),
     Material.FOLIAGE: (0.1, 0.2), Material.HEADLIGHT: (0.4, 0.0), Material.TAILLIGHT: (0.5, 0.0), Material.RETRO: (0.85, 0.0),
     Material.MARKING: (0.2, 0.1), Material.LAMP: (0.2, 0.0),
 }.items():  # fmt: skip

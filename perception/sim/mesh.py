@@ -84,8 +84,8 @@ class Mesh:
             self.vertices, self.triangles, self.color, self.material, np.full(count, amplitude), np.full(count, pivot_z)
         )
 
-    def posed(self, phase: float) -> np.ndarray:
-        """Vertices [V, 3] with every limb at ``sin(phase)`` times its amplitude."""
+    def posed(self, phase) -> np.ndarray:
+        """Vertices [V, 3] with every limb at ``sin(phase)`` times its amplitude; ``phase`` is one or [V]."""
         if not self.swing.any():
             return self.vertices
         angle = self.swing * np.sin(phase)

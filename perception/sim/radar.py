@@ -22,12 +22,12 @@ FIELDS = np.dtype([
 _MIN_RCS_DBSM = -5.0
 # Mean and spread of the RCS in dBsm of one cluster, and the mean number of clusters of an unobstructed object at 15 m.
 _ECHO = {
-    "vehicle.car": (8.0, 6.0, 3.0), "vehicle.truck": (12.0, 7.0, 4.5), "vehicle.bus.rigid": (13.0, 7.0, 6.5), "vehicle.trailer": (13.0, 7.0, 5.5),
+    "vehicle.car": (8.0, 6.0, 3.0), "vehicle.truck": (12.0, 7.0, 4.5), "vehicle.bus.rigid": (13.0, 7.0, 10.0), "vehicle.trailer": (13.0, 7.0, 5.5),
     "vehicle.construction": (10.0, 7.0, 3.5), "vehicle.motorcycle": (2.5, 4.0, 1.4), "vehicle.bicycle": (0.0, 3.5, 1.1),
-    "movable_object.trafficcone": (-3.5, 2.5, 0.35), "movable_object.barrier": (2.0, 5.0, 0.9),
+    "movable_object.trafficcone": (-2.5, 2.5, 0.7), "movable_object.barrier": (3.0, 5.0, 1.8),
 }  # fmt: skip
-_PEDESTRIAN_ECHO = (-2.0, 3.0, 0.9)
-_CLUTTER_MEAN = 9.0
+_PEDESTRIAN_ECHO = (-1.0, 3.0, 1.6)
+_CLUTTER_MEAN = 14.0
 _LEAK = 0.2  # share of hidden reflectors that still echo, below vehicles and around corners
 _OTHER_VALID_STATES = np.array([4, 8, 9, 10, 11, 12, 15, 16])
 
@@ -102,7 +102,7 @@ class Radar:
         """[K, 4] the reflectors of the scenery that answer this time, with this time's RCS."""
         distance = np.hypot(*(self.reflectors[:, :2] - place[:2]).T)
         rcs = self.reflectors[:, 3] + rng.normal(0, 2, len(distance))
-        answers = rng.random(len(distance)) < 0.75 / (1 + np.exp((distance - 45 - 2.0 * rcs) / 12))
+        answers = rng.random(len(distance)) < 0.75 / (1 + np.exp((distance - 75 - 2.5 * rcs) / 14))
         return np.column_stack([self.reflectors[:, :3], rcs])[answers]
 
 
@@ -111,7 +111,7 @@ def _in_view(offset: np.ndarray, yaw: float) -> np.ndarray:
     distance = np.hypot(*offset.T)
     angle = np.abs((np.arctan2(offset[:, 1], offset[:, 0]) - yaw + np.pi) % (2 * np.pi) - np.pi)
     return (distance > 0.8) & (
-        ((angle < np.radians(60)) & (distance < 75)) | ((angle < np.radians(10)) & (distance < 180))
+        ((angle < np.radians(60)) & (distance < 100)) | ((angle < np.radians(15)) & (distance < 200))
     )
 
 
@@ -122,7 +122,7 @@ def _add_false_echoes(distance, bearing, radial, rcs, is_object, yaw, rng):
     ghost = strong[rng.random(len(strong)) < 0.08]
     kind = np.concatenate([np.where(is_object, 0, 1), np.full(clutter, 2), np.full(len(ghost), 3)])
     distance = np.concatenate(
-        [distance, 75 * np.sqrt(rng.uniform(0.002, 1, clutter)), distance[ghost] * rng.uniform(1.4, 2.1, len(ghost))]
+        [distance, 100 * np.sqrt(rng.uniform(0.002, 1, clutter)), distance[ghost] * rng.uniform(1.4, 2.1, len(ghost))]
     )
     bearing = np.concatenate(
         [bearing, yaw + rng.uniform(-1.05, 1.05, clutter), bearing[ghost] + rng.normal(0, 0.03, len(ghost))]

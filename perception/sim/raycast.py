@@ -10,7 +10,7 @@ import numpy as np
 
 from perception.errors import PerceptionError
 from perception.sim.mesh import Material, Mesh, box, merge
-from perception.sim.traffic import Actor
+from perception.sim.traffic import TIME_STEP_S, Actor, interpolate
 
 _UNIT_BOX = box([0, 0, 0], [2, 2, 2], (1.0, 1.0, 1.0))
 _CUBE, _CUBE_FACES = _UNIT_BOX.vertices, _UNIT_BOX.triangles
@@ -75,7 +75,7 @@ class Stage:
         for index, actor in enumerate(actors):
             mesh = actor.shape.mesh
             if actor.track.moves:
-                moving.append(mesh)
+                moving.append(mesh.moved(z=actor.z))
                 movers.append(index)
                 continue
             x, y, yaw = actor.track.at(0.0)
@@ -84,6 +84,11 @@ class Stage:
         self._fixed = merge(fixed)
         self._moving = merge(moving) if moving else None
         self._movers = movers
+        self._owner = np.repeat(np.arange(len(movers)), [len(mesh.vertices) for mesh in moving])
+        self._stride_hz = np.array([actors[index].stride_hz for index in movers])
+        tracks = [actors[index].track for index in movers]
+        self._tracks = np.array([[track.x, track.y, track.yaw] for track in tracks])
+        self._standing = np.array([actor.track.at(0.0) for actor in actors])
         owners += [np.full(len(actors[index].shape.mesh.triangles), index) for index in movers]
         parts = [self._fixed] + ([self._moving] if moving else [])
         self.instance = np.concatenate(owners).astype(np.int32)
@@ -93,75 +98,86 @@ class Stage:
         lights = (self.material == Material.HEADLIGHT) | (self.material == Material.TAILLIGHT)
         self.material[dark & lights] = Material.PAINT
         self._half = np.array([0.5 * actor.shape.size for actor in actors])
+        self._heights = np.array([actor.z for actor in actors])
         self._fixed_normals = _normals(self._fixed.vertices, self._fixed.triangles)
         self._fixed_caster = _Caster(self._fixed.vertices, self._fixed.triangles)
 
     def poses(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Of every actor: x, y, yaw [A, 3] and world velocity [A, 2]."""
-        poses = np.array([actor.track.at(time) for actor in self.actors])
-        velocities = np.zeros((len(poses), 2))
-        for index in self._movers:
-            velocities[index] = self.actors[index].track.velocity(time)
+        poses, velocities = self._standing.copy(), np.zeros((len(self.actors), 2))
+        if self._movers:
+            poses[self._movers] = interpolate(self._tracks, time)
+            half = 0.5 * TIME_STEP_S
+            step = interpolate(self._tracks, time + half) - interpolate(self._tracks, time - half)
+            velocities[self._movers] = step[:, :2] / TIME_STEP_S
         return poses, velocities
+
+    def _corners(self, poses: np.ndarray) -> np.ndarray:
+        """[M, 8, 3] corners of the boxes of everything that moves."""
+        center, half = poses[self._movers], self._half[self._movers]
+        corners = (_CUBE + [0.0, 0.0, 1.0]) * half[:, None]
+        cos, sin = np.cos(center[:, 2])[:, None], np.sin(center[:, 2])[:, None]
+        x = cos * corners[..., 0] - sin * corners[..., 1] + center[:, :1]
+        y = sin * corners[..., 0] + cos * corners[..., 1] + center[:, 1:2]
+        return np.stack([x, y, corners[..., 2] + self._heights[self._movers, None]], -1)
 
     def coarse(self, poses: np.ndarray) -> Snapshot:
         """The world with what moves as plain boxes at ``poses`` [A, 3]: enough to hide things from a radar."""
         if self._moving is None:
             return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals)
-        center, half = poses[self._movers], self._half[self._movers]
-        corners = _CUBE[None] * half[:, None] + np.array([0, 0, 1.0]) * half[:, None]
-        cos, sin = np.cos(center[:, 2])[:, None], np.sin(center[:, 2])[:, None]
-        x = cos * corners[..., 0] - sin * corners[..., 1] + center[:, :1]
-        y = sin * corners[..., 0] + cos * corners[..., 1] + center[:, 1:2]
-        vertices = np.stack([x, y, corners[..., 2]], -1).reshape(-1, 3)
-        triangles = (_CUBE_FACES[None] + 8 * np.arange(len(center))[:, None, None]).reshape(-1, 3)
+        vertices = self._corners(poses).reshape(-1, 3)
+        triangles = (_CUBE_FACES[None] + 8 * np.arange(len(self._movers))[:, None, None]).reshape(-1, 3)
         return Snapshot(self, [(self._fixed_caster, 0), (_Caster(vertices, triangles), 0)], self._fixed_normals)
 
     def at(self, time: float) -> Snapshot:
         """The world at ``time`` seconds after the first keyframe."""
         if self._moving is None:
             return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals)
-        pieces = []
-        for index in self._movers:
-            actor = self.actors[index]
-            x, y, yaw = actor.track.at(time)
-            walking = actor.stride_hz > 0 and np.hypot(*actor.track.velocity(time)) > 0.2
-            posed = actor.shape.mesh.posed(2 * np.pi * actor.stride_hz * time + index if walking else 0.0)
-            cos, sin = np.cos(yaw), np.sin(yaw)
-            pieces.append(
-                np.stack(
-                    [
-                        cos * posed[:, 0] - sin * posed[:, 1] + x,
-                        sin * posed[:, 0] + cos * posed[:, 1] + y,
-                        posed[:, 2] + actor.z,
-                    ],
-                    1,
-                )
-            )
-        vertices = np.concatenate(pieces)
+        poses, velocities = self.poses(time)
+        x, y, yaw = poses[self._movers][self._owner].T
+        striding = self._stride_hz * (np.hypot(*velocities[self._movers].T) > 0.2)
+        phase = np.where(striding > 0, 2 * np.pi * striding * time + np.arange(len(striding)), 0.0)
+        posed = self._moving.posed(phase[self._owner])
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        vertices = np.stack(
+            [cos * posed[:, 0] - sin * posed[:, 1] + x, sin * posed[:, 0] + cos * posed[:, 1] + y, posed[:, 2]], 1
+        )
         triangles = self._moving.triangles
         casters = [(self._fixed_caster, 0), (_Caster(vertices, triangles), len(self._fixed.triangles))]
-        return Snapshot(self, casters, np.concatenate([self._fixed_normals, _normals(vertices, triangles)]))
+        normals = np.concatenate([self._fixed_normals, _normals(vertices, triangles)])
+        return Snapshot(self, casters, normals, self._corners(poses))
 
 
 class Snapshot:
-    """The world at one instant. ``normals`` [T, 3] belong to the stage's triangles."""
+    """The world at one instant.
 
-    def __init__(self, stage: Stage, casters: list[tuple[_Caster, int]], normals: np.ndarray):
+    ``normals`` [T, 3] belong to the stage's triangles; ``corners`` [M, 8, 3] are of the boxes of all that moves.
+    """
+
+    def __init__(self, stage: Stage, casters: list[tuple[_Caster, int]], normals: np.ndarray, corners=None):
         self.stage, self.normals = stage, normals
+        self.corners = np.zeros((0, 8, 3)) if corners is None else corners
         self._casters = casters
 
-    def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First hits: range [N] in units of the direction's length (inf: none) and triangle [N] (-1: none)."""
+    def cast(self, origin: np.ndarray, directions: np.ndarray, movable=None) -> tuple[np.ndarray, np.ndarray]:
+        """First hits: range [N] in units of the direction's length (inf: none) and triangle [N] (-1: none).
+
+        ``movable`` lists the rays that can meet anything that moves; by default all of them.
+        """
         rays = np.empty((len(directions), 6), np.float32)
         rays[:, :3], rays[:, 3:] = origin, directions
-        nearest = np.full(len(rays), np.inf, np.float32)
-        triangle = np.full(len(rays), -1, np.int64)
-        for caster, offset in self._casters:
-            distance, primitive = caster.cast(rays)
-            closer = distance < nearest
-            nearest[closer] = distance[closer]
-            triangle[closer] = primitive[closer].astype(np.int64) + offset
+        fixed, *moving = self._casters
+        nearest, primitive = fixed[0].cast(rays)
+        triangle = np.where(np.isfinite(nearest), primitive.astype(np.int64), -1)
+        for caster, offset in moving:
+            chosen = np.arange(len(rays)) if movable is None else movable
+            if len(chosen) == 0:
+                continue
+            distance, primitive = caster.cast(rays[chosen])
+            closer = distance < nearest[chosen]
+            hit = chosen[closer]
+            nearest[hit] = distance[closer]
+            triangle[hit] = primitive[closer].astype(np.int64) + offset
         return nearest, triangle
 
     def occluded(self, points: np.ndarray, direction: np.ndarray, far: float) -> np.ndarray:

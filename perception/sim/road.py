@@ -69,13 +69,13 @@ class Layout:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, start: float, end: float) -> Layout:
-        """A random plan: a work zone about every 45 m and a yard about every 60 m, on changing sides."""
+        """A random plan: a work zone about every 38 m and a yard about every 60 m, on changing sides."""
         zones, lots = [], []
         s, side = start + rng.uniform(5, 25), int(rng.choice([-1, 1]))
         while s < end - 30:
             length = rng.uniform(15, 22)
             zones.append((s, s + length, side))
-            s += length + rng.uniform(18, 36)
+            s += length + rng.uniform(10, 28)
             side = -side if rng.random() < 0.7 else side
         s, side = start + rng.uniform(0, 20), int(rng.choice([-1, 1]))
         while s < end - 30:

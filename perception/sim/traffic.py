@@ -18,6 +18,14 @@ LEAD_IN_S = 1.0  # motion starts this long before the first keyframe: sweeps bef
 _EGO_LENGTH_M = 4.6
 
 
+def interpolate(samples: np.ndarray, time: float) -> np.ndarray:
+    """Motion sampled every ``TIME_STEP_S`` from ``-LEAD_IN_S`` on, [..., T], at one time: [...]."""
+    index = min(max((time + LEAD_IN_S) / TIME_STEP_S, 0.0), samples.shape[-1] - 1)
+    low = min(int(index), max(samples.shape[-1] - 2, 0))
+    high, weight = min(low + 1, samples.shape[-1] - 1), index - low
+    return (1 - weight) * samples[..., low] + weight * samples[..., high]
+
+
 @dataclass(frozen=True, eq=False)
 class Track:
     """Sampled motion. Args: x, y, yaw (continuous, radians): each [T], starting ``LEAD_IN_S`` before time zero."""
@@ -36,10 +44,8 @@ class Track:
 
     def at(self, time: float) -> tuple[float, float, float]:
         """x, y, yaw at ``time`` seconds after the first keyframe."""
-        index = np.clip((time + LEAD_IN_S) / TIME_STEP_S, 0, len(self.x) - 1)
-        low = min(int(index), max(len(self.x) - 2, 0))
-        high, weight = min(low + 1, len(self.x) - 1), index - low
-        return tuple((1 - weight) * values[low] + weight * values[high] for values in (self.x, self.y, self.yaw))
+        x, y, yaw = interpolate(np.array([self.x, self.y, self.yaw]), time)
+        return float(x), float(y), float(yaw)
 
     def velocity(self, time: float) -> np.ndarray:
         """[2] world m/s, mean over one sampling step around ``time``."""
@@ -155,7 +161,7 @@ class Traffic:
             + ["vehicle.truck"] * 3
             + ["vehicle.bus.rigid"] * 2
             + ["vehicle.trailer"] * 2
-            + ["vehicle.motorcycle"] * 3
+            + ["vehicle.motorcycle"] * 2
         )
         queue: list[str] = []
         for direction in (1, -1):
@@ -173,7 +179,7 @@ class Traffic:
                     else:
                         if not queue:
                             queue = list(rng.permutation(deck))
-                        vehicle, gap = self._lane_vehicle(queue.pop()), rng.uniform(10, 44)
+                        vehicle, gap = self._lane_vehicle(queue.pop()), rng.uniform(12, 48)
                         if not (is_ego and ego_index < 0 and s - vehicle.length < 10.0):
                             s -= 0.5 * vehicle.length
                         else:
@@ -208,7 +214,7 @@ class Traffic:
         s = layout.start - 15 + rng.uniform(0, 10)
         names = ["vehicle.car", "vehicle.truck", "vehicle.trailer", "vehicle.motorcycle", "vehicle.bus.rigid"]
         while s < layout.end + 15:
-            category = names[rng.choice(5, p=[0.6, 0.13, 0.1, 0.12, 0.05])]
+            category = names[rng.choice(5, p=[0.64, 0.12, 0.1, 0.09, 0.05])]
             room = {
                 "vehicle.trailer": 15.5,
                 "vehicle.truck": 10.5,
@@ -232,7 +238,7 @@ class Traffic:
         rng, layout = self.rng, self.layout
         direction, pace = -side, rng.uniform(3.5, 6.0)
         offset = side * (layout.lane_edge + 0.5 * layout.bike_width)
-        for s in np.arange(layout.start - 25, layout.end + 25, 50.0) + rng.uniform(0, 15):
+        for s in np.arange(layout.start - 25, layout.end + 25, 58.0) + rng.uniform(0, 15):
             category = "vehicle.bicycle" if rng.random() < 0.75 else "vehicle.motorcycle"
             shape = make_shape(category, rng, rider=True)
             line = s + rng.uniform(-14, 14) + direction * pace * self.times
@@ -245,7 +251,7 @@ class Traffic:
 
     def _walkers(self, side: int) -> None:
         rng, layout = self.rng, self.layout
-        for s in np.arange(layout.start - 15, layout.end + 15, 34.0):
+        for s in np.arange(layout.start - 15, layout.end + 15, 40.0):
             s = s + rng.uniform(-12, 12)
             category = "human.pedestrian.adult" if rng.random() < 0.88 else "human.pedestrian.child"
             lateral = side * (layout.kerb + rng.uniform(1.6, layout.sidewalk_width - 0.4))
@@ -291,7 +297,7 @@ class Traffic:
         rng, layout = self.rng, self.layout
         names = ["vehicle.car", "vehicle.truck", "vehicle.trailer", "vehicle.construction", "vehicle.bus.rigid"]
         for s in np.arange(low + 3.0, high - 2.0, 5.2):
-            if rng.random() < 0.45 or layout.near_crossing(s, 3.0):
+            if rng.random() < 0.5 or layout.near_crossing(s, 3.0):
                 continue
             category = names[rng.choice(5, p=[0.38, 0.2, 0.2, 0.12, 0.1])]
             turn = rng.choice([-0.5, 0.5]) * np.pi + rng.normal(0, 0.08)

@@ -36,8 +36,8 @@ def _wheels(positions, half_width: float, radius: float, width: float = 0.24) ->
 def car(rng: np.random.Generator) -> Mesh:
     """Saloon, hatchback, sport utility vehicle or van."""
     kind = rng.choice(4, p=[0.4, 0.2, 0.28, 0.12])
-    length = rng.normal([4.75, 4.1, 4.75, 5.1][kind], 0.18)
-    width = np.clip(rng.normal([1.86, 1.8, 1.98, 2.02][kind], 0.06), 1.65, 2.15)
+    length = rng.normal([4.6, 3.95, 4.6, 5.0][kind], 0.18)
+    width = np.clip(rng.normal([1.82, 1.75, 1.92, 1.98][kind], 0.06), 1.65, 2.15)
     height = rng.normal([1.48, 1.52, 1.78, 2.05][kind], 0.05)
     color = PAINTS[rng.integers(len(PAINTS))]
     front, rear, half = 0.5 * length, -0.5 * length, 0.5 * width

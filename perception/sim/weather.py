@@ -23,6 +23,7 @@ class Weather:
         lidar_loss: share of returns lost at random.
         lidar_backscatter: share of beams that return from drops near the sensor.
         noise: standard deviation of the camera noise, in units of full scale.
+        clouds: brightness of clouds against the sky.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Weather:
     lidar_loss: float
     lidar_backscatter: float
     noise: float
+    clouds: float = 0.0
 
     @property
     def is_night(self) -> bool:
@@ -46,11 +48,11 @@ class Weather:
 _OVERCAST = (0.12, 0.08, 0.99)
 _WEATHERS = {
     "day": Weather("day", "Day, clear", (1.0, 0.94, 0.82), _OVERCAST, (0.3, 0.34, 0.4), (0.22, 0.42, 0.8), (0.68, 0.76, 0.85),
-                   0.0012, 0.0, 0.03, 0.0, 0.008),
+                   0.0012, 0.0, 0.03, 0.0, 0.008, 0.5),
     "night": Weather("night", "Night, street lamps", (0.0, 0.0, 0.0), _OVERCAST, (0.012, 0.014, 0.022), (0.002, 0.003, 0.008),
                      (0.02, 0.018, 0.02), 0.002, 0.0, 0.03, 0.0, 0.035),
     "rain": Weather("rain", "Rain, wet road", (0.16, 0.16, 0.17), _OVERCAST, (0.26, 0.28, 0.3), (0.36, 0.38, 0.42), (0.46, 0.48, 0.5),
-                    0.009, 0.006, 0.12, 0.02, 0.02),
+                    0.009, 0.006, 0.12, 0.02, 0.02, 0.15),
     "fog": Weather("fog", "Fog, overcast", (0.12, 0.12, 0.12), _OVERCAST, (0.34, 0.35, 0.37), (0.6, 0.62, 0.64), (0.6, 0.62, 0.64),
                    0.03, 0.02, 0.06, 0.012, 0.012),
 }  # fmt: skip

@@ -1,0 +1,180 @@
+"""How close simulated drives come to recorded ones: counts, sizes, speeds, distances, points, intensity, RCS.
+
+Reads any nuScenes folder with its own few lines, so that it also runs on a folder that holds keyframes only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from perception.errors import PerceptionError
+from perception.sim.radar import FIELDS
+
+# nuScenes category prefix to detection class; as in the devkit's detection task.
+_CLASSES = {
+    "vehicle.car": "car", "vehicle.truck": "truck", "vehicle.bus": "bus", "vehicle.trailer": "trailer",
+    "vehicle.construction": "construction_vehicle", "human.pedestrian.adult": "pedestrian", "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian", "human.pedestrian.police_officer": "pedestrian",
+    "vehicle.motorcycle": "motorcycle", "vehicle.bicycle": "bicycle", "movable_object.trafficcone": "traffic_cone",
+    "movable_object.barrier": "barrier",
+}  # fmt: skip
+_RANGE_M = 50.0
+
+
+def _class_of(category: str) -> str | None:
+    return next((name for prefix, name in _CLASSES.items() if category.startswith(prefix)), None)
+
+
+class Drives:
+    """Statistics of the keyframes of one nuScenes folder."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        folders = sorted(path.parent for path in self.root.glob("*/sample_annotation.json"))
+        if len(folders) != 1:
+            raise PerceptionError(f"{root}: one folder with nuScenes tables expected, found {len(folders)}")
+        names = ("sample", "sample_annotation", "instance", "category", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
+        self._tables = {name: json.loads((folders[0] / f"{name}.json").read_text()) for name in names}
+        self.frames = len(self._tables["sample"])
+        self.boxes = self._boxes()
+        self.points, self.clusters = self._sensors()
+
+    def _index(self, name: str) -> dict[str, dict]:
+        return {row["token"]: row for row in self._tables[name]}
+
+    def _boxes(self) -> dict[str, np.ndarray]:
+        """Per class [N, 7]: length, width, height, speed m/s (NaN when unknown), distance m, LiDAR points, radar points."""
+        samples, instances, categories = self._index("sample"), self._index("instance"), self._index("category")
+        poses, annotations = self._index("ego_pose"), self._index("sample_annotation")
+        channels = {row["token"]: row["channel"] for row in self._tables["sensor"]}
+        lidars = {row["token"] for row in self._tables["calibrated_sensor"] if channels[row["sensor_token"]] == "LIDAR_TOP"}
+        ego = {
+            row["sample_token"]: np.array(poses[row["ego_pose_token"]]["translation"][:2])
+            for row in self._tables["sample_data"]
+            if row["is_key_frame"] and row["calibrated_sensor_token"] in lidars
+        }
+        boxes = defaultdict(list)
+        for row in annotations.values():
+            name = _class_of(categories[instances[row["instance_token"]]["category_token"]]["name"])
+            place = np.array(row["translation"][:2])
+            distance = np.linalg.norm(place - ego[row["sample_token"]])
+            if name is None or distance > _RANGE_M:
+                continue
+            first, last = annotations.get(row["prev"], row), annotations.get(row["next"], row)
+            span = 1e-6 * (samples[last["sample_token"]]["timestamp"] - samples[first["sample_token"]]["timestamp"])
+            way = np.linalg.norm(np.array(last["translation"][:2]) - first["translation"][:2])
+            width, length, height = row["size"]
+            speed = way / span if span > 0 else np.nan
+            boxes[name].append([length, width, height, speed, distance, row["num_lidar_pts"], row["num_radar_pts"]])
+        return {name: np.array(rows) for name, rows in boxes.items()}
+
+    def _sensors(self) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
+        """LiDAR sweeps [N, 5] and, per channel, radar sweeps of the keyframes."""
+        channels = {row["token"]: row["channel"] for row in self._tables["sensor"]}
+        channel_of = {row["token"]: channels[row["sensor_token"]] for row in self._tables["calibrated_sensor"]}
+        points, clusters = [], defaultdict(list)
+        for row in self._tables["sample_data"]:
+            channel, path = channel_of[row["calibrated_sensor_token"]], self.root / row["filename"]
+            if not row["is_key_frame"] or channel.startswith("CAM"):
+                continue
+            if not path.exists():
+                raise PerceptionError(f"{path}: a keyframe's sensor file expected, found none")
+            content = path.read_bytes()
+            if channel == "LIDAR_TOP":
+                points.append(np.frombuffer(content, np.float32).reshape(-1, 5))
+            else:
+                header, _, body = content.partition(b"DATA binary\n")
+                count = int(header.split(b"POINTS ")[1].split()[0])
+                clusters[channel].append(np.frombuffer(body, FIELDS, count))
+        return points, dict(clusters)
+
+
+def _quantiles(values: np.ndarray, levels=(10, 50, 90), digits: int = 1) -> str:
+    return " / ".join(f"{value:.{digits}f}" for value in np.nanpercentile(values, levels)) if len(values) else "–"
+
+
+def _class_rows(real: Drives, sim: Drives) -> list[str]:
+    rows = [
+        f"Within {_RANGE_M:.0f} m of the vehicle; each cell real → simulated; quantiles are 10 / 50 / 90 %.",
+        "",
+        "| class | per keyframe | length, m | width, m | height, m | moving | speed when moving | distance, m | LiDAR points | radar points |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(_CLASSES.values()):
+        cells = []
+        for drives in (real, sim):
+            boxes = drives.boxes.get(name, np.zeros((0, 7)))
+            speed = boxes[:, 3][~np.isnan(boxes[:, 3])]
+            moving = speed[speed > 0.5]
+            share = f"{100 * len(moving) / max(len(speed), 1):.0f} %" if len(speed) else "–"
+            cells.append([
+                f"{len(boxes) / drives.frames:.1f}", *(f"{boxes[:, i].mean():.2f}" if len(boxes) else "–" for i in range(3)),
+                share, _quantiles(moving), _quantiles(boxes[:, 4], digits=0), _quantiles(boxes[:, 5], digits=0),
+                f"{boxes[:, 6].mean():.1f}" if len(boxes) else "–",
+            ])  # fmt: skip
+        rows.append(f"| {name} | " + " | ".join(f"{a} → {b}" for a, b in zip(*cells, strict=True)) + " |")
+    return rows
+
+
+def _sensor_rows(real: Drives, sim: Drives) -> list[str]:
+    rows = ["| quantity | real | simulated |", "|---|---|---|"]
+
+    def add(title: str, value) -> None:
+        rows.append(f"| {title} | {value(real)} | {value(sim)} |")
+
+    def ranges(drives: Drives) -> np.ndarray:
+        return np.concatenate([np.linalg.norm(points[:, :3], axis=1) for points in drives.points])
+
+    def returned(drives: Drives) -> np.ndarray:
+        return np.concatenate([points[np.linalg.norm(points[:, :3], axis=1) > 1] for points in drives.points])
+
+    add("keyframes", lambda drives: str(drives.frames))
+    add("boxes within 50 m per keyframe", lambda d: f"{sum(map(len, d.boxes.values())) / d.frames:.1f}")
+    add(
+        "of these with LiDAR or radar points",
+        lambda d: f"{sum(int(np.sum(b[:, 5] + b[:, 6] > 0)) for b in d.boxes.values()) / d.frames:.1f}",
+    )
+    add("LiDAR points per sweep as written", lambda d: f"{np.mean([len(points) for points in d.points]):.0f}")
+    add("of these farther than 1 m", lambda d: f"{np.mean([np.sum(np.linalg.norm(p[:, :3], axis=1) > 1) for p in d.points]):.0f}")
+    add("range of those, 10 / 50 / 90 / 99 %, m", lambda d: _quantiles(ranges(d)[ranges(d) > 1], (10, 50, 90, 99)))
+    add("intensity of those, 10 / 25 / 50 / 75 / 90 / 99 %", lambda d: _quantiles(returned(d)[:, 3], (10, 25, 50, 75, 90, 99), 0))
+    for channel in sorted(real.clusters):
+        add(f"clusters per sweep, {channel}, 0 / 50 / 100 %", lambda d, c=channel: _quantiles([len(s) for s in d.clusters[c]], (0, 50, 100), 0))
+
+    def clusters(drives: Drives) -> np.ndarray:
+        return np.concatenate([sweep for sweeps in drives.clusters.values() for sweep in sweeps])
+
+    def over_ground(drives: Drives) -> np.ndarray:
+        return np.hypot(clusters(drives)["vx_comp"], clusters(drives)["vy_comp"])
+
+    add("radar RCS, 5 / 25 / 50 / 75 / 95 %, dBsm", lambda d: _quantiles(clusters(d)["rcs"], (5, 25, 50, 75, 95)))
+    add("radar range, 10 / 50 / 90 %, m", lambda d: _quantiles(np.hypot(clusters(d)["x"], clusters(d)["y"])))
+    add("radar speed over ground above 0.5 m/s", lambda d: f"{100 * np.mean(over_ground(d) > 0.5):.0f} %")
+    add(
+        "clusters that pass the devkit's filters",
+        lambda d: f"{100 * np.mean((clusters(d)['invalid_state'] == 0) & (clusters(d)['ambig_state'] == 3) & (clusters(d)['dyn_prop'] < 7)):.0f} %",
+    )
+    return rows
+
+
+def comparison(real: str | Path, sim: str | Path) -> str:
+    """Two Markdown tables: objects by class, and sensors.
+
+    Raises:
+        PerceptionError: a folder without tables or without the files of its keyframes.
+    """
+    recorded, simulated = Drives(real), Drives(sim)
+    return "\n".join([*_class_rows(recorded, simulated), "", *_sensor_rows(recorded, simulated)])
+
+
+def put_between_markers(text: str, generated: str, path: str | Path) -> str:
+    """``text`` with what stands between its ``<!-- generated -->`` and ``<!-- end -->`` lines replaced."""
+    begin, end = "<!-- generated -->", "<!-- end -->"
+    if begin not in text or end not in text:
+        raise PerceptionError(f"{path}: the lines {begin} and {end} expected, found none")
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{generated}\n{end}{rest.partition(end)[2]}"
