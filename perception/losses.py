@@ -31,7 +31,9 @@ class DetectionLoss(nn.Module):
 
     def forward(self, prediction: Prediction, batch: Batch) -> dict[str, torch.Tensor]:
         if batch.boxes is None:
-            raise PerceptionError(f"training wants annotated frames; at least one of {', '.join(batch.tokens)} has no boxes")
+            raise PerceptionError(
+                f"training wants annotated frames; at least one of {', '.join(batch.tokens)} has no boxes"
+            )
         maps = prediction.maps
         target, occupied = encode(batch.boxes, self.grid, maps.heat.device)
         positives = occupied.sum().clamp(min=1)
@@ -50,7 +52,9 @@ class DetectionLoss(nn.Module):
         if prediction.depth is not None and batch.lidar is not None:
             bins = depth_target(batch, *prediction.depth.shape[2:], self.camera.depth_min_m, self.camera.depth_max_m)
             seen = (bins >= 0).sum().clamp(min=1)
-            depth = F.cross_entropy(prediction.depth.flatten(0, 1).float(), bins.flatten(0, 1), ignore_index=-1, reduction="sum")
+            depth = F.cross_entropy(
+                prediction.depth.flatten(0, 1).float(), bins.flatten(0, 1), ignore_index=-1, reduction="sum"
+            )
             terms["depth"] = self.depth_weight * depth / seen
         terms["total"] = sum(terms.values())
         return terms
@@ -66,8 +70,10 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def depth_target(batch: Batch, bins: int, height: int, width: int, depth_min_m: float, depth_max_m: float) -> torch.Tensor:
-    """Depth bin of the nearest LiDAR point in every feature cell: int64 [B, N, height, width], -1 where there is none."""
+def depth_target(
+    batch: Batch, bins: int, height: int, width: int, depth_min_m: float, depth_max_m: float
+) -> torch.Tensor:
+    """Depth bin of the nearest LiDAR point in each feature cell: int64 [B, N, height, width], -1 where there is none."""
     b, n = batch.intrinsics.shape[:2]
     stride = batch.images.shape[-1] / width
     target = torch.full((b * n * height * width,), bins, dtype=torch.int64, device=batch.intrinsics.device)

@@ -102,7 +102,7 @@ def test_attention_gradients():
 def test_bad_sizes_are_named():
     with pytest.raises(PerceptionError, match="neighbourhood"):
         AttentionFusion(8, 2, 4)
-    with pytest.raises(PerceptionError, match="fusion.heads"):
+    with pytest.raises(PerceptionError, match=r"fusion\.heads"):
         AttentionFusion(8, 3, 3)
 
 

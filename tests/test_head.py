@@ -13,8 +13,8 @@ from perception.sample import CLASSES, Boxes3D
 GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, cell_size_m=0.8)
 
 
-def make_boxes(rng, n, classes=len(CLASSES)):
-    label = rng.integers(0, classes, n)
+def make_boxes(rng, n):
+    label = rng.integers(0, len(CLASSES), n)
     attribute = np.array([{5: 5, 6: 3, 7: 3, 8: -1, 9: -1}.get(value, 0) for value in label], int)
     return Boxes3D(
         center=np.c_[rng.uniform(-25.6, 25.599, (n, 2)), rng.uniform(-2, 2, n)],

@@ -35,12 +35,19 @@ def make_frame(token="a", seed=0) -> Frame:
     rng = np.random.default_rng(seed)
     intrinsics = np.array([[40.0, 0, 32], [0, 40, 16], [0, 0, 1]])
     cameras = {
-        f"CAM_{yaw}": CameraImage(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8), intrinsics, SE3.from_yaw(yaw, (1, 0, 1.5)) @ CAMERA_AXES, 0)
-        for yaw in (0, 3)
+        f"CAM_{yaw}": CameraImage(image, intrinsics, SE3.from_yaw(yaw, (1, 0, 1.5)) @ CAMERA_AXES, 0)
+        for yaw, image in zip((0, 3), rng.integers(0, 255, (2, 32, 64, 3), dtype=np.uint8))
     }  # fmt: skip
     lidar = np.c_[rng.uniform(-12, 12, (500, 2)), rng.uniform(-1, 1, 500), rng.uniform(0, 255, 500), np.zeros(500)]
     radar = np.c_[rng.uniform(-12, 12, (30, 2)), rng.uniform(0, 1, (30, 5))]
-    boxes = Boxes3D([[5, 2, 0], [-6, -6, 0.5]], [[4, 2, 1.5], [0.7, 0.7, 1.7]], [0.3, -2], [[3, 1], [np.nan, np.nan]], [0, 5], [0, 5])
+    boxes = Boxes3D(
+        [[5, 2, 0], [-6, -6, 0.5]],
+        [[4, 2, 1.5], [0.7, 0.7, 1.7]],
+        [0.3, -2],
+        [[3, 1], [np.nan, np.nan]],
+        [0, 5],
+        [0, 5],
+    )
     return Frame(token, 0, SE3(), cameras, RadarCloud(radar), LidarCloud(lidar), boxes)
 
 
@@ -175,7 +182,9 @@ def test_splat_against_a_loop():
     torch.manual_seed(3)
     features = torch.randn(2, 2, 8, 2, 3)
     intrinsics = torch.tensor([[12.0, 0, 11.5], [0, 12, 7.5], [0, 0, 1]]).expand(2, 2, 3, 3)
-    poses = torch.from_numpy(np.stack([(SE3.from_yaw(yaw, (0.3, 0.2, 1)) @ CAMERA_AXES).matrix for yaw in (0.1, 2.0)])).float()
+    poses = torch.from_numpy(
+        np.stack([(SE3.from_yaw(yaw, (0.3, 0.2, 1)) @ CAMERA_AXES).matrix for yaw in (0.1, 2.0)])
+    ).float()
     poses = poses.expand(2, 2, 4, 4)
     valid = torch.tensor([[True, True], [True, False]])
     captured = {}

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from perception.errors import PerceptionError
 from perception.model.layers import ConvBlock
 
-# expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they are
-# three quarters of the weights, and on images this small their maps have four rows.
+# expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they
+# are three quarters of the weights, and on images this small their maps have four rows.
 _LITE0_BLOCKS = (
     (1, 3, 1, 16),
     (6, 3, 2, 24), (6, 3, 1, 24),
@@ -78,13 +78,13 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem = SamePadConv2d(3, 32, 3, 2)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         channels = [32] + [block[-1] for block in _LITE0_BLOCKS]
-        self._blocks = nn.ModuleList(
-            _Block(c, *block) for c, block in zip(channels[:-1], _LITE0_BLOCKS, strict=True)
-        )
+        self._blocks = nn.ModuleList(_Block(c, *block) for c, block in zip(channels[:-1], _LITE0_BLOCKS, strict=True))
         if weights == "imagenet":
             self._load_imagenet()
         elif weights != "none":
-            raise PerceptionError(f"camera.weights: 'imagenet' or 'none' was expected for EfficientNet-Lite0, found '{weights}'")
+            raise PerceptionError(
+                f"camera.weights: 'imagenet' or 'none' was expected for EfficientNet-Lite0, found '{weights}'"
+            )
 
     def _load_imagenet(self) -> None:
         try:
@@ -123,16 +123,22 @@ class ResNet50(nn.Module):
         try:
             from transformers import ResNetBackbone, ResNetConfig
         except ImportError:
-            raise PerceptionError("camera.backbone=resnet50 needs transformers: pip install 'perception[resnet]'") from None
+            raise PerceptionError(
+                "camera.backbone=resnet50 needs transformers: pip install 'perception[resnet]'"
+            ) from None
         stages = ["stage2", "stage3", "stage4"]
         if weights == "none":
             self.net = ResNetBackbone(ResNetConfig(out_features=stages))
         else:
             try:
-                self.net = ResNetBackbone.from_pretrained(weights, out_features=stages, use_safetensors=True, local_files_only=True)
+                self.net = ResNetBackbone.from_pretrained(
+                    weights, out_features=stages, use_safetensors=True, local_files_only=True
+                )
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0]
-                raise PerceptionError(f"camera.weights: '{weights}' is no folder with ResNet-50 weights: {reason}") from None
+                raise PerceptionError(
+                    f"camera.weights: '{weights}' is no folder with ResNet-50 weights: {reason}"
+                ) from None
         self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1), persistent=False)
 

@@ -1,4 +1,4 @@
-"""The detector: encoders of the sensors present, fusion, head. ``forward`` is the picture on the first page of the README."""
+"""The detector: encoders of the sensors present, fusion, head. ``forward`` is the picture in the README."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class Detector(nn.Module):
         """
         for frame in frames:
             if not frame.sensors:
-                raise PerceptionError(f"frame {frame.token}: at least one of {', '.join(SENSORS)} was expected, found none")
+                raise PerceptionError(
+                    f"frame {frame.token}: at least one of {', '.join(SENSORS)} was expected, found none"
+                )
         return collate(frames, tuple(self.config.camera.image_size)).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
@@ -93,7 +95,7 @@ class Detector(nn.Module):
         return self.detect_batch([frame])[0]
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.yaml``; ``state`` replaces the detector's own weights (an average, say)."""
+        """Write ``model.safetensors`` and ``config.yaml``; ``state``, an average say, replaces the detector's weights."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if state is None else state
@@ -141,7 +143,8 @@ def find_checkpoint(name: str | Path) -> Path:
             return folder
     shipped = ", ".join(sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())) or "none"
     raise PerceptionError(
-        f"checkpoint '{name}': a folder with model.safetensors and config.yaml was expected, or a shipped name ({shipped})"
+        f"checkpoint '{name}': a folder with model.safetensors and config.yaml, or a shipped name ({shipped}), "
+        "was expected"
     )
 
 
@@ -162,7 +165,9 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Detector:
     try:
         detector.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
-        raise PerceptionError(f"{folder / 'model.safetensors'}: does not fit its config.yaml: {str(error).splitlines()[0]}") from None
+        raise PerceptionError(
+            f"{folder / 'model.safetensors'}: does not fit its config.yaml: {str(error).splitlines()[0]}"
+        ) from None
     return detector.to(device).eval()
 
 

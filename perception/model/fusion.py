@@ -78,9 +78,16 @@ class AttentionFusion(nn.Module):
         self.query = nn.Conv2d(channels, channels, 1)
         self.key_value = nn.Conv2d(channels, 2 * channels, 1)
         self.output = nn.Conv2d(channels, channels, 1)
-        self.feed_forward = nn.Sequential(group_norm(channels), nn.Conv2d(channels, 2 * channels, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * channels, channels, 1))  # fmt: skip
+        self.feed_forward = nn.Sequential(
+            group_norm(channels),
+            nn.Conv2d(channels, 2 * channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(2 * channels, channels, 1),
+        )
         self.bias = nn.Parameter(torch.zeros(heads, len(SENSORS), neighbourhood**2))
-        self.register_buffer("relative", _relative_position(self.radius), persistent=False)  # [16, halo ** 2], -1 outside
+        self.register_buffer(
+            "relative", _relative_position(self.radius), persistent=False
+        )  # [16, halo ** 2], -1 outside
 
     def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
         residual = self.average(features, sensor_valid)
@@ -91,7 +98,7 @@ class AttentionFusion(nn.Module):
         return fused + self.feed_forward(fused)
 
     def _attend(self, query, key_value, present, sensor_valid):
-        """query [B, C, H, W] and, per present sensor, keys and values [B, 2 C, H, W] -> attended values [B, C, H, W]."""
+        """query [B, C, H, W] and, per present sensor, keys and values [B, 2 C, H, W] -> values [B, C, H, W]."""
         batch, channels, height, width = query.shape
         pad_h, pad_w = -height % _BLOCK, -width % _BLOCK
         down, across = (height + pad_h) // _BLOCK, (width + pad_w) // _BLOCK
@@ -130,7 +137,7 @@ def _relative_position(radius: int) -> torch.Tensor:
 
 
 def _halo_index(sensors: int, batch: int, height: int, width: int, radius: int, device) -> torch.Tensor:
-    """Rows of stacked maps [sensors, batch, height, width] that each block's halo reads: [batch * blocks, sensors * halo ** 2].
+    """Rows of maps [sensors, batch, height, width] that each block's halo reads: [batch * blocks, sensors * halo ** 2].
 
     A window over the border sees its border cell again rather than a made-up token.
     """

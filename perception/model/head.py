@@ -104,7 +104,9 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, device: torch.device | str = "cp
             np.stack([x - column, y - row], 1), sample.center[:, 2:], np.log(sample.size),
             np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1), sample.velocity / VELOCITY_SCALE_MPS,
         ]  # fmt: skip
-        one_hot = np.eye(len(ATTRIBUTES) + 1, dtype=np.float32)[sample.attribute][:, :-1]  # -1 is the row that is cut off
+        one_hot = np.eye(len(ATTRIBUTES) + 1, dtype=np.float32)[sample.attribute][
+            :, :-1
+        ]  # -1 is the row that is cut off
         for i, value in enumerate(np.concatenate(values, axis=1)):
             box[b, :, row[i], column[i]], attribute[b, :, row[i], column[i]] = value, one_hot[i]
         occupied[b, row, column] = True
@@ -148,7 +150,8 @@ def gaussian_radius(length: np.ndarray, width: np.ndarray, min_overlap: float = 
     total = length + width
     inside = (total - np.sqrt(total**2 - 4 * length * width * (1 - min_overlap) / (1 + min_overlap))) / 2
     both = (2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8
-    outside = (-2 * min_overlap * total + np.sqrt(4 * min_overlap**2 * total**2 + 16 * min_overlap * (1 - min_overlap) * length * width)) / (8 * min_overlap)  # fmt: skip
+    root = np.sqrt(4 * min_overlap**2 * total**2 + 16 * min_overlap * (1 - min_overlap) * length * width)
+    outside = (root - 2 * min_overlap * total) / (8 * min_overlap)
     return np.minimum(np.minimum(inside, both), outside)
 
 

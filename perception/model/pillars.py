@@ -1,4 +1,7 @@
-"""Learned pillar features: the points of a cell, seen from the cell, reduced by a maximum (PointPillars, Lang et al., 2019)."""
+"""Learned pillar features: the points of a cell, seen from the cell, reduced by a maximum.
+
+PointPillars (Lang et al., 2019), with every point kept.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ class PillarEncoder(nn.Module):
     """Point cloud -> BEV map [B, channels, rows, columns] of ``grid``.
 
     Args:
-        scale: what each point column is divided by, so that the network sees numbers near one; the first three are x, y, z.
+        scale: what each point column is divided by, so that the network sees numbers near one; x, y, z come first.
     """
 
     def __init__(self, grid: BEVGrid, scale: tuple[float, ...], channels: int):

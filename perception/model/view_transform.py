@@ -24,7 +24,14 @@ class LiftSplat(nn.Module):
     """
 
     def __init__(
-        self, grid: BEVGrid, channels: int, depth_min_m: float, depth_max_m: float, bins: int, stride: int, bev_channels: int
+        self,
+        grid: BEVGrid,
+        channels: int,
+        depth_min_m: float,
+        depth_max_m: float,
+        bins: int,
+        stride: int,
+        bev_channels: int,
     ):
         super().__init__()
         self.grid, self.stride, self.bins = grid, stride, bins
@@ -62,7 +69,9 @@ class LiftSplat(nn.Module):
         u = (torch.arange(width, device=device) + 0.5) * self.stride - 0.5
         v = (torch.arange(height, device=device) + 0.5) * self.stride - 0.5
         depth = self.depth_min_m + (torch.arange(self.bins, device=device) + 0.5) * self.bin_size_m
-        pixels = torch.stack([u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=device)], -1)
+        pixels = torch.stack(
+            [u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=device)], -1
+        )
         rays = torch.einsum("bnij,hwj->bnhwi", torch.linalg.inv(intrinsics.float()), pixels)
         rays = torch.einsum("bnij,bnhwj->bnhwi", ego_SE3_camera[..., :3, :3].float(), rays)
         return rays[..., None, :] * depth[:, None] + ego_SE3_camera[:, :, None, None, None, :3, 3].float()
