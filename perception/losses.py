@@ -73,7 +73,7 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def depth_target(
     batch: Batch, bins: int, height: int, width: int, depth_min_m: float, depth_max_m: float
 ) -> torch.Tensor:
-    """Depth bin of the nearest LiDAR point in each feature cell: int64 [B, N, height, width], -1 where there is none."""
+    """Depth bin of the nearest LiDAR point per feature cell: int64 [B, N, height, width], -1 where there is none."""
     b, n = batch.intrinsics.shape[:2]
     stride = batch.images.shape[-1] / width
     target = torch.full((b * n * height * width,), bins, dtype=torch.int64, device=batch.intrinsics.device)

@@ -95,7 +95,7 @@ class Detector(nn.Module):
         return self.detect_batch([frame])[0]
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.yaml``; ``state``, an average say, replaces the detector's weights."""
+        """Write ``model.safetensors`` and ``config.yaml``; ``state`` (an average) replaces the detector's weights."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if state is None else state
