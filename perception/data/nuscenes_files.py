@@ -7,6 +7,7 @@ knows frames, filters or tables; see ``nuscenes.py`` for those.
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -173,8 +174,13 @@ def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
 
 
 def _decode_png(path: Path, data: bytes) -> np.ndarray:
-    if b"IEND" not in data[-12:]:
-        raise DataError(f"{path}: a whole PNG was expected, found one without its end: truncated")
+    """Walks the chunks and their checksums first, since OpenCV returns damaged PNGs too."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + length
+        if at > len(data) or zlib.crc32(data[at - 8 - length : at - 4]) != int.from_bytes(data[at - 4 : at], "big"):
+            raise DataError(f"{path}: a whole PNG was expected, found a damaged or truncated chunk")
     return _decode_opencv(path, data)
 
 
