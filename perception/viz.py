@@ -1,0 +1,404 @@
+"""One picture of one frame: the cameras, a view from behind the vehicle and the bird's-eye view, boxes in all of them.
+
+Every view is a projection of line segments in the ego frame to pixels, a :class:`Pinhole` or a :class:`TopDown`, so
+boxes, arrows, rings and dashes are made once, in metres, and drawn by the same few lines wherever they are seen.
+
+Pictures are uint8 [H, W, 3] RGB. Nothing here keeps state, and nothing but numpy and OpenCV is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+
+import cv2
+import numpy as np
+
+from perception.geometry import SE3, box_corners, project
+from perception.sample import CLASSES, SENSORS, Boxes3D, CameraImage, Detections, Frame, fit_image
+
+WIDTH, HEIGHT = 1920, 1080
+MARGIN, GAP, HEADER = 16, 8, 56
+BEV_WIDTH, LEGEND_HEIGHT = 656, 138
+BEV_HALF_WIDTH_M = 51.2
+BEV_EGO_FROM_TOP = 0.56  # where the vehicle stands; more is seen ahead of it than behind
+NEAR_M = 0.2  # what is nearer to a camera than this is cut off
+ARROW_S = 1.0  # velocity arrows end where the object will be after this time
+STANDING_MPS = 0.5  # slower things get no arrow
+
+# The usual arrangement; a rig with other names is shown in alphabetical order.
+CAMERA_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+
+BACKGROUND, PANEL, RING = (13, 16, 22), (20, 25, 33), (50, 59, 73)
+TEXT, DIM, WARNING, WHITE = (226, 232, 240), (134, 146, 164), (255, 107, 107), (255, 255, 255)
+EGO = (196, 204, 216)
+RADAR = (255, 221, 87)
+CLASS_COLOURS = {
+    "car": (66, 190, 255),
+    "truck": (255, 145, 60),
+    "bus": (255, 92, 122),
+    "trailer": (198, 146, 104),
+    "construction_vehicle": (240, 190, 60),
+    "pedestrian": (102, 230, 140),
+    "motorcycle": (190, 120, 255),
+    "bicycle": (250, 130, 220),
+    "traffic_cone": (255, 180, 150),
+    "barrier": (150, 170, 200),
+}
+_PALETTE = np.array([CLASS_COLOURS[name] for name in CLASSES])
+_HEIGHTS_M = (-1.0, 0.0, 0.4, 1.5, 3.5, 8.0)
+_HEIGHT_COLOURS = np.array(
+    [(58, 74, 128), (66, 96, 158), (72, 140, 180), (104, 190, 184), (190, 224, 170), (250, 236, 180)]
+)
+
+# Corners by the order of geometry.box_corners.
+_EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
+_FLOOR_EDGES = np.array([(2, 3), (3, 7), (7, 6), (6, 2)])
+_FRONT_FACE, _FLOOR = (0, 1, 2, 3), (2, 3, 7, 6)
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """A camera, real or not. intrinsics: [3, 3] pixels."""
+
+    intrinsics: np.ndarray
+    camera_SE3_ego: SE3
+
+    @classmethod
+    def looking(cls, eye, target, focal_px: float, size: tuple[int, int]) -> Pinhole:
+        """From ``eye`` at ``target``, ego metres; ``size`` is (height, width) and its middle shows the target."""
+        forward = np.subtract(target, eye) / np.linalg.norm(np.subtract(target, eye))
+        right = np.cross(forward, (0, 0, 1))
+        right /= np.linalg.norm(right)
+        ego_SE3_camera = SE3(np.stack([right, np.cross(forward, right), forward], axis=1), eye)
+        intrinsics = np.array([[focal_px, 0, (size[1] - 1) / 2], [0, focal_px, (size[0] - 1) / 2], [0, 0, 1]])
+        return cls(intrinsics, ego_SE3_camera.inverse())
+
+    def points(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ego points [N, 3] -> pixels [N, 2], depth [N]; what is nearer than NEAR_M, or behind, has depth NaN."""
+        pixels, depth = project(self.camera_SE3_ego.transform(points), self.intrinsics)
+        return pixels, np.where(depth >= NEAR_M, depth, np.nan)
+
+    def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ego segments [N, 2, 3] -> pixels [M, 2, 2] of what is in front of the camera, and which [M] of the N it is.
+
+        A segment that crosses the plane NEAR_M ahead of the camera ends there.
+        """
+        ends = self.camera_SE3_ego.transform(segments)
+        depth = ends[..., 2]
+        visible = np.flatnonzero((depth >= NEAR_M).any(axis=1))
+        ends, depth = ends[visible], depth[visible]
+        cut, behind = np.nonzero(depth < NEAR_M)
+        share = (NEAR_M - depth[cut, behind]) / (depth[cut, 1 - behind] - depth[cut, behind])
+        ends[cut, behind] += share[:, None] * (ends[cut, 1 - behind] - ends[cut, behind])
+        return project(ends.reshape(-1, 3), self.intrinsics)[0].reshape(-1, 2, 2), visible
+
+
+@dataclass(frozen=True)
+class TopDown:
+    """The bird's-eye view: x forward is up, y left is left. ego_px: the pixel (u, v) of the ego origin."""
+
+    ego_px: tuple[float, float]
+    px_per_m: float
+
+    def points(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ego points [N, 3] -> pixels [N, 2], depth [N], which is the smaller the higher the point."""
+        pixels = np.array(self.ego_px) - self.px_per_m * points[:, [1, 0]]
+        return pixels, -points[:, 2]
+
+    def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ego segments [N, 2, 3] -> pixels [N, 2, 2], and which [N] they are: all."""
+        return self.points(segments.reshape(-1, 3))[0].reshape(-1, 2, 2), np.arange(len(segments))
+
+
+def draw_frame(
+    frame: Frame,
+    detections: Detections | None = None,
+    score_threshold: float = 0.3,
+    latency_ms: float | None = None,
+) -> np.ndarray:
+    """The whole picture, [1080, 1920, 3].
+
+    Args:
+        frame: any of its parts may be missing; what is, is said in the picture. ``frame.boxes`` are drawn as ground
+            truth, except those without a single LiDAR or radar point.
+        detections: drawn where the score is at least ``score_threshold``.
+        latency_ms: what the detections took, for the title.
+    """
+    boxes = Boxes3D.empty() if detections is None else detections.boxes[detections.scores >= score_threshold]
+    truth = None if frame.boxes is None else frame.boxes[_hit(frame.boxes)]
+    canvas = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
+    _draw_header(canvas, frame, f"{len(boxes)} boxes, score >= {score_threshold:.2f}", latency_ms)
+
+    left_width = WIDTH - BEV_WIDTH - 3 * MARGIN
+    cameras = draw_cameras(frame.cameras or {}, boxes, left_width)
+    _paste(canvas, cameras, MARGIN, HEADER)
+    top = HEADER + len(cameras) + GAP
+    _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width)), MARGIN, top)
+    bev_height = HEIGHT - HEADER - MARGIN - LEGEND_HEIGHT - GAP
+    left = WIDTH - MARGIN - BEV_WIDTH
+    _paste(canvas, draw_bev(frame, boxes, truth, (bev_height, BEV_WIDTH)), left, HEADER)
+    _paste(canvas, _draw_legend(boxes, truth), left, HEADER + bev_height + GAP)
+    return canvas
+
+
+def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int) -> np.ndarray:
+    """The camera images side by side in two rows, [any, width, 3]; a missing one is a dark tile with its name."""
+    names = CAMERA_ORDER if set(cameras) <= set(CAMERA_ORDER) else tuple(sorted(cameras))
+    columns = (len(names) + 1) // 2
+    tile_width = (width - (columns - 1) * GAP) // columns
+    # Tiles have the shape of the images, as far as two rows of them leave room for the view below.
+    aspect = np.median([camera.image.shape[0] / camera.image.shape[1] for camera in cameras.values()] or [9 / 16])
+    tile_height = round(min(tile_width * aspect, 250))
+    grid = np.full((2 * tile_height + GAP, width, 3), BACKGROUND, np.uint8)
+    for i, name in enumerate(names):
+        tile = draw_camera(cameras.get(name), boxes, (tile_height, tile_width))
+        _label(tile, name.removeprefix("CAM_").replace("_", " "))
+        _paste(grid, tile, i % columns * (tile_width + GAP), i // columns * (tile_height + GAP))
+    return grid
+
+
+def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int]) -> np.ndarray:
+    """One camera image of ``size`` (height, width) with the boxes it sees."""
+    if camera is None:
+        tile = np.full((*size, 3), PANEL, np.uint8)
+        _text(tile, "no image", (size[1] / 2, size[0] / 2), 15, WARNING, anchor=0.5)
+        return tile
+    camera = fit_image(camera, size)
+    tile = camera.image.copy()
+    _draw_boxes(tile, Pinhole(camera.intrinsics, camera.ego_SE3_camera.inverse()), boxes)
+    return tile
+
+
+def draw_chase(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int]) -> np.ndarray:
+    """The scene as seen from behind and above the vehicle; ``size`` is (height, width)."""
+    panel = np.full((*size, 3), PANEL, np.uint8)
+    view = Pinhole.looking((-15.0, 0.0, 9.5), (9.0, 0.0, 0.0), 0.62 * size[1], size)
+    _draw_scene(panel, view, frame, boxes, truth)
+    _label(panel, "FROM BEHIND")
+    return panel
+
+
+def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int]) -> np.ndarray:
+    """The bird's-eye view; ``size`` is (height, width)."""
+    panel = np.full((*size, 3), PANEL, np.uint8)
+    view = TopDown((size[1] / 2, BEV_EGO_FROM_TOP * size[0]), size[1] / (2 * BEV_HALF_WIDTH_M))
+    _draw_scene(panel, view, frame, boxes, truth)
+    for radius in (20, 40):
+        _text(panel, f"{radius} m", view.points(np.array([[0.0, -radius, 0.0]]))[0][0] + (5, 0), 12, DIM)
+    _label(panel, "BIRD'S EYE")
+    absent = [name for name in ("lidar", "radar") if name not in frame.sensors]
+    for i, name in enumerate(absent):
+        where = (12, size[0] - 18 - 24 * (len(absent) - 1 - i))
+        _text(panel, f"{_TITLES[name]}: none", where, 15, WARNING)
+    return panel
+
+
+_TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
+
+
+def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None) -> None:
+    """What both views from outside show, from the ground up."""
+    for radius in (20, 40, 60, 80):
+        _draw_segments(panel, view, _ring(radius), RING)
+    if frame.lidar is not None:
+        _splat(panel, view, frame.lidar.points[:, :3])
+    if truth is not None:
+        _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
+    _draw_boxes(panel, view, boxes)
+    _draw_segments(panel, view, _arrows(_feet(boxes), boxes.velocity), np.repeat(_PALETTE[boxes.label], 3, axis=0), 2)
+    if frame.radar is not None:
+        _draw_radar(panel, view, frame.radar.points)
+    ego = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
+    _draw_boxes(panel, view, ego, np.array([EGO]))
+
+
+def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray | None = None) -> None:
+    """Edges, a shaded floor and front, and a line from the middle of the floor to the front; far boxes first."""
+    if not len(boxes):
+        return
+    colours = _PALETTE[boxes.label] if colours is None else colours
+    corners = _corners(boxes)
+    pixels, depth = view.points(corners.reshape(-1, 3))
+    pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
+    shade = image.copy()
+    whole = np.isfinite(depth).all(axis=1) & (np.abs(pixels) < 4 * max(image.shape)).all(axis=(1, 2))
+    for i in np.flatnonzero(whole):  # OpenCV takes seconds to fill what is much larger than the image
+        for face in (_FLOOR, _FRONT_FACE):
+            cv2.fillConvexPoly(shade, _fixed(pixels[i, face]), colours[i].tolist(), cv2.LINE_AA, _SHIFT)
+    cv2.addWeighted(shade, 0.3, image, 0.7, 0, dst=image)
+    heading = np.stack([corners[:, _FLOOR].mean(axis=1), corners[:, _FLOOR[:2]].mean(axis=1)], axis=1)
+    segments = np.concatenate([corners[:, _EDGES], heading[:, None]], axis=1)
+    far_first = np.argsort(-view.points(boxes.center)[1], kind="stable")  # centres behind the camera, NaN, come last
+    lines = segments[far_first].reshape(-1, 2, 3)
+    _draw_segments(image, view, lines, np.repeat(colours[far_first], segments.shape[1], axis=0), 2)
+
+
+def _draw_radar(panel: np.ndarray, view, points: np.ndarray) -> None:
+    """Returns as dots at the height they were measured at, with their velocity over ground."""
+    _draw_segments(panel, view, _arrows(points[:, :3], points[:, 4:6]), RADAR)
+    pixels, depth = view.points(points[:, :3])
+    for pixel in pixels[np.isfinite(depth) & _inside(panel, pixels)]:
+        cv2.circle(panel, _fixed(pixel).tolist(), round(2.2 * 2**_SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+
+def _hit(boxes: Boxes3D) -> np.ndarray:
+    """Boxes [N] with a point on them, or of which that is unknown: the others are no fault of a detector."""
+    return (boxes.num_lidar_points != 0) | (boxes.num_radar_points != 0)
+
+
+def _corners(boxes: Boxes3D) -> np.ndarray:
+    return box_corners(boxes.center, boxes.size, boxes.yaw)
+
+
+def _feet(boxes: Boxes3D) -> np.ndarray:
+    """Middle of the floor of each box, [N, 3]."""
+    return boxes.center - boxes.size * (0, 0, 0.5)
+
+
+def _ring(radius_m: float) -> np.ndarray:
+    """A circle on the ground around the ego origin as segments [120, 2, 3]."""
+    angle = np.linspace(0, 2 * np.pi, 121)
+    circle = np.stack([radius_m * np.cos(angle), radius_m * np.sin(angle), 0 * angle], axis=1)
+    return np.stack([circle[:-1], circle[1:]], axis=1)
+
+
+def _arrows(start: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """Segments [3N, 2, 3], a shaft and two barbs each; of length zero for what stands or has an unknown velocity."""
+    speed = np.nan_to_num(np.linalg.norm(velocity, axis=1, keepdims=True))
+    reach = np.where(speed > STANDING_MPS, ARROW_S * velocity, 0.0)
+    barb = reach / np.maximum(speed, STANDING_MPS) * np.minimum(0.9, 0.4 * speed)
+    tip = start + np.pad(reach, ((0, 0), (0, 1)))
+    left = tip - np.pad(barb @ np.array([[0.8, -0.5], [0.5, 0.8]]), ((0, 0), (0, 1)))
+    right = tip - np.pad(barb @ np.array([[0.8, 0.5], [-0.5, 0.8]]), ((0, 0), (0, 1)))
+    return np.stack([start, tip, tip, left, tip, right], axis=1).reshape(-1, 2, 3)
+
+
+def _dashes(segments: np.ndarray, count: int = 5) -> np.ndarray:
+    """Segments [N, 2, 3] -> ``count`` dashes of each, [count * N, 2, 3]."""
+    start, along = segments[:, :1], segments[:, 1:] - segments[:, :1]
+    at = np.arange(2 * count).reshape(count, 2) / (2 * count - 1)
+    return (start[:, None] + at[None, :, :, None] * along[:, None]).reshape(-1, 2, 3)
+
+
+_SHIFT = 4  # OpenCV takes sub-pixel positions as integers with this many fractional bits
+_LIMIT_PX = 2**20  # OpenCV's fixed-point arithmetic overflows far beyond it
+
+
+def _fixed(pixels: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(pixels, -_LIMIT_PX, _LIMIT_PX) * 2**_SHIFT).astype(np.int32)
+
+
+def _draw_segments(image: np.ndarray, view, segments: np.ndarray, colours, thickness: int = 1) -> None:
+    """Lines between ends [N, 2, 3] in one colour or N."""
+    pixels, index = view.segments(segments)
+    colours = np.broadcast_to(colours, (len(segments), 3))[index].tolist()
+    for (start, end), colour in zip(_fixed(pixels).tolist(), colours):
+        if start != end:
+            cv2.line(image, start, end, colour, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def _inside(image: np.ndarray, pixels: np.ndarray, border: int = 0) -> np.ndarray:
+    size = np.array([image.shape[1], image.shape[0]])
+    return ((pixels >= 0) & (pixels < size - border)).all(axis=1)
+
+
+def _splat(image: np.ndarray, view, points: np.ndarray) -> None:
+    """Points [N, 3] coloured by height, nearer ones on top; drawn at twice the size, which smooths them."""
+    pixels, depth = view.points(points)
+    big = np.zeros((2 * image.shape[0], 2 * image.shape[1], 3), np.uint8)
+    pixels = 2 * pixels + 0.5
+    shown = np.flatnonzero(np.isfinite(depth) & _inside(big, pixels, border=2))
+    shown = shown[np.argsort(-depth[shown], kind="stable")]
+    u, v = pixels[shown].astype(int).T
+    channels = [np.interp(points[shown, 2], _HEIGHTS_M, _HEIGHT_COLOURS[:, c]) for c in range(3)]
+    colours = np.stack(channels, axis=1).astype(np.uint8)
+    for du, dv in np.ndindex(3, 3):
+        big[v + dv, u + du] = colours
+    np.maximum(image, cv2.resize(big, image.shape[1::-1], interpolation=cv2.INTER_AREA), out=image)
+
+
+def _draw_header(canvas: np.ndarray, frame: Frame, count: str, latency_ms: float | None) -> None:
+    """Scene and time on the left; sensors, boxes and latency on the right."""
+    middle = HEADER / 2
+    time = datetime.fromtimestamp(frame.timestamp_ns / 1e9, tz=timezone.utc).strftime("%Y-%m-%d  %H:%M:%S.%f")[:-5]
+    x = MARGIN + _text(canvas, frame.scene or "frame", (MARGIN, middle), 24, TEXT, bold=True)
+    _text(canvas, time, (x + 24, middle + 2), 16, DIM)
+    items = [(count, TEXT)] if latency_ms is None else [(f"{latency_ms:.0f} ms", TEXT), (count, TEXT)]
+    amounts = {
+        "camera": f"{len(frame.cameras or {})}",
+        "radar": "none" if frame.radar is None else f"{len(frame.radar.points)} points",
+        "lidar": "none" if frame.lidar is None else f"{len(frame.lidar.points)} points",
+    } | ({} if frame.cameras else {"camera": "none"})
+    for name in reversed(SENSORS):
+        items.append((f"{_TITLES[name]}: {amounts[name]}", TEXT if name in frame.sensors else WARNING))
+    x = WIDTH - MARGIN
+    for text, colour in items:
+        x -= _text(canvas, text, (x, middle), 16, colour, anchor=1.0) + 36
+
+
+def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None) -> np.ndarray:
+    """Classes with the number of boxes of each, and what the other marks mean."""
+    panel = np.full((LEGEND_HEIGHT, BEV_WIDTH, 3), PANEL, np.uint8)
+    counts = Counter(boxes.label.tolist())
+    for i, name in enumerate(CLASSES):
+        x, y = 14 + i % 5 * 128, 22 + i // 5 * 28
+        cv2.rectangle(panel, (x, y - 6), (x + 11, y + 5), CLASS_COLOURS[name], cv2.FILLED)
+        name = name.removesuffix("_vehicle").removeprefix("traffic_")
+        width = _text(panel, name, (x + 18, y), 14, TEXT if counts[i] else DIM)
+        if counts[i]:
+            _text(panel, str(counts[i]), (x + 26 + width, y), 14, CLASS_COLOURS[CLASSES[i]], bold=True)
+    y = 80
+    cv2.line(panel, (14, y), (BEV_WIDTH - 14, y), RING, 1)
+    y = 109
+    cv2.arrowedLine(panel, (14, y), (38, y), TEXT, 2, cv2.LINE_AA, tipLength=0.35)
+    _text(panel, f"velocity, {ARROW_S:.0f} s", (46, y), 14, DIM)
+    cv2.circle(panel, (168, y), 3, RADAR, cv2.FILLED, cv2.LINE_AA)
+    _text(panel, "radar", (178, y), 14, DIM)
+    for x in range(240, 268, 9):
+        cv2.line(panel, (x, y), (x + 4, y), WHITE, 1, cv2.LINE_AA)
+    _text(panel, "no ground truth" if truth is None else f"ground truth {len(truth)}", (276, y), 14, DIM)
+    heights = np.linspace(_HEIGHTS_M[0], _HEIGHTS_M[-1], 104)
+    panel[y - 5 : y + 6, 424:528] = np.stack([np.interp(heights, _HEIGHTS_M, c) for c in _HEIGHT_COLOURS.T], axis=1)
+    _text(panel, "LiDAR -1..8 m", (536, y), 12, DIM)
+    return panel
+
+
+def _label(panel: np.ndarray, text: str) -> None:
+    """A name in the top left corner, on a darkened strip so that it is read on any image."""
+    width = _glyphs(text, 13, True).shape[1]
+    panel[:24, : width + 20] = panel[:24, : width + 20] // 4 + np.array(BACKGROUND, np.uint8) * 3 // 4
+    _text(panel, text, (10, 12), 13, TEXT, bold=True)
+
+
+def _text(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool = False, anchor: float = 0.0) -> int:
+    """Blend a line of text in; its width in pixels.
+
+    Args:
+        where: (u, v): v is the middle of the line; u its left end, or its middle or right end for anchor 0.5 or 1.
+    """
+    mask = _glyphs(text, size_px, bold)
+    left, top = round(where[0] - anchor * mask.shape[1]), round(where[1] - mask.shape[0] / 2)
+    if left >= 0 and top >= 0:  # otherwise it is off the picture, and a negative index would wrap around
+        patch = image[top : top + mask.shape[0], left : left + mask.shape[1]]
+        alpha = mask[: patch.shape[0], : patch.shape[1], None]
+        patch[:] = np.round(patch * (1 - alpha) + np.array(colour) * alpha)
+    return mask.shape[1]
+
+
+@cache
+def _glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
+    """Coverage [h, w] in 0..1 of a line of ASCII; drawn eight times as large, which makes OpenCV's strokes smooth."""
+    zoom, font = 8, cv2.FONT_HERSHEY_SIMPLEX
+    scale, thickness = zoom * size_px / 30, max(1, round(zoom * size_px * (0.125 if bold else 0.085)))
+    (width, height), below = cv2.getTextSize(text, font, scale, thickness)
+    big = np.zeros((height + 2 * below, width + 2 * thickness), np.uint8)
+    cv2.putText(big, text, (thickness, height + below // 2), font, scale, 255, thickness, cv2.LINE_AA)
+    size = (max(1, big.shape[1] // zoom), max(1, big.shape[0] // zoom))
+    return cv2.resize(big, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _paste(canvas: np.ndarray, panel: np.ndarray, left: int, top: int) -> None:
+    canvas[top : top + panel.shape[0], left : left + panel.shape[1]] = panel
