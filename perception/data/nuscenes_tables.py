@@ -88,8 +88,9 @@ class Table:
         try:
             return np.array([positions[row[key]] for row in self.rows], dtype=np.int32)
         except (KeyError, TypeError):
-            i = next(i for i, row in enumerate(self.rows) if not isinstance(row[key], str) or row[key] not in positions)
-            self.fail(i, key, "a token that exists")
+            pass  # find the row to name
+        i = next(i for i, row in enumerate(self.rows) if not isinstance(row[key], str) or row[key] not in positions)
+        self.fail(i, key, "a token that exists")
 
     def fail(self, i: int, key: str, expected: str) -> NoReturn:
         row = self.rows[i]
@@ -97,14 +98,16 @@ class Table:
 
 
 def as_numbers(value, dtype) -> np.ndarray | None:
-    """The value as an array, None if it is not made of finite numbers. Booleans and text are no numbers."""
+    """The value as an array of ``dtype``; None unless it is made of finite numbers that fit. Booleans do not."""
     try:
-        array = np.asarray(value)
+        found = np.asarray(value)
     except ValueError:  # ragged lists
         return None
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+    if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
         return None
-    return array.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        array = found.astype(dtype)
+    return array if (array == found).all() else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,505 @@
+"""The nuScenes loader on a dataset small enough to work out by hand, and on one damaged in every way we could think of.
+
+Agreement with nuscenes-devkit on real data: test_nuscenes_devkit.py.
+"""
+
+import json
+import logging
+import math
+import multiprocessing
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_nuscenes_files import pcd_bytes
+
+import perception
+from perception import CLASSES, PerceptionError
+from perception.data.nuscenes_files import DataError
+from perception.geometry import project
+from perception.sample import ATTRIBUTES
+
+RADAR_DTYPE = np.dtype(
+    [(name, "<f4") for name in ("x", "y", "z")]
+    + [("dyn_prop", "<i1"), ("id", "<i2")]
+    + [(name, "<f4") for name in ("rcs", "vx", "vy", "vx_comp", "vy_comp")]
+    + [(n, "<i1") for n in "is_quality_valid ambig_state x_rms y_rms invalid_state pdh0 vx_rms vy_rms".split()]
+)
+START_US = 1_500_000_000_000_000
+TURN_LEFT = [math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)]  # quaternions wxyz
+TURN_RIGHT = [math.sqrt(0.5), 0.0, 0.0, -math.sqrt(0.5)]
+TURN_ROUND = [0.0, 0.0, 0.0, 1.0]
+OPTICAL = [0.5, -0.5, 0.5, -0.5]  # a camera that looks along ego x
+STILL = [1.0, 0.0, 0.0, 0.0]
+
+
+def radar_points(*rows) -> np.ndarray:
+    """Valid returns from rows of (x, y, z, rcs, vx_comp, vy_comp); the other fields are zero."""
+    points = np.zeros(len(rows), RADAR_DTYPE)
+    for i, row in enumerate(rows):
+        for name, value in zip(("x", "y", "z", "rcs", "vx_comp", "vy_comp"), row):
+            points[name][i] = value
+    points["ambig_state"] = 3
+    return points
+
+
+class World:
+    """A dataset in memory, to be damaged and then written.
+
+    One scene of two samples, 0.5 s apart. The vehicle drives at 20 m/s along world +y, and faces that way, from
+    (100, 200). The LiDAR sits 1 m ahead and 2 m up, turned to the right; the radar 1 m behind, turned round. Both have
+    one sweep 50 ms before the first keyframe, when the vehicle was 1 m further back. The camera exposes 100 ms late,
+    2 m further on. A car of 4 x 2 x 1.5 m drives ahead, 10 m/s; a dog watches.
+    """
+
+    def __init__(self):
+        sensors = {"LIDAR_TOP": "lidar", "RADAR_FRONT": "radar", "CAM_FRONT": "camera"}
+        mounts = {
+            "LIDAR_TOP": ([1.0, 0.0, 2.0], TURN_RIGHT, []),
+            "RADAR_FRONT": ([-1.0, 0.0, 0.5], TURN_ROUND, []),
+            "CAM_FRONT": ([0.0, 0.0, 1.0], OPTICAL, [[10, 0, 16], [0, 10, 8], [0, 0, 1]]),
+        }
+        self.files: dict[str, bytes] = {}
+        self.tables = {
+            "scene": [{"token": "scene", "name": "scene-0001"}],
+            "sample": [{"token": f"s{i}", "scene_token": "scene", "timestamp": START_US + i * 500_000} for i in (0, 1)],
+            "sensor": [{"token": name, "channel": name, "modality": kind} for name, kind in sensors.items()],
+            "calibrated_sensor": [
+                {"token": n, "sensor_token": n, "translation": t, "rotation": r, "camera_intrinsic": k}
+                for n, (t, r, k) in mounts.items()
+            ],
+            "ego_pose": [],
+            "sample_data": [],
+            "category": [{"token": "car", "name": "vehicle.car"}, {"token": "dog", "name": "animal"}],
+            "instance": [{"token": "car", "category_token": "car"}, {"token": "dog", "category_token": "dog"}],
+            "attribute": [{"token": "moving", "name": "vehicle.moving"}],
+            "visibility": [{"token": "4", "level": "v80-100"}],
+            "sample_annotation": [
+                self.box("dog0", "s0", "dog", [100, 205, 0], "", ""),
+                self.box("car0", "s0", "car", [100, 210, 1], "", "car1"),
+                self.box("car1", "s1", "car", [100, 215, 1], "car0", ""),
+            ],
+        }
+        lidar, radar = np.array([[10, 0, 0, 50, 3]], "<f4"), radar_points((5, 0, 0, 7, 3, 0))
+        for i in (0, 1):
+            self.add(f"lidar{i}", f"s{i}", "LIDAR_TOP", i * 500_000, lidar.tobytes(), "sweep" if i == 0 else "")
+            self.add(f"radar{i}", f"s{i}", "RADAR_FRONT", i * 500_000, pcd_bytes(radar), "rsweep" if i == 0 else "")
+            jpeg = cv2.imencode(".jpg", np.full((16, 32, 3), 90, np.uint8))[1].tobytes()
+            self.add(f"camera{i}", f"s{i}", "CAM_FRONT", i * 500_000 + 100_000, jpeg)
+        self.add("sweep", "s0", "LIDAR_TOP", -50_000, lidar.tobytes(), key=False)
+        self.add("rsweep", "s0", "RADAR_FRONT", -50_000, pcd_bytes(radar), key=False)
+
+    @staticmethod
+    def box(token, sample, instance, translation, before, after):
+        return {
+            "token": token,
+            "sample_token": sample,
+            "instance_token": instance,
+            "visibility_token": "4",
+            "attribute_tokens": ["moving"] if instance == "car" else [],
+            "translation": translation,
+            "size": [2.0, 4.0, 1.5],  # width, length, height
+            "rotation": TURN_LEFT,
+            "prev": before,
+            "next": after,
+            "num_lidar_pts": 5,
+            "num_radar_pts": 2,
+        }
+
+    def add(self, token, sample, channel, offset_us, data, prev="", key=True):
+        image = channel.startswith("CAM")
+        filename = f"{'samples' if key else 'sweeps'}/{channel}/{token}" + (".jpg" if image else "")
+        self.files[filename] = data
+        time_us, y = START_US + offset_us, 200 + 20e-6 * offset_us
+        pose = {"token": token, "timestamp": time_us, "rotation": TURN_LEFT, "translation": [100.0, y, 0.0]}
+        self.tables["ego_pose"].append(pose)
+        self.tables["sample_data"].append(
+            {
+                "token": token,
+                "sample_token": sample,
+                "ego_pose_token": token,
+                "calibrated_sensor_token": channel,
+                "timestamp": time_us,
+                "is_key_frame": key,
+                "height": 16 if image else 0,
+                "width": 32 if image else 0,
+                "filename": filename,
+                "prev": prev,
+            }
+        )
+
+    def row(self, table, token):
+        return next(row for row in self.tables[table] if row["token"] == token)
+
+    def remove(self, table, token):
+        self.tables[table].remove(self.row(table, token))
+
+    def write(self, root, version="v1.0-sim"):
+        (root / version).mkdir(parents=True, exist_ok=True)
+        for name, rows in self.tables.items():
+            (root / version / f"{name}.json").write_text(json.dumps(rows))
+        for name, data in self.files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        return root
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def load(tmp_path, world):
+    return lambda **kwargs: perception.NuScenes(world.write(tmp_path), **kwargs)
+
+
+def test_a_frame_worked_out_by_hand(load):
+    frame = load()[0]
+    assert (frame.token, frame.timestamp_ns, frame.scene) == ("s0", START_US * 1000, "scene-0001")
+    assert frame.sensors == ("camera", "radar", "lidar")
+    np.testing.assert_allclose(frame.world_SE3_ego.translation, [100, 200, 0])
+    assert frame.world_SE3_ego.yaw == pytest.approx(math.pi / 2)
+    # LiDAR: 10 m along its x, which is to the right of the vehicle. The sweep saw it from 1 m further back.
+    np.testing.assert_allclose(frame.lidar.points, [[1, -10, 2, 50, 0], [0, -10, 2, 50, 0.05]], atol=1e-5)
+    # Radar: 5 m behind it, and moving away from it at 3 m/s, which is backwards.
+    expected = [[-6, 0, 0.5, 7, -3, 0, 0], [-7, 0, 0.5, 7, -3, 0, 0.05]]
+    np.testing.assert_allclose(frame.radar.points, expected, atol=1e-5)
+    # The camera exposed 2 m further on: 10 m ahead of the vehicle at the reference time is 8 m ahead of the lens.
+    camera = frame.cameras["CAM_FRONT"]
+    np.testing.assert_allclose(camera.ego_SE3_camera.translation, [2, 0, 1], atol=1e-9)
+    assert camera.timestamp_ns - frame.timestamp_ns == 100_000_000
+    pixels, depth = project(camera.ego_SE3_camera.inverse().transform(np.array([[10.0, 4.0, 1.0]])), camera.intrinsics)
+    np.testing.assert_allclose(depth, 8)
+    np.testing.assert_allclose(pixels, [[16 - 10 * 4 / 8, 8]])
+
+
+def test_boxes_worked_out_by_hand(load):
+    boxes = load()[0].boxes
+    assert len(boxes) == 1  # the dog is no detection class
+    np.testing.assert_allclose(boxes.center, [[10, 0, 1]], atol=1e-9)
+    np.testing.assert_allclose(boxes.size, [[4, 2, 1.5]])
+    np.testing.assert_allclose(boxes.yaw, 0, atol=1e-9)
+    np.testing.assert_allclose(boxes.velocity, [[10, 0]], atol=1e-9)
+    assert CLASSES[boxes.label[0]] == "car" and ATTRIBUTES[boxes.attribute[0]] == "vehicle.moving"
+    assert [boxes.visibility[0], boxes.num_lidar_points[0], boxes.num_radar_points[0]] == [4, 5, 2]
+
+
+@pytest.mark.parametrize("seconds, known", [(1.5, True), (1.6, False)])
+def test_velocity_is_unknown_after_a_long_gap(load, world, seconds, known):
+    world.row("sample", "s1")["timestamp"] = START_US + int(seconds * 1e6)
+    velocity = load()[0].boxes.velocity
+    np.testing.assert_allclose(velocity, [[5 / seconds, 0]] if known else [[np.nan, np.nan]], atol=1e-9)
+
+
+def test_velocity_of_a_single_annotation_is_unknown(load, world):
+    world.row("sample_annotation", "car0")["next"] = ""
+    assert np.isnan(load()[0].boxes.velocity).all()
+
+
+def test_number_of_sweeps_includes_the_keyframe(load):
+    frame = load(lidar_sweeps=1, radar_sweeps=1)[0]
+    assert len(frame.lidar.points) == len(frame.radar.points) == 1
+    with pytest.raises(PerceptionError, match="at least 1"):
+        load(lidar_sweeps=0)
+
+
+def test_order_is_time_whatever_the_order_of_the_tables(load, world):
+    for rows in world.tables.values():
+        rows.reverse()
+    dataset = load()
+    assert dataset.tokens == ["s0", "s1"] and dataset.scenes == ["scene-0001"]
+    assert dataset.index("s1") == 1 and dataset.indices("scene-0001") == range(2)
+    assert [frame.token for frame in dataset] == [frame.token for frame in dataset.frames("scene-0001")] == ["s0", "s1"]
+    assert dataset[-1].token == "s1"
+    with pytest.raises(IndexError):
+        dataset[2]
+    with pytest.raises(PerceptionError, match="s9"):
+        dataset.index("s9")
+
+
+def test_points_on_the_vehicle_are_dropped_in_a_square(load, world):
+    points = np.array([[0.9, 0.9, 9, 1, 0], [1.1, 0, 0, 2, 0], [0, -1.1, 0, 3, 0]], "<f4")
+    world.files["samples/LIDAR_TOP/lidar0"] = points.tobytes()
+    assert load(lidar_sweeps=1)[0].lidar.points[:, 3].tolist() == [2, 3]
+    assert len(load(lidar_sweeps=1, min_distance_m=0)[0].lidar.points) == 3
+
+
+def test_radar_filter(load, world):
+    points = radar_points(*[(5, 0, 0, rcs, 0, 0) for rcs in range(4)])
+    points["invalid_state"][0], points["dyn_prop"][1], points["ambig_state"][2] = 4, 7, 1
+    world.files["samples/RADAR_FRONT/radar1"] = pcd_bytes(points)
+    assert load()[1].radar.points[:, 3].tolist() == [3]
+    assert load(radar_filter=False)[1].radar.points[:, 3].tolist() == [0, 1, 2, 3]
+
+
+def test_empty_clouds_are_not_absent(load, world):
+    nothing = radar_points((np.nan, np.nan, np.nan, np.nan, np.nan, np.nan))  # how a nuScenes radar says so
+    world.files["samples/RADAR_FRONT/radar1"] = pcd_bytes(nothing)
+    world.files["samples/LIDAR_TOP/lidar1"] = np.zeros((1, 5), "<f4").tobytes()  # on the vehicle
+    dataset = load()
+    frame = dataset[1]
+    assert frame.radar.points.shape == (0, 7) and frame.lidar.points.shape == (0, 5)
+    assert dataset.report == {("RADAR_FRONT", "point not finite"): 1}
+
+
+def test_points_that_are_not_finite_are_dropped_and_counted(load, world):
+    lidar = np.array([[np.nan, 5, 0, 1, 0], [5, 5, 0, 2, 0], [3e38, 3e38, 0, 3, 0], [5, 5, 0, np.inf, 0]], "<f4")
+    world.files["samples/LIDAR_TOP/lidar1"] = lidar.tobytes()
+    radar = radar_points((5, 0, 0, 1, 0, 0), (5, 0, 0, 2, np.nan, 0))
+    radar["vx"] = np.nan  # not a field that is used
+    world.files["samples/RADAR_FRONT/radar1"] = pcd_bytes(radar)
+    dataset = load()
+    assert dataset[1].lidar.points[:, 3].tolist()[0] == 2 and dataset[1].radar.points[:, 3].tolist() == [1]
+    assert dataset.report["RADAR_FRONT", "point not finite"] == 2  # read twice above
+
+
+@pytest.mark.parametrize("sensor, channel", [("camera", "CAM_FRONT"), ("radar", "RADAR_FRONT"), ("lidar", "LIDAR_TOP")])
+def test_sensors_not_asked_for_are_not_read(load, world, sensor, channel):
+    for name in world.files:
+        if channel not in name:
+            world.files[name] = b"damaged"
+    frame = load(sensors=(sensor,))[0]
+    assert frame.sensors == (sensor,)
+    np.testing.assert_allclose(frame.world_SE3_ego.translation, [100, 200, 0])  # the LiDAR's pose all the same
+
+
+@pytest.mark.parametrize("sensor, channel", [("camera", "CAM_FRONT"), ("radar", "RADAR_FRONT"), ("lidar", "LIDAR_TOP")])
+def test_a_missing_keyframe_file_is_an_absent_sensor(load, world, sensor, channel, caplog):
+    del world.files[next(name for name in world.files if name.startswith(f"samples/{channel}"))]
+    dataset = load()
+    assert dataset.report == {(channel, "keyframe file"): 1}
+    assert len(caplog.records) == 1 and f"1 {channel} keyframe file" in caplog.text
+    assert sensor not in dataset[0].sensors and len(dataset[0].sensors) == 2  # the sweep before does not stand in
+    assert dataset[1].sensors == ("camera", "radar", "lidar")
+
+
+def test_missing_sweeps_are_left_out(load, world):
+    del world.files["sweeps/LIDAR_TOP/sweep"]
+    dataset = load()
+    assert dataset.report == {("LIDAR_TOP", "sweep file"): 1}
+    assert len(dataset[0].lidar.points) == 1
+
+
+def test_without_a_lidar_row_the_nearest_ego_pose_is_the_reference(load, world):
+    world.remove("sample_data", "lidar1")
+    world.row("sample", "s1")["timestamp"] += 40_000  # the camera was 60 ms later, the radar 40 ms before
+    dataset = load()
+    assert dataset.report == {("LIDAR_TOP", "keyframe row"): 1}
+    frame = dataset[1]
+    assert frame.lidar is None and frame.timestamp_ns == 1000 * (START_US + 540_000)
+    np.testing.assert_allclose(frame.world_SE3_ego.translation, [100, 210, 0])
+    assert frame.radar.points[0, 6] == pytest.approx(0.04)
+
+
+def test_a_sample_with_nothing(load, world):
+    for channel in ("lidar1", "radar1", "camera1"):
+        world.remove("sample_data", channel)
+    with pytest.raises(DataError, match="sample s1: no row in sample_data"):
+        load()[1]
+    assert [frame.token for frame in load(on_error="skip").frames()] == ["s0"]
+
+
+def test_all_files_missing(load, world):
+    world.files.clear()
+    frame = load()[0]
+    assert frame.sensors == () and len(frame.boxes) == 1
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_version_without_annotations(tmp_path, world, empty):
+    world.tables["sample_annotation"] = []
+    world.write(tmp_path, "v1.0-test")
+    if not empty:
+        (tmp_path / "v1.0-test" / "sample_annotation.json").unlink()
+    assert perception.NuScenes(tmp_path)[0].boxes is None
+
+
+def test_a_sample_without_objects_has_empty_boxes(load, world):
+    world.row("sample_annotation", "car0")["next"] = ""
+    world.row("sample_annotation", "car1")["prev"] = ""
+    world.remove("sample_annotation", "car1")
+    assert len(load()[1].boxes) == 0
+
+
+BROKEN = {
+    "samples/LIDAR_TOP/lidar0": (b"\0" * 21, "multiple of 20 bytes"),
+    "sweeps/LIDAR_TOP/sweep": (b"", "empty file"),
+    "samples/RADAR_FRONT/radar0": (pcd_bytes(radar_points((1, 2, 3, 4, 5, 6)))[:-1], "43 bytes"),
+    "sweeps/RADAR_FRONT/rsweep": (
+        pcd_bytes(radar_points((1, 2, 3, 4, 5, 6))[["x", "y"]].copy()),
+        "itemsize|field z|bytes",
+    ),
+    "samples/CAM_FRONT/camera0.jpg": (cv2.imencode(".jpg", np.zeros((8, 32, 3), np.uint8))[1].tobytes(), r"\(16, 32\)"),
+}
+
+
+@pytest.mark.parametrize("filename", BROKEN)
+def test_a_damaged_file_is_an_error_or_skipped(load, world, filename, caplog):
+    world.files[filename], message = BROKEN[filename]
+    with pytest.raises(DataError, match=message) as error:
+        load()[0]
+    token = filename.rpartition("/")[2].removesuffix(".jpg")
+    for part in (filename, "sample s0", f"sample_data {token}"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    dataset = load(on_error="skip")
+    assert dataset[0] is None and dataset[0] is None and dataset[1].token == "s1"
+    assert [frame.token for frame in dataset.frames()] == ["s1"]
+    assert dataset.skipped == {"s0": str(error.value)}
+    assert sum("skipped" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "filename", ["/etc/passwd", "../secret", "samples/../../secret", "a\\..\\..\\b", "", "a/..", 7, "x\0"]
+)
+def test_file_names_stay_below_the_root(load, world, filename):
+    world.row("sample_data", "lidar0")["filename"] = filename
+    with pytest.raises(DataError, match=r"sample_data\.json: token lidar0: .* in filename"):
+        load()
+
+
+ALL_TABLES = "scene sample sensor calibrated_sensor sample_data ego_pose category instance attribute visibility".split()
+
+
+@pytest.mark.parametrize("table", ALL_TABLES)
+def test_a_missing_or_malformed_table_is_named(tmp_path, world, table):
+    path = world.write(tmp_path) / "v1.0-sim" / f"{table}.json"
+    for damaged in ("[", "{}", "[1]", '[{"name": "x"}]', ""):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=f"{table}.json"):
+            perception.NuScenes(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=table):
+        perception.NuScenes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "table, token, key, value",
+    [
+        ("sample", "s0", "scene_token", "nowhere"),
+        ("sample", "s0", "timestamp", "noon"),
+        ("calibrated_sensor", "CAM_FRONT", "sensor_token", "nowhere"),
+        ("calibrated_sensor", "CAM_FRONT", "camera_intrinsic", []),
+        ("calibrated_sensor", "LIDAR_TOP", "rotation", [0, 0, 0, 0]),
+        ("calibrated_sensor", "LIDAR_TOP", "translation", [0, 0]),
+        ("sample_data", "lidar0", "sample_token", "nowhere"),
+        ("sample_data", "lidar0", "calibrated_sensor_token", None),
+        ("sample_data", "lidar0", "prev", "nowhere"),
+        ("sample_data", "lidar0", "ego_pose_token", "nowhere"),
+        ("ego_pose", "lidar0", "translation", [0, 0, float("nan")]),
+        ("ego_pose", "lidar0", "rotation", [1, 0, 0]),
+        ("instance", "car", "category_token", "nowhere"),
+        ("sample_annotation", "car0", "sample_token", "nowhere"),
+        ("sample_annotation", "car0", "instance_token", ["car"]),
+        ("sample_annotation", "car0", "next", "nowhere"),
+        ("sample_annotation", "car0", "size", [0, 4, 1]),
+        ("sample_annotation", "car0", "visibility_token", "9"),
+        ("sample_annotation", "car0", "attribute_tokens", ["flying"]),
+        ("sample_annotation", "car0", "num_lidar_pts", None),
+    ],
+)
+def test_a_bad_value_names_table_token_and_key(load, world, table, token, key, value):
+    world.row(table, token)[key] = value
+    with pytest.raises(DataError, match=f"{table}.json: token {token}: .* in {key}, found") as error:
+        load()
+    assert "\n" not in str(error.value)
+
+
+JSON = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.floats(), max_size=4)
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_tables_are_read_or_refused(tmp_path, data):
+    world = World()
+    rows = world.tables[data.draw(st.sampled_from(sorted(world.tables)))]
+    row = data.draw(st.sampled_from(rows))
+    row[data.draw(st.sampled_from(sorted(row)))] = data.draw(JSON)
+    try:
+        list(perception.NuScenes(world.write(tmp_path)).frames())
+    except PerceptionError as error:
+        assert "\n" not in str(error)
+
+
+def test_version(tmp_path, world):
+    with pytest.raises(DataError, match="found none"):
+        perception.NuScenes(tmp_path)
+    with pytest.raises(DataError, match="found none"):
+        perception.NuScenes(tmp_path / "nowhere")
+    world.write(tmp_path, "v1.0-mini")
+    assert perception.NuScenes(tmp_path).version == "v1.0-mini"
+    world.write(tmp_path, "v1.0-sim")
+    with pytest.raises(DataError, match=r"exactly one version.*found v1.0-mini, v1.0-sim"):
+        perception.NuScenes(tmp_path)
+    with pytest.raises(DataError, match=r"'v1.0-tset'.*found v1.0-mini, v1.0-sim"):
+        perception.NuScenes(tmp_path, "v1.0-tset")
+
+
+def test_unknown_names_are_answered_with_the_closest(load):
+    with pytest.raises(PerceptionError, match=r"unknown scene 'scene-001'; the closest is 'scene-0001'"):
+        load(scenes=["scene-001"])
+    with pytest.raises(PerceptionError, match="unknown sensor 'lider'; the closest is 'lidar'"):
+        load(sensors=("lider",))
+    with pytest.raises(PerceptionError, match="on_error"):
+        load(on_error="ignore")
+    with pytest.raises(PerceptionError, match="either split or scenes"):
+        load(split="val", scenes=["scene-0001"])
+
+
+def test_scenes_are_served_in_the_order_asked_for(load, world):
+    world.tables["scene"].append({"token": "b", "name": "b"})
+    world.row("sample", "s1")["scene_token"] = "b"
+    world.row("sample_annotation", "car0")["next"] = world.row("sample_annotation", "car1")["prev"] = ""
+    assert load(scenes=["b", "scene-0001"]).tokens == ["s1", "s0"]
+    only = load(scenes=["b"])
+    assert only.tokens == ["s1"] and only[0].scene == "b"
+    np.testing.assert_allclose(only[0].boxes.velocity, [[np.nan, np.nan]])
+    with pytest.raises(PerceptionError, match="s0"):
+        only.index("s0")
+
+
+def test_splits_of_the_version_itself(tmp_path, load, world, caplog):
+    (world.write(tmp_path) / "v1.0-sim" / "splits.json").write_text('{"val": ["scene-0001", "scene-0002"], "none": []}')
+    assert len(load(split="val")) == 2
+    assert "1 of 2 scenes of split 'val' are absent" in caplog.text
+    with pytest.raises(PerceptionError, match="none of the 0 scenes"):
+        load(split="none")
+    (tmp_path / "v1.0-sim" / "splits.json").write_text('{"val": 7}')
+    with pytest.raises(DataError, match=r"splits\.json"):
+        load(split="val")
+
+
+def test_official_splits(load, world, caplog):
+    pytest.importorskip("nuscenes")
+    with pytest.raises(PerceptionError, match=r"unknown split .mini_vall.; the closest is .mini_val."):
+        load(split="mini_vall")
+    with pytest.raises(PerceptionError, match="none of the 2 scenes of split 'mini_val' is here"):
+        load(split="mini_val")
+    world.row("scene", "scene")["name"] = "scene-0103"
+    assert load(split="mini_val").scenes == ["scene-0103"]
+    assert "1 of 2 scenes of split 'mini_val' are absent" in caplog.text
+    assert load(split="val").scenes == ["scene-0103"]
+    for split in ("train", "test", "mini_train", "train_detect", "train_track"):
+        with pytest.raises(PerceptionError, match="none of"):
+            load(split=split)
+
+
+def test_pickled_dataset_serves_the_same_frames(load):
+    dataset = load()
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.tokens == dataset.tokens
+    np.testing.assert_array_equal(copy[0].lidar.points, dataset[0].lidar.points)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_loader_workers(load, method, caplog):
+    caplog.set_level(logging.ERROR)
+    dataset = load()
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert [frame.token for frame in pool.map(dataset.__getitem__, range(2))] == dataset.tokens
