@@ -27,6 +27,7 @@ BEV_EGO_FROM_TOP = 0.56  # where the vehicle stands; more is seen ahead of it th
 NEAR_M = 0.2  # what is nearer to a camera than this is cut off
 ARROW_S = 1.0  # velocity arrows end where the object will be after this time
 STANDING_MPS = 0.5  # slower things get no arrow
+RECENT_S = 0.1  # of a cloud of several sweeps, what is older than its newest point by more would smear what moves
 
 # The usual arrangement; a rig with other names is shown in alphabetical order.
 CAMERA_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
@@ -47,6 +48,7 @@ CLASS_COLOURS = {
     "traffic_cone": (255, 180, 150),
     "barrier": (150, 170, 200),
 }
+_TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
 _PALETTE = np.array([CLASS_COLOURS[name] for name in CLASSES])
 _HEIGHTS_M = (-1.0, 0.0, 0.4, 1.5, 3.5, 8.0)
 _HEIGHT_COLOURS = np.array(
@@ -114,10 +116,7 @@ class TopDown:
 
 
 def draw_frame(
-    frame: Frame,
-    detections: Detections | None = None,
-    score_threshold: float = 0.3,
-    latency_ms: float | None = None,
+    frame: Frame, detections: Detections | None = None, score_threshold: float = 0.3, latency_ms: float | None = None
 ) -> np.ndarray:
     """The whole picture, [1080, 1920, 3].
 
@@ -196,21 +195,19 @@ def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[in
     return panel
 
 
-_TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
-
-
 def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None) -> None:
     """What both views from outside show, from the ground up."""
     for radius in (20, 40, 60, 80):
         _draw_segments(panel, view, _ring(radius), RING)
     if frame.lidar is not None:
-        _splat(panel, view, frame.lidar.points[:, :3])
+        _splat(panel, view, _recent(frame.lidar.points)[:, :3])
+    if frame.radar is not None:
+        _draw_radar(panel, view, _recent(frame.radar.points))
     if truth is not None:
         _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
     _draw_boxes(panel, view, boxes)
-    _draw_segments(panel, view, _arrows(_feet(boxes), boxes.velocity), np.repeat(_PALETTE[boxes.label], 3, axis=0), 2)
-    if frame.radar is not None:
-        _draw_radar(panel, view, frame.radar.points)
+    arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
+    _draw_segments(panel, view, arrows, np.repeat(_PALETTE[boxes.label], 3, axis=0), 2)
     ego = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
     _draw_boxes(panel, view, ego, np.array([EGO]))
 
@@ -244,6 +241,11 @@ def _draw_radar(panel: np.ndarray, view, points: np.ndarray) -> None:
         cv2.circle(panel, _fixed(pixel).tolist(), round(2.2 * 2**_SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
+def _recent(points: np.ndarray) -> np.ndarray:
+    """The newest of a cloud [N, C], whose last field is age_s."""
+    return points[points[:, -1] <= points[:, -1].min(initial=np.inf) + RECENT_S]
+
+
 def _hit(boxes: Boxes3D) -> np.ndarray:
     """Boxes [N] with a point on them, or of which that is unknown: the others are no fault of a detector."""
     return (boxes.num_lidar_points != 0) | (boxes.num_radar_points != 0)
@@ -251,11 +253,6 @@ def _hit(boxes: Boxes3D) -> np.ndarray:
 
 def _corners(boxes: Boxes3D) -> np.ndarray:
     return box_corners(boxes.center, boxes.size, boxes.yaw)
-
-
-def _feet(boxes: Boxes3D) -> np.ndarray:
-    """Middle of the floor of each box, [N, 3]."""
-    return boxes.center - boxes.size * (0, 0, 0.5)
 
 
 def _ring(radius_m: float) -> np.ndarray:
@@ -328,10 +325,10 @@ def _draw_header(canvas: np.ndarray, frame: Frame, count: str, latency_ms: float
     _text(canvas, time, (x + 24, middle + 2), 16, DIM)
     items = [(count, TEXT)] if latency_ms is None else [(f"{latency_ms:.0f} ms", TEXT), (count, TEXT)]
     amounts = {
-        "camera": f"{len(frame.cameras or {})}",
+        "camera": "none" if frame.cameras is None else str(len(frame.cameras)),
         "radar": "none" if frame.radar is None else f"{len(frame.radar.points)} points",
         "lidar": "none" if frame.lidar is None else f"{len(frame.lidar.points)} points",
-    } | ({} if frame.cameras else {"camera": "none"})
+    }
     for name in reversed(SENSORS):
         items.append((f"{_TITLES[name]}: {amounts[name]}", TEXT if name in frame.sensors else WARNING))
     x = WIDTH - MARGIN
@@ -344,14 +341,13 @@ def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None) -> np.ndarray:
     panel = np.full((LEGEND_HEIGHT, BEV_WIDTH, 3), PANEL, np.uint8)
     counts = Counter(boxes.label.tolist())
     for i, name in enumerate(CLASSES):
-        x, y = 14 + i % 5 * 128, 22 + i // 5 * 28
+        x, y = (14, 150, 288, 402, 506)[i % 5], 22 + i // 5 * 28
         cv2.rectangle(panel, (x, y - 6), (x + 11, y + 5), CLASS_COLOURS[name], cv2.FILLED)
         name = name.removesuffix("_vehicle").removeprefix("traffic_")
         width = _text(panel, name, (x + 18, y), 14, TEXT if counts[i] else DIM)
         if counts[i]:
             _text(panel, str(counts[i]), (x + 26 + width, y), 14, CLASS_COLOURS[CLASSES[i]], bold=True)
-    y = 80
-    cv2.line(panel, (14, y), (BEV_WIDTH - 14, y), RING, 1)
+    cv2.line(panel, (14, 80), (BEV_WIDTH - 14, 80), RING, 1)
     y = 109
     cv2.arrowedLine(panel, (14, y), (38, y), TEXT, 2, cv2.LINE_AA, tipLength=0.35)
     _text(panel, f"velocity, {ARROW_S:.0f} s", (46, y), 14, DIM)
