@@ -7,8 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from perception.errors import PerceptionError  # noqa: E402
-from perception.sim.compare import comparison, put_between_markers  # noqa: E402
+from perception.errors import PerceptionError
+from perception.sim.compare import comparison, put_between_markers
 
 
 def main() -> int:

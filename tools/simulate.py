@@ -6,8 +6,8 @@ import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from perception.errors import PerceptionError  # noqa: E402
-from perception.sim import simulate  # noqa: E402
+from perception.errors import PerceptionError
+from perception.sim import simulate
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -19,29 +19,33 @@ def image_size(text: str) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder to write; run the same command again to resume"
-    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; the same command again resumes")
     parser.add_argument("--scenes", type=int, default=4, metavar="N", help="number of scenes")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="S", help="length of a scene; two keyframes a second"
+        "--seconds", type=float, default=5.0, metavar="S", help="length of a scene; 2 keyframes a second"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="same seed, same bytes")
     parser.add_argument(
         "--image-size", type=image_size, default=(800, 450), metavar="WxH", help="pixels of the written images"
     )
-    parser.add_argument(
-        "--weather", default="day,night,rain,fog", metavar="LIST", help="weathers the scenes take in turn"
-    )
+    parser.add_argument("--weather", default="day,night,rain,fog", metavar="LIST", help="weathers, taken in turn")
     parser.add_argument("--version", default="v1.0-sim", help="name of the folder with the tables")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; one a core when not given")
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier simulation in DIR first")
     arguments = parser.parse_args()
     try:
         simulate(
-            arguments.out, arguments.scenes, arguments.seconds, arguments.seed, overwrite=arguments.overwrite, workers=arguments.workers,
-            progress=True, image_size=arguments.image_size, weather=tuple(arguments.weather.split(",")), version=arguments.version,
-        )  # fmt: skip
+            arguments.out,
+            arguments.scenes,
+            arguments.seconds,
+            arguments.seed,
+            overwrite=arguments.overwrite,
+            workers=arguments.workers,
+            progress=True,
+            image_size=arguments.image_size,
+            weather=tuple(arguments.weather.split(",")),
+            version=arguments.version,
+        )
     except PerceptionError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 1

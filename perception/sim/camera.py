@@ -45,12 +45,29 @@ class Camera:
         )
         beam = world_SE3_ego.transform(np.array([3.7, 0.0, 0.65]))
         linear = shade(
-            distance, triangle, directions, origin, stage.color, stage.material, snapshot.normals, shadow, _SHADOW_STRIDE, self.width,
-            np.array(weather.sun), np.array(weather.sun_direction), np.array(weather.ambient), np.array(weather.sky_top),
-            np.array(weather.sky_horizon), weather.clouds, weather.camera_extinction,
-            0.5 if weather.name == "rain" else 0.0, 1.0 if weather.is_night else 0.0, near, beam,
+            distance,
+            triangle,
+            directions,
+            origin,
+            stage.color,
+            stage.material,
+            snapshot.normals,
+            shadow,
+            _SHADOW_STRIDE,
+            self.width,
+            np.array(weather.sun),
+            np.array(weather.sun_direction),
+            np.array(weather.ambient),
+            np.array(weather.sky_top),
+            np.array(weather.sky_horizon),
+            weather.clouds,
+            weather.camera_extinction,
+            0.5 if weather.name == "rain" else 0.0,
+            1.0 if weather.is_night else 0.0,
+            near,
+            beam,
             world_SE3_ego.rotate(np.array([0.9992, 0.0, -0.04])),
-        )  # fmt: skip
+        )
         linear = self._lens(linear.reshape(self.height, self.width, 3))
         image = develop(linear.reshape(-1, 3), weather.noise, 2.2 if weather.is_night else 1.1, salt)
         seen = np.where(triangle >= 0, stage.instance[np.maximum(triangle, 0)], -1)

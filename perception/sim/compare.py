@@ -16,12 +16,20 @@ from perception.sim.radar import FIELDS
 
 # nuScenes category prefix to detection class; as in the devkit's detection task.
 _CLASSES = {
-    "vehicle.car": "car", "vehicle.truck": "truck", "vehicle.bus": "bus", "vehicle.trailer": "trailer",
-    "vehicle.construction": "construction_vehicle", "human.pedestrian.adult": "pedestrian", "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian", "human.pedestrian.police_officer": "pedestrian",
-    "vehicle.motorcycle": "motorcycle", "vehicle.bicycle": "bicycle", "movable_object.trafficcone": "traffic_cone",
+    "vehicle.car": "car",
+    "vehicle.truck": "truck",
+    "vehicle.bus": "bus",
+    "vehicle.trailer": "trailer",
+    "vehicle.construction": "construction_vehicle",
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "vehicle.motorcycle": "motorcycle",
+    "vehicle.bicycle": "bicycle",
+    "movable_object.trafficcone": "traffic_cone",
     "movable_object.barrier": "barrier",
-}  # fmt: skip
+}
 _RANGE_M = 50.0
 
 
@@ -37,7 +45,16 @@ class Drives:
         folders = sorted(path.parent for path in self.root.glob("*/sample_annotation.json"))
         if len(folders) != 1:
             raise PerceptionError(f"{root}: one folder with nuScenes tables expected, found {len(folders)}")
-        names = ("sample", "sample_annotation", "instance", "category", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
+        names = (
+            "sample",
+            "sample_annotation",
+            "instance",
+            "category",
+            "sample_data",
+            "ego_pose",
+            "calibrated_sensor",
+            "sensor",
+        )
         self._tables = {name: json.loads((folders[0] / f"{name}.json").read_text()) for name in names}
         self.frames = len(self._tables["sample"])
         self.boxes = self._boxes()
@@ -47,11 +64,13 @@ class Drives:
         return {row["token"]: row for row in self._tables[name]}
 
     def _boxes(self) -> dict[str, np.ndarray]:
-        """Per class [N, 7]: length, width, height, speed m/s (NaN when unknown), distance m, LiDAR points, radar points."""
+        """Per class [N, 7]: length, width, height, speed m/s (NaN: unknown), distance m, LiDAR and radar points."""
         samples, instances, categories = self._index("sample"), self._index("instance"), self._index("category")
         poses, annotations = self._index("ego_pose"), self._index("sample_annotation")
         channels = {row["token"]: row["channel"] for row in self._tables["sensor"]}
-        lidars = {row["token"] for row in self._tables["calibrated_sensor"] if channels[row["sensor_token"]] == "LIDAR_TOP"}
+        lidars = {
+            row["token"] for row in self._tables["calibrated_sensor"] if channels[row["sensor_token"]] == "LIDAR_TOP"
+        }
         ego = {
             row["sample_token"]: np.array(poses[row["ego_pose_token"]]["translation"][:2])
             for row in self._tables["sample_data"]
@@ -101,7 +120,8 @@ def _class_rows(real: Drives, sim: Drives) -> list[str]:
     rows = [
         f"Within {_RANGE_M:.0f} m of the vehicle; each cell real → simulated; quantiles are 10 / 50 / 90 %.",
         "",
-        "| class | per keyframe | length, m | width, m | height, m | moving | speed when moving | distance, m | LiDAR points | radar points |",
+        "| class | per keyframe | length, m | width, m | height, m | moving | speed when moving, m/s | distance, m "
+        "| LiDAR points | radar points |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(_CLASSES.values()):
@@ -111,11 +131,17 @@ def _class_rows(real: Drives, sim: Drives) -> list[str]:
             speed = boxes[:, 3][~np.isnan(boxes[:, 3])]
             moving = speed[speed > 0.5]
             share = f"{100 * len(moving) / max(len(speed), 1):.0f} %" if len(speed) else "–"
-            cells.append([
-                f"{len(boxes) / drives.frames:.1f}", *(f"{boxes[:, i].mean():.2f}" if len(boxes) else "–" for i in range(3)),
-                share, _quantiles(moving), _quantiles(boxes[:, 4], digits=0), _quantiles(boxes[:, 5], digits=0),
-                f"{boxes[:, 6].mean():.1f}" if len(boxes) else "–",
-            ])  # fmt: skip
+            cells.append(
+                [
+                    f"{len(boxes) / drives.frames:.1f}",
+                    *(f"{boxes[:, i].mean():.2f}" if len(boxes) else "–" for i in range(3)),
+                    share,
+                    _quantiles(moving),
+                    _quantiles(boxes[:, 4], digits=0),
+                    _quantiles(boxes[:, 5], digits=0),
+                    f"{boxes[:, 6].mean():.1f}" if len(boxes) else "–",
+                ]
+            )
         rows.append(f"| {name} | " + " | ".join(f"{a} → {b}" for a, b in zip(*cells, strict=True)) + " |")
     return rows
 
@@ -139,11 +165,20 @@ def _sensor_rows(real: Drives, sim: Drives) -> list[str]:
         lambda d: f"{sum(int(np.sum(b[:, 5] + b[:, 6] > 0)) for b in d.boxes.values()) / d.frames:.1f}",
     )
     add("LiDAR points per sweep as written", lambda d: f"{np.mean([len(points) for points in d.points]):.0f}")
-    add("of these farther than 1 m", lambda d: f"{np.mean([np.sum(np.linalg.norm(p[:, :3], axis=1) > 1) for p in d.points]):.0f}")
+    add(
+        "of these farther than 1 m",
+        lambda d: f"{np.mean([np.sum(np.linalg.norm(p[:, :3], axis=1) > 1) for p in d.points]):.0f}",
+    )
     add("range of those, 10 / 50 / 90 / 99 %, m", lambda d: _quantiles(ranges(d)[ranges(d) > 1], (10, 50, 90, 99)))
-    add("intensity of those, 10 / 25 / 50 / 75 / 90 / 99 %", lambda d: _quantiles(returned(d)[:, 3], (10, 25, 50, 75, 90, 99), 0))
+    add(
+        "intensity of those, 10 / 25 / 50 / 75 / 90 / 99 %",
+        lambda d: _quantiles(returned(d)[:, 3], (10, 25, 50, 75, 90, 99), 0),
+    )
     for channel in sorted(real.clusters):
-        add(f"clusters per sweep, {channel}, 0 / 50 / 100 %", lambda d, c=channel: _quantiles([len(s) for s in d.clusters[c]], (0, 50, 100), 0))
+        add(
+            f"clusters per sweep, {channel}, 0 / 50 / 100 %",
+            lambda d, c=channel: _quantiles([len(s) for s in d.clusters[c]], (0, 50, 100), 0),
+        )
 
     def clusters(drives: Drives) -> np.ndarray:
         return np.concatenate([sweep for sweeps in drives.clusters.values() for sweep in sweeps])
@@ -154,10 +189,12 @@ def _sensor_rows(real: Drives, sim: Drives) -> list[str]:
     add("radar RCS, 5 / 25 / 50 / 75 / 95 %, dBsm", lambda d: _quantiles(clusters(d)["rcs"], (5, 25, 50, 75, 95)))
     add("radar range, 10 / 50 / 90 %, m", lambda d: _quantiles(np.hypot(clusters(d)["x"], clusters(d)["y"])))
     add("radar speed over ground above 0.5 m/s", lambda d: f"{100 * np.mean(over_ground(d) > 0.5):.0f} %")
-    add(
-        "clusters that pass the devkit's filters",
-        lambda d: f"{100 * np.mean((clusters(d)['invalid_state'] == 0) & (clusters(d)['ambig_state'] == 3) & (clusters(d)['dyn_prop'] < 7)):.0f} %",
-    )
+
+    def valid(drives: Drives) -> np.ndarray:
+        found = clusters(drives)
+        return (found["invalid_state"] == 0) & (found["ambig_state"] == 3) & (found["dyn_prop"] < 7)
+
+    add("clusters that pass the devkit's filters", lambda d: f"{100 * np.mean(valid(d)):.0f} %")
     return rows
 
 

@@ -12,9 +12,17 @@ from perception.sim.mesh import Color, Material, Mesh, ball, box, merge, prism, 
 from perception.sim.vehicles import PAINTS
 
 _CLOTHES: list[Color] = [
-    (0.15, 0.2, 0.4), (0.6, 0.1, 0.12), (0.85, 0.85, 0.82), (0.1, 0.1, 0.1), (0.3, 0.45, 0.3), (0.7, 0.55, 0.3),
-    (0.45, 0.45, 0.5), (0.75, 0.35, 0.5), (0.2, 0.5, 0.65), (0.85, 0.7, 0.2),
-]  # fmt: skip
+    (0.15, 0.2, 0.4),
+    (0.6, 0.1, 0.12),
+    (0.85, 0.85, 0.82),
+    (0.1, 0.1, 0.1),
+    (0.3, 0.45, 0.3),
+    (0.7, 0.55, 0.3),
+    (0.45, 0.45, 0.5),
+    (0.75, 0.35, 0.5),
+    (0.2, 0.5, 0.65),
+    (0.85, 0.7, 0.2),
+]
 _SKIN: list[Color] = [(0.9, 0.72, 0.6), (0.75, 0.55, 0.42), (0.5, 0.34, 0.25), (0.33, 0.22, 0.17)]
 _WORKWEAR: Color = (0.98, 0.5, 0.05)
 _RUBBER: Color = (0.07, 0.07, 0.08)
@@ -34,7 +42,7 @@ def _head(rng: np.random.Generator, x: float, z: float, scale: float, hat: Color
 
 
 def pedestrian(rng: np.random.Generator, kind: str = "adult", walking: bool = True) -> Mesh:
-    """A walking or standing person; ``kind`` is adult, child or construction_worker. Arms and legs swing in opposition."""
+    """A walking or standing person; ``kind`` is adult, child or construction_worker. Limbs swing."""
     height = rng.normal(1.74, 0.08) if kind != "child" else rng.uniform(1.05, 1.45)
     s = height / 1.75
     worker = kind == "construction_worker"
@@ -54,16 +62,32 @@ def pedestrian(rng: np.random.Generator, kind: str = "adult", walking: bool = Tr
         parts.append(box([-0.19 * s, 0, 1.2 * s], [0.16 * s, 0.3 * s, 0.4 * s], _pick(rng, PAINTS), Material.MATTE))
     for side in (-1, 1):
         y = side * 0.1 * s
-        leg = merge([
-            tube([0, y, 0.86 * s], [0.01, y, 0.46 * s], 0.085 * s, legs, sides=6, end_radius=0.065 * s),
-            tube([0.01, y, 0.46 * s], [-0.02, y, 0.08 * s], 0.065 * s, legs, sides=6, end_radius=0.05 * s),
-            box([0.05 * s, y, 0.05 * s], [0.27 * s, 0.09 * s, 0.1 * s], shoes),
-        ])  # fmt: skip
-        arm = merge([
-            tube([0, side * 0.23 * s, 1.42 * s], [-0.02, side * 0.27 * s, 1.12 * s], 0.055 * s, shirt),
-            tube([-0.02, side * 0.27 * s, 1.12 * s], [0.06, side * 0.27 * s, 0.86 * s], 0.045 * s, shirt, end_radius=0.035 * s),
-            ball([0.07, side * 0.27 * s, 0.82 * s], [0.045 * s, 0.035 * s, 0.06 * s], _pick(rng, _SKIN), Material.MATTE, rings=3),
-        ])  # fmt: skip
+        leg = merge(
+            [
+                tube([0, y, 0.86 * s], [0.01, y, 0.46 * s], 0.085 * s, legs, sides=6, end_radius=0.065 * s),
+                tube([0.01, y, 0.46 * s], [-0.02, y, 0.08 * s], 0.065 * s, legs, sides=6, end_radius=0.05 * s),
+                box([0.05 * s, y, 0.05 * s], [0.27 * s, 0.09 * s, 0.1 * s], shoes),
+            ]
+        )
+        arm = merge(
+            [
+                tube([0, side * 0.23 * s, 1.42 * s], [-0.02, side * 0.27 * s, 1.12 * s], 0.055 * s, shirt),
+                tube(
+                    [-0.02, side * 0.27 * s, 1.12 * s],
+                    [0.06, side * 0.27 * s, 0.86 * s],
+                    0.045 * s,
+                    shirt,
+                    end_radius=0.035 * s,
+                ),
+                ball(
+                    [0.07, side * 0.27 * s, 0.82 * s],
+                    [0.045 * s, 0.035 * s, 0.06 * s],
+                    _pick(rng, _SKIN),
+                    Material.MATTE,
+                    rings=3,
+                ),
+            ]
+        )
         parts += [leg.swinging(side * stride, 0.86 * s), arm.swinging(-side * 0.8 * stride, 1.42 * s)]
     return merge(parts)
 
@@ -139,9 +163,7 @@ def motorcycle(rng: np.random.Generator, rider: bool) -> Mesh:
     color, scooter = _pick(rng, PAINTS), rng.random() < 0.35
     radius = 0.24 if scooter else 0.32
     back, front = (-0.62, 0.66) if scooter else (-0.72, 0.76)
-    parts = [
-        tube([x, -0.07, radius], [x, 0.07, radius], radius, _RUBBER, Material.RUBBER, 12) for x in (back, front)
-    ]  # fmt: skip
+    parts = [tube([x, -0.07, radius], [x, 0.07, radius], radius, _RUBBER, Material.RUBBER, 12) for x in (back, front)]
     parts += [
         tube([x, -0.08, radius], [x, 0.08, radius], 0.6 * radius, (0.65, 0.65, 0.67), Material.PAINT, 8)
         for x in (back, front)

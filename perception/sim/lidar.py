@@ -1,7 +1,8 @@
-"""A spinning 32-beam LiDAR: one instant picture of the world per sweep, with intensity, range noise, dropouts and weather.
+"""A spinning 32-beam LiDAR: one instant picture of the world per sweep, with intensity, range noise, dropouts and
+weather.
 
-As in the nuScenes recordings every beam of every firing is written; the ones that met nothing are points closer than 1 m to
-the sensor, which readers remove.
+As in the nuScenes recordings every beam of every firing is written; the ones that met nothing are points closer than 1
+m to the sensor, which readers remove.
 """
 
 from __future__ import annotations
@@ -23,11 +24,21 @@ _HALF_RANGE_M, _HALF_REFLECTIVITY = 88.0, 0.1
 # Reflectivity: floor and what the brightness of the paint adds.
 _REFLECTIVITY = np.zeros((len(Material), 2))
 for _material, _values in {
-    Material.MATTE: (0.05, 0.16), Material.PAINT: (0.07, 0.2), Material.GLASS: (0.02, 0.0), Material.RUBBER: (0.02, 0.05),
-    Material.ASPHALT: (0.042, 0.06), Material.CONCRETE: (0.05, 0.12), Material.GRASS: (0.1, 0.1), Material.FACADE: (0.06, 0.16),
-    Material.FOLIAGE: (0.1, 0.2), Material.HEADLIGHT: (0.4, 0.0), Material.TAILLIGHT: (0.5, 0.0), Material.RETRO: (0.85, 0.0),
-    Material.MARKING: (0.2, 0.1), Material.LAMP: (0.2, 0.0),
-}.items():  # fmt: skip
+    Material.MATTE: (0.05, 0.16),
+    Material.PAINT: (0.07, 0.2),
+    Material.GLASS: (0.02, 0.0),
+    Material.RUBBER: (0.02, 0.05),
+    Material.ASPHALT: (0.042, 0.06),
+    Material.CONCRETE: (0.05, 0.12),
+    Material.GRASS: (0.1, 0.1),
+    Material.FACADE: (0.06, 0.16),
+    Material.FOLIAGE: (0.1, 0.2),
+    Material.HEADLIGHT: (0.4, 0.0),
+    Material.TAILLIGHT: (0.5, 0.0),
+    Material.RETRO: (0.85, 0.0),
+    Material.MARKING: (0.2, 0.1),
+    Material.LAMP: (0.2, 0.0),
+}.items():
     _REFLECTIVITY[_material] = _values
 
 
@@ -38,13 +49,18 @@ class Lidar:
         self.sensor, self.weather = sensor, weather
 
     def sweep(self, snapshot: Snapshot, world_SE3_ego: SE3, rng: np.random.Generator) -> np.ndarray:
-        """Points float32 [RINGS * FIRINGS, 5] in the sensor frame: x, y, z in metres, intensity 0..255, ring 0 (lowest) .. 31."""
+        """Points float32 [RINGS * FIRINGS, 5] in the sensor frame: x, y, z, intensity 0..255, ring from below."""
         world_SE3_lidar = world_SE3_ego @ self.sensor.ego_SE3_sensor
         azimuth = np.pi - 2 * np.pi * (np.arange(FIRINGS) + rng.random()) / FIRINGS
         cos = np.cos(_ELEVATION_RAD)
-        rays = np.stack([
-            np.cos(azimuth)[:, None] * cos, np.sin(azimuth)[:, None] * cos, np.broadcast_to(np.sin(_ELEVATION_RAD), (FIRINGS, RINGS)),
-        ], axis=-1).reshape(-1, 3)  # fmt: skip
+        rays = np.stack(
+            [
+                np.cos(azimuth)[:, None] * cos,
+                np.sin(azimuth)[:, None] * cos,
+                np.broadcast_to(np.sin(_ELEVATION_RAD), (FIRINGS, RINGS)),
+            ],
+            axis=-1,
+        ).reshape(-1, 3)
         directions = (rays @ world_SE3_lidar.rotation.T).astype(np.float32)
         distance, triangle = snapshot.cast(world_SE3_lidar.translation, directions)
         reflectivity, strength = self._response(snapshot, directions, distance, triangle)

@@ -1,7 +1,7 @@
 """Coloured triangle meshes and the handful of solids every shape of the simulator is built from.
 
-Metres; x forward, y left, z up. Colours are display RGB in [0, 1]. Triangles are listed counter-clockwise seen from outside,
-but nothing relies on it: the sensors turn every normal towards the viewer.
+Metres; x forward, y left, z up. Colours are display RGB in [0, 1]. Triangles are listed counter-clockwise seen from
+outside, but nothing relies on it: the sensors turn every normal towards the viewer.
 """
 
 from __future__ import annotations
@@ -161,10 +161,14 @@ def tube(
     vertices = np.concatenate([start + radius * ring, end + end_radius * ring, [start, end]])
     i, j = np.arange(sides), (np.arange(sides) + 1) % sides
     low, high = np.full(sides, 2 * sides), np.full(sides, 2 * sides + 1)
-    triangles = np.concatenate([
-        np.stack([i, j, j + sides], 1), np.stack([i, j + sides, i + sides], 1),
-        np.stack([j, i, low], 1), np.stack([i + sides, j + sides, high], 1),
-    ])  # fmt: skip
+    triangles = np.concatenate(
+        [
+            np.stack([i, j, j + sides], 1),
+            np.stack([i, j + sides, i + sides], 1),
+            np.stack([j, i, low], 1),
+            np.stack([i + sides, j + sides, high], 1),
+        ]
+    )
     return Mesh.build(vertices, triangles, color, material)
 
 
@@ -199,9 +203,14 @@ def ball(
     sides = 2 * rings
     polar = np.pi * np.arange(1, rings) / rings
     angle = 2 * np.pi * np.arange(sides) / sides
-    unit = np.stack([
-        np.sin(polar)[:, None] * np.cos(angle), np.sin(polar)[:, None] * np.sin(angle), np.tile(np.cos(polar)[:, None], sides),
-    ], axis=-1).reshape(-1, 3)  # fmt: skip
+    unit = np.stack(
+        [
+            np.sin(polar)[:, None] * np.cos(angle),
+            np.sin(polar)[:, None] * np.sin(angle),
+            np.tile(np.cos(polar)[:, None], sides),
+        ],
+        axis=-1,
+    ).reshape(-1, 3)
     unit = np.concatenate([unit, [[0, 0, 1], [0, 0, -1]]])
     if rng is not None:
         unit = unit * rng.uniform(0.75, 1.15, (len(unit), 1))

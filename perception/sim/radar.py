@@ -1,7 +1,7 @@
 """Five automotive radars: clusters with RCS and Doppler velocity, clutter, ghosts, and the state flags of nuScenes.
 
-A radar measures radial velocity only: the vectors written are that speed along the line of sight, in the sensor frame. ``vx``
-and ``vy`` are relative to the moving sensor, ``vx_comp`` and ``vy_comp`` over ground.
+A radar measures radial velocity only: the vectors written are that speed along the line of sight, in the sensor frame.
+``vx`` and ``vy`` are relative to the moving sensor, ``vx_comp`` and ``vy_comp`` over ground.
 """
 
 from __future__ import annotations
@@ -14,20 +14,43 @@ from perception.sim.rig import Sensor
 from perception.sim.traffic import Actor
 
 MAX_CLUSTERS = 125
-FIELDS = np.dtype([
-    ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"), ("vx", "<f4"), ("vy", "<f4"),
-    ("vx_comp", "<f4"), ("vy_comp", "<f4"), ("is_quality_valid", "i1"), ("ambig_state", "i1"), ("x_rms", "i1"), ("y_rms", "i1"),
-    ("invalid_state", "i1"), ("pdh0", "i1"), ("vx_rms", "i1"), ("vy_rms", "i1"),
-])  # fmt: skip
+FIELDS = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("dyn_prop", "i1"),
+        ("id", "<i2"),
+        ("rcs", "<f4"),
+        ("vx", "<f4"),
+        ("vy", "<f4"),
+        ("vx_comp", "<f4"),
+        ("vy_comp", "<f4"),
+        ("is_quality_valid", "i1"),
+        ("ambig_state", "i1"),
+        ("x_rms", "i1"),
+        ("y_rms", "i1"),
+        ("invalid_state", "i1"),
+        ("pdh0", "i1"),
+        ("vx_rms", "i1"),
+        ("vy_rms", "i1"),
+    ]
+)
 _MIN_RCS_DBSM = -5.0
 # Mean and spread of the RCS in dBsm of one cluster, and the mean number of clusters of an unobstructed object at 15 m.
 _ECHO = {
-    "vehicle.car": (8.0, 6.0, 3.0), "vehicle.truck": (12.0, 7.0, 4.5), "vehicle.bus.rigid": (13.0, 7.0, 10.0), "vehicle.trailer": (13.0, 7.0, 5.5),
-    "vehicle.construction": (10.0, 7.0, 3.5), "vehicle.motorcycle": (2.5, 4.0, 1.4), "vehicle.bicycle": (0.0, 3.5, 1.1),
-    "movable_object.trafficcone": (-2.5, 2.5, 0.7), "movable_object.barrier": (3.0, 5.0, 1.8),
-}  # fmt: skip
+    "vehicle.car": (8.0, 6.0, 3.0),
+    "vehicle.truck": (12.0, 7.0, 4.5),
+    "vehicle.bus.rigid": (13.0, 7.0, 10.0),
+    "vehicle.trailer": (13.0, 7.0, 5.5),
+    "vehicle.construction": (10.0, 7.0, 3.5),
+    "vehicle.motorcycle": (2.5, 4.0, 1.4),
+    "vehicle.bicycle": (0.0, 3.5, 1.1),
+    "movable_object.trafficcone": (-2.5, 2.5, 0.7),
+    "movable_object.barrier": (3.0, 5.0, 1.8),
+}
 _PEDESTRIAN_ECHO = (-1.0, 3.0, 1.6)
-_CLUTTER_MEAN = 14.0
+_CLUTTER_MEAN = 18.0
 _LEAK = 0.2  # share of hidden reflectors that still echo, below vehicles and around corners
 _OTHER_VALID_STATES = np.array([4, 8, 9, 10, 11, 12, 15, 16])
 
@@ -41,11 +64,19 @@ class Radar:
         self._echo = np.array(echoes)
         self._size = np.array([actor.shape.size for actor in actors])
 
-    def sweep(self, snapshot: Snapshot, poses: np.ndarray, velocities: np.ndarray, world_SE3_ego: SE3, ego_motion: np.ndarray,
-              rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+    def sweep(
+        self,
+        snapshot: Snapshot,
+        poses: np.ndarray,
+        velocities: np.ndarray,
+        world_SE3_ego: SE3,
+        ego_motion: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
         """Clusters, structured array [N] of :data:`FIELDS`, in the sensor frame.
 
-        poses [A, 3]: x, y, yaw of the actors; velocities [A, 2] m/s world; ego_motion [3]: world vx, vy in m/s and yaw rate in rad/s.
+        poses [A, 3]: x, y, yaw of the actors; velocities [A, 2] m/s world; ego_motion [3]: world vx, vy in m/s and yaw
+        rate in rad/s.
         """
         world_SE3_radar = world_SE3_ego @ self.sensor.ego_SE3_sensor
         place = world_SE3_radar.translation
@@ -102,7 +133,7 @@ class Radar:
         """[K, 4] the reflectors of the scenery that answer this time, with this time's RCS."""
         distance = np.hypot(*(self.reflectors[:, :2] - place[:2]).T)
         rcs = self.reflectors[:, 3] + rng.normal(0, 2, len(distance))
-        answers = rng.random(len(distance)) < 0.75 / (1 + np.exp((distance - 75 - 2.5 * rcs) / 14))
+        answers = rng.random(len(distance)) < 0.9 / (1 + np.exp((distance - 75 - 2.5 * rcs) / 14))
         return np.column_stack([self.reflectors[:, :3], rcs])[answers]
 
 

@@ -1,7 +1,7 @@
 """Ray casting against the world of one scene, with Open3D.
 
-What stands still is put into one acceleration structure per scene, what moves into a second one per instant; a ray takes
-the nearer hit.
+What stands still is put into one acceleration structure per scene, what moves into a second one per instant; a ray
+takes the nearer hit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sensor rig: where the nuScenes vehicle carries its six cameras, LiDAR and five radars, and when they fire.
 
-Rounded means over the nuScenes calibrations; every scene draws its own small deviation. Camera numbers hold for 1600 x 900
-images and are scaled to the image size written.
+Rounded means over the nuScenes calibrations; every scene draws its own small deviation. Camera numbers hold for 1600 x
+900 images and are scaled to the image size written.
 """
 
 from __future__ import annotations
@@ -32,12 +32,17 @@ _RADARS = {
 }
 CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES = tuple(_CAMERAS), "LIDAR_TOP", tuple(_RADARS)
 LIDAR_HZ, RADAR_HZ, KEYFRAME_HZ = 20.0, 13.0, 2.0
-# Seconds after the LiDAR time stamp at which a camera fires, as the spinning head passes its viewing direction. The stamp is
+# Seconds after the LiDAR time stamp at which a camera fires, as the spinning head passes its viewing direction. The
+# stamp is
 # the middle of the turn, since a simulated sweep is an instant picture of the world.
 CAMERA_DELAY_S = {
-    "CAM_FRONT_LEFT": -0.0203, "CAM_FRONT": -0.0127, "CAM_FRONT_RIGHT": -0.0046, "CAM_BACK_RIGHT": 0.0031,
-    "CAM_BACK": 0.0125, "CAM_BACK_LEFT": 0.0223,
-}  # fmt: skip
+    "CAM_FRONT_LEFT": -0.0203,
+    "CAM_FRONT": -0.0127,
+    "CAM_FRONT_RIGHT": -0.0046,
+    "CAM_BACK_RIGHT": 0.0031,
+    "CAM_BACK": 0.0125,
+    "CAM_BACK_LEFT": 0.0223,
+}
 _OPTICAL = np.array(
     [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
 )  # axes (right, down, forward) in (forward, left, up)
@@ -45,7 +50,7 @@ _OPTICAL = np.array(
 
 @dataclass(frozen=True, eq=False)
 class Sensor:
-    """One calibrated sensor. Args: channel, modality, ``ego_SE3_sensor``, intrinsics [3, 3] of the written image or None."""
+    """One calibrated sensor; ``intrinsics`` [3, 3] are those of the written image, None but for cameras."""
 
     channel: str
     modality: str
@@ -63,9 +68,13 @@ def draw_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> dict[str,
         focal, u, v = focal + rng.normal(0, 4), u + rng.normal(0, 8), v + rng.normal(0, 8)
         rotation = Rotation.from_euler("ZYX", [yaw, -pitch, roll], degrees=True).as_matrix() @ _OPTICAL
         scale_x, scale_y = width / 1600, height / 900
-        intrinsics = np.array([
-            [focal * scale_x, 0, (u + 0.5) * scale_x - 0.5], [0, focal * scale_y, (v + 0.5) * scale_y - 0.5], [0, 0, 1],
-        ])  # fmt: skip
+        intrinsics = np.array(
+            [
+                [focal * scale_x, 0, (u + 0.5) * scale_x - 0.5],
+                [0, focal * scale_y, (v + 0.5) * scale_y - 0.5],
+                [0, 0, 1],
+            ]
+        )
         rig[channel] = Sensor(channel, "camera", SE3(rotation, place), intrinsics)
     x, y, z, *angles = _LIDAR
     rotation = Rotation.from_euler("ZYX", np.array(angles) + rng.normal(0, [0.08, 0.08, 0.3]), degrees=True).as_matrix()

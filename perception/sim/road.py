@@ -15,7 +15,7 @@ MAP_MARGIN_M = 150.0  # between the map image's border and the centre line
 
 
 class Path:
-    """A curve without loops: its heading swings about a mean like a sine, so it never turns by more than the amplitude."""
+    """A curve without loops: its heading swings about a mean like a sine."""
 
     def __init__(self, rng: np.random.Generator, start: float, end: float):
         self._s = np.arange(start - 1.0, end + 2.0, 1.0)
@@ -69,13 +69,13 @@ class Layout:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, start: float, end: float) -> Layout:
-        """A random plan: a work zone about every 38 m and a yard about every 60 m, on changing sides."""
+        """A random plan: a work zone about every 42 m and a yard about every 60 m, on changing sides."""
         zones, lots = [], []
         s, side = start + rng.uniform(5, 25), int(rng.choice([-1, 1]))
         while s < end - 30:
             length = rng.uniform(15, 22)
             zones.append((s, s + length, side))
-            s += length + rng.uniform(10, 28)
+            s += length + rng.uniform(14, 32)
             side = -side if rng.random() < 0.7 else side
         s, side = start + rng.uniform(0, 20), int(rng.choice([-1, 1]))
         while s < end - 30:
@@ -85,9 +85,18 @@ class Layout:
             side = -side if rng.random() < 0.6 else side
         middle = rng.uniform(0.4, 0.75) * (end - start) + start
         return cls(
-            lanes=int(rng.choice([1, 2], p=[0.35, 0.65])), lane_width=rng.uniform(3.3, 3.7), bike_width=rng.uniform(1.5, 1.9),
-            parking_width=rng.uniform(2.6, 3.0), sidewalk_width=rng.uniform(3.0, 4.5), start=start, end=end, cross_s=middle,
-            cross_angle=0.5 * np.pi + rng.uniform(-0.2, 0.2), zones=zones, lots=lots)  # fmt: skip
+            lanes=int(rng.choice([1, 2], p=[0.35, 0.65])),
+            lane_width=rng.uniform(3.3, 3.7),
+            bike_width=rng.uniform(1.5, 1.9),
+            parking_width=rng.uniform(2.6, 3.0),
+            sidewalk_width=rng.uniform(3.0, 4.5),
+            start=start,
+            end=end,
+            cross_s=middle,
+            cross_angle=0.5 * np.pi + rng.uniform(-0.2, 0.2),
+            zones=zones,
+            lots=lots,
+        )
 
     @property
     def lane_edge(self) -> float:

@@ -40,7 +40,7 @@ _SURFACE_SAMPLES = 48  # points on an actor whose visibility is tested
 
 
 class SceneRun:
-    """Simulates scene ``index`` of ``settings`` (see :class:`perception.sim.simulate.Settings`) into the folder ``root``."""
+    """Simulates scene ``index`` of a :class:`perception.sim.simulate.Settings` into the folder ``root``."""
 
     def __init__(self, settings, index: int, root: FilePath):
         self.settings, self.index, self.root = settings, index, root
@@ -79,11 +79,15 @@ class SceneRun:
         rows, settings = self._rows, self.settings
         self._map()
         for sensor in self.rig.values():
-            rows["calibrated_sensor"].append({
-                "token": self._token("calibrated", sensor.channel), "sensor_token": tables.token(settings.seed, "sensor", sensor.channel),
-                "translation": sensor.ego_SE3_sensor.translation.tolist(), "rotation": sensor.ego_SE3_sensor.quaternion.tolist(),
-                "camera_intrinsic": [] if sensor.intrinsics is None else sensor.intrinsics.tolist(),
-            })  # fmt: skip
+            rows["calibrated_sensor"].append(
+                {
+                    "token": self._token("calibrated", sensor.channel),
+                    "sensor_token": tables.token(settings.seed, "sensor", sensor.channel),
+                    "translation": sensor.ego_SE3_sensor.translation.tolist(),
+                    "rotation": sensor.ego_SE3_sensor.quaternion.tolist(),
+                    "camera_intrinsic": [] if sensor.intrinsics is None else sensor.intrinsics.tolist(),
+                }
+            )
         self._lidar()
         for channel in RADAR_NAMES:
             self._radar(channel)
@@ -94,14 +98,26 @@ class SceneRun:
         self._annotate()
         first, last = self._samples[0], self._samples[-1]
         roads = "two lanes" if self.layout.lanes == 2 else "one lane"
-        rows["scene"].append({
-            "token": self._token("scene"), "log_token": self._token("log"), "nbr_samples": len(self._samples),
-            "first_sample_token": first["token"], "last_sample_token": last["token"], "name": self.name,
-            "description": f"{self.weather.text}, {roads} each way, crossing, work zones (simulated)",
-        })  # fmt: skip
-        rows["log"].append({
-            "token": self._token("log"), "logfile": self.name, "vehicle": "sim", "date_captured": "2020-09-13", "location": "simulation",
-        })  # fmt: skip
+        rows["scene"].append(
+            {
+                "token": self._token("scene"),
+                "log_token": self._token("log"),
+                "nbr_samples": len(self._samples),
+                "first_sample_token": first["token"],
+                "last_sample_token": last["token"],
+                "name": self.name,
+                "description": f"{self.weather.text}, {roads} each way, crossing, work zones (simulated)",
+            }
+        )
+        rows["log"].append(
+            {
+                "token": self._token("log"),
+                "logfile": self.name,
+                "vehicle": "sim",
+                "date_captured": "2020-09-13",
+                "location": "simulation",
+            }
+        )
         return rows
 
     def _rng(self, purpose: str) -> np.random.Generator:
@@ -127,12 +143,20 @@ class SceneRun:
         follower = next((sample for sample in self._samples if sample["timestamp"] >= stamp), self._samples[-1])
         sample = follower if keyframe is None else self._samples[keyframe]
         is_camera = channel in CAMERA_NAMES
-        self._rows["sample_data"].append({
-            "token": name, "sample_token": sample["token"], "ego_pose_token": name,
-            "calibrated_sensor_token": self._token("calibrated", channel), "timestamp": stamp, "fileformat": suffix.split(".")[0],
-            "is_key_frame": keyframe is not None, "height": self.settings.image_size[1] if is_camera else 0,
-            "width": self.settings.image_size[0] if is_camera else 0, "filename": filename,
-        })  # fmt: skip
+        self._rows["sample_data"].append(
+            {
+                "token": name,
+                "sample_token": sample["token"],
+                "ego_pose_token": name,
+                "calibrated_sensor_token": self._token("calibrated", channel),
+                "timestamp": stamp,
+                "fileformat": suffix.split(".")[0],
+                "is_key_frame": keyframe is not None,
+                "height": self.settings.image_size[1] if is_camera else 0,
+                "width": self.settings.image_size[0] if is_camera else 0,
+                "filename": filename,
+            }
+        )
         self._rows["ego_pose"].append(
             {
                 "token": name,
@@ -237,24 +261,32 @@ class SceneRun:
                     radar_count += _count_inside(points, np.array([rx, ry, 0.0]), (length, width, 20.0), radar_yaw)
                 attribute = actor.attribute(time)
                 row = {
-                    "token": self._token("annotation", keyframe, index), "sample_token": sample["token"],
+                    "token": self._token("annotation", keyframe, index),
+                    "sample_token": sample["token"],
                     "instance_token": self._token("instance", index),
-                    "visibility_token": str(1 + int(np.searchsorted([0.4, 0.6, 0.8], self._visibility[keyframe][index], side="right"))),
+                    "visibility_token": str(
+                        1 + int(np.searchsorted([0.4, 0.6, 0.8], self._visibility[keyframe][index], side="right"))
+                    ),
                     "attribute_tokens": [tables.token(self.settings.seed, "attribute", attribute)] if attribute else [],
-                    "translation": center.tolist(), "size": [width, length, height], "rotation": SE3.from_yaw(yaw).quaternion.tolist(),
+                    "translation": center.tolist(),
+                    "size": [width, length, height],
+                    "rotation": SE3.from_yaw(yaw).quaternion.tolist(),
                     "num_lidar_pts": _count_inside(self._lidar_points[keyframe], center, (length, width, height), yaw),
                     "num_radar_pts": radar_count,
-                }  # fmt: skip
+                }
                 history.setdefault(index, []).append(row)
                 rows["sample_annotation"].append(row)
-        for index, annotations in history.items():
-            tables.link(annotations)
-            rows["instance"].append({
-                "token": self._token("instance", index),
-                "category_token": tables.token(self.settings.seed, "category", self.actors[index].shape.category),
-                "nbr_annotations": len(annotations), "first_annotation_token": annotations[0]["token"],
-                "last_annotation_token": annotations[-1]["token"],
-            })  # fmt: skip
+        for index, boxes in history.items():
+            tables.link(boxes)
+            rows["instance"].append(
+                {
+                    "token": self._token("instance", index),
+                    "category_token": tables.token(self.settings.seed, "category", self.actors[index].shape.category),
+                    "nbr_annotations": len(boxes),
+                    "first_annotation_token": boxes[0]["token"],
+                    "last_annotation_token": boxes[-1]["token"],
+                }
+            )
 
     def _map(self) -> None:
         """The drivable surface as an image of 0.1 m pixels, north up, as the devkit reads it."""
@@ -270,9 +302,14 @@ class SceneRun:
         )
         filename = f"maps/{self._token('map')}.png"
         tables.write_bytes(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
-        self._rows["map"].append({
-            "token": self._token("map"), "log_tokens": [self._token("log")], "category": "semantic_prior", "filename": filename,
-        })  # fmt: skip
+        self._rows["map"].append(
+            {
+                "token": self._token("map"),
+                "log_tokens": [self._token("log")],
+                "category": "semantic_prior",
+                "filename": filename,
+            }
+        )
 
 
 def _surface_points(mesh, rng: np.random.Generator) -> np.ndarray:

@@ -113,8 +113,14 @@ def _crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
 
 
 _FACADES: list[Color] = [
-    (0.55, 0.32, 0.25), (0.7, 0.66, 0.58), (0.5, 0.5, 0.52), (0.78, 0.74, 0.68), (0.42, 0.36, 0.33), (0.6, 0.48, 0.36), (0.35, 0.4, 0.46),
-]  # fmt: skip
+    (0.55, 0.32, 0.25),
+    (0.7, 0.66, 0.58),
+    (0.5, 0.5, 0.52),
+    (0.78, 0.74, 0.68),
+    (0.42, 0.36, 0.33),
+    (0.6, 0.48, 0.36),
+    (0.35, 0.4, 0.46),
+]
 
 
 def _houses(rng, path: Path, layout: Layout, side: int, parts: list[Mesh], reflectors: list) -> None:
@@ -187,9 +193,9 @@ def _street_furniture(
 def _kerb_reflectors(rng, path: Path, layout: Layout, side: int, reflectors: list) -> None:
     """Kerbs, gratings and the gravel behind the sidewalk: many weak reflectors."""
     for offset, step, mean in (
-        (layout.kerb, 3.0, -1.0),
-        (layout.house_line + 2, 4.0, 2.0),
-        (layout.house_line + 14, 6.0, 3.0),
+        (layout.kerb, 2.0, 0.5),
+        (layout.house_line + 2, 2.5, 3.0),
+        (layout.house_line + 14, 4.0, 4.5),
     ):
         for s in np.arange(layout.start - 50, layout.end + 50, step):
             place, _ = path.pose(s + rng.uniform(-1, 1), side * (offset + rng.uniform(-0.3, 0.8)))

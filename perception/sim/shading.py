@@ -32,7 +32,7 @@ def _hash(a, b, c):
 @njit(cache=True)
 def _noise(x, y, salt):
     """Smooth value noise in [0, 1]."""
-    i, j = int(math.floor(x)), int(math.floor(y))
+    i, j = math.floor(x), math.floor(y)
     u, v = x - i, y - j
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
     low = _hash(i, j, salt) * (1 - u) + _hash(i + 1, j, salt) * u
@@ -84,13 +84,36 @@ def _sky(dz, dx, dy, top, horizon, cloud, channel):
 
 
 @njit(cache=True)
-def shade(distance, triangle, directions, origin, color, material, normals, shadow, stride, width, sun, sun_direction, ambient,
-          sky_top, sky_horizon, cloud, extinction, wet, night, lamps, beam_place, beam_direction):  # fmt: skip
+def shade(
+    distance,
+    triangle,
+    directions,
+    origin,
+    color,
+    material,
+    normals,
+    shadow,
+    stride,
+    width,
+    sun,
+    sun_direction,
+    ambient,
+    sky_top,
+    sky_horizon,
+    cloud,
+    extinction,
+    wet,
+    night,
+    lamps,
+    beam_place,
+    beam_direction,
+):
     """Linear RGB [P, 3] of every pixel.
 
-    distance [P] metres, triangle [P], directions [P, 3] unit, origin [3]; color [T, 3], material [T], normals [T, 3] of the
-    triangles; shadow [ceil(H / stride), ceil(W / stride)] is 1 where the sun is hidden, sampled at every ``stride``-th pixel;
-    lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; the rest as in :class:`perception.sim.weather.Weather`.
+    distance [P] metres, triangle [P], directions [P, 3] unit, origin [3]; color [T, 3], material [T], normals [T, 3]
+    of the triangles; shadow [ceil(H / stride), ceil(W / stride)] is 1 where the sun is hidden, sampled at every
+    ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; the rest as in
+    :class:`perception.sim.weather.Weather`.
     """
     count = len(distance)
     image = np.empty((count, 3), np.float32)
@@ -172,7 +195,7 @@ def shade(distance, triangle, directions, origin, color, material, normals, shad
 
 @njit(cache=True)
 def develop(linear, noise, gain, salt):
-    """Exposure, gamma 2, sensor noise and rounding: linear [P, 3] to uint8 [P, 3]. The noise is brighter where light is scarce."""
+    """Exposure, gamma 2, sensor noise and rounding: linear [P, 3] to uint8 [P, 3]. Darkness is noisier."""
     count = len(linear)
     image = np.empty((count, 3), np.uint8)
     for p in range(count):

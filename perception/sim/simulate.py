@@ -1,7 +1,8 @@
 """Simulated drives in the nuScenes layout: settings, resuming, spreading scenes over processes, the final tables.
 
 Layout of the output folder besides what nuScenes prescribes: ``.simulation/settings.json`` says how it was made and
-``.simulation/<scene>.json`` holds the table rows of one finished scene. Running the same command again keeps finished scenes.
+``.simulation/<scene>.json`` holds the table rows of one finished scene. Running the same command again keeps finished
+scenes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from perception.sim import tables
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
 
-_REVISION = 1  # of the simulator: scenes of another revision are not continued
+_REVISION = 2  # of the simulator: scenes of another revision are not continued
 _NOTES = ".simulation"
 
 
@@ -64,18 +65,28 @@ class Settings:
         unknown = [name for name in self.weather if name not in WEATHER_NAMES]
         if unknown or not self.weather:
             raise SimulationError(
-                f"weather: one or more of {', '.join(WEATHER_NAMES)} expected, found {', '.join(self.weather) or 'none'}"
+                f"weather: one or more of {', '.join(WEATHER_NAMES)} expected, found {', '.join(unknown) or 'none'}"
             )
         if not self.version or "/" in self.version or self.version.startswith("."):
             raise SimulationError(f"version: a plain folder name expected, found {self.version!r}")
 
 
-def simulate(out, scenes: int, seconds: float, seed: int = 0, *, overwrite: bool = False, workers: int | None = None, progress: bool = False,
-             **options) -> Path:  # fmt: skip
+def simulate(
+    out,
+    scenes: int,
+    seconds: float,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+    **options,
+) -> Path:
     """Simulate drives into the folder ``out``; same arguments, same bytes, whatever ``workers`` is.
 
     Args:
-        out: folder to write; empty, absent, or made by the same settings (then finished scenes are kept; more ``scenes`` may be asked for).
+        out: folder to write; empty, absent, or made by the same settings: then finished scenes are kept, and more
+            ``scenes`` may be asked for.
         scenes, seconds, seed, **options: see :class:`Settings`.
         overwrite: remove an earlier simulation found in ``out`` first.
         workers: processes; by default one a core.

@@ -13,20 +13,55 @@ from pathlib import Path as FilePath
 import numpy as np
 
 TABLES = (
-    "scene", "sample", "sample_data", "sample_annotation", "instance", "category", "attribute", "visibility", "sensor",
-    "calibrated_sensor", "ego_pose", "log", "map",
-)  # fmt: skip
+    "scene",
+    "sample",
+    "sample_data",
+    "sample_annotation",
+    "instance",
+    "category",
+    "attribute",
+    "visibility",
+    "sensor",
+    "calibrated_sensor",
+    "ego_pose",
+    "log",
+    "map",
+)
 CATEGORIES = (
-    "human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.wheelchair", "human.pedestrian.stroller",
-    "human.pedestrian.personal_mobility", "human.pedestrian.police_officer", "human.pedestrian.construction_worker", "animal",
-    "vehicle.car", "vehicle.motorcycle", "vehicle.bicycle", "vehicle.bus.bendy", "vehicle.bus.rigid", "vehicle.truck",
-    "vehicle.construction", "vehicle.emergency.ambulance", "vehicle.emergency.police", "vehicle.trailer", "movable_object.barrier",
-    "movable_object.trafficcone", "movable_object.pushable_pullable", "movable_object.debris", "static_object.bicycle_rack",
-)  # fmt: skip
+    "human.pedestrian.adult",
+    "human.pedestrian.child",
+    "human.pedestrian.wheelchair",
+    "human.pedestrian.stroller",
+    "human.pedestrian.personal_mobility",
+    "human.pedestrian.police_officer",
+    "human.pedestrian.construction_worker",
+    "animal",
+    "vehicle.car",
+    "vehicle.motorcycle",
+    "vehicle.bicycle",
+    "vehicle.bus.bendy",
+    "vehicle.bus.rigid",
+    "vehicle.truck",
+    "vehicle.construction",
+    "vehicle.emergency.ambulance",
+    "vehicle.emergency.police",
+    "vehicle.trailer",
+    "movable_object.barrier",
+    "movable_object.trafficcone",
+    "movable_object.pushable_pullable",
+    "movable_object.debris",
+    "static_object.bicycle_rack",
+)
 ATTRIBUTES = (
-    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-    "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
-)  # fmt: skip
+    "vehicle.moving",
+    "vehicle.stopped",
+    "vehicle.parked",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.sitting_lying_down",
+    "pedestrian.standing",
+    "pedestrian.moving",
+)
 VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
 
 
@@ -78,10 +113,17 @@ def radar_file(clusters: np.ndarray) -> bytes:
     names = clusters.dtype.names
     kinds = [clusters.dtype[name] for name in names]
     header = [
-        "# .PCD v0.7 - Point Cloud Data file format", "VERSION 0.7", "FIELDS " + " ".join(names),
+        "# .PCD v0.7 - Point Cloud Data file format",
+        "VERSION 0.7",
+        "FIELDS " + " ".join(names),
         "SIZE " + " ".join(str(kind.itemsize) for kind in kinds),
-        "TYPE " + " ".join("F" if kind.kind == "f" else "I" for kind in kinds), "COUNT" + " 1" * len(names),
-        f"WIDTH {len(clusters)}", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", f"POINTS {len(clusters)}", "DATA binary",
-    ]  # fmt: skip
+        "TYPE " + " ".join("F" if kind.kind == "f" else "I" for kind in kinds),
+        "COUNT" + " 1" * len(names),
+        f"WIDTH {len(clusters)}",
+        "HEIGHT 1",
+        "VIEWPOINT 0 0 0 1 0 0 0",
+        f"POINTS {len(clusters)}",
+        "DATA binary",
+    ]
     # The devkit's reader wants bytes after the last point.
     return ("\n".join(header) + "\n").encode() + clusters.tobytes() + b"\n"

@@ -1,7 +1,7 @@
 """Who is on the road and how it moves: the actors of one scene and the ego vehicle.
 
-Vehicles of a lane follow each other by the Intelligent Driver Model (Treiber, Hennecke and Helbing, 2000). All motion is
-sampled every 50 ms and interpolated linearly between.
+Vehicles of a lane follow each other by the Intelligent Driver Model (Treiber, Hennecke and Helbing, 2000). All motion
+is sampled every 50 ms and interpolated linearly between.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Traffic:
             free = not layout.near_crossing(middle, 0.5 * room + 1) and not layout.within(
                 layout.zones, middle, side, 0.5 * room + 1.5
             )
-            if not free or rng.random() < 0.62:
+            if not free or rng.random() < 0.66:
                 continue
             turn = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.03)
             if category == "vehicle.motorcycle":
@@ -238,7 +238,7 @@ class Traffic:
         rng, layout = self.rng, self.layout
         direction, pace = -side, rng.uniform(3.5, 6.0)
         offset = side * (layout.lane_edge + 0.5 * layout.bike_width)
-        for s in np.arange(layout.start - 25, layout.end + 25, 58.0) + rng.uniform(0, 15):
+        for s in np.arange(layout.start - 25, layout.end + 25, 68.0) + rng.uniform(0, 15):
             category = "vehicle.bicycle" if rng.random() < 0.75 else "vehicle.motorcycle"
             shape = make_shape(category, rng, rider=True)
             line = s + rng.uniform(-14, 14) + direction * pace * self.times
@@ -251,7 +251,7 @@ class Traffic:
 
     def _walkers(self, side: int) -> None:
         rng, layout = self.rng, self.layout
-        for s in np.arange(layout.start - 15, layout.end + 15, 40.0):
+        for s in np.arange(layout.start - 15, layout.end + 15, 54.0):
             s = s + rng.uniform(-12, 12)
             category = "human.pedestrian.adult" if rng.random() < 0.88 else "human.pedestrian.child"
             lateral = side * (layout.kerb + rng.uniform(1.6, layout.sidewalk_width - 0.4))
@@ -280,7 +280,7 @@ class Traffic:
         for s in np.arange(low + 3.2, high - 2.5, rng.uniform(3.2, 4.2)):
             self._stand("movable_object.barrier", s, edge + rng.normal(0, 0.08), 0.5 * np.pi + rng.normal(0, 0.06))
         for end in (low, high):
-            for fraction in np.linspace(0.15, 1.0, rng.integers(1, 4)):
+            for fraction in np.linspace(0.15, 1.0, rng.integers(1, 3)):
                 inward = 1 if end == low else -1
                 s = end + inward * 2.2 * (1 - fraction) + rng.normal(0, 0.1)
                 self._stand("movable_object.trafficcone", s, edge + side * fraction * 1.9, rng.uniform(-3, 3))
@@ -293,13 +293,14 @@ class Traffic:
                 )
 
     def _yard(self, low: float, high: float, side: int) -> None:
-        """An open yard: lorries, trailers and machines standing across the road's direction, or a row of cones or barriers."""
+        """An open yard: vehicles standing across the road's direction, a row of cones or barriers before them."""
         rng, layout = self.rng, self.layout
         names = ["vehicle.car", "vehicle.truck", "vehicle.trailer", "vehicle.construction", "vehicle.bus.rigid"]
         for s in np.arange(low + 3.0, high - 2.0, 5.2):
-            if rng.random() < 0.5 or layout.near_crossing(s, 3.0):
+            first = s < low + 4.0  # a trailer in every yard: none of the classes is left to chance
+            if (rng.random() < 0.62 and not first) or layout.near_crossing(s, 3.0):
                 continue
-            category = names[rng.choice(5, p=[0.38, 0.2, 0.2, 0.12, 0.1])]
+            category = "vehicle.trailer" if first else names[rng.choice(5, p=[0.45, 0.2, 0.12, 0.13, 0.1])]
             turn = rng.choice([-0.5, 0.5]) * np.pi + rng.normal(0, 0.08)
             self._stand(category, s, side * (layout.house_line + 10 + rng.uniform(0, 3)), turn, idle="vehicle.parked")
         category = ["movable_object.trafficcone", "movable_object.barrier"][int(rng.random() < 0.7)]
@@ -309,17 +310,19 @@ class Traffic:
                 self._stand(category, s, side * (layout.house_line + 0.6), 0.5 * np.pi + rng.normal(0, 0.25))
 
     def _crossing(self) -> None:
-        """Side road: a queue at each stop line, traffic leaving, and people on the zebra crossings in front of the queues."""
+        """Side road: a queue at each stop line, traffic leaving, and people on the zebra crossings."""
         rng, layout = self.rng, self.layout
         center, heading = self.path.pose(layout.cross_s)
+        names = ["vehicle.car", "vehicle.truck", "vehicle.bus.rigid", "vehicle.motorcycle"]
+        bus_arm = int(rng.choice([-1, 1]))  # a bus heads one of the queues: every scene has one
         for arm in (1, -1):
             yaw = float(heading) + layout.cross_angle + (0.0 if arm > 0 else np.pi)
             out, left = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
             distance = layout.kerb + 6.5
-            for _ in range(rng.integers(1, 4)):
-                category = ["vehicle.car", "vehicle.truck", "vehicle.bus.rigid", "vehicle.motorcycle"][
-                    rng.choice(4, p=[0.6, 0.15, 0.1, 0.15])
-                ]
+            for place in range(rng.integers(1, 4)):
+                category = (
+                    names[2] if (arm, place) == (bus_arm, 0) else names[rng.choice(4, p=[0.62, 0.15, 0.08, 0.15])]
+                )
                 rider = True if category.endswith("motorcycle") else None
                 shape = make_shape(category, rng, rider=bool(rider))
                 xy = center + out * (distance + 0.5 * shape.size[0]) + left * 0.5 * layout.lane_width

@@ -1,7 +1,7 @@
 """Class-typical meshes of the motor vehicles: car, truck, bus, trailer and construction vehicle.
 
-Every function draws one random specimen and returns a mesh standing on z = 0, nose towards +x. Sizes follow the means and
-spreads of the nuScenes annotations.
+Every function draws one random specimen and returns a mesh standing on z = 0, nose towards +x. Sizes follow the means
+and spreads of the nuScenes annotations.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ import numpy as np
 from perception.sim.mesh import Color, Material, Mesh, box, frustum, hexahedron, merge, prism, tube, wheel
 
 PAINTS: list[Color] = [
-    (0.92, 0.92, 0.92), (0.08, 0.08, 0.09), (0.55, 0.57, 0.6), (0.75, 0.76, 0.78), (0.6, 0.08, 0.08), (0.1, 0.2, 0.5),
-    (0.2, 0.22, 0.25), (0.35, 0.05, 0.1), (0.1, 0.35, 0.25), (0.8, 0.65, 0.15), (0.45, 0.38, 0.3), (0.2, 0.45, 0.7),
-]  # fmt: skip
+    (0.92, 0.92, 0.92),
+    (0.08, 0.08, 0.09),
+    (0.55, 0.57, 0.6),
+    (0.75, 0.76, 0.78),
+    (0.6, 0.08, 0.08),
+    (0.1, 0.2, 0.5),
+    (0.2, 0.22, 0.25),
+    (0.35, 0.05, 0.1),
+    (0.1, 0.35, 0.25),
+    (0.8, 0.65, 0.15),
+    (0.45, 0.38, 0.3),
+    (0.2, 0.45, 0.7),
+]
 _GLASS: Color = (0.08, 0.1, 0.12)
 _DARK: Color = (0.1, 0.1, 0.11)
 
@@ -44,11 +54,26 @@ def car(rng: np.random.Generator) -> Mesh:
     belt, sill, radius = 0.58 * height + (0.06 if kind == 0 else 0.0), 0.24, 0.33 if kind < 2 else 0.37
     nose = 0.78 * belt if kind != 3 else 0.88 * belt
     body = prism(
-        [[rear + 0.05, sill], [front - 0.06, sill], [front, 0.55 * nose], [front - 0.12, nose], [front - 0.28 * length, belt],
-         [rear + 0.1, belt], [rear, 0.62 * belt]], (-half, half), color, Material.PAINT)  # fmt: skip
-    cabin = {  # fractions of the length from the nose: foot and head of the wind screen, head and foot of the rear window
-        0: (0.28, 0.42, 0.78, 0.9), 1: (0.27, 0.42, 0.9, 0.985), 2: (0.26, 0.38, 0.93, 0.985), 3: (0.14, 0.27, 0.97, 0.99),
-    }[kind]  # fmt: skip
+        [
+            [rear + 0.05, sill],
+            [front - 0.06, sill],
+            [front, 0.55 * nose],
+            [front - 0.12, nose],
+            [front - 0.28 * length, belt],
+            [rear + 0.1, belt],
+            [rear, 0.62 * belt],
+        ],
+        (-half, half),
+        color,
+        Material.PAINT,
+    )
+    cabin = {
+        # Fractions of the length from the nose: foot and head of the wind screen, head and foot of the rear window.
+        0: (0.28, 0.42, 0.78, 0.9),
+        1: (0.27, 0.42, 0.9, 0.985),
+        2: (0.26, 0.38, 0.93, 0.985),
+        3: (0.14, 0.27, 0.97, 0.99),
+    }[kind]
     foot_front, head_front, head_rear, foot_rear = [front - fraction * length for fraction in cabin]
     roof = height - 0.07
     glass = frustum(
@@ -66,10 +91,24 @@ def car(rng: np.random.Generator) -> Mesh:
     middle = 0.5 * (head_front + head_rear)
     pillars = [
         hexahedron(
-            [[x + 0.06, s * (half - 0.05), belt], [x - 0.06, s * (half - 0.05), belt], [x - 0.06, s * (half - 0.12), belt], [x + 0.06, s * (half - 0.12), belt]],
-            [[x + 0.04, s * (half - 0.2), roof], [x - 0.04, s * (half - 0.2), roof], [x - 0.04, s * (half - 0.28), roof], [x + 0.04, s * (half - 0.28), roof]],
-            color, Material.PAINT)
-        for s in (-1, 1) for x in ([middle] if kind != 3 else [middle - 0.8, middle + 0.5])]  # fmt: skip
+            [
+                [x + 0.06, s * (half - 0.05), belt],
+                [x - 0.06, s * (half - 0.05), belt],
+                [x - 0.06, s * (half - 0.12), belt],
+                [x + 0.06, s * (half - 0.12), belt],
+            ],
+            [
+                [x + 0.04, s * (half - 0.2), roof],
+                [x - 0.04, s * (half - 0.2), roof],
+                [x - 0.04, s * (half - 0.28), roof],
+                [x + 0.04, s * (half - 0.28), roof],
+            ],
+            color,
+            Material.PAINT,
+        )
+        for s in (-1, 1)
+        for x in ([middle] if kind != 3 else [middle - 0.8, middle + 0.5])
+    ]
     mirrors = [
         box([foot_front - 0.25, s * half, belt + 0.06], [0.12, 0.14, 0.12], color, Material.PAINT) for s in (-1, 1)
     ]
@@ -90,9 +129,21 @@ def _cab(front: float, half: float, height: float, length: float, color: Color) 
         Material.PAINT,
     )
     screen = hexahedron(
-        [[front + 0.01, half - 0.12, 0.58 * height], [front - 0.1, half - 0.12, 0.58 * height], [front - 0.1, 0.12 - half, 0.58 * height], [front + 0.01, 0.12 - half, 0.58 * height]],
-        [[front - 0.15, half - 0.15, 0.9 * height], [front - 0.3, half - 0.15, 0.9 * height], [front - 0.3, 0.15 - half, 0.9 * height], [front - 0.15, 0.15 - half, 0.9 * height]],
-        _GLASS, Material.GLASS)  # fmt: skip
+        [
+            [front + 0.01, half - 0.12, 0.58 * height],
+            [front - 0.1, half - 0.12, 0.58 * height],
+            [front - 0.1, 0.12 - half, 0.58 * height],
+            [front + 0.01, 0.12 - half, 0.58 * height],
+        ],
+        [
+            [front - 0.15, half - 0.15, 0.9 * height],
+            [front - 0.3, half - 0.15, 0.9 * height],
+            [front - 0.3, 0.15 - half, 0.9 * height],
+            [front - 0.15, 0.15 - half, 0.9 * height],
+        ],
+        _GLASS,
+        Material.GLASS,
+    )
     windows = [
         box(
             [front - 0.5 * length, s * half, 0.73 * height], [0.5 * length, 0.03, 0.26 * height], _GLASS, Material.GLASS
