@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nuscenes_world import pcd_bytes
 
 from perception.data.nuscenes_files import DataError, read_image, read_lidar_bin, read_pcd
 
@@ -36,25 +37,6 @@ def write(tmp_path):
         return path
 
     return write
-
-
-def pcd_bytes(points: np.ndarray) -> bytes:
-    """What a radar driver writes, without the newline that some put at the end."""
-    columns = [(name, points.dtype[name]) for name in points.dtype.names]
-    kind = {"f": "F", "i": "I", "u": "U"}
-    header = f"""# .PCD v0.7
-VERSION 0.7
-FIELDS {" ".join(name for name, _ in columns)}
-SIZE {" ".join(str(dtype.itemsize) for _, dtype in columns)}
-TYPE {" ".join(kind[dtype.kind] for _, dtype in columns)}
-COUNT {" ".join("1" for _ in columns)}
-WIDTH {len(points)}
-HEIGHT 1
-VIEWPOINT 0 0 0 1 0 0 0
-POINTS {len(points)}
-DATA binary
-"""
-    return header.encode() + points.tobytes()
 
 
 @pytest.mark.parametrize("after", [b"", b"\n", b"\0" * 3726])
