@@ -49,6 +49,8 @@ class TrainingError(PerceptionError):
 def process_group(device: str) -> Iterator[torch.device]:
     """This process's device, and under torchrun the group of all processes. "auto" takes a GPU if there is one."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device: cuda was asked for, but torch finds no GPU")
     if "RANK" not in os.environ:
         yield torch.device(kind)
         return
@@ -146,6 +148,10 @@ class Journal:
             for name, value in numbers.items():
                 self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
+    def close(self) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
 
 class Trainer:
     """Trains ``model`` on ``frames``; everything it leaves behind is in the folder ``out``.
@@ -157,6 +163,9 @@ class Trainer:
     def __init__(
         self, model: nn.Module, loss: nn.Module, frames: Sequence, config: Config, out: Path, device: torch.device
     ):
+        for name in ("epochs", "batch_size"):
+            if getattr(config.train, name) < 1:
+                raise TrainingError(f"train.{name}: at least 1 was expected, found {getattr(config.train, name)}")
         self.config, self.out, self.device = config, out, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         processes = distributed.get_world_size() if distributed.is_initialized() else 1
@@ -198,7 +207,6 @@ class Trainer:
             TrainingError: no batch of an epoch can be used, or the loss is not finite for many steps in a row.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        journal = Journal(self.out, self.step, self.rank)
         bar = tqdm(
             total=self.total_steps,
             initial=self.step,
@@ -206,7 +214,7 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
             disable=self.rank > 0,
         )
-        with bar, stop_signals() as stop:
+        with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
             while ended and self.step < self.total_steps:
                 ended = self._run_epoch(journal, bar, stop)

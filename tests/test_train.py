@@ -168,6 +168,11 @@ def test_resuming_under_another_config_names_the_key(tmp_path):
         other.resume()
 
 
+def test_nonsense_in_the_config_is_named(tmp_path):
+    with pytest.raises(TrainingError, match=r"train\.batch_size: at least 1 was expected, found 0"):
+        trainer(tmp_path, config=make_config(batch_size=0))
+
+
 def test_resuming_nothing_starts_from_the_beginning(tmp_path):
     run = trainer(tmp_path)
     run.resume()

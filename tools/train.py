@@ -19,7 +19,9 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/ and the name of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one"
+    )
     args = parser.parse_intermixed_args()
 
     config = load_config(args.config, args.overrides)
