@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nuscenes_world import World, pcd_bytes, radar_points
+from nuscenes_world import START_US, World, pcd_bytes, radar_points
 
 import perception
 from perception import CLASSES, PerceptionError
