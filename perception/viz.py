@@ -145,7 +145,7 @@ def draw_frame(
 
 def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int) -> np.ndarray:
     """The camera images side by side in two rows, [any, width, 3]; a missing one is a dark tile with its name."""
-    names = CAMERA_ORDER if set(cameras) <= set(CAMERA_ORDER) else tuple(sorted(cameras))
+    names = CAMERA_ORDER if set(cameras) <= set(CAMERA_ORDER) else sorted(cameras)
     columns = (len(names) + 1) // 2
     tile_width = (width - (columns - 1) * GAP) // columns
     # Tiles have the shape of the images, as far as two rows of them leave room for the view below.
@@ -377,10 +377,10 @@ def _text(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool 
     """
     mask = _glyphs(text, size_px, bold)
     left, top = round(where[0] - anchor * mask.shape[1]), round(where[1] - mask.shape[0] / 2)
-    if left >= 0 and top >= 0:  # otherwise it is off the picture, and a negative index would wrap around
-        patch = image[top : top + mask.shape[0], left : left + mask.shape[1]]
-        alpha = mask[: patch.shape[0], : patch.shape[1], None]
-        patch[:] = np.round(patch * (1 - alpha) + np.array(colour) * alpha)
+    left, top = max(left, 0), max(top, 0)
+    patch = image[top : top + mask.shape[0], left : left + mask.shape[1]]
+    alpha = mask[: patch.shape[0], : patch.shape[1], None]
+    patch[:] = np.round(patch * (1 - alpha) + np.array(colour) * alpha)
     return mask.shape[1]
 
 
@@ -392,7 +392,7 @@ def _glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
     (width, height), below = cv2.getTextSize(text, font, scale, thickness)
     big = np.zeros((height + 2 * below, width + 2 * thickness), np.uint8)
     cv2.putText(big, text, (thickness, height + below // 2), font, scale, 255, thickness, cv2.LINE_AA)
-    size = (max(1, big.shape[1] // zoom), max(1, big.shape[0] // zoom))
+    size = (big.shape[1] // zoom, big.shape[0] // zoom)
     return cv2.resize(big, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 

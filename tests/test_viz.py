@@ -1,0 +1,165 @@
+"""Drawing: projections whose answers are derived by hand, and frames with next to nothing in them."""
+
+import time
+
+import numpy as np
+import pytest
+
+from perception.geometry import SE3
+from perception.sample import CLASSES, Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
+from perception.viz import CLASS_COLOURS, HEIGHT, NEAR_M, WIDTH, Pinhole, TopDown, draw_bev, draw_camera, draw_frame
+
+# A camera in the ego origin that looks forward: x right is -y of the ego, y down is -z, z forward is x.
+EGO_SE3_CAMERA = SE3(np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
+INTRINSICS = np.array([[100.0, 0, 160], [0, 100, 90], [0, 0, 1]])
+CAMERA = Pinhole(INTRINSICS, EGO_SE3_CAMERA.inverse())
+CAR, BUS = CLASSES.index("car"), CLASSES.index("bus")
+
+
+def image(colour=0, size=(180, 320)) -> CameraImage:
+    return CameraImage(np.full((*size, 3), colour, np.uint8), INTRINSICS, EGO_SE3_CAMERA, 0)
+
+
+def boxes(*centers, label=CAR, size=(4.0, 2.0, 1.5), velocity=(0.0, 0.0)) -> Boxes3D:
+    n = len(centers)
+    return Boxes3D(np.array(centers), np.tile(size, (n, 1)), np.zeros(n), np.tile(velocity, (n, 1)), np.full(n, label))
+
+
+def detections(found: Boxes3D, score=0.9) -> Detections:
+    return Detections(found, np.full(len(found), score))
+
+
+def shows(picture: np.ndarray, name: str) -> np.ndarray:
+    """Where the picture has exactly the colour of a class."""
+    return (picture == CLASS_COLOURS[name]).all(axis=-1)
+
+
+def test_straight_ahead_is_the_principal_point():
+    pixels, depth = CAMERA.points(np.array([[10.0, 0.0, 0.0], [10.0, 1.0, 0.0], [10.0, 0.0, 1.0], [-10.0, 0.0, 0.0]]))
+    assert np.allclose(pixels[:3], [[160, 90], [150, 90], [160, 80]])  # left is left, up is up
+    assert np.allclose(depth[:3], 10) and np.isnan(depth[3])
+
+
+def test_an_edge_through_the_camera_plane_ends_at_the_near_plane():
+    segments = np.array([
+        [[10.0, 1, 0], [-10, 1, 0]],
+        [[-10, 1, 0], [10, 1, 0]],
+        [[-1, 0, 0], [-2, 0, 0]],
+        [[5, 1, 0], [10, 1, 0]],
+    ])  # fmt: skip
+    pixels, index = CAMERA.segments(segments)
+    near = [160 - 100 / NEAR_M, 90]
+    assert index.tolist() == [0, 1, 3]
+    assert np.allclose(pixels, [[[150, 90], near], [near, [150, 90]], [[140, 90], [150, 90]]])
+
+
+def test_a_view_looks_at_its_target():
+    view = Pinhole.looking((-10.0, 0.0, 10.0), (0.0, 0.0, 0.0), 500.0, (101, 201))
+    pixels, depth = view.points(np.array([[0.0, 0, 0], [0.0, 5, 0], [3.0, 0, 0]]))
+    assert np.allclose(pixels[0], [100, 50]) and np.isclose(depth[0], 200**0.5)
+    assert pixels[1, 0] < 100 and np.isclose(pixels[1, 1], 50)
+    assert np.isclose(pixels[2, 0], 100) and pixels[2, 1] < 50
+
+
+def test_forward_is_up_and_left_is_left_in_the_birds_eye_view():
+    view = TopDown((100.0, 200.0), 4.0)
+    pixels, _ = view.points(np.array([[0.0, 0, 0], [10.0, 0, 0], [0.0, 10, 0]]))
+    assert pixels.tolist() == [[100, 200], [100, 160], [60, 200]]
+
+
+def test_a_box_is_drawn_where_it_is_in_the_birds_eye_view():
+    empty = Frame("token", 0)
+    size = (500, 1024)  # ten pixels a metre; the ego stands 56 % down, at (512, 280)
+    panel = draw_bev(empty, boxes((20.0, 10.0, 0.0)), None, size)
+    rows, columns = np.nonzero(shows(panel, "car"))
+    assert abs(rows.mean() - 80) < 8 and abs(columns.mean() - 412) < 2
+    assert abs(np.ptp(rows) - 40) <= 3 and abs(np.ptp(columns) - 20) <= 3
+    # The line from the middle to the front says where it is heading.
+    assert shows(panel, "car")[62:78, 412].all() and not shows(panel, "car")[84:96, 412].any()
+
+
+def test_a_box_ahead_surrounds_the_principal_point_of_the_image():
+    tile = draw_camera(image(), boxes((12.0, 0.0, 0.0)), (180, 320))
+    rows, columns = np.nonzero(shows(tile, "car"))
+    # The rear face, 10 m away, is 2 m wide and 1.5 m high.
+    assert abs(columns.min() - 150) <= 2 and abs(columns.max() - 170) <= 2
+    assert abs(rows.min() - 82.5) <= 2 and abs(rows.max() - 97.5) <= 2
+
+
+def test_a_box_around_the_camera_is_cut_and_one_behind_it_unseen():
+    around = draw_camera(image(), boxes((0.5, 0.0, 0.0), size=(10.0, 3.0, 2.0)), (180, 320))
+    assert shows(around, "car").any()
+    behind = draw_camera(image(), boxes((-12.0, 0.0, 0.0)), (180, 320))
+    assert not behind.any()
+
+
+def test_images_are_fitted_with_their_boxes():
+    tile = draw_camera(image(size=(180, 320)), boxes((12.0, 0.0, 0.0)), (90, 160))
+    _, columns = np.nonzero(shows(tile, "car"))
+    assert abs(columns.min() - 75) <= 2 and abs(columns.max() - 85) <= 2
+
+
+def test_only_boxes_above_the_threshold_are_drawn():
+    frame = Frame("token", 0)
+    found = Detections(boxes((20.0, 0, 0), (30.0, 0, 0), label=BUS), np.array([0.4, 0.2]))
+    legend = (slice(HEIGHT - 160, HEIGHT), slice(WIDTH - 680, WIDTH))
+
+    def boxed(threshold):
+        shown = shows(draw_frame(frame, found, threshold), "bus")
+        shown[legend] = False
+        return shown.sum()
+
+    assert boxed(0.5) == 0 < boxed(0.3) < boxed(0.1)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Frame("nothing", 0),
+        Frame("one camera", 0, cameras={"CAM_FRONT": image(90)}),
+        Frame("another rig", 0, cameras={name: image(90, (100, 400)) for name in ("a", "b", "c")}),
+        Frame("eight cameras", 0, cameras={f"camera {i}": image(90) for i in range(8)}),
+        Frame("portrait", 0, cameras={"CAM_BACK": image(90, (640, 360))}),
+        Frame("empty clouds", 0, lidar=LidarCloud(np.zeros((0, 5))), radar=RadarCloud(np.zeros((0, 7)))),
+        Frame("no truth", 0, boxes=Boxes3D.empty()),
+        Frame("far away", 0, lidar=LidarCloud(np.full((3, 5), 1e6)), boxes=boxes((1e6, 1e6, 0.0))),
+        Frame("unknown velocity", 0, boxes=boxes((5.0, 5.0, 0.0), velocity=(np.nan, np.nan))),
+    ],
+    ids=lambda frame: frame.token,
+)
+def test_whatever_is_missing_a_picture_is_made(frame):
+    found = frame.boxes if frame.boxes is not None else Boxes3D.empty()
+    for picture in (draw_frame(frame), draw_frame(frame, detections(found), latency_ms=12.3)):
+        assert picture.shape == (HEIGHT, WIDTH, 3) and picture.dtype == np.uint8
+
+
+def test_missing_sensors_are_said_and_inputs_left_alone():
+    cloud = np.zeros((1, 5), np.float32)
+    with_lidar, without = Frame("t", 0, cameras={"CAM_FRONT": image(90)}, lidar=LidarCloud(cloud)), Frame("t", 0)
+    warning = (255, 107, 107)
+    assert (draw_frame(without) == warning).all(axis=-1).sum() > (draw_frame(with_lidar) == warning).all(axis=-1).sum()
+    assert (with_lidar.cameras["CAM_FRONT"].image == 90).all()
+
+
+def test_ground_truth_without_a_point_on_it_is_not_drawn():
+    truth = boxes((20.0, 0.0, 0.0))
+    unseen = Boxes3D(truth.center, truth.size, truth.yaw, truth.velocity, truth.label,
+                     num_lidar_points=[0], num_radar_points=[0])  # fmt: skip
+    nothing, hidden, shown = (draw_frame(Frame("t", 0, boxes=b))[60:900] for b in (Boxes3D.empty(), unseen, truth))
+    assert (hidden == nothing).all() and (shown != nothing).any()
+
+
+def test_five_hundred_boxes_and_huge_ones_take_no_time():
+    rng = np.random.default_rng(0)
+    n = 500
+    many = Boxes3D(
+        center=rng.uniform(-50, 50, (n, 3)) * (1, 1, 0.02),
+        size=rng.uniform(0.5, 12, (n, 3)),
+        yaw=rng.uniform(-np.pi, np.pi, n),
+        velocity=rng.normal(0, 5, (n, 2)),
+        label=rng.integers(0, len(CLASSES), n),
+    )
+    frame = Frame("t", 0, cameras={"CAM_FRONT": image(90)}, boxes=many)
+    start = time.perf_counter()
+    draw_frame(frame, detections(many))
+    assert time.perf_counter() - start < 5
