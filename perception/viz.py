@@ -376,8 +376,7 @@ def _text(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool 
         where: (u, v): v is the middle of the line; u its left end, or its middle or right end for anchor 0.5 or 1.
     """
     mask = _glyphs(text, size_px, bold)
-    left, top = round(where[0] - anchor * mask.shape[1]), round(where[1] - mask.shape[0] / 2)
-    left, top = max(left, 0), max(top, 0)
+    left, top = max(0, round(where[0] - anchor * mask.shape[1])), max(0, round(where[1] - mask.shape[0] / 2))
     patch = image[top : top + mask.shape[0], left : left + mask.shape[1]]
     alpha = mask[: patch.shape[0], : patch.shape[1], None]
     patch[:] = np.round(patch * (1 - alpha) + np.array(colour) * alpha)
