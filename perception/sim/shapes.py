@@ -1,4 +1,4 @@
-"""From a nuScenes category to one random specimen: its mesh, its box and what a radar makes of it."""
+"""From a nuScenes category to one random specimen: its mesh and its box."""
 
 from __future__ import annotations
 

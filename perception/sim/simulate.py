@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -89,7 +90,8 @@ def simulate(
             ``scenes`` may be asked for.
         scenes, seconds, seed, **options: see :class:`Settings`.
         overwrite: remove an earlier simulation found in ``out`` first.
-        workers: processes; by default one a core.
+        workers: processes; by default one a core. They are spawned: a script that calls this with more than one needs
+            the usual ``if __name__ == "__main__"``.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -107,6 +109,10 @@ def simulate(
         missing = [index for index in range(settings.scenes) if not _notes(root, index).exists()]
         _run_scenes(settings, missing, root, min(workers, max(len(missing), 1)), progress)
         _merge(root, settings)
+    except BrokenProcessPool as error:
+        raise SimulationError(
+            f"{root}: a worker process was killed, probably for want of memory; use fewer workers"
+        ) from error
     except OSError as error:
         raise SimulationError(f"{error.filename or root}: cannot be written: {error.strerror or error}") from error
     return root
@@ -125,7 +131,10 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
     if root.exists() and any(root.iterdir()):
         if not note.exists():
             raise SimulationError(f"{root}: an empty folder or an earlier simulation expected, found other files")
-        found = json.loads(note.read_text())
+        try:
+            found = json.loads(note.read_text())
+        except ValueError as error:
+            raise SimulationError(f"{note}: JSON expected: {error}") from error
         if overwrite:
             for folder in ("samples", "sweeps", "maps", found["version"], _NOTES):
                 shutil.rmtree(root / folder, ignore_errors=True)
