@@ -14,7 +14,7 @@ from perception.model.head import BOX_CHANNELS, encode
 from perception.sample import Batch
 
 # Relative weights of the box channels: offset, z, log size, heading, velocity.
-_BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 1.0, "velocity": 1.0}
+_BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
 _DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving things where they were
 
