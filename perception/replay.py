@@ -30,8 +30,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from perception.config import Config
-from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_results import ResultsWriter, to_submission
 from perception.errors import PerceptionError
 from perception.sample import SENSORS, Detections, Frame
@@ -40,23 +38,6 @@ from perception.viz import draw_frame
 
 class ReplayError(PerceptionError):
     """A source without frames, or an output that cannot be written."""
-
-
-def open_source(
-    path: str | Path,
-    config: Config,
-    version: str | None = None,
-    scenes: Sequence[str] | None = None,
-    sensors: Sequence[str] = SENSORS,
-) -> NuScenes:
-    """The frames of a recording, with as many sweeps a cloud as the detector of ``config`` was trained on.
-
-    Raises:
-        PerceptionError: no such recording, version, scene or sensor.
-    """
-    data = config.data
-    sweeps = {"lidar_sweeps": data.lidar_sweeps, "radar_sweeps": data.radar_sweeps}
-    return NuScenes(path, version, scenes=scenes, sensors=sensors, **sweeps)
 
 
 def replay(

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from perception.checkpoint import read_checkpoint, write_checkpoint
 from perception.config import Config
 from perception.data.batches import Schedule, TrainingData, keyed_rng
-from perception.data.nuscenes import NuScenes
+from perception.data.nuscenes import open_source
 from perception.errors import PerceptionError
 from perception.losses import DetectionLoss
 from perception.model.detector import build
@@ -357,15 +357,8 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
     with process_group(device) as place:
         torch.manual_seed(config.train.seed)
         data = config.data
-        frames = NuScenes(
-            data.root,
-            version=data.version,
-            split=data.split,
-            scenes=list(data.scenes) or None,
-            lidar_sweeps=data.lidar_sweeps,
-            radar_sweeps=data.radar_sweeps,
-            on_error="skip",
-        )
+        chosen = {"split": data.split, "scenes": list(data.scenes) or None}
+        frames = open_source(data.root, data, data.version, on_error="skip", **chosen)
         trainer = Trainer(build(config), DetectionLoss(config), frames, config, out, place)
         if resume:
             trainer.resume()

@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "perception").rglob("*.py"))
 # A module may import its own layer and the layers above it in this list.
 LAYERS = (
     {"errors"},
-    {"geometry", "cli"},
+    {"geometry", "cli", "report"},
     {"grid"},
     {"sample"},
     {"config"},

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from perception.config import Config
+from perception.data.nuscenes import open_source
 from perception.data.nuscenes_files import DataError
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.model.detector import build
-from perception.replay import Clock, Film, canonical_bytes, latency_table, open_source, replay
+from perception.replay import Clock, Film, canonical_bytes, latency_table, replay
 from perception.sample import SENSORS, Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +184,7 @@ def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
     config = Config()
     config.camera.image_size, config.camera.weights = [64, 96], "none"
     detector = build(config).eval()
-    source = open_source(real_scene, config, scenes=["scene-0523"], sensors=("camera", "radar"))
+    source = open_source(real_scene, config.data, scenes=["scene-0523"], sensors=("camera", "radar"))
     frames = [source[0], source[1]]
     digests = {replay(detector, frames, tmp_path, video=False)["detections_sha256"] for _ in range(2)}
     assert len(digests) == 1 and frames[0].sensors == SENSORS[:2]

@@ -99,8 +99,8 @@ def test_the_tool_reports_errors_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     command = [sys.executable, "tools/simulate.py", "--out", str(tmp_path / "file"), "--scenes", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("simulate: ") and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
 def test_all_tables_and_all_ten_classes(drives):

@@ -23,15 +23,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the drive")
     args = parser.parse_args()
 
+    from perception.data.nuscenes import open_source
     from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
-    from perception.replay import about_detector, latency_table, open_source, replay
+    from perception.replay import about_detector, latency_table, replay
     from perception.sim import simulate
 
     detector = perception.load(args.checkpoint)
 
     print(f"1/3 A drive of {args.seconds:g} s is simulated (kept from an earlier run if there is one)", flush=True)
     simulate(args.out / "drive", 1, args.seconds, SEED, weather=("day",), progress=True)
-    drive = open_source(args.out / "drive", detector.config)
+    drive = open_source(args.out / "drive", detector.config.data)
 
     print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
     scores = evaluate_subsets(detector, drive, ALL_SUBSETS)

@@ -5,17 +5,23 @@
 The resolved config of the checkpoint is saved beside the figures, as out/sim.config.yaml.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import perception
 from perception.cli import run_main
 from perception.config import save_config
+from perception.data.nuscenes import open_source
 from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
 from perception.model.detector import weights_sha256
+
+
+def names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def main() -> None:
@@ -25,24 +31,23 @@ def main() -> None:
     parser.add_argument("--version", help="such as v1.0-mini; may be left out where the root holds one")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", help="such as mini_val")
-    which.add_argument("--scenes", type=lambda names: names.split(","), help="such as scene-0103,scene-0916")
+    which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
     sensors = parser.add_mutually_exclusive_group()
-    sensors.add_argument("--sensors", type=lambda names: names.split(","), default=perception.SENSORS)
+    sensors.add_argument("--sensors", type=names, default=perception.SENSORS, help="some of camera,radar,lidar")
     sensors.add_argument("--all-subsets", action="store_true", help="each of the seven sets of sensors")
     parser.add_argument("--json", required=True, type=Path, help="where the figures go")
     parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
+    parser.add_argument("--skip-damaged", action="store_true", help="leave out and count frames that cannot be read")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    dataset = perception.NuScenes(args.root, version=args.version, split=args.split, scenes=args.scenes)
     detector = perception.load(args.checkpoint, device=args.device)
-    report = {
-        "checkpoint": args.checkpoint,
-        "weights_sha256": weights_sha256(args.checkpoint),
-        "version": dataset.version,
-        "scenes": list(dataset.scenes),
-    }
+    policy = "skip" if args.skip_damaged else "raise"
+    chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy}
+    dataset = open_source(args.root, detector.config.data, args.version, **chosen)
+    report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
+    report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     report |= evaluate_subsets(detector, dataset, ALL_SUBSETS if args.all_subsets else [args.sensors], args.results)
 
     save_config(detector.config, args.json.with_suffix(".config.yaml"))

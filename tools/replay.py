@@ -31,10 +31,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
-    from perception.replay import about_detector, latency_table, open_source, replay  # imports torch: after --help
+    from perception.data.nuscenes import open_source  # imports torch: after --help
+    from perception.replay import about_detector, latency_table, replay
 
     detector = perception.load(args.checkpoint, device=args.device)
-    source = open_source(args.source, detector.config, args.version, args.scenes, args.sensors)
+    chosen = {"scenes": args.scenes, "sensors": args.sensors}
+    source = open_source(args.source, detector.config.data, args.version, **chosen)
     about = about_detector(detector, args.checkpoint) | {"source": args.source, "version": source.version}
     options = {"sensors": args.sensors, "score_threshold": args.score_threshold, "video": not args.no_video}
     summary = replay(detector, source.frames(), args.out, total=len(source), about=about, **options)

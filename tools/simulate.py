@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from perception.errors import PerceptionError
+from perception.cli import run_main
 from perception.sim import simulate
 
 
@@ -17,7 +16,7 @@ def image_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; the same command again resumes")
     parser.add_argument("--scenes", type=int, default=4, metavar="N", help="number of scenes")
@@ -33,24 +32,19 @@ def main() -> int:
     parser.add_argument("--workers", type=int, metavar="N", help="processes; one a core when not given")
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier simulation in DIR first")
     arguments = parser.parse_args()
-    try:
-        simulate(
-            arguments.out,
-            arguments.scenes,
-            arguments.seconds,
-            arguments.seed,
-            overwrite=arguments.overwrite,
-            workers=arguments.workers,
-            progress=True,
-            image_size=arguments.image_size,
-            weather=tuple(arguments.weather.split(",")),
-            version=arguments.version,
-        )
-    except PerceptionError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return 1
-    return 0
+    simulate(
+        arguments.out,
+        arguments.scenes,
+        arguments.seconds,
+        arguments.seed,
+        overwrite=arguments.overwrite,
+        workers=arguments.workers,
+        progress=True,
+        image_size=arguments.image_size,
+        weather=tuple(arguments.weather.split(",")),
+        version=arguments.version,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -40,6 +40,7 @@ from typing import Literal
 
 import numpy as np
 
+from perception.config import DataConfig
 from perception.data.nuscenes_annotations import read_annotations
 from perception.data.nuscenes_files import DataError
 from perception.data.nuscenes_frame import CloudOptions, SampleReader
@@ -209,6 +210,14 @@ class NuScenes:
             num_lidar_points=annotations.num_lidar_points[own],
             num_radar_points=annotations.num_radar_points[own],
         )
+
+
+def open_source(root: str | Path, config: DataConfig, version: str | None = None, **selection) -> NuScenes:
+    """A dataset with as many sweeps a cloud as the detector of ``config`` was trained on.
+
+    selection: split, scenes, sensors, on_error, as :class:`NuScenes` takes them.
+    """
+    return NuScenes(root, version, lidar_sweeps=config.lidar_sweeps, radar_sweeps=config.radar_sweeps, **selection)
 
 
 def _require_known(kind: str, name: str, known: Collection[str]) -> None:

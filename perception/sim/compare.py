@@ -206,12 +206,3 @@ def comparison(real: str | Path, sim: str | Path) -> str:
     """
     recorded, simulated = Drives(real), Drives(sim)
     return "\n".join([*_class_rows(recorded, simulated), "", *_sensor_rows(recorded, simulated)])
-
-
-def put_between_markers(text: str, generated: str, path: str | Path) -> str:
-    """``text`` with what stands between its ``<!-- generated -->`` and ``<!-- end -->`` lines replaced."""
-    begin, end = "<!-- generated -->", "<!-- end -->"
-    if begin not in text or end not in text:
-        raise PerceptionError(f"{path}: the lines {begin} and {end} expected, found none")
-    head, _, rest = text.partition(begin)
-    return f"{head}{begin}\n{generated}\n{end}{rest.partition(end)[2]}"
