@@ -1,0 +1,66 @@
+"""The shipped checkpoint and configs: they load, they are small, and the detector still finds what it found."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import perception
+from perception.config import load_config
+from perception.data.nuscenes import open_source
+from perception.model.detector import build, find_checkpoint
+from perception.sim import simulate
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "sim.json"
+TOP = 8
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    if "resnet50" in path.read_text():
+        pytest.importorskip("transformers")
+    build(load_config(path, ["camera.weights=none"]))
+
+
+def test_the_checkpoint_is_small_and_holds_no_pickle():
+    files = sorted(path.name for path in find_checkpoint("sim").iterdir())
+    assert files == ["config.yaml", "model.safetensors"]
+    assert (find_checkpoint("sim") / "model.safetensors").stat().st_size < 15e6
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(perception.PerceptionError, match=r"shipped name \(sim\)"):
+        perception.load("simm")
+
+
+def detect(folder: Path) -> dict[str, list]:
+    """[class, x, y, score] of the most certain detections of a frame no training saw, by what sensors are there."""
+    simulate(folder, 1, 1.0, seed=3000, workers=1)
+    detector = perception.load("sim")
+    frame = open_source(folder, detector.config.data)[1]
+    found = {}
+    for name, sensors in {"all": perception.SENSORS, **{name: [name] for name in perception.SENSORS}}.items():
+        detections = detector.detect(frame.only(sensors))
+        boxes = detections.boxes[:TOP]
+        columns = (boxes.label, boxes.center[:, 0], boxes.center[:, 1], detections.scores)
+        found[name] = [[perception.CLASSES[c], round(x, 3), round(y, 3), round(p, 4)] for c, x, y, p in zip(*columns)]
+    return found
+
+
+def test_golden_detections(tmp_path):
+    """Renew with ``python tests/test_shipped.py`` when weights or simulator change; the tolerance is for other CPUs."""
+    found = detect(tmp_path)
+    for sensors, golden in json.loads(GOLDEN.read_text()).items():
+        for label, x, y, score in golden:
+            near = [p for c, u, v, p in found[sensors] if c == label and np.hypot(u - x, v - y) < 0.1]
+            assert near and abs(near[0] - score) < 0.02, f"{sensors}: {label} at {x}, {y} with score {score}"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        lines = [f"  {json.dumps(name)}: {json.dumps(rows)}" for name, rows in detect(Path(scratch)).items()]
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
