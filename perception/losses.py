@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from perception.batch import Batch
 from perception.config import Config
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.detector import Prediction
 from perception.model.head import BOX_CHANNELS, encode
-from perception.sample import Batch
 
 # Relative weights of the box channels: offset, z, log size, heading, velocity.
 _BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 1.0, "velocity": 2.0}

@@ -1,4 +1,4 @@
-"""What flows through the package: one Frame of sensor data, Boxes3D, Detections, and the Batch a model sees.
+"""What flows through the package: one Frame of sensor data, Boxes3D and Detections.
 
 Every type checks itself when it is made, so that a wrong shape is reported where data enters and nowhere deeper. A
 sensor that is missing is ``None``; one that is present and saw nothing is an empty cloud. The two are never confused.
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import torch
 
 from perception.errors import PerceptionError
 from perception.geometry import SE3
@@ -205,95 +204,3 @@ def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
     # Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
     pixels = np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
     return dataclasses.replace(camera, image=image, intrinsics=pixels @ camera.intrinsics)
-
-
-@dataclass
-class PointBatch:
-    """The clouds of a batch, concatenated. points: float32 [M, C].  batch_index: int64 [M], the sample of each."""
-
-    points: torch.Tensor
-    batch_index: torch.Tensor
-
-
-@dataclass
-class Batch:
-    """What a Detector takes.
-
-    images: uint8 [B, N, 3, H, W] RGB, or None.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
-    camera_valid: bool [B, N], false for a single missing camera.
-    sensor_valid: bool [B, 3] in the order of SENSORS; where it is false the sample's share of that sensor is ignored.
-    """
-
-    tokens: list[str]
-    sensor_valid: torch.Tensor
-    images: torch.Tensor | None = None
-    intrinsics: torch.Tensor | None = None
-    ego_SE3_camera: torch.Tensor | None = None
-    camera_valid: torch.Tensor | None = None
-    radar: PointBatch | None = None
-    lidar: PointBatch | None = None
-    boxes: list[Boxes3D] | None = None
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def to(self, device) -> Batch:
-        def move(value):
-            if isinstance(value, torch.Tensor):
-                return value.to(device, non_blocking=True)
-            if isinstance(value, PointBatch):
-                return PointBatch(move(value.points), move(value.batch_index))
-            return value
-
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
-
-    def pin_memory(self) -> Batch:
-        """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
-
-        def pin(value):
-            if isinstance(value, torch.Tensor):
-                return value.pin_memory()
-            return PointBatch(pin(value.points), pin(value.batch_index)) if isinstance(value, PointBatch) else value
-
-        return Batch(**{f.name: pin(getattr(self, f.name)) for f in dataclasses.fields(self)})
-
-
-def collate(frames: list[Frame], image_size: tuple[int, int]) -> Batch:
-    """Stack frames into a Batch; images are fitted to ``image_size`` (height, width).
-
-    Frames may differ in the sensors and in the cameras they have.
-    """
-    if not frames:
-        raise SampleError("collate: at least one frame was expected, found none")
-    batch = Batch(
-        tokens=[frame.token for frame in frames],
-        sensor_valid=torch.tensor([[name in frame.sensors for name in SENSORS] for frame in frames]),
-        radar=_collate_points([frame.radar for frame in frames]),
-        lidar=_collate_points([frame.lidar for frame in frames]),
-        boxes=[frame.boxes for frame in frames] if all(frame.boxes is not None for frame in frames) else None,
-    )
-    names = sorted({name for frame in frames for name in frame.cameras or {}})
-    if names:
-        shape = (len(frames), len(names))
-        images = np.zeros((*shape, *image_size, 3), dtype=np.uint8)
-        intrinsics = np.tile(np.eye(3, dtype=np.float32), (*shape, 1, 1))
-        ego_SE3_camera = np.tile(np.eye(4, dtype=np.float32), (*shape, 1, 1))
-        valid = np.zeros(shape, dtype=bool)
-        for b, frame in enumerate(frames):
-            for n, name in enumerate(names):
-                if frame.cameras and name in frame.cameras:
-                    camera = fit_image(frame.cameras[name], image_size)
-                    images[b, n], valid[b, n] = camera.image, True
-                    intrinsics[b, n], ego_SE3_camera[b, n] = camera.intrinsics, camera.ego_SE3_camera.matrix
-        batch.images = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
-        batch.intrinsics, batch.ego_SE3_camera = torch.from_numpy(intrinsics), torch.from_numpy(ego_SE3_camera)
-        batch.camera_valid = torch.from_numpy(valid)
-    return batch
-
-
-def _collate_points(clouds: list) -> PointBatch | None:
-    if all(cloud is None for cloud in clouds):
-        return None
-    arrays = [cloud.points for cloud in clouds if cloud is not None]
-    index = [np.full(len(cloud.points), b) for b, cloud in enumerate(clouds) if cloud is not None]
-    return PointBatch(torch.from_numpy(np.concatenate(arrays)), torch.from_numpy(np.concatenate(index)).long())

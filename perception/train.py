@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from perception.batch import Batch
 from perception.checkpoint import read_checkpoint, write_checkpoint
 from perception.config import Config
 from perception.data.batches import Schedule, TrainingData, keyed_rng
@@ -32,7 +33,6 @@ from perception.errors import PerceptionError
 from perception.losses import DetectionLoss
 from perception.model.detector import build
 from perception.optim import Ema, has_bfloat16, one_cycle, parameter_groups
-from perception.sample import Batch
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # in a row, of which loss or gradient is not finite

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import perception
+from perception.batch import PointBatch, collate
 from perception.config import Config, load_config
 from perception.errors import PerceptionError
 from perception.geometry import SE3
@@ -16,7 +17,7 @@ from perception.model.camera import EfficientNetLite0
 from perception.model.detector import build, load
 from perception.model.pillars import PillarEncoder
 from perception.model.view_transform import LiftSplat
-from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, PointBatch, RadarCloud, collate
+from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
 
 CAMERA_AXES = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # looking along the ego's x
 SUBSETS = [[s for i, s in enumerate(SENSORS) if bits & 1 << i] for bits in range(1, 8)]

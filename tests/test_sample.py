@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from perception.batch import collate
 from perception.geometry import SE3, project
 from perception.sample import (
     Boxes3D,
@@ -15,7 +16,6 @@ from perception.sample import (
     LidarCloud,
     RadarCloud,
     SampleError,
-    collate,
     fit_image,
 )
 

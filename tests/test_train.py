@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
+from perception.batch import Batch
 from perception.checkpoint import read_checkpoint
 from perception.config import Config, load_config, save_config
 from perception.data.batches import PROPER_SUBSETS, Draw, Schedule, TrainingData, without_unseen
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
-from perception.sample import SENSORS, Batch, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError
+from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError
 from perception.train import MAX_BROKEN_STEPS, Trainer, TrainingError
 
 ROOT = Path(__file__).parent.parent

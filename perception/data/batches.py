@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from perception.batch import Batch, collate
 from perception.config import Config, TrainConfig
 from perception.data.augment import augment
 from perception.errors import PerceptionError
-from perception.sample import SENSORS, Batch, Boxes3D, Frame, SampleError, collate
+from perception.sample import SENSORS, Boxes3D, Frame, SampleError
 
 PROPER_SUBSETS = tuple(subset for n in range(1, len(SENSORS)) for subset in combinations(SENSORS, n))
 

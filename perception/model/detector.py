@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from perception.batch import Batch, collate
 from perception.config import Config, load_config, save_config
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
@@ -20,7 +21,7 @@ from perception.model.head import CenterHead, Maps, Trunk, decode
 from perception.model.lidar import LidarEncoder
 from perception.model.radar import RadarEncoder
 from perception.model.view_transform import LiftSplat
-from perception.sample import SENSORS, Batch, Detections, Frame, collate
+from perception.sample import SENSORS, Detections, Frame
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import nn
 
+from perception.batch import PointBatch
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, ResidualBlock
 from perception.model.pillars import PillarEncoder
-from perception.sample import PointBatch
 
 LIDAR_SCALE = (51.2, 51.2, 3.0, 255.0, 0.5)  # x, y, z, intensity, age_s
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from perception.batch import PointBatch
 from perception.grid import BEVGrid
 from perception.ops.voxelize import scatter_to_bev, segment_max, segment_mean, voxelize
-from perception.sample import PointBatch
 
 
 class PillarEncoder(nn.Module):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from perception.batch import PointBatch
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, ResidualBlock
 from perception.model.pillars import PillarEncoder
-from perception.sample import PointBatch
 
 RADAR_SCALE = (51.2, 51.2, 3.0, 20.0, 10.0, 10.0, 0.5)  # x, y, z, rcs_dbsm, vx, vy, age_s
 
