@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt setuptools
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[all]"
 	@$(IMPORT_OPEN3D) || $(APT_INSTALL) && $(IMPORT_OPEN3D) && touch $@ \
-		|| echo "Open3D (the simulator) misses system libraries: sudo apt-get install -y $(OPEN3D_LIBRARIES)"
+		|| { echo "Open3D (the simulator) misses system libraries: sudo apt-get install -y $(OPEN3D_LIBRARIES)"; exit 1; }
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""What every command-line tool shares: a log format, and errors that fit on one line."""
+"""What the command-line tools share: options that mean the same everywhere, a log format, errors on one line."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -13,8 +14,9 @@ from perception.errors import PerceptionError
 def run_main(main: Callable[[], int | None]) -> None:
     """Run ``main`` and exit with what it returns (None is 0).
 
-    A PerceptionError becomes one line ``error: ...`` on stderr and exit code 2, Ctrl-C one line and 130, a reader that
-    closed the pipe (``tool | head``) a silent 1. Anything else is a bug of ours and keeps its traceback.
+    A PerceptionError becomes one line ``error: ...`` on stderr and exit code 2, and so does a file that the system
+    refuses and nobody spoke about earlier; Ctrl-C one line and 130; a reader that closed the pipe (``tool | head``) a
+    silent 1. Anything else is a bug of ours and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
@@ -30,4 +32,38 @@ def run_main(main: Callable[[], int | None]) -> None:
         # The interpreter flushes stdout once more at exit: give it somewhere to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        code = 2
     sys.exit(code)
+
+
+def names(text: str) -> list[str]:
+    """``type=names`` of an option that takes several: ``camera,radar``."""
+    return [name.strip() for name in text.split(",")]
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """``--device``, whose value :func:`checked_device` makes sense of."""
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto, a GPU if there is one")
+
+
+def checked_device(name: str) -> str:
+    """``cpu`` or ``cuda`` for what ``--device`` says. Imports torch, but for ``cpu`` and for mistakes.
+
+    Raises:
+        PerceptionError: another name, or cuda where torch finds no GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise PerceptionError(f"--device: auto, cpu or cuda was expected, found {name!r}")
+    if name == "cpu":
+        return name
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise PerceptionError("--device: cuda was asked for, but torch finds no GPU; cpu and auto work without one")
+    return "cpu"

@@ -74,6 +74,10 @@ def evaluate_subsets(
     Returns:
         subsets: the figures by subset name.  frames: how many were scored.  skipped: how many could not be read.
         frames_with: how many of the frames had each sensor.  ground_truth: how many boxes of each class count.
+
+    Raises:
+        EvaluationError: see the class.
+        ResultsError: ``results`` cannot be written.
     """
     names = {subset_name(subset): set(subset) for subset in subsets}
     devkit = _open_devkit(dataset)

@@ -10,13 +10,12 @@ pipeline. What a run leaves in its folder:
     summary.json   latency, versions, config, digests
 
 Each file takes its name when it is whole. An interrupted run leaves none of them, but what was filmed so far as
-``replay.part.mp4``, playable.
+``replay.part.mp4``, playable; a run without video removes that of an earlier one, which showed other results.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import time
 from collections import Counter
@@ -30,14 +29,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from perception.data.nuscenes_results import ResultsWriter, to_submission
+from perception.data.nuscenes_results import (
+    ResultsWriter,
+    check_writable,
+    to_submission,
+    write_file,
+    write_json,
+    writing,
+)
 from perception.errors import PerceptionError
 from perception.sample import SENSORS, Detections, Frame
 from perception.viz import draw_frame
 
 
 class ReplayError(PerceptionError):
-    """A source without frames, or an output that cannot be written."""
+    """A source without frames, or a video that cannot be written."""
 
 
 def replay(
@@ -67,13 +73,12 @@ def replay(
         What ``summary.json`` holds.
 
     Raises:
-        ReplayError: see the class; and whatever the source and the detector raise.
+        ReplayError: see the class.
+        ResultsError: a file cannot be written. And whatever the source and the detector raise.
     """
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReplayError(f"{out}: a folder to write to was expected: {error.strerror}") from None
+    for name in ("results.json", "replay.mp4", "replay.png", "summary.json"):
+        check_writable(out / name)
     with ExitStack() as stack:
         results = stack.enter_context(ResultsWriter(out / "results.json", sensors))
         film = stack.enter_context(Film(out / "replay.mp4")) if video else NoFilm()
@@ -82,11 +87,11 @@ def replay(
             run.step(frame.only(sensors))
         if not run.frames:
             raise ReplayError("replay: at least one frame was expected, the source has none")
+    if not video:
+        Film(out / "replay.mp4").remove()
     write_picture(out / "replay.png", draw_frame(*run.best, score_threshold=score_threshold))
     summary = {**(about or {}), **run.summary(), "versions": versions()}
-    partial = out / "summary.json.part"
-    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    partial.replace(out / "summary.json")
+    write_json(out / "summary.json", summary)
     return summary
 
 
@@ -216,6 +221,7 @@ class Film:
     def __init__(self, path: Path):
         self._path, self._partial = path, path.with_name(f"{path.stem}.part{path.suffix}")
         self._first: tuple[np.ndarray, int] | None = None
+        self._frames = 0
         self._writer: cv2.VideoWriter | None = None
 
     def __enter__(self) -> Film:
@@ -231,7 +237,7 @@ class Film:
             return
         if self._writer is None:
             self._open((timestamp_ns - self._first[1]) / 1e9)
-        self._writer.write(picture[..., ::-1])
+        self._write(picture)
 
     def __exit__(self, kind, error, trace) -> None:
         if self._writer is None and self._first is not None:
@@ -239,7 +245,15 @@ class Film:
         if self._writer is not None:
             self._writer.release()
             if kind is None:
-                self._partial.replace(self._path)
+                self._check()
+                with writing(self._path):
+                    self._partial.replace(self._path)
+
+    def remove(self) -> None:
+        """Remove what an earlier run filmed."""
+        for path in (self._path, self._partial):
+            with writing(path):
+                path.unlink(missing_ok=True)
 
     def _open(self, interval_s: float) -> None:
         picture = self._first[0]
@@ -248,7 +262,19 @@ class Film:
         self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), round(rate, 2), size)
         if not self._writer.isOpened():
             raise ReplayError(f"{self._path}: OpenCV cannot write this video")
+        self._write(picture)
+
+    def _write(self, picture: np.ndarray) -> None:
         self._writer.write(picture[..., ::-1])
+        self._frames += 1
+
+    def _check(self) -> None:
+        """OpenCV says nothing when the disk is full."""
+        capture = cv2.VideoCapture(str(self._partial))
+        found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.grab() else 0
+        capture.release()
+        if found != self._frames:
+            raise ReplayError(f"{self._partial}: {self._frames} frames were expected, found {found}; is the disk full?")
 
 
 class NoFilm:
@@ -264,9 +290,7 @@ class NoFilm:
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """uint8 [H, W, 3] RGB as PNG."""
     _, data = cv2.imencode(".png", picture[..., ::-1])
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data.tobytes())
-    partial.replace(path)
+    write_file(path, data.tobytes())
 
 
 def about_detector(detector, checkpoint: str | Path) -> dict:

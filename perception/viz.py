@@ -3,7 +3,8 @@
 Every view is a projection of line segments in the ego frame to pixels, a :class:`Pinhole` or a :class:`TopDown`, so
 boxes, arrows, rings and dashes are made once, in metres, and drawn by the same few lines wherever they are seen.
 
-Pictures are uint8 [H, W, 3] RGB. Nothing here keeps state, and nothing but numpy and OpenCV is used.
+Pictures are uint8 [H, W, 3] RGB. Nothing here keeps state but the shapes of the latest words, and
+nothing but numpy and OpenCV is used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ BEV_WIDTH, LEGEND_HEIGHT = 656, 138
 BEV_HALF_WIDTH_M = 51.2
 BEV_EGO_FROM_TOP = 0.56  # where the vehicle stands; more is seen ahead of it than behind
 NEAR_M = 0.2  # what is nearer to a camera than this is cut off
+FAR_M = 35.0  # boxes farther from the eye than this have thin lines, else they would be all line
+RADAR_ARROW_OPACITY = 0.5
 ARROW_S = 1.0  # velocity arrows end where the object will be after this time
 STANDING_MPS = 0.5  # slower things get no arrow
 RECENT_S = 0.1  # of a cloud of several sweeps, what is older than its newest point by more would smear what moves
@@ -196,20 +199,20 @@ def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[in
 
 
 def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None) -> None:
-    """What both views from outside show, from the ground up."""
+    """What both views from outside show."""
     for radius in (20, 40, 60, 80):
         _draw_segments(panel, view, _ring(radius), RING)
     if frame.lidar is not None:
         _splat(panel, view, _recent(frame.lidar.points)[:, :3])
     if frame.radar is not None:
         _draw_radar(panel, view, _recent(frame.radar.points))
-    if truth is not None:
-        _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
     _draw_boxes(panel, view, boxes)
     arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
     _draw_segments(panel, view, arrows, np.repeat(_PALETTE[boxes.label], 3, axis=0), 2)
     ego = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
     _draw_boxes(panel, view, ego, np.array([EGO]))
+    if truth is not None:  # last: a detection that fits would hide it
+        _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
 
 
 def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray | None = None) -> None:
@@ -228,14 +231,17 @@ def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray | N
     cv2.addWeighted(shade, 0.3, image, 0.7, 0, dst=image)
     heading = np.stack([corners[:, _FLOOR].mean(axis=1), corners[:, _FLOOR[:2]].mean(axis=1)], axis=1)
     segments = np.concatenate([corners[:, _EDGES], heading[:, None]], axis=1)
-    far_first = np.argsort(-view.points(boxes.center)[1], kind="stable")  # centres behind the camera, NaN, come last
-    lines = segments[far_first].reshape(-1, 2, 3)
-    _draw_segments(image, view, lines, np.repeat(colours[far_first], segments.shape[1], axis=0), 2)
+    depth = view.points(boxes.center)[1]
+    far_first = np.argsort(-depth, kind="stable")  # centres behind the camera, NaN, come last
+    for i in far_first:
+        _draw_segments(image, view, segments[i], colours[i], 1 if depth[i] > FAR_M else 2)
 
 
 def _draw_radar(panel: np.ndarray, view, points: np.ndarray) -> None:
-    """Returns as dots at the height they were measured at, with their velocity over ground."""
-    _draw_segments(panel, view, _arrows(points[:, :3], points[:, 4:6]), RADAR)
+    """Returns as dots at the height they were measured at, with their velocity over ground, faint: there are many."""
+    arrows = panel.copy()
+    _draw_segments(arrows, view, _arrows(points[:, :3], points[:, 4:6]), RADAR)
+    cv2.addWeighted(arrows, RADAR_ARROW_OPACITY, panel, 1 - RADAR_ARROW_OPACITY, 0, dst=panel)
     pixels, depth = view.points(points[:, :3])
     for pixel in pixels[np.isfinite(depth) & _inside(panel, pixels)]:
         cv2.circle(panel, _fixed(pixel).tolist(), round(2.2 * 2**_SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
@@ -363,10 +369,11 @@ def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None) -> np.ndarray:
 
 
 def _label(panel: np.ndarray, text: str) -> None:
-    """A name in the top left corner, on a darkened strip so that it is read on any image."""
+    """A name near the top left corner, on a darkened plate so that it is read on any image."""
     width = _glyphs(text, 13, True).shape[1]
-    panel[:24, : width + 20] = panel[:24, : width + 20] // 4 + np.array(BACKGROUND, np.uint8) * 3 // 4
-    _text(panel, text, (10, 12), 13, TEXT, bold=True)
+    plate = panel[8:32, 8 : width + 24]
+    plate[:] = plate // 4 + np.array(BACKGROUND, np.uint8) * 3 // 4
+    _text(panel, text, (16, 20), 13, TEXT, bold=True)
 
 
 def _text(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool = False, anchor: float = 0.0) -> int:
@@ -383,9 +390,12 @@ def _text(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool 
     return mask.shape[1]
 
 
-@cache
+@lru_cache(maxsize=512)
 def _glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
-    """Coverage [h, w] in 0..1 of a line of ASCII; drawn eight times as large, which makes OpenCV's strokes smooth."""
+    """Coverage [h, w] in 0..1 of a line of ASCII; drawn eight times as large, which makes OpenCV's strokes smooth.
+
+    The latest are kept: most of a picture's words are those of the last one.
+    """
     zoom, font = 8, cv2.FONT_HERSHEY_SIMPLEX
     scale, thickness = zoom * size_px / 30, max(1, round(zoom * size_px * (0.125 if bold else 0.085)))
     (width, height), below = cv2.getTextSize(text, font, scale, thickness)

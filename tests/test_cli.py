@@ -1,11 +1,15 @@
 """How a tool ends: exit code and the one line it says."""
 
+import argparse
+import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from perception.cli import run_main
+from perception.cli import add_device_option, checked_device, names, run_main
 from perception.errors import PerceptionError
 
 
@@ -27,6 +31,8 @@ def raising(error):
             "error: a.bin: 5 floats were expected, found 4",
         ),
         (raising(KeyboardInterrupt()), 130, "interrupted"),
+        (lambda: Path("/nowhere/a.bin").read_bytes(), 2, "error: /nowhere/a.bin: No such file or directory"),
+        (lambda: os.listdir(b"/nowhere"), 2, "error: /nowhere: No such file or directory"),
     ],
 )
 def test_exit_codes(main, code, line, capsys):
@@ -36,9 +42,10 @@ def test_exit_codes(main, code, line, capsys):
     assert capsys.readouterr().err.strip() == line
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_main(lambda: 1 // 0)
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(error):
+        run_main(raising(error("of ours")))
 
 
 def test_a_closed_pipe_is_silent():
@@ -48,3 +55,41 @@ def test_a_closed_pipe_is_silent():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=30) == 1
+
+
+def test_names():
+    assert names("camera, radar") == ["camera", "radar"] and names("lidar") == ["lidar"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "found"),
+    [
+        (False, "auto", "cpu"),
+        (True, "auto", "cuda"),
+        (True, "cuda", "cuda"),
+        (True, "cpu", "cpu"),
+        (False, "cpu", "cpu"),
+    ],
+)
+def test_devices(gpu, asked, found, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: gpu)))
+    assert checked_device(asked) == found
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False)))
+    with pytest.raises(PerceptionError, match="no GPU; cpu and auto work"):
+        checked_device("cuda")
+    with pytest.raises(PerceptionError, match="auto, cpu or cuda was expected, found 'gpu'"):
+        checked_device("gpu")
+
+
+def test_the_default_device_is_the_best_one():
+    parser = argparse.ArgumentParser()
+    add_device_option(parser)
+    assert parser.parse_args([]).device == "auto"
+
+
+def test_a_tool_starts_without_torch():
+    code = "import sys, perception.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

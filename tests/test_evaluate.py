@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nuscenes import NuScenes as Devkit
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
+import perception.sim
 from perception.config import load_config
 from perception.data.nuscenes import NuScenes
 from perception.evaluate import ALL_SUBSETS, EvaluationError, evaluate, evaluate_subsets, subset_name, table
@@ -376,10 +378,10 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def run_tool(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+def run_tool(monkeypatch, *arguments, tool="evaluate.py") -> int:
+    monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(Path(__file__).parents[1] / "tools" / "evaluate.py"), run_name="__main__")
+        runpy.run_path(str(Path(__file__).parents[1] / "tools" / tool), run_name="__main__")
     return end.value.code
 
 
@@ -401,3 +403,56 @@ def test_a_mistake_on_the_command_line_is_one_line(drive, checkpoint, tmp_path, 
     assert "found 'lidar, sonar'" in capsys.readouterr().err
     assert run_tool(monkeypatch, *common, "--scenes", "scene-0104") == 2
     assert "scene-0103" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "{tmp}/file/x.json"], "file/x.json: cannot be written"),
+        (["--json", "{tmp}/folder"], "folder: cannot be written"),
+        (["--json", "."], "cannot be written"),
+        (["--json", "{tmp}/x.json", "--results", "{tmp}/file"], "file/camera+radar+lidar.json: cannot be written"),
+        (["--json", "{tmp}/x.json", "--device", "gpu"], "--device: auto, cpu or cuda was expected, found 'gpu'"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_before_any_work(
+    drive, checkpoint, tmp_path, monkeypatch, capsys, arguments, message
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("perception.model.detector.Detector.detect", None)  # to call it would be a TypeError
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert run_tool(monkeypatch, "--checkpoint", checkpoint, "--root", drive.root, *arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_a_training_into_a_file_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    config = Path(__file__).parents[1] / "configs" / "sim.yaml"
+    assert run_tool(monkeypatch, config, "--out", tmp_path / "file", tool="train.py") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {tmp_path / 'file' / 'log.jsonl'}: cannot be written: Not a directory"
+    ]
+
+
+def test_the_demo(checkpoint, tmp_path, monkeypatch, capsys):
+    """Its flow, on a drive of one sample in place of a simulated one."""
+    asked = []
+
+    def simulate(out, scenes, seconds, seed, *, overwrite, **options):
+        asked.append((out.name, scenes, seconds, overwrite))
+        if overwrite:
+            shutil.rmtree(out)
+        write_drive(out, samples=1)
+
+    monkeypatch.setattr(perception.sim, "simulate", simulate)
+    common = ("--out", tmp_path, "--checkpoint", checkpoint, "--seconds", "0.5")
+    assert not run_tool(monkeypatch, *common, tool="demo.py")
+    assert not run_tool(monkeypatch, *common, "--overwrite", tool="demo.py")
+    assert asked == [("drive-0.5s", 1, 0.5, False), ("drive-0.5s", 1, 0.5, True)]
+    results = {"results.json", "replay.mp4", "replay.png", "summary.json", "scores.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"drive-0.5s", *results}
+    assert len(json.loads((tmp_path / "scores.json").read_text())["subsets"]) == 7
+    assert all(str(tmp_path / name) in capsys.readouterr().out for name in ["replay.mp4"])

@@ -91,6 +91,36 @@ def test_without_video_nothing_is_filmed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "replay.png", "summary.json"}
 
 
+def test_without_video_that_of_an_earlier_run_goes(tmp_path):
+    replay(Oracle(), drive(2), tmp_path)
+    (tmp_path / "replay.part.mp4").write_text("of an interrupted run")
+    replay(Oracle(), drive(3), tmp_path, video=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "replay.png", "summary.json"}
+
+
+def test_a_video_that_got_no_frames_is_an_error(tmp_path, monkeypatch):
+    class Full:
+        """What cv2.VideoWriter does on a full disk: nothing, and it says so nowhere."""
+
+        fourcc = cv2.VideoWriter.fourcc
+
+        def __init__(self, path, *format):
+            Path(path).write_bytes(b"\0" * 48)
+
+        def isOpened(self):
+            return True
+
+        def write(self, picture):
+            pass
+
+        release = isOpened
+
+    monkeypatch.setattr(cv2, "VideoWriter", Full)
+    with pytest.raises(PerceptionError, match="2 frames were expected, found 0"):
+        replay(Oracle(), drive(2), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["replay.part.mp4"]
+
+
 def test_a_detector_is_shown_only_the_sensors_asked_for(tmp_path):
     summary = replay(Oracle(), drive(2), tmp_path, video=False, sensors=("camera", "radar"))
     assert summary["frames_with"] == {"camera": 2, "radar": 2, "lidar": 0}
@@ -148,10 +178,14 @@ def test_an_empty_source_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_is_a_file_is_an_error(tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(PerceptionError, match="a folder to write to was expected"):
-        replay(Oracle(), drive(1), tmp_path / "out")
+@pytest.mark.parametrize("out", ["file", "/proc/self", "taken"])
+def test_an_output_that_cannot_be_written_is_known_at_once(tmp_path, out):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "replay.png").mkdir(parents=True)
+    frames = drive(1)
+    with pytest.raises(PerceptionError, match="cannot be written"):
+        replay(Oracle(), frames, tmp_path / out)
+    assert next(frames).token == "token-0"
 
 
 def test_the_digest_sees_every_number():
@@ -194,6 +228,7 @@ def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
     "arguments, message",
     [
         (["nowhere", "--checkpoint", "nothing"], "error: checkpoint 'nothing'"),
+        (["nowhere", "--checkpoint", "nothing", "--device", "gpu"], "error: --device: auto, cpu or cuda"),
         (["nowhere", "--checkpoint", "{checkpoint}"], "error: nowhere"),
     ],
 )

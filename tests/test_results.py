@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from perception.data.nuscenes_results import MAX_BOXES, ResultsWriter, to_submission
+from perception.data.nuscenes_results import (
+    MAX_BOXES,
+    ResultsError,
+    ResultsWriter,
+    check_writable,
+    to_submission,
+    write_json,
+)
 from perception.geometry import SE3
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame
 
@@ -89,4 +96,48 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
     with pytest.raises(KeyboardInterrupt), ResultsWriter(path, ["radar"]) as writer:
         writer.add("a", [])
         raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "name", ["file/x.json", "file/deep/x.json", "folder", "/proc/self/x.json", "folder/" + "x" * 300]
+)
+def test_what_cannot_be_written_is_known_before_and_said_after(tmp_path, name):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    for attempt in (
+        check_writable,
+        lambda path: write_json(path, {}),
+        lambda path: ResultsWriter(path, []).__enter__(),
+    ):
+        with pytest.raises(ResultsError, match=f"{path}: cannot be written"):
+            attempt(path)
+    assert (
+        sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"] and (tmp_path / "file").read_text() == "old"
+    )
+
+
+def test_checking_leaves_nothing_behind(tmp_path):
+    (tmp_path / "x.json").write_text("old")
+    for name in ("x.json", "deep/deeper/y.json"):
+        check_writable(tmp_path / name)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.json", "old")]
+
+
+def test_a_file_is_written_whole(tmp_path):
+    write_json(tmp_path / "deep" / "x.json", {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "deep" / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "deep" / "x.json").read_text()) == {"a": 1}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.json"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(ResultsError, match="No space left"), ResultsWriter(path, []) as writer:
+        writer._file.close()
+        writer._file = open("/dev/full", "w")
+        writer.add("a", [])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -52,8 +52,10 @@ def detect(folder: Path) -> dict[str, list]:
 
 def test_golden_detections(tmp_path):
     """Renew with ``python tests/test_shipped.py`` when weights or simulator change; the tolerance is for other CPUs."""
+    goldens = json.loads(GOLDEN.read_text())
+    assert set(goldens) == {"all", *perception.SENSORS} and all(goldens.values()), "an empty list proves nothing"
     found = detect(tmp_path)
-    for sensors, golden in json.loads(GOLDEN.read_text()).items():
+    for sensors, golden in goldens.items():
         for label, x, y, score in golden:
             near = [p for c, u, v, p in found[sensors] if c == label and np.hypot(u - x, v - y) < 0.1]
             assert near and abs(near[0] - score) < 0.02, f"{sensors}: {label} at {x}, {y} with score {score}"

@@ -1,10 +1,10 @@
 """Simulate a short drive, detect with every set of sensors, score each, and film the full one.
 
-Leaves under --out: drive/ (the data, nuScenes layout), results.json, replay.mp4, replay.png, summary.json, scores.json.
+Leaves under --out: results.json, replay.mp4, replay.png, summary.json, scores.json and, in the nuScenes layout, the
+data in drive-8s/.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -21,22 +21,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results")
     parser.add_argument("--checkpoint", default="sim", help="folder, or the name of a shipped checkpoint")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the drive")
+    parser.add_argument("--overwrite", action="store_true", help="simulate the drive again")
     args = parser.parse_args()
 
     from perception.data.nuscenes import open_source
+    from perception.data.nuscenes_results import check_writable, write_json
     from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
     from perception.replay import about_detector, latency_table, replay
     from perception.sim import simulate
 
+    check_writable(args.out / "scores.json")
     detector = perception.load(args.checkpoint)
+    folder = args.out / f"drive-{args.seconds:g}s"
 
     print(f"1/3 A drive of {args.seconds:g} s is simulated (kept from an earlier run if there is one)", flush=True)
-    simulate(args.out / "drive", 1, args.seconds, SEED, weather=("day",), progress=True)
-    drive = open_source(args.out / "drive", detector.config.data)
+    simulate(folder, 1, args.seconds, SEED, overwrite=args.overwrite, weather=("day",), progress=True)
+    drive = open_source(folder, detector.config.data)
 
     print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
     scores = evaluate_subsets(detector, drive, ALL_SUBSETS)
-    (args.out / "scores.json").write_text(json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    write_json(args.out / "scores.json", scores)
     print(table(scores))
 
     print("3/3 All sensors together are replayed", flush=True)

@@ -6,22 +6,13 @@ The resolved config of the checkpoint is saved beside the figures, as out/sim.co
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import perception
-from perception.cli import run_main
-from perception.config import save_config
-from perception.data.nuscenes import open_source
-from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
-from perception.model.detector import weights_sha256
-
-
-def names(text: str) -> list[str]:
-    return text.split(",")
+from perception.cli import add_device_option, checked_device, names, run_main
 
 
 def main() -> None:
@@ -38,11 +29,18 @@ def main() -> None:
     parser.add_argument("--json", required=True, type=Path, help="where the figures go")
     parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
     parser.add_argument("--skip-damaged", action="store_true", help="leave out and count frames that cannot be read")
-    parser.add_argument("--device", default="cpu")
+    add_device_option(parser)
     args = parser.parse_args()
 
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    detector = perception.load(args.checkpoint, device=args.device)
+    from perception.config import save_config  # imports that take seconds: after --help
+    from perception.data.nuscenes import open_source
+    from perception.data.nuscenes_results import check_writable, write_json
+    from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
+    from perception.model.detector import weights_sha256
+
+    check_writable(args.json)
+    check_writable(args.json.with_suffix(".config.yaml"))
+    detector = perception.load(args.checkpoint, device=checked_device(args.device))
     policy = "skip" if args.skip_damaged else "raise"
     chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy}
     dataset = open_source(args.root, detector.config.data, args.version, **chosen)
@@ -50,9 +48,9 @@ def main() -> None:
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     report |= evaluate_subsets(detector, dataset, ALL_SUBSETS if args.all_subsets else [args.sensors], args.results)
 
-    save_config(detector.config, args.json.with_suffix(".config.yaml"))
-    args.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     print(table(report))
+    write_json(args.json, report)
+    save_config(detector.config, args.json.with_suffix(".config.yaml"))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import perception
-from perception.cli import run_main
-
-
-def names(text: str) -> list[str]:
-    return text.split(",")
+from perception.cli import add_device_option, checked_device, names, run_main
 
 
 def main() -> None:
@@ -28,13 +24,13 @@ def main() -> None:
     parser.add_argument("--sensors", type=names, default=perception.SENSORS, help="such as camera,radar; default: all")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="of the boxes drawn; default: 0.3")
     parser.add_argument("--no-video", action="store_true", help="no replay.mp4, which takes most of the drawing")
-    parser.add_argument("--device", default="cpu")
+    add_device_option(parser)
     args = parser.parse_args()
 
     from perception.data.nuscenes import open_source  # imports torch: after --help
     from perception.replay import about_detector, latency_table, replay
 
-    detector = perception.load(args.checkpoint, device=args.device)
+    detector = perception.load(args.checkpoint, device=checked_device(args.device))
     chosen = {"scenes": args.scenes, "sensors": args.sensors}
     source = open_source(args.source, detector.config.data, args.version, **chosen)
     about = about_detector(detector, args.checkpoint) | {"source": args.source, "version": source.version}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve the loader's workers
 
-from perception.cli import run_main
+from perception.cli import add_device_option, checked_device, run_main
 from perception.config import load_config
 
 
@@ -19,16 +19,16 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/ and the name of the config)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: cuda if there is one"
-    )
+    add_device_option(parser)
     args = parser.parse_intermixed_args()
 
     config = load_config(args.config, args.overrides)
-    from perception.train import train  # takes seconds; a mistyped key should not
-
     out = args.out or Path("runs") / Path(args.config).stem
-    return 0 if train(config, out, args.resume, args.device) else 130
+    from perception.data.nuscenes_results import check_writable  # takes seconds; a mistyped key should not
+    from perception.train import train
+
+    check_writable(out / "log.jsonl")
+    return 0 if train(config, out, args.resume, checked_device(args.device)) else 130
 
 
 if __name__ == "__main__":

@@ -2,17 +2,25 @@
 
 The format is https://www.nuscenes.org/object-detection: boxes in the world frame, sizes as (width, length, height),
 quaternions as (w, x, y, z), one list a sample.
+
+Results of any kind are written by :func:`write_file` and its like: a file takes its name when it is whole, and what
+cannot be written is found out before the work and not after it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from perception.errors import PerceptionError
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
 
 MAX_BOXES = 500  # of a sample; the benchmark refuses more
@@ -31,6 +39,53 @@ _USUAL_ATTRIBUTES = {
     "motorcycle": _CYCLE,
     "bicycle": _CYCLE,
 }
+
+
+class ResultsError(PerceptionError):
+    """A file that cannot be written."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what is done to write ``path``: what the system says against it becomes a ResultsError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Called before the work whose result will be the file ``path``; leaves nothing behind.
+
+    Raises:
+        ResultsError: it is a folder, or in a folder that is a file or takes no files.
+    """
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write ``path``, and its folder if need be; a failure leaves an earlier file as it was.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    """:func:`write_file` of a JSON-able value for reading."""
+    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def to_submission(frame: Frame, detections: Detections) -> list[dict]:
@@ -79,6 +134,7 @@ class ResultsWriter:
     """Writes a submission sample by sample, so that a long evaluation is never held in memory.
 
     Used as a context manager: the file takes its name when the block ends well, and is not there when it does not.
+    What cannot be written is a ResultsError, before anything is added if that can be known.
     """
 
     def __init__(self, path: str | Path, sensors: Iterable[str]):
@@ -89,21 +145,29 @@ class ResultsWriter:
         self._separator = ""
 
     def __enter__(self) -> ResultsWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("w")
-        self._file.write(f'{{"meta": {json.dumps(self._meta)}, "results": {{')
+        check_writable(self.path)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("w")
+        self._write(f'{{"meta": {json.dumps(self._meta)}, "results": {{')
         return self
 
     def add(self, token: str, boxes: list[dict]) -> None:
         """One sample's boxes as :func:`to_submission` makes them. A sample in which nothing was found is added too."""
-        self._file.write(f"{self._separator}\n{json.dumps(token)}: {json.dumps(boxes, allow_nan=False)}")
+        self._write(f"{self._separator}\n{json.dumps(token)}: {json.dumps(boxes, allow_nan=False)}")
         self._separator = ","
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            self._file.write("\n}}\n")
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink()
+        with writing(self.path):
+            try:
+                if kind is None:
+                    self._file.write("\n}}\n")
+                self._file.close()
+                if kind is None:
+                    self._partial.replace(self.path)
+            finally:
+                self._partial.unlink(missing_ok=True)
+
+    def _write(self, text: str) -> None:
+        with writing(self.path):
+            self._file.write(text)
