@@ -1,6 +1,10 @@
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +14,11 @@ import pytest
 pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
+from perception.data.nuscenes import NuScenes
+from perception.data.nuscenes_results import ResultsWriter, to_submission
+from perception.errors import PerceptionError
 from perception.geometry import SE3, box_corners, project
+from perception.sample import CLASSES, SENSORS, Detections
 from perception.sim import Settings, SimulationError, simulate
 from perception.sim.camera import Camera
 from perception.sim.compare import comparison
@@ -80,6 +88,7 @@ def test_resumes_and_extends(tmp_path):
         ({"image_size": (8, 8)}, "image size"),
         ({"weather": ("hail",)}, "hail"),
         ({"version": "../elsewhere"}, "version"),
+        ({"version": "samples"}, "version"),
     ],
 )
 def test_settings_out_of_range(change, message):
@@ -95,6 +104,81 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        "{}",
+        "[]",
+        "7",
+        '{"seed": 1}',
+        '{"version": 7}',
+        '{"version": "../.."}',
+        '{"version": "/"}',
+        '{"version": "samples"}',
+        '{"version": ""}',
+    ],
+)
+def test_a_broken_settings_note_removes_nothing(tmp_path, settings, overwrite):
+    root = tmp_path / "inner" / "sim"
+    kept = [tmp_path / "precious.txt", root / "samples" / "image.jpg", root / ".simulation" / "settings.json"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(settings)
+    with pytest.raises(SimulationError, match=r"settings\.json"):
+        simulate(root, 1, 1.0, overwrite=overwrite)
+    assert all(path.exists() for path in kept)
+
+
+def test_overwrite_says_what_it_cannot_remove(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "sim" / ".simulation").mkdir(parents=True)
+    (tmp_path / "sim" / ".simulation" / "settings.json").write_text('{"version": "v1.0-sim"}')
+    (tmp_path / "sim" / "samples").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SimulationError, match="symbolic link"):
+        simulate(tmp_path / "sim", 1, 1.0, overwrite=True)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"nonsense": []}', '{"sample": 7}'])
+def test_a_broken_note_of_a_scene(drives, tmp_path, content):
+    """The scene counts as finished, so that only the final tables read it."""
+    shutil.copytree(drives / ".simulation", tmp_path / ".simulation")
+    (tmp_path / ".simulation" / "sim-0001.json").write_text(content)
+    with pytest.raises(SimulationError, match=r"sim-0001\.json: .* expected"):
+        simulate(tmp_path, 2, 1.0, 3, image_size=TINY, weather=("day", "fog"), workers=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_and_progress(tmp_path, workers):
+    """Ctrl-C reaches every process of a terminal; one line is the answer. The bar counts files, not scenes."""
+    command = [sys.executable, "tools/simulate.py", "--out", str(tmp_path / "sim"), "--workers", str(workers)]
+    command += ["--scenes", "2", "--seconds", "20", "--image-size", "64x36"]
+    run = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.bin")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        os.killpg(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=30)  # ends when the last process that could write there has ended
+    finally:
+        run.kill()
+    assert run.returncode == 130, errors
+    assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
+    assert f"/{2 * 40 * 12} " in errors, errors
+
+
+def test_progress_ends_at_the_number_of_keyframe_files(tmp_path, capsys):
+    arguments = {"image_size": (64, 36), "weather": ("day",), "workers": 1, "progress": True}
+    for scenes, total in ((1, 12), (2, 24)):
+        simulate(tmp_path / "sim", scenes, 0.5, **arguments)
+        assert f"{total}/{total} " in capsys.readouterr().err
+        assert len(list((tmp_path / "sim" / "samples").rglob("*.*"))) == total
+
+
 def test_the_tool_reports_errors_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     command = [sys.executable, "tools/simulate.py", "--out", str(tmp_path / "file"), "--scenes", "1"]
@@ -104,7 +188,7 @@ def test_the_tool_reports_errors_in_one_line(tmp_path):
 
 
 def test_all_tables_and_all_ten_classes(drives):
-    assert sorted(path.stem for path in (drives / "v1.0-sim").iterdir()) == sorted(TABLES)
+    assert sorted(path.stem for path in (drives / "v1.0-sim").iterdir()) == sorted([*TABLES, "splits"])
     names = {row["token"]: row["name"] for row in table(drives, "category")}
     categories = {row["token"]: names[row["category_token"]] for row in table(drives, "instance")}
     annotations = table(drives, "sample_annotation")
@@ -136,6 +220,29 @@ def test_the_devkit_reads_and_renders(devkit, drives, tmp_path):
         devkit.render_sample_data(sample["data"][channel], out_path=str(tmp_path / "data.png"), verbose=False)
     devkit.render_pointcloud_in_image(sample["token"], dot_size=1, out_path=str(tmp_path / "points.png"), verbose=False)
     assert all((drives / row["filename"]).exists() for row in devkit.sample_data)
+
+
+def test_the_devkit_scores_perfect_boxes(devkit, drives, tmp_path):
+    """Its own evaluation, unchanged, on the split "all": everything that a LiDAR or radar point hit is found."""
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    frames = NuScenes(drives, split="all")
+    assert len(frames) == len(devkit.sample) == 4
+    with ResultsWriter(tmp_path / "results.json", SENSORS) as results:
+        for frame in (frames[i] for i in range(len(frames))):
+            boxes = frame.boxes[frame.boxes.num_lidar_points + frame.boxes.num_radar_points > 0]
+            results.add(frame.token, to_submission(frame, Detections(boxes, np.linspace(0.9, 0.1, len(boxes)))))
+    config = config_factory("detection_cvpr_2019")
+    scoring = DetectionEval(devkit, config, str(tmp_path / "results.json"), "all", str(tmp_path / "out"), verbose=False)
+    metrics, _ = scoring.evaluate()
+    present = {box.detection_name for box in scoring.gt_boxes.all}
+    assert len(present) >= 8
+    assert metrics.mean_dist_aps == pytest.approx({name: float(name in present) for name in CLASSES})
+    for name in present:
+        # The vehicle's pitch and roll, 0.3 degrees, are what the yaw of a box in its frame cannot say.
+        errors = np.array(list(metrics._label_tp_errors[name].values()))
+        assert (np.isnan(errors) | (errors < 0.01)).all(), (name, errors)
 
 
 def test_velocities_are_those_of_the_motion(devkit):
@@ -217,25 +324,40 @@ def empty_ground() -> Mesh:
     return box([0, 0, -0.1], [400, 400, 0.2], (0.3, 0.3, 0.3), Material.ASPHALT)
 
 
-@pytest.mark.parametrize("target_speed", [0.0, 6.0])
-def test_radar_velocity(target_speed):
-    """A radar driving at 10 m/s sees a car at bearing b approach with 10 cos b; its own speed is left."""
-    actors = [one_actor("vehicle.car", 30.0, 6.0, target_speed)]
-    sensor = draw_rig(np.random.default_rng(0), TINY)["RADAR_FRONT"]
+@pytest.mark.parametrize(
+    ("channel", "target_speed", "yaw_rate"),
+    [
+        ("RADAR_FRONT", 0.0, 0.0),
+        ("RADAR_FRONT", 6.0, 0.0),
+        ("RADAR_FRONT_LEFT", 0.0, 0.8),
+        ("RADAR_BACK_RIGHT", 6.0, -0.8),
+    ],
+)
+def test_radar_velocity(channel, target_speed, yaw_rate):
+    """Driving at 10 m/s and turning, a radar sees a car: less the radar's own speed, the car's along the line is left.
+
+    The radar's own speed is that of the place where it is mounted: turning adds yaw rate times lever arm, 2 m/s.
+    """
+    sensor = draw_rig(np.random.default_rng(0), TINY)[channel]
+    mount, heading = sensor.ego_SE3_sensor.translation, sensor.ego_SE3_sensor.yaw + 0.15
+    car = mount[:2] + 20.0 * np.array([np.cos(heading), np.sin(heading)])
+    actors = [one_actor("vehicle.car", *car, target_speed)]
     radar, stage = Radar(sensor, actors, np.zeros((0, 4))), Stage(empty_ground(), actors)
     poses, velocities = stage.poses(0.0)
     rng, clusters = np.random.default_rng(1), []
-    for _ in range(40):
-        found = radar.sweep(stage.coarse(poses), poses, velocities, SE3(), np.array([10.0, 0.0, 0.0]), rng)
+    for _ in range(60):
+        found = radar.sweep(stage.coarse(poses), poses, velocities, SE3(), np.array([10.0, 0.0, yaw_rate]), rng)
         place = sensor.ego_SE3_sensor.transform(np.stack([found["x"], found["y"], found["z"]], 1).astype(float))
-        clusters.append(found[(np.abs(place[:, 0] - 30) < 3) & (np.abs(place[:, 1] - 6) < 1.5)])
+        clusters.append(found[(np.abs(place[:, :2] - car) < [3.0, 1.5]).all(axis=1)])
     cluster = np.concatenate(clusters)
     assert len(cluster) > 20
     line = np.stack([cluster["x"], cluster["y"]], 1) / np.hypot(cluster["x"], cluster["y"])[:, None]
     relative = np.sum(np.stack([cluster["vx"], cluster["vy"]], 1) * line, axis=1)
     over_ground = np.sum(np.stack([cluster["vx_comp"], cluster["vy_comp"]], 1) * line, axis=1)
-    np.testing.assert_allclose(np.median(over_ground), target_speed * np.median(line[:, 0]), atol=0.15)
-    np.testing.assert_allclose(np.median(relative - over_ground), -10.0 * np.median(line[:, 0]), atol=0.05)
+    line_in_ego = sensor.ego_SE3_sensor.rotate(np.pad(line.astype(float), ((0, 0), (0, 1))))[:, :2]
+    own = line_in_ego @ [10.0 - yaw_rate * mount[1], yaw_rate * mount[0]]
+    np.testing.assert_allclose(np.median(over_ground - target_speed * line_in_ego[:, 0]), 0.0, atol=0.15)
+    np.testing.assert_allclose(np.median(relative - over_ground + own), 0.0, atol=0.15)
 
 
 @pytest.mark.parametrize("channel", CAMERA_NAMES)
@@ -281,12 +403,85 @@ def test_boxes_are_tight(category):
         np.testing.assert_allclose(high[2], shape.size[2] - BOX_MARGIN_M, atol=0.02)
 
 
-def test_the_comparison_of_a_drive_with_itself(drives):
-    lines = comparison(drives, drives).splitlines()
-    cells = [line.split("|")[2].strip() for line in lines if line.startswith("| car")]
-    before, _, after = cells[0].partition(" → ")
-    assert before == after != "0.0"
+def cells(comparison: str, row: str) -> list[str]:
+    """The cells of the line of a table that begins with ``row``."""
+    return next(
+        [cell.strip() for cell in line.split("|")[2:-1]] for line in comparison.splitlines() if f"| {row} |" in line
+    )
+
+
+def edited(drives: Path, root: Path, name: str, change) -> Path:
+    """The same drives with one table changed: ``change(row)`` of every row."""
+    shutil.copytree(drives / "v1.0-sim", root / "v1.0-sim")
+    for folder in ("samples", "sweeps"):
+        (root / folder).symlink_to(drives / folder)
+    rows = table(root, name)
+    for row in rows:
+        change(row)
+    (root / "v1.0-sim" / f"{name}.json").write_text(json.dumps(rows))
+    return root
+
+
+def boxes_within_50_m(root: Path) -> tuple[int, dict[str, list]]:
+    """How many keyframes there are, and by class the devkit's boxes within 50 m of the vehicle in all of them."""
+    nuscenes = pytest.importorskip("nuscenes")
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    version = next(root.glob("*/sample_annotation.json")).parent.name
+    devkit, found = (
+        nuscenes.NuScenes(version=version, dataroot=str(root), verbose=False),
+        {name: [] for name in CLASSES},
+    )
+    for sample in devkit.sample:
+        lidar = devkit.get("sample_data", sample["data"][LIDAR_NAME])
+        ego = devkit.get("ego_pose", lidar["ego_pose_token"])["translation"]
+        for annotated in devkit.get_boxes(lidar["token"]):
+            name = category_to_detection_name(annotated.name)
+            if name and np.hypot(*(annotated.center - ego)[:2]) <= 50:
+                found[name].append(annotated)
+    return len(devkit.sample), found
+
+
+def test_the_comparison_of_objects(drives, tmp_path):
+    """Against itself with all boxes twice as large and every LiDAR count 7."""
+
+    def change(row):
+        row.update(size=[2 * size for size in row["size"]], num_lidar_pts=7)
+
+    lines = comparison(drives, edited(drives, tmp_path, "sample_annotation", change))
+    frames, boxes = boxes_within_50_m(drives)
+    for name in CLASSES:
+        count, length, *_, lidar, _ = cells(lines, name)
+        mean = np.mean([annotated.wlh[1] for annotated in boxes[name]])
+        assert count == " → ".join(2 * [f"{len(boxes[name]) / frames:.1f}"])
+        assert length == f"{mean:.2f} → {2 * mean:.2f}"
+        assert lidar.endswith(" → 7 / 7 / 7")
+    assert cells(lines, "keyframes") == ["4", "4"]
+    assert cells(lines, "LiDAR points per sweep as written") == ["34720", "34720"]
 
 
 def test_the_comparison_with_a_recording(drives, real_scene):
-    assert "34720" in comparison(real_scene, drives)
+    lines = comparison(real_scene, drives)
+    (frames, real), (_, sim) = boxes_within_50_m(real_scene), boxes_within_50_m(drives)
+    assert cells(lines, "keyframes") == [str(frames), "4"] == ["40", "4"]
+    for name in CLASSES:
+        assert cells(lines, name)[0] == f"{len(real[name]) / 40:.1f} → {len(sim[name]) / 4:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("sample_annotation", "{", "JSON"),
+        ("category", None, "cannot be read"),
+        ("sensor", "{}", "list of rows"),
+        ("sample", '[{"token": "a"}]', "missing timestamp"),
+        ("instance", "[]", "no table holds"),
+    ],
+)
+def test_the_comparison_names_a_damaged_table(drives, tmp_path, name, content, message):
+    root = edited(drives, tmp_path, "log", lambda row: None)
+    path = root / "v1.0-sim" / f"{name}.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(PerceptionError, match=message) as caught:
+        comparison(drives, root)
+    assert "v1.0-sim" in str(caught.value)

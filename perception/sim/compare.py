@@ -1,40 +1,41 @@
 """How close simulated drives come to recorded ones: counts, sizes, speeds, distances, points, intensity, RCS.
 
-Reads any nuScenes folder with its own few lines, so that it also runs on a folder that holds keyframes only.
+Reads the tables of any nuScenes folder and the sensor files of its keyframes, so that a folder without sweeps will do.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
+from perception.data.nuscenes_annotations import DETECTION_CLASS
+from perception.data.nuscenes_tables import Table
 from perception.errors import PerceptionError
+from perception.sample import CLASSES
 from perception.sim.radar import FIELDS
 
-# nuScenes category prefix to detection class; as in the devkit's detection task.
-_CLASSES = {
-    "vehicle.car": "car",
-    "vehicle.truck": "truck",
-    "vehicle.bus": "bus",
-    "vehicle.trailer": "trailer",
-    "vehicle.construction": "construction_vehicle",
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.bicycle": "bicycle",
-    "movable_object.trafficcone": "traffic_cone",
-    "movable_object.barrier": "barrier",
+_KEYS = {
+    "sample": ("timestamp",),
+    "sample_annotation": (
+        "sample_token",
+        "instance_token",
+        "translation",
+        "size",
+        "num_lidar_pts",
+        "num_radar_pts",
+        "prev",
+        "next",
+    ),
+    "instance": ("category_token",),
+    "category": ("name",),
+    "sample_data": ("sample_token", "ego_pose_token", "calibrated_sensor_token", "is_key_frame", "filename"),
+    "ego_pose": ("translation",),
+    "calibrated_sensor": ("sensor_token",),
+    "sensor": ("channel",),
 }
 _RANGE_M = 50.0
-
-
-def _class_of(category: str) -> str | None:
-    return next((name for prefix, name in _CLASSES.items() if category.startswith(prefix)), None)
 
 
 class Drives:
@@ -45,20 +46,15 @@ class Drives:
         folders = sorted(path.parent for path in self.root.glob("*/sample_annotation.json"))
         if len(folders) != 1:
             raise PerceptionError(f"{root}: one folder with nuScenes tables expected, found {len(folders)}")
-        names = (
-            "sample",
-            "sample_annotation",
-            "instance",
-            "category",
-            "sample_data",
-            "ego_pose",
-            "calibrated_sensor",
-            "sensor",
-        )
-        self._tables = {name: json.loads((folders[0] / f"{name}.json").read_text()) for name in names}
+        self._tables = {name: Table(folders[0], name, keys).rows for name, keys in _KEYS.items()}
         self.frames = len(self._tables["sample"])
-        self.boxes = self._boxes()
-        self.points, self.clusters = self._sensors()
+        try:
+            self.boxes = self._boxes()
+            self.points, self.clusters = self._sensors()
+        except KeyError as error:
+            raise PerceptionError(f"{folders[0]}: a row refers to {error}, which no table holds") from error
+        if not (self.frames and self.points and self.clusters):
+            raise PerceptionError(f"{folders[0]}: samples with LiDAR and radar keyframes expected, found none")
 
     def _index(self, name: str) -> dict[str, dict]:
         return {row["token"]: row for row in self._tables[name]}
@@ -78,7 +74,7 @@ class Drives:
         }
         boxes = defaultdict(list)
         for row in annotations.values():
-            name = _class_of(categories[instances[row["instance_token"]]["category_token"]]["name"])
+            name = DETECTION_CLASS.get(categories[instances[row["instance_token"]]["category_token"]]["name"])
             place = np.array(row["translation"][:2])
             distance = np.linalg.norm(place - ego[row["sample_token"]])
             if name is None or distance > _RANGE_M:
@@ -103,12 +99,15 @@ class Drives:
             if not path.exists():
                 raise PerceptionError(f"{path}: a keyframe's sensor file expected, found none")
             content = path.read_bytes()
-            if channel == "LIDAR_TOP":
-                points.append(np.frombuffer(content, np.float32).reshape(-1, 5))
-            else:
-                header, _, body = content.partition(b"DATA binary\n")
-                count = int(header.split(b"POINTS ")[1].split()[0])
-                clusters[channel].append(np.frombuffer(body, FIELDS, count))
+            try:
+                if channel == "LIDAR_TOP":
+                    points.append(np.frombuffer(content, np.float32).reshape(-1, 5))
+                else:
+                    header, _, body = content.partition(b"DATA binary\n")
+                    count = int(header.split(b"POINTS ")[1].split()[0])
+                    clusters[channel].append(np.frombuffer(body, FIELDS, count))
+            except (ValueError, IndexError) as error:
+                raise PerceptionError(f"{path}: a sweep of {channel} expected: {error}") from error
         return points, dict(clusters)
 
 
@@ -124,7 +123,7 @@ def _class_rows(real: Drives, sim: Drives) -> list[str]:
         "| LiDAR points | radar points |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(_CLASSES.values()):
+    for name in CLASSES:
         cells = []
         for drives in (real, sim):
             boxes = drives.boxes.get(name, np.zeros((0, 7)))
@@ -177,7 +176,7 @@ def _sensor_rows(real: Drives, sim: Drives) -> list[str]:
     for channel in sorted(real.clusters):
         add(
             f"clusters per sweep, {channel}, 0 / 50 / 100 %",
-            lambda d, c=channel: _quantiles([len(s) for s in d.clusters[c]], (0, 50, 100), 0),
+            lambda d, c=channel: _quantiles([len(s) for s in d.clusters.get(c, [])], (0, 50, 100), 0),
         )
 
     def clusters(drives: Drives) -> np.ndarray:
@@ -202,7 +201,7 @@ def comparison(real: str | Path, sim: str | Path) -> str:
     """Two Markdown tables: objects by class, and sensors.
 
     Raises:
-        PerceptionError: a folder without tables or without the files of its keyframes.
+        PerceptionError: a folder without tables, with damaged ones, or without the files of its keyframes.
     """
     recorded, simulated = Drives(real), Drives(sim)
     return "\n".join([*_class_rows(recorded, simulated), "", *_sensor_rows(recorded, simulated)])

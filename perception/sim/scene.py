@@ -5,6 +5,7 @@ Everything here follows from (seed, scene index) and the settings alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -40,11 +41,15 @@ _SURFACE_SAMPLES = 48  # points on an actor whose visibility is tested
 
 
 class SceneRun:
-    """Simulates scene ``index`` of a :class:`perception.sim.simulate.Settings` into the folder ``root``."""
+    """Simulates scene ``index`` of a :class:`perception.sim.simulate.Settings` into the folder ``root``.
 
-    def __init__(self, settings, index: int, root: FilePath):
+    ``on_keyframe_file`` is called after each file of a keyframe: for every sensor as often as there are keyframes.
+    """
+
+    def __init__(self, settings, index: int, root: FilePath, on_keyframe_file: Callable[[], object] = lambda: None):
         self.settings, self.index, self.root = settings, index, root
-        self.name = f"sim-{index:04d}"
+        self.name = tables.scene_name(index)
+        self._on_keyframe_file = on_keyframe_file
         rng = self._rng("world")
         self.weather = draw_weather(settings.weather[index % len(settings.weather)], rng)
         speed = rng.uniform(5.0, 10.5)
@@ -65,7 +70,7 @@ class SceneRun:
                 "timestamp": self._start_us + round(i * 1e6 / KEYFRAME_HZ),
                 "scene_token": self._token("scene"),
             }
-            for i in range(max(int(settings.seconds * KEYFRAME_HZ), 1))
+            for i in range(settings.keyframes)
         ]
         rng = self._rng("surface")
         self._surface = np.stack([_surface_points(actor.shape.mesh, rng) for actor in self.actors])
@@ -139,6 +144,8 @@ class SceneRun:
         folder = "sweeps" if keyframe is None else "samples"
         filename = f"{folder}/{channel}/{self.name}__{channel}__{stamp}.{suffix}"
         tables.write_bytes(self.root / filename, content)
+        if keyframe is not None:
+            self._on_keyframe_file()
         name, pose = self._token("data", channel, stamp), self._ego((stamp - self._start_us) * 1e-6)
         follower = next((sample for sample in self._samples if sample["timestamp"] >= stamp), self._samples[-1])
         sample = follower if keyframe is None else self._samples[keyframe]

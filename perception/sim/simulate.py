@@ -1,28 +1,38 @@
 """Simulated drives in the nuScenes layout: settings, resuming, spreading scenes over processes, the final tables.
 
-Layout of the output folder besides what nuScenes prescribes: ``.simulation/settings.json`` says how it was made and
-``.simulation/<scene>.json`` holds the table rows of one finished scene. Running the same command again keeps finished
-scenes.
+Layout of the output folder besides what nuScenes prescribes: ``.simulation/settings.json`` says how it was made,
+``.simulation/<scene>.json`` holds the table rows of one finished scene, and ``splits.json`` beside the tables names all
+scenes as the split "all". Running the same command again keeps finished scenes.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import re
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from perception.errors import PerceptionError
 from perception.sim import tables
-from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
+from perception.sim.rig import CAMERA_NAMES, KEYFRAME_HZ, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
 
 _REVISION = 2  # of the simulator: scenes of another revision are not continued
 _NOTES = ".simulation"
+_CHANNELS = (
+    {channel: "camera" for channel in CAMERA_NAMES}
+    | {LIDAR_NAME: "lidar"}
+    | {channel: "radar" for channel in RADAR_NAMES}
+)
+_DATA_FOLDERS = ("samples", "sweeps", "maps")
 
 
 class SimulationError(PerceptionError):
@@ -39,7 +49,7 @@ class Settings:
         seed: scene ``i`` depends on (seed, i) only.
         image_size: (width, height) of the images in pixels; calibrations are those of this size.
         weather: scene ``i`` has weather ``weather[i % len(weather)]``.
-        version: name of the folder with the tables.
+        version: name of the folder with the tables; not one of samples, sweeps and maps, which hold the data.
 
     Raises:
         SimulationError: a value out of range.
@@ -68,8 +78,20 @@ class Settings:
             raise SimulationError(
                 f"weather: one or more of {', '.join(WEATHER_NAMES)} expected, found {', '.join(unknown) or 'none'}"
             )
-        if not self.version or "/" in self.version or self.version.startswith("."):
-            raise SimulationError(f"version: a plain folder name expected, found {self.version!r}")
+        if not _names_a_version(self.version):
+            raise SimulationError(
+                f"version: a plain folder name other than {', '.join(_DATA_FOLDERS)} expected, found {self.version!r}"
+            )
+
+    @property
+    def keyframes(self) -> int:
+        """Of one scene."""
+        return max(int(self.seconds * KEYFRAME_HZ), 1)
+
+
+def _names_a_version(name) -> bool:
+    plain = isinstance(name, str) and re.fullmatch(r"[^/\\\0.][^/\\\0]*", name) is not None
+    return plain and name.lower() not in _DATA_FOLDERS
 
 
 def simulate(
@@ -92,7 +114,7 @@ def simulate(
         overwrite: remove an earlier simulation found in ``out`` first.
         workers: processes; by default one a core. They are spawned: a script that calls this with more than one needs
             the usual ``if __name__ == "__main__"``.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error: files of keyframes, twelve a keyframe.
 
     Returns:
         The folder, loadable as ``NuScenes(version="v1.0-sim", dataroot=folder)``.
@@ -119,7 +141,7 @@ def simulate(
 
 
 def _notes(root: Path, index: int) -> Path:
-    return root / _NOTES / f"sim-{index:04d}.json"
+    return root / _NOTES / f"{tables.scene_name(index)}.json"
 
 
 def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
@@ -131,13 +153,16 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
     if root.exists() and any(root.iterdir()):
         if not note.exists():
             raise SimulationError(f"{root}: an empty folder or an earlier simulation expected, found other files")
-        try:
-            found = json.loads(note.read_text())
-        except ValueError as error:
-            raise SimulationError(f"{note}: JSON expected: {error}") from error
+        found = _read_json(note)
+        if not isinstance(found, dict) or not _names_a_version(found.get("version")):
+            raise SimulationError(
+                f"{note}: the settings of a simulation, its version among them, expected, found {_short(found)}; "
+                "use another folder"
+            )
         if overwrite:
-            for folder in ("samples", "sweeps", "maps", found["version"], _NOTES):
-                shutil.rmtree(root / folder, ignore_errors=True)
+            for folder in (*_DATA_FOLDERS, found["version"], _NOTES):  # the notes last: until then this can be resumed
+                if (root / folder).exists():
+                    shutil.rmtree(root / folder)
         elif found != wanted:
             differing = ", ".join(
                 f"{key} {found.get(key)} not {value}" for key, value in wanted.items() if found.get(key) != value
@@ -145,49 +170,111 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
             raise SimulationError(
                 f"{root}: holds a simulation of other settings ({differing}); use --overwrite or another folder"
             )
-    for channel in (*CAMERA_NAMES, LIDAR_NAME, *RADAR_NAMES):
+    for channel in _CHANNELS:
         (root / "samples" / channel).mkdir(parents=True, exist_ok=True)
     tables.write_json(note, wanted)
 
 
-def _run_scene(settings: Settings, index: int, root: Path) -> int:
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SimulationError(f"{path}: JSON expected: {error}") from error
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _run_scene(settings: Settings, index: int, root: Path, on_keyframe_file: Callable[[], object]) -> None:
     from perception.sim.scene import SceneRun
 
-    tables.write_json(_notes(root, index), SceneRun(settings, index, root).run())
-    return index
+    tables.write_json(_notes(root, index), SceneRun(settings, index, root, on_keyframe_file).run())
 
 
 def _run_scenes(settings: Settings, indices: list[int], root: Path, workers: int, progress: bool) -> None:
     from tqdm import tqdm
 
-    with tqdm(total=settings.scenes, initial=settings.scenes - len(indices), unit="scene", disable=not progress) as bar:
-        if workers == 1:
-            for index in indices:
-                _run_scene(settings, index, root)
-                bar.update()
+    files = settings.keyframes * len(_CHANNELS)  # of one scene
+    kept = files * (settings.scenes - len(indices))
+    with tqdm(total=files * settings.scenes, initial=kept, unit="file", disable=not progress) as bar:
+        if workers > 1:
+            _run_in_processes(settings, indices, root, workers, lambda count: bar.update(kept + count - bar.n))
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(_run_scene, settings, index, root) for index in indices]
-            try:
-                for job in as_completed(jobs):
+        for index in indices:
+            _run_scene(settings, index, root, bar.update)
+
+
+def _run_in_processes(
+    settings: Settings, indices: list[int], root: Path, workers: int, report: Callable[[int], object]
+) -> None:
+    """Spread the scenes over processes; ``report`` is told now and then how many keyframe files they have written."""
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    count = context.Value("Q")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(count,)) as pool:
+        try:
+            with _interrupts_held():
+                pending = {pool.submit(_run_scene_in_worker, settings, index, root) for index in indices}
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                report(count.get_obj().value)  # without the lock, which a killed worker would keep
+                for job in done:
                     job.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        except KeyboardInterrupt:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # files and notes appear whole or not at all
+            pool.shutdown(cancel_futures=True)
+            raise
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; a process started within never sees it, not even while it imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_count = None  # in a worker: the keyframe files that all workers have written so far
+
+
+def _start_worker(count) -> None:
+    global _count
+    _count = count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+
+
+def _count_keyframe_file() -> None:
+    with _count.get_lock():
+        _count.value += 1
+
+
+def _run_scene_in_worker(settings: Settings, index: int, root: Path) -> None:
+    _run_scene(settings, index, root, _count_keyframe_file)
 
 
 def _merge(root: Path, settings: Settings) -> None:
-    """The thirteen tables of all scenes; the folder appears at once."""
+    """The thirteen tables of all scenes, and the split that names them."""
     merged = {name: [] for name in tables.TABLES}
-    channels = (
-        {channel: "camera" for channel in CAMERA_NAMES}
-        | {LIDAR_NAME: "lidar"}
-        | {channel: "radar" for channel in RADAR_NAMES}
-    )
-    merged.update(tables.fixed_tables(settings.seed, channels))
+    merged.update(tables.fixed_tables(settings.seed, _CHANNELS))
     for index in range(settings.scenes):
-        for name, rows in json.loads(_notes(root, index).read_text()).items():
+        scene = _read_json(_notes(root, index))
+        if not isinstance(scene, dict) or not all(
+            name in merged and isinstance(rows, list) for name, rows in scene.items()
+        ):
+            raise SimulationError(
+                f"{_notes(root, index)}: the table rows of a scene expected, found {_short(scene)}; "
+                "remove this file to simulate the scene again"
+            )
+        for name, rows in scene.items():
             merged[name].extend(rows)
     for name, rows in merged.items():
         tables.write_json(root / settings.version / f"{name}.json", rows)
+    names = [tables.scene_name(index) for index in range(settings.scenes)]
+    tables.write_json(root / settings.version / "splits.json", {"all": names})

@@ -70,6 +70,10 @@ def token(seed: int, *name) -> str:
     return hashlib.md5("/".join(map(str, (seed, *name))).encode(), usedforsecurity=False).hexdigest()
 
 
+def scene_name(index: int) -> str:
+    return f"sim-{index:04d}"
+
+
 def fixed_tables(seed: int, channels: dict[str, str]) -> dict[str, list[dict]]:
     """The tables every data set shares; ``channels`` maps channel to modality."""
     return {
