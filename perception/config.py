@@ -49,19 +49,17 @@ class CameraConfig:
 class LidarConfig:
     pillar_size_m: float = 0.4  # the grid's cell size divided by a power of two
     point_channels: int = 32
-    channels: int = 64
 
 
 @dataclass
 class RadarConfig:
     point_channels: int = 32
-    channels: int = 64
 
 
 @dataclass
 class FusionConfig:
     kind: Literal["attention", "concat", "average"] = "attention"
-    channels: int = 64
+    channels: int = 64  # of every sensor's BEV features, and of the fused ones
     heads: int = 4
     neighbourhood: int = 3  # side of the window of cells each query looks at, odd
 
@@ -82,6 +80,7 @@ class DataConfig:
     scenes: list[str] = field(default_factory=list)
     lidar_sweeps: int = 10
     radar_sweeps: int = 6
+    on_error: Literal["raise", "skip"] = "raise"  # what a damaged file does: end the training, or cost its frame
     workers: int = 1
 
 
@@ -98,7 +97,7 @@ class AugmentConfig:
 @dataclass
 class TrainConfig:
     epochs: int = 12
-    batch_size: int = 4
+    batch_size: int = 4  # of each process
     learning_rate: float = 1e-3
     backbone_learning_rate: float = 1e-4  # of the pretrained image backbone
     weight_decay: float = 0.01
@@ -128,7 +127,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     """Defaults, then the YAML file, then ``key.sub=value`` overrides.
 
     Raises:
-        ConfigError: the file cannot be read, an unknown key (named with the closest valid one), or a wrong type.
+        ConfigError: a file that cannot be read, an unknown key (named with the closest valid one), a wrong type, or a
+            value that nothing can be built of.
     """
     config = OmegaConf.structured(Config)
     OmegaConf.set_struct(config, True)
@@ -149,7 +149,9 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
         except Exception as error:
             raise ConfigError(f"override '{override}': cannot be parsed: {' '.join(str(error).split())}") from None
         config = _merge(config, parsed, f"override '{override}'")
-    return OmegaConf.to_object(config)
+    resolved = OmegaConf.to_object(config)
+    _check(resolved, str(path) if path is not None else "config")
+    return resolved
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -166,13 +168,47 @@ def _merge(config, loaded, where: str):
         if key not in valid:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
-    for section, value in loaded.items():
-        if not OmegaConf.is_dict(value):
+    for section, value in OmegaConf.to_container(loaded).items():
+        if not isinstance(value, dict):
             raise ConfigError(f"{where}: '{section}' wants keys of its own, found {value!r}")
     try:
+        OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True)
         return OmegaConf.merge(config, loaded)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {str(error).splitlines()[0]} (key '{error.full_key}')") from None
+
+
+def _check(config: Config, where: str) -> None:
+    """What types cannot say."""
+    camera, lidar, head, data, train = config.camera, config.lidar, config.head, config.data, config.train
+    widths = (camera.channels, lidar.point_channels, config.radar.point_channels, config.fusion.channels, head.channels)
+    sides = camera.image_size
+    for key, holds, wanted in (
+        ("camera.image_size", len(sides) == 2 and all(s > 0 and s % 16 == 0 for s in sides), "two multiples of 16"),
+        ("camera.depth_bins", camera.depth_bins >= 1, "at least 1"),
+        ("camera.depth_max_m", camera.depth_max_m > camera.depth_min_m > 0, "more than camera.depth_min_m, above 0"),
+        ("lidar.pillar_size_m", lidar.pillar_size_m > 0, "more than 0"),
+        ("fusion.heads", config.fusion.heads >= 1, "at least 1"),
+        ("channels", min(widths) >= 1, "at least 1 of every sensor, the fusion and the head"),
+        ("head.trunk_channels", head.trunk_channels and min(head.trunk_channels) >= 1, "one width or more, at least 1"),
+        ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
+        ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
+        ("data.workers", data.workers >= 0, "0 or more"),
+        ("train.epochs, train.batch_size", min(train.epochs, train.batch_size) >= 1, "at least 1"),
+        ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
+        ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
+        ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),
+    ):
+        if not holds:
+            raise ConfigError(f"{where}: {key}: {wanted} was expected, found {_found(config, key)}")
+
+
+def _found(config: Config, keys: str) -> str:
+    found = []
+    for key in keys.split(", "):
+        section, _, name = key.partition(".")
+        found.append(str(getattr(getattr(config, section), name)) if name else "less")
+    return ", ".join(found)
 
 
 def _keys(container, prefix: str = "") -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from perception.errors import PerceptionError
 
@@ -15,15 +18,17 @@ class BEVGrid:
     likewise from y_min_m. The flat index of a cell is ``row * columns + column``.
     """
 
-    x_min_m: float = -51.2
-    x_max_m: float = 51.2
-    y_min_m: float = -51.2
-    y_max_m: float = 51.2
-    z_min_m: float = -5.0
-    z_max_m: float = 3.0
-    cell_size_m: float = 0.8
+    x_min_m: float
+    x_max_m: float
+    y_min_m: float
+    y_max_m: float
+    z_min_m: float
+    z_max_m: float
+    cell_size_m: float
 
     def __post_init__(self):
+        if not all(math.isfinite(value) for value in vars(self).values()):
+            raise PerceptionError(f"grid: finite numbers were expected, found {self}")
         if not (self.x_max_m > self.x_min_m and self.y_max_m > self.y_min_m and self.z_max_m > self.z_min_m):
             raise PerceptionError(f"grid: every max must exceed its min, found {self}")
         if self.cell_size_m <= 0:
@@ -63,6 +68,18 @@ class BEVGrid:
     def to_metres(self, column, row):
         """The inverse of :meth:`to_cells`."""
         return column * self.cell_size_m + self.x_min_m, row * self.cell_size_m + self.y_min_m
+
+    def cell_index(self, x, y):
+        """Metres inside the grid -> whole (column, row), as int64 arrays or tensors.
+
+        A position a rounding error below the upper bound may divide to exactly the number of cells: it is in the last.
+        """
+        column, row = self.to_cells(x, y)
+        if isinstance(column, np.ndarray):
+            column, row = column.astype(np.int64), row.astype(np.int64)
+        else:
+            column, row = column.long(), row.long()
+        return column.clip(max=self.columns - 1), row.clip(max=self.rows - 1)
 
     def contains(self, x, y):
         """Whether the ground position lies in the grid (upper bounds excluded)."""

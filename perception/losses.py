@@ -42,7 +42,7 @@ class DetectionLoss(nn.Module):
         cells = occupied.nonzero(as_tuple=True)
         box, box_target = (m.box.permute(0, 2, 3, 1)[cells] for m in (maps, target))
         known = box_target.isfinite()
-        error = (box - box_target.nan_to_num()).abs() * known * self.box_weight.to(box.device)
+        error = (box - box_target.nan_to_num()).abs() * known * self.box_weight
         terms["box"] = _BOX_WEIGHT * error.sum() / positives
 
         attribute, attribute_target = (m.attribute.permute(0, 2, 3, 1)[cells] for m in (maps, target))

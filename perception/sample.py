@@ -64,6 +64,9 @@ class CameraImage:
             raise SampleError(f"image: uint8 was expected, found {np.asarray(self.image).dtype}")
         object.__setattr__(self, "image", _checked("image", self.image, np.uint8, (None, None, 3)))
         object.__setattr__(self, "intrinsics", _checked("intrinsics", self.intrinsics, np.float64, (3, 3)))
+        fx, fy, last = self.intrinsics[0, 0], self.intrinsics[1, 1], self.intrinsics[2].tolist()
+        if fx <= 0 or fy <= 0 or last != [0.0, 0.0, 1.0]:
+            raise SampleError(f"intrinsics: fx, fy > 0 and a last row 0, 0, 1 were expected, found {fx}, {fy}, {last}")
 
 
 @dataclass(frozen=True, eq=False)

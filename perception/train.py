@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -130,7 +131,7 @@ class Journal:
             return
         lines = self.path.read_text().splitlines() if step and self.path.exists() else []
         # What was logged after the checkpoint will happen, and be logged, once more.
-        self.path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+        self.path.write_text("".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -302,7 +303,8 @@ class Trainer:
             for name, value in values.items()
         }
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
-        state = {"step": self.step, "elapsed_s": self.elapsed_s, "config": asdict(self.config)}
+        state = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
+        state["config"] = asdict(self.config)
         write_checkpoint(self.checkpoint, tensors, state)
         self.model.save(self.out, self.ema.state)
 
@@ -316,9 +318,21 @@ class Trainer:
             log.info("%s: nothing to resume, starting from the beginning", self.out)
             return
         tensors, state = read_checkpoint(self.checkpoint)
+        try:
+            self._restore(tensors, state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"{self.checkpoint}: does not fit this version of the model: {reason}") from None
+
+    def _restore(self, tensors: dict, state: dict) -> None:
         changed = _differences(state["config"], json.loads(json.dumps(asdict(self.config))))
         if changed:
             raise TrainingError(f"{self.checkpoint}: was written under another config: {', '.join(changed)}")
+        if state["total_steps"] != self.total_steps:
+            raise TrainingError(
+                f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {self.total_steps}: "
+                "the number of frames or processes has changed"
+            )
         self.model.load_state_dict(tensors["model"])
         for name, tensor in self.ema.state.items():
             tensor.copy_(tensors["ema"][name])
@@ -328,6 +342,14 @@ class Trainer:
             states.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self.elapsed_before_s = state["step"], state["elapsed_s"]
+
+
+def _logged_step(line: str) -> float:
+    """The step of a line of log.jsonl; infinite for the half line that a crash left."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -358,7 +380,9 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
         torch.manual_seed(config.train.seed)
         data = config.data
         chosen = {"split": data.split, "scenes": list(data.scenes) or None}
-        frames = open_source(data.root, data, data.version, on_error="skip", **chosen)
+        frames = open_source(data.root, data, data.version, on_error=data.on_error, **chosen)
+        if not frames.annotated:
+            raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
         trainer = Trainer(build(config), DetectionLoss(config), frames, config, out, place)
         if resume:
             trainer.resume()

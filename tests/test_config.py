@@ -3,6 +3,8 @@
 import pytest
 
 from perception.config import Config, ConfigError, load_config, save_config
+from perception.errors import PerceptionError
+from perception.model.detector import build
 
 
 def test_defaults_then_file_then_overrides(tmp_path):
@@ -67,3 +69,36 @@ def test_mistakes_in_an_override_name_it(override, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "camera.image_size=[128]",
+        "camera.image_size=[0,0]",
+        "camera.image_size=[100,352]",
+        "camera.depth_bins=0",
+        "camera.depth_max_m=0.5",
+        "lidar.pillar_size_m=0",
+        "fusion.heads=0",
+        "fusion.channels=-4",
+        "head.trunk_channels=[]",
+        "head.max_detections=501",
+        "data.workers=-1",
+        "data.lidar_sweeps=0",
+        "train.epochs=0",
+        "train.sensor_dropout=1.5",
+        "train.epochs=${nothing}",
+        "train.epochs=???",
+    ],
+)
+def test_values_that_nothing_can_be_built_of_are_named(override):
+    with pytest.raises(ConfigError) as error:
+        load_config(None, [override])
+    assert "\n" not in str(error.value) and len(str(error.value)) > 20
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "0.7"])
+def test_a_grid_that_is_none_is_named(value):
+    with pytest.raises(PerceptionError, match="grid"):
+        build(load_config(None, [f"grid.cell_size_m={value}", "camera.weights=none"]))

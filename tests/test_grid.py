@@ -5,21 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perception.config import GridConfig
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 
-GRID = BEVGrid(x_min_m=-10.0, x_max_m=30.0, y_min_m=-20.0, y_max_m=20.0, cell_size_m=0.5)
+GRID = BEVGrid(x_min_m=-10.0, x_max_m=30.0, y_min_m=-20.0, y_max_m=20.0, z_min_m=-5.0, z_max_m=3.0, cell_size_m=0.5)
 
 
 def test_rows_follow_y_and_columns_follow_x():
-    grid = BEVGrid(x_min_m=0.0, x_max_m=3.0, y_min_m=-1.0, y_max_m=1.0, cell_size_m=0.5)
+    grid = BEVGrid(x_min_m=0.0, x_max_m=3.0, y_min_m=-1.0, y_max_m=1.0, z_min_m=-5.0, z_max_m=3.0, cell_size_m=0.5)
     assert (grid.columns, grid.rows, grid.shape, grid.cells) == (6, 4, (4, 6), 24)
     assert grid.to_cells(0.25, -0.75) == (0.5, 0.5)
     assert grid.to_metres(6, 4) == (3.0, 1.0)
 
 
 def test_default_is_128_by_128():
-    assert BEVGrid().shape == (128, 128)
+    assert BEVGrid(**vars(GridConfig())).shape == (128, 128)
 
 
 @given(st.floats(-100.0, 100.0), st.floats(-100.0, 100.0))
@@ -50,4 +51,15 @@ def test_finer_cells_cover_the_same_region():
 )
 def test_impossible_grids_are_refused(changes, message):
     with pytest.raises(PerceptionError, match=message):
-        BEVGrid(**{"x_min_m": -10.0, "x_max_m": 30.0, "y_min_m": -20.0, "y_max_m": 20.0, "cell_size_m": 0.5, **changes})
+        BEVGrid(
+            **{
+                "x_min_m": -10.0,
+                "x_max_m": 30.0,
+                "y_min_m": -20.0,
+                "y_max_m": 20.0,
+                "z_min_m": -5.0,
+                "z_max_m": 3.0,
+                "cell_size_m": 0.5,
+                **changes,
+            }
+        )

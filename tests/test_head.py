@@ -10,7 +10,7 @@ from perception.grid import BEVGrid
 from perception.model.head import Maps, decode, encode, gaussian_radius
 from perception.sample import CLASSES, Boxes3D
 
-GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, cell_size_m=0.8)
+GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, -5, 3, 0.8)
 
 
 def make_boxes(rng, n):

@@ -171,7 +171,9 @@ def test_frustum_by_hand():
     """The ray through the principal point runs straight ahead; bin centres are 2, 4, 6, 8 m."""
     intrinsics = torch.tensor([[[[10.0, 0, 11.5], [0, 10, 3.5], [0, 0, 1]]]])
     pose = torch.from_numpy((SE3(np.eye(3), [1, 2, 3]) @ CAMERA_AXES).matrix).float()[None, None]
-    points = lift_splat(BEVGrid()).frustum(intrinsics, pose, 1, 3)  # feature column 1 is centred on pixel 11.5
+    points = lift_splat(BEVGrid(-51.2, 51.2, -51.2, 51.2, -5, 3, 0.8)).frustum(
+        intrinsics, pose, 1, 3
+    )  # feature column 1 is centred on pixel 11.5
     want = torch.tensor([[3.0, 2, 3], [5, 2, 3], [7, 2, 3], [9, 2, 3]])
     torch.testing.assert_close(points[0, 0, 0, 1], want)
     assert (points[0, 0, 0, 0, :, 1] > 2).all()  # a pixel to the left looks to the left, which is +y

@@ -119,7 +119,7 @@ def test_mutated_pcd_is_read_or_refused(write, data):
 @given(values=st.lists(st.floats(width=32), max_size=40))
 def test_lidar_bin_round_trip_or_refusal(write, values):
     data = np.array(values, "<f4").tobytes()
-    if values and len(values) % 5 == 0:
+    if len(values) % 5 == 0:
         assert read_lidar_bin(write(data)).tobytes() == data
     else:
         with pytest.raises(DataError):
@@ -130,7 +130,7 @@ def test_lidar_bin_columns(write):
     assert read_lidar_bin(write(struct.pack("<10f", *range(10)))).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
-@pytest.mark.parametrize("size, message", [(0, "empty file"), (19, "found 19"), (21, "found 21")])
+@pytest.mark.parametrize("size, message", [(1, "found 1"), (19, "found 19"), (21, "found 21")])
 def test_lidar_bin_of_a_wrong_size(write, size, message):
     with pytest.raises(DataError, match=message):
         read_lidar_bin(write(b"\0" * size))

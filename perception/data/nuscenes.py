@@ -22,7 +22,8 @@ What is absent and what is broken are different things:
 Absent      A sensor without a row, or whose keyframe file is not on disk, is left out of the frame, older sweeps
             included: alone they would show the past as the present. Absent sweeps are left out one by one. What is
             absent is determined, counted in ``report`` and logged in one line when the dataset is opened.
-Broken      A file that exists but is empty, damaged or not what the tables say is a DataError naming file and tokens.
+Broken      A file that exists but is damaged or not what the tables say is a DataError naming file and tokens. (A LiDAR
+            file without a byte is a sweep without a point: the format has no header. The report counts them.)
             With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which whoever makes batches
             leaves out, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
 """
@@ -157,6 +158,11 @@ class NuScenes:
             frame = self[i]
             if frame is not None:
                 yield frame
+
+    @property
+    def annotated(self) -> bool:
+        """Whether this version has annotations; the frames' boxes are None where it has not."""
+        return self._annotations is not None
 
     @property
     def report(self) -> dict[tuple[str, str], int]:

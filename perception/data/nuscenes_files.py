@@ -26,20 +26,16 @@ class DataError(PerceptionError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file; an empty one is an interrupted copy or a full disk, never data."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not data:
-        raise DataError(f"{path}: sensor data was expected, found an empty file")
-    return data
 
 
 def read_lidar_bin(path: Path) -> np.ndarray:
     """A ``.pcd.bin`` sweep: float32 [N, 5] as x, y, z (metres, sensor frame), intensity 0..255, ring index.
 
-    The format has no header, so its size is all that can be checked: N x 20 bytes, N >= 1.
+    The format has no header, so its size is all that can be checked: N x 20 bytes. No bytes are no points.
     """
     data = read_bytes(path)
     if len(data) % (4 * LIDAR_BIN_COLUMNS):

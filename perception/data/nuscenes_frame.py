@@ -63,7 +63,10 @@ class SampleReader:
 
     def _lidar_sweep(self, row: int) -> np.ndarray:
         """float32 [N, 5], columns of LIDAR_FIELDS."""
-        raw = self._off_vehicle(self._read(row, read_lidar_bin)[:, :4].astype(np.float64))
+        stored = self._read(row, read_lidar_bin)
+        if not len(stored):
+            self._dropped[self._calibration(row).channel, "empty file"] += 1
+        raw = self._off_vehicle(stored[:, :4].astype(np.float64))
         xyz = self._ego_SE3_sensor(row).transform(raw[:, :3])
         return self._finite(row, np.column_stack([xyz, raw[:, 3], self._age_s(row, raw)]))
 

@@ -151,17 +151,17 @@ class CameraEncoder(nn.Module):
 
     stride = 8
 
-    def __init__(self, backbone: nn.Module, channels: int):
+    def __init__(self, backbone: nn.Module, channels: int, pretrained: bool):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.pretrained = backbone, pretrained
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in backbone.out_channels)
         self.smooth = ConvBlock(channels, channels)
 
     def train(self, mode: bool = True) -> CameraEncoder:
-        """The backbone's batch normalisation keeps its pretrained statistics: a batch here is a handful of scenes."""
+        """Batch normalisation keeps the statistics it was pretrained with: a batch here is a handful of scenes."""
         super().train(mode)
         for module in self.backbone.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if self.pretrained and isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
 

@@ -114,14 +114,12 @@ def build(config: Config) -> Detector:
     """
     grid = BEVGrid(**vars(config.grid))
     view = config.camera
-    if view.image_size[0] % 32 or view.image_size[1] % 32:
-        raise PerceptionError(f"camera.image_size: multiples of 32 were expected, found {view.image_size}")
     channels = config.fusion.channels
     backbone = {"efficientnet_lite0": EfficientNetLite0, "resnet50": ResNet50}[view.backbone](view.weights)
     return Detector(
         config,
         grid,
-        CameraEncoder(backbone, view.channels),
+        CameraEncoder(backbone, view.channels, pretrained=view.weights != "none"),
         LiftSplat(
             grid, view.channels, view.depth_min_m, view.depth_max_m, view.depth_bins, CameraEncoder.stride, channels
         ),
@@ -165,9 +163,9 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Detector:
     config.camera.weights = weights
     try:
         detector.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise PerceptionError(
-            f"{folder / 'model.safetensors'}: does not fit its config.yaml: {str(error).splitlines()[0]}"
+            f"{folder / 'model.safetensors'}: does not fit its config.yaml: {' '.join(str(error).split())[:300]}"
         ) from None
     return detector.to(device).eval()
 

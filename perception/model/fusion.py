@@ -112,8 +112,8 @@ class AttentionFusion(nn.Module):
         key, value = tokens.view(len(query), -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
 
         mask = self._mask(present, sensor_valid).to(query.dtype)  # [B, heads, 16, S * halo ** 2]
-        mask = mask[:, None].expand(-1, down * across, -1, -1, -1).flatten(0, 1)
-        weight = (query @ key.transpose(-1, -2) * head**-0.5 + mask).softmax(dim=-1)
+        logits = (query @ key.transpose(-1, -2) * head**-0.5).unflatten(0, (batch, -1)) + mask[:, None]
+        weight = logits.softmax(dim=-1).flatten(0, 1)
         attended = (weight.to(value.dtype) @ value).view(batch, down, across, self.heads, _BLOCK, _BLOCK, head)
         attended = attended.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, height + pad_h, width + pad_w)
         return attended[:, :, :height, :width]

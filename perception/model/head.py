@@ -96,7 +96,7 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, device: torch.device | str = "cp
         sample = sample[grid.contains(sample.center[:, 0], sample.center[:, 1])]
         sample = sample[np.argsort(sample.size[:, 0] * sample.size[:, 1], kind="stable")]
         x, y = grid.to_cells(sample.center[:, 0], sample.center[:, 1])
-        column, row = np.minimum(x.astype(int), grid.columns - 1), np.minimum(y.astype(int), grid.rows - 1)
+        column, row = grid.cell_index(sample.center[:, 0], sample.center[:, 1])
         radii = gaussian_radius(sample.size[:, 0] / grid.cell_size_m, sample.size[:, 1] / grid.cell_size_m)
         for i in range(len(sample)):
             _draw_gaussian(heat[b, sample.label[i]], column[i], row[i], max(1, int(radii[i])))

@@ -51,7 +51,7 @@ class LiftSplat(nn.Module):
         batch, cameras, channels, height, width = features.shape
         flat = features.flatten(0, 1)
         # How large a thing looks depends on the focal length; without it depth cannot transfer between cameras.
-        focal = (intrinsics[..., 0, 0].abs().reshape(-1, 1, 1, 1) / 500.0).to(flat.dtype).expand(-1, 1, height, width)
+        focal = (intrinsics[..., 0, 0].reshape(-1, 1, 1, 1) / 500.0).to(flat.dtype).expand(-1, 1, height, width)
         logits = self.depth(torch.cat([flat, focal], dim=1))
         with torch.no_grad():
             pixel, bag_size, point = self._bags(intrinsics, ego_SE3_camera, camera_valid, height, width)
@@ -83,9 +83,7 @@ class LiftSplat(nn.Module):
         inside = self.grid.contains(x, y) & (z >= self.grid.z_min_m) & (z < self.grid.z_max_m)
         inside &= camera_valid[:, :, None, None, None]
         point = inside.flatten().nonzero().squeeze(1)
-        column, row = self.grid.to_cells(x.flatten()[point], y.flatten()[point])
-        column = column.long().clamp_(max=self.grid.columns - 1)
-        row = row.long().clamp_(max=self.grid.rows - 1)
+        column, row = self.grid.cell_index(x.flatten()[point], y.flatten()[point])
         sample = point // (points[0, ..., 0].numel())
         cell = (sample * self.grid.rows + row) * self.grid.columns + column
         cell, permutation = torch.sort(cell, stable=True)

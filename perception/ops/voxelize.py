@@ -41,10 +41,7 @@ def voxelize(xyz: torch.Tensor, batch_index: torch.Tensor, grid: BEVGrid) -> Vox
     x, y, z = xyz[:, 0], xyz[:, 1], xyz[:, 2]
     inside = grid.contains(x, y) & (z >= grid.z_min_m) & (z < grid.z_max_m)
     kept = inside.nonzero().squeeze(1)
-    column, row = grid.to_cells(x[kept], y[kept])
-    # A point a rounding error below the upper bound may divide to exactly the number of cells.
-    column = column.long().clamp_(max=grid.columns - 1)
-    row = row.long().clamp_(max=grid.rows - 1)
+    column, row = grid.cell_index(x[kept], y[kept])
     cell = batch_index[kept] * grid.cells + row * grid.columns + column
     cell, permutation = torch.sort(cell, stable=True)
     unique, voxel, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
