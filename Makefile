@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 OPEN3D_LIBRARIES := libegl1 libgl1 libx11-6 libusb-1.0-0
 IMPORT_OPEN3D = $(BIN)/python -c "import open3d" 2>/dev/null
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
-APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(OPEN3D_LIBRARIES); } >/dev/null 2>&1
+APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(1); } >/dev/null 2>&1
 
 .PHONY: setup lint test demo clean
 
@@ -19,11 +19,11 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 		|| { echo "constraints.txt is for Python 3.11 and 3.12: make PYTHON=python3.11 setup"; exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { $(call APT_INSTALL,python3-venv) && $(PYTHON) -m venv $(VENV); } \
 		|| { rm -rf $(VENV); echo "no venv module: sudo apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install -q -c constraints.txt setuptools
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[all]"
-	@$(IMPORT_OPEN3D) || $(APT_INSTALL) && $(IMPORT_OPEN3D) && touch $@ \
+	$(BIN)/pip install -c constraints.txt setuptools
+	$(BIN)/pip install -c constraints.txt --no-build-isolation -e ".[all]"
+	@$(IMPORT_OPEN3D) || $(call APT_INSTALL,$(OPEN3D_LIBRARIES)) && $(IMPORT_OPEN3D) && touch $@ \
 		|| { echo "Open3D (the simulator) misses system libraries: sudo apt-get install -y $(OPEN3D_LIBRARIES)"; exit 1; }
 
 lint: setup

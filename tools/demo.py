@@ -39,12 +39,12 @@ def main() -> None:
     drive = open_source(folder, detector.config.data)
 
     print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
+    about = about_detector(detector, args.checkpoint)
     scores = evaluate_subsets(detector, drive, ALL_SUBSETS)
-    write_json(args.out / "scores.json", scores)
+    write_json(args.out / "scores.json", about | scores)
     print(table(scores))
 
     print("3/3 All sensors together are replayed", flush=True)
-    about = about_detector(detector, args.checkpoint)
     summary = replay(detector, drive.frames(), args.out, total=len(drive), about=about)
     print(latency_table(summary))
 

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--sensors", type=names, default=perception.SENSORS, help="such as camera,radar; default: all")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="of the boxes drawn; default: 0.3")
     parser.add_argument("--no-video", action="store_true", help="no replay.mp4, which takes most of the drawing")
+    parser.add_argument("--skip-damaged", action="store_true", help="leave out frames that cannot be read")
     add_device_option(parser)
     args = parser.parse_args()
 
@@ -31,7 +32,8 @@ def main() -> None:
     from perception.replay import about_detector, latency_table, replay
 
     detector = perception.load(args.checkpoint, device=checked_device(args.device))
-    chosen = {"scenes": args.scenes, "sensors": args.sensors}
+    policy = "skip" if args.skip_damaged else "raise"
+    chosen = {"scenes": args.scenes, "sensors": args.sensors, "on_error": policy}
     source = open_source(args.source, detector.config.data, args.version, **chosen)
     about = about_detector(detector, args.checkpoint) | {"source": args.source, "version": source.version}
     options = {"sensors": args.sensors, "score_threshold": args.score_threshold, "video": not args.no_video}
