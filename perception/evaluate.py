@@ -89,7 +89,10 @@ def evaluate_subsets(
             raise EvaluationError(f"{devkit.table_root}: none of the {len(dataset)} frames could be read")
         for token in set(dataset.tokens) - set(tokens):
             del ground_truth.boxes[token]
-        figures = {name: _score(devkit, ground_truth, folder / f"{name}.json") for name in tqdm(names, desc="score", unit="subset")}
+        figures = {
+            name: _score(devkit, ground_truth, folder / f"{name}.json")
+            for name in tqdm(names, desc="score", unit="subset")
+        }
     counts = Counter(box.detection_name for box in ground_truth.all)
     return {
         "subsets": figures,
