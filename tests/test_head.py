@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception.grid import BEVGrid
-from perception.model.head import Maps, decode, encode, gaussian_radius
+from perception.model.head import BOX_CHANNELS, Maps, decode, encode, gaussian_radius
 from perception.sample import CLASSES, Boxes3D
 
 GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, -5, 3, 0.8)
+BOX = sum(BOX_CHANNELS.values())
 
 
 def make_boxes(rng, n):
@@ -81,18 +82,18 @@ def test_larger_box_owns_a_shared_cell():
 
 def test_unknown_velocity_stays_unknown():
     maps, _ = encode([Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[np.nan, np.nan]], [0])], GRID)
-    assert maps.box[0, 8:, 32, 32].isnan().all()
+    assert maps.box[0, -2:, 32, 32].isnan().all()
 
 
 def test_too_many_peaks_are_capped_by_score():
     heat = torch.rand(1, len(CLASSES), *GRID.shape)
-    maps = Maps(heat, torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
+    maps = Maps(heat, torch.zeros(1, BOX, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
     detections = decode(maps, GRID, 50, 0.0)[0]
     assert len(detections.scores) == 50 and (np.diff(detections.scores) <= 0).all()
 
 
 def test_close_peaks_of_one_class_are_one_object():
-    maps = Maps(torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
+    maps = Maps(torch.zeros(1, 10, *GRID.shape), torch.zeros(1, BOX, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
     maps.heat[0, 0, 10, 10], maps.heat[0, 0, 10, 12], maps.heat[0, 5, 10, 12] = 0.9, 0.8, 0.7
     maps.box[0, 0, 10, 10] = 1.0  # the first car's centre lies 0.8 m from the second's
     detections = decode(maps, GRID, 300, 0.1)[0]
@@ -105,3 +106,15 @@ def test_gaussian_radius_keeps_the_overlap():
     radius = gaussian_radius(length, width)[0]
     inter = (length - radius) * (width - radius)
     assert inter / (2 * length * width - inter) >= 0.1 - 1e-9
+
+
+@pytest.mark.parametrize("yaw", [-3.0, -1.6, 0.0, 0.8, 1.6, 3.1])
+@pytest.mark.parametrize("sure", [1.0, 0.01, -0.01])
+def test_the_axis_gives_the_direction_and_the_heading_only_its_sense(yaw, sure):
+    """However small the heading vector has become, and whichever way it points, the axis is kept."""
+    maps, _ = encode([Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [yaw], [[0, 0]], [0])], GRID)
+    start = list(BOX_CHANNELS).index("heading")
+    first = sum(list(BOX_CHANNELS.values())[:start])
+    maps.box[:, first : first + 2] *= sure
+    found = decode(maps, GRID, 300, 0.5)[0].boxes.yaw[0]
+    assert np.cos(found - yaw) == pytest.approx(np.sign(sure))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, ResidualBlock
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections
@@ -24,7 +25,9 @@ _ATTRIBUTES_OF_CLASS = tuple(
     [ATTRIBUTES.index(name) for name in ATTRIBUTES if name.startswith(prefix)] if prefix else []
     for prefix in ("vehicle",) * 5 + ("pedestrian",) + ("cycle",) * 2 + (None,) * 2
 )
-BOX_CHANNELS = {"offset": 2, "z": 1, "log_size": 3, "heading": 2, "velocity": 2}
+# Front and back of many things look alike. The axis (doubled angle) is the same either way round and hence exact; the
+# heading, whose L1 optimum shrinks to nothing where both ends are as likely, only says which end of the axis is ahead.
+BOX_CHANNELS = {"offset": 2, "z": 1, "log_size": 3, "heading": 2, "axis": 2, "velocity": 2}
 VELOCITY_SCALE_MPS = 5.0  # regressed velocities are divided by this, so that all box channels are of order one
 
 
@@ -34,7 +37,8 @@ class Maps:
 
     heat: [B, 10, rows, columns]; logits from the network, probabilities in a target.
     box: [B, 10, rows, columns] in the order of BOX_CHANNELS: offset of the centre within the cell in cells (x, y),
-        height of the centre in metres, log of (l, w, h), (sin, cos) of yaw, velocity / VELOCITY_SCALE_MPS.
+        height of the centre in metres, log of (l, w, h), (sin, cos) of yaw, (sin, cos) of twice the yaw,
+        velocity / VELOCITY_SCALE_MPS.
     attribute: [B, 8, rows, columns] logits; in a target one-hot, all zero where unknown.
     """
 
@@ -102,7 +106,8 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, device: torch.device | str = "cp
             _draw_gaussian(heat[b, sample.label[i]], column[i], row[i], max(1, int(radii[i])))
         values = [
             np.stack([x - column, y - row], 1), sample.center[:, 2:], np.log(sample.size),
-            np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1), sample.velocity / VELOCITY_SCALE_MPS,
+            np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1),
+            np.stack([np.sin(2 * sample.yaw), np.cos(2 * sample.yaw)], 1), sample.velocity / VELOCITY_SCALE_MPS,
         ]  # fmt: skip
         one_hot = np.eye(len(ATTRIBUTES) + 1, dtype=np.float32)[sample.attribute][
             :, :-1
@@ -130,12 +135,13 @@ def decode(maps: Maps, grid: BEVGrid, max_detections: int, score_threshold: floa
         gather = torch.from_numpy(cell).to(maps.box.device)
         box = maps.box[b].flatten(1)[:, gather].T.double().cpu().numpy()
         attribute = maps.attribute[b].flatten(1)[:, gather].T.cpu().numpy()
-        offset, z, log_size, heading, velocity = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
+        parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
+        offset, z, log_size, heading, axis, velocity = parts
         x, y = grid.to_metres(cell % grid.columns + offset[:, 0], cell // grid.columns + offset[:, 1])
         boxes = Boxes3D(
             center=np.stack([x, y, z[:, 0]], axis=1),
             size=np.exp(log_size.clip(-4, 4)),
-            yaw=np.arctan2(heading[:, 0], heading[:, 1]),
+            yaw=_yaw(heading, axis),
             velocity=velocity * VELOCITY_SCALE_MPS,
             label=label,
             attribute=_best_attribute(attribute, label),
@@ -143,6 +149,13 @@ def decode(maps: Maps, grid: BEVGrid, max_detections: int, score_threshold: floa
         kept = _suppress(boxes)[:max_detections]
         detections.append(Detections(boxes[kept], score[kept]))
     return detections
+
+
+def _yaw(heading: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The direction along the axis that is nearer to the heading; both [N, 2] (sin, cos), axis of twice the yaw."""
+    yaw = 0.5 * np.arctan2(axis[:, 0], axis[:, 1])
+    backwards = heading[:, 0] * np.sin(yaw) + heading[:, 1] * np.cos(yaw) < 0
+    return wrap_angle(yaw + np.pi * backwards)
 
 
 def gaussian_radius(length: np.ndarray, width: np.ndarray, min_overlap: float = 0.1) -> np.ndarray:
