@@ -38,6 +38,7 @@ from perception.data.nuscenes_results import (
     writing,
 )
 from perception.errors import PerceptionError
+from perception.health import HealthMonitor
 from perception.sample import SENSORS, Detections, Frame
 from perception.viz import draw_frame
 
@@ -103,6 +104,7 @@ class Replay:
         self.frames, self.boxes, self.boxes_drawn = 0, 0, 0
         self.scenes: dict[str, int] = {}
         self.sensors: Counter = Counter()
+        self.monitor, self.faults = HealthMonitor(), Counter()
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -112,6 +114,9 @@ class Replay:
     def step(self, frame: Frame) -> Detections:
         """One frame, from the sensors to every output."""
         clock = self.clock
+        with clock.stage("check"):
+            healthy, faults = self.monitor.check(frame)
+            frame = healthy if healthy.sensors else frame
         with clock.stage("prepare"):
             batch = self.detector.prepare([frame])
         with clock.stage("model"):
@@ -121,8 +126,9 @@ class Replay:
         with clock.stage("record"):
             self.results.add(frame.token, to_submission(frame, detections))
             self._note(frame, detections)
+            self.faults.update(f"{name} {fault}" for name, fault in faults.items())
         with clock.stage("draw"):
-            latency_ms = clock.last_ms("prepare", "model", "decode")
+            latency_ms = clock.last_ms("check", "prepare", "model", "decode")
             picture = self.film.draw(frame, detections, self.score_threshold, latency_ms)
         with clock.stage("encode"):
             self.film.add(picture, frame.timestamp_ns)
@@ -144,6 +150,7 @@ class Replay:
             "frames": self.frames,
             "scenes": self.scenes,
             "frames_with": {name: self.sensors[name] for name in SENSORS},
+            "faults": dict(sorted(self.faults.items())),
             "score_threshold": self.score_threshold,
             "detections": self.boxes,
             "detections_drawn": self.boxes_drawn,

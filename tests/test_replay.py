@@ -1,5 +1,6 @@
 """Replay: what a run leaves behind, that it is the same every time, and what an interrupted one leaves."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def drive(frames=5, interval_s=0.5, image_size=(32, 64)):
     rng = np.random.default_rng(0)
     for i in range(frames):
         n = i + 1 if i < frames - 1 else 0
-        camera = CameraImage(np.full((*image_size, 3), 50 * i, np.uint8), np.eye(3), SE3(), 0)
+        camera = CameraImage(np.full((*image_size, 3), 40 + 40 * i, np.uint8), np.eye(3), SE3(), 0)
         yield Frame(
             f"token-{i}",
             int(i * interval_s * 1e9),
@@ -240,3 +241,19 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     command = [sys.executable, "tools/replay.py", *arguments, "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith(message) and len(done.stderr.splitlines()) == 1
+
+
+def test_silent_faults_are_counted_and_kept_from_the_detector(tmp_path):
+    """The LiDAR repeats its first cloud: moved for half a second, absent after that."""
+    first, *rest = drive()
+    frames = [first, *(dataclasses.replace(frame, lidar=first.lidar) for frame in rest)]
+    seen = []
+
+    class Watching(Oracle):
+        def prepare(self, frames):
+            seen.append(frames[0].sensors)
+            return frames
+
+    summary = replay(Watching(), frames, tmp_path, video=False)
+    assert summary["faults"] == {"lidar frozen": 4}
+    assert seen == [SENSORS] * 2 + [("camera", "radar")] * 3
