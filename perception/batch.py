@@ -26,6 +26,8 @@ class Batch:
     images: uint8 [B, N, 3, H, W] RGB, or None.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
     camera_valid: bool [B, N], false for a single missing camera.
     sensor_valid: bool [B, 3] in the order of SENSORS; where it is false the sample's share of that sensor is ignored.
+    displacement: float [B, 3, 3], only in training: (yaw, x, y) of the planar motion by which each sensor's content is
+        off; radians and metres, NaN where it is off in some other way.
     """
 
     tokens: list[str]
@@ -37,6 +39,7 @@ class Batch:
     radar: PointBatch | None = None
     lidar: PointBatch | None = None
     boxes: list[Boxes3D] | None = None
+    displacement: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +62,7 @@ class FusionConfig:
     channels: int = 64  # of every sensor's BEV features, and of the fused ones
     heads: int = 4
     neighbourhood: int = 3  # side of the window of cells each query looks at, odd
+    registration: bool = True  # attention only: sensors are brought into line before they are attended to
 
 
 @dataclass
@@ -78,10 +79,12 @@ class DataConfig:
     version: str | None = None  # None: the only version under root
     split: str | None = None  # None and no scenes: every scene under root
     scenes: list[str] = field(default_factory=list)
+    part: list[float] = field(default_factory=lambda: [0.0, 1.0])  # of each scene, from where to where
     lidar_sweeps: int = 10
     radar_sweeps: int = 6
     on_error: Literal["raise", "skip"] = "raise"  # what a damaged file does: end the training, or cost its frame
     workers: int = 1
+    cache: bool = False  # keep frames in memory once read, their images as small as training allows
 
 
 @dataclass
@@ -92,6 +95,7 @@ class AugmentConfig:
     translate_m: float = 0.5
     image_scale: float = 0.1  # relative zoom in either direction
     image_color: float = 0.2  # brightness and contrast
+    fault_rate: float = 0.0  # chance that a sensor of a frame is trained with a fault of ``data.faults``
 
 
 @dataclass
@@ -104,8 +108,12 @@ class TrainConfig:
     clip_norm: float = 10.0
     ema_decay: float = 0.998
     amp: bool = True  # bfloat16 where the device has it in hardware
-    sensor_dropout: float = 0.5  # chance that a batch is trained with one of the six proper subsets of the sensors
+    init: str | None = None  # a checkpoint whose weights of the same name and shape training starts from
+    freeze: list[str] = field(default_factory=list)  # parts of the detector that are not trained, such as camera
+    sensor_dropout: float = 0.5  # chance that a batch is trained with fewer sensors than there are
+    dropout_to: Literal["subset", "single"] = "subset"  # one of the six proper subsets, or one sensor alone
     depth_weight: float = 1.0
+    registration_weight: float = 1.0
     checkpoint_minutes: float = 5.0
     seed: int = 0
 
@@ -123,6 +131,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+Schema = TypeVar("Schema")
+
+
 def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Defaults, then the YAML file, then ``key.sub=value`` overrides.
 
@@ -130,7 +141,20 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
         ConfigError: a file that cannot be read, an unknown key (named with the closest valid one), a wrong type, or a
             value that nothing can be built of.
     """
-    config = OmegaConf.structured(Config)
+    resolved = load_yaml(Config, path, overrides)
+    _check(resolved, str(path) if path is not None else "config")
+    return resolved
+
+
+def load_yaml(
+    schema: type[Schema], path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()
+) -> Schema:
+    """:func:`load_config` for any dataclass whose defaults a file may change.
+
+    Raises:
+        ConfigError: as there, but for values of the right type that make no sense.
+    """
+    config = OmegaConf.structured(schema)
     OmegaConf.set_struct(config, True)
     if path is not None:
         try:
@@ -149,9 +173,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
         except Exception as error:
             raise ConfigError(f"override '{override}': cannot be parsed: {' '.join(str(error).split())}") from None
         config = _merge(config, parsed, f"override '{override}'")
-    resolved = OmegaConf.to_object(config)
-    _check(resolved, str(path) if path is not None else "config")
-    return resolved
+    return OmegaConf.to_object(config)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -168,8 +190,9 @@ def _merge(config, loaded, where: str):
         if key not in valid:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
+    sections = OmegaConf.to_container(config)
     for section, value in OmegaConf.to_container(loaded).items():
-        if not isinstance(value, dict):
+        if isinstance(sections[section], dict) and not isinstance(value, dict):
             raise ConfigError(f"{where}: '{section}' wants keys of its own, found {value!r}")
     try:
         OmegaConf.to_container(loaded, resolve=True, throw_on_missing=True)
@@ -193,6 +216,7 @@ def _check(config: Config, where: str) -> None:
         ("head.trunk_channels", head.trunk_channels and min(head.trunk_channels) >= 1, "one width or more, at least 1"),
         ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
         ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
+        ("data.part", len(data.part) == 2, "two shares"),
         ("data.workers", data.workers >= 0, "0 or more"),
         ("train.epochs, train.batch_size", min(train.epochs, train.batch_size) >= 1, "at least 1"),
         ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from perception.config import AugmentConfig
-from perception.data.augment import ImageTransform, WorldTransform, augment, transform_camera, transform_world
+from perception.data.augment import (
+    ImageTransform,
+    WorldTransform,
+    augment,
+    draw_world,
+    transform_camera,
+    transform_world,
+)
 from perception.geometry import SE3, box_corners, project
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, fit_image
 
@@ -54,6 +61,11 @@ def make_frame(n=6, seed=0) -> Frame:
         lidar=LidarCloud(rng.normal(size=(n, 5)).astype(np.float32)),
         boxes=boxes,
     )
+
+
+def changed(frame: Frame, seed: int) -> Frame:
+    rng = np.random.default_rng(seed)
+    return augment(frame, draw_world(AugmentConfig(), rng), AugmentConfig(), SIZE, rng)
 
 
 def pixels(camera: CameraImage, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,6 +122,24 @@ def test_world_pose_is_that_of_a_mirrored_and_scaled_world(world):
     changed = transform_world(frame, world)
     in_world = frame.world_SE3_ego.transform(point) * [1, -1 if world.mirror else 1, 1] * world.scale
     np.testing.assert_allclose(changed.world_SE3_ego.transform(world.points(point)), in_world, rtol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds, turn=st.tuples(*[st.floats(-0.3, 0.3)] * 3), shift=st.tuples(*[st.floats(-5, 5)] * 3))
+def test_a_displaced_sensor_is_displaced_alike_in_the_new_world(world, turn, shift):
+    error = SE3(Rotation.from_rotvec(turn).as_matrix(), shift)
+    true = np.random.default_rng(0).uniform(-40, 40, (9, 3))
+    shown = world.points(error.transform(true))
+    np.testing.assert_allclose(world.seen_from(error).transform(world.points(true)), shown, atol=1e-9)
+
+
+def test_a_shift_to_the_left_in_a_mirrored_world_is_one_to_the_right():
+    error = SE3.from_yaw(0.2, [1.0, 2.0, 0.0])
+    seen = WorldTransform(mirror=True, scale=1.1).seen_from(error)
+    assert seen.yaw == pytest.approx(-0.2)
+    np.testing.assert_allclose(seen.translation, [1.1, -2.2, 0])
+    turned_world = WorldTransform(rigid=SE3.from_yaw(1.0, [7.0, 8.0, 0.0]))
+    np.testing.assert_allclose(turned_world.seen_from(SE3()).matrix, np.eye(4), atol=1e-12)
 
 
 def test_a_mirrored_car_by_hand():
@@ -171,7 +201,7 @@ def test_nothing_random_is_what_the_detector_does_to_an_image():
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         camera = dataclasses.replace(make_camera(), image=image)
         frame = Frame("f", 0, cameras={"CAM": camera}, boxes=make_frame().boxes)
-        same, fitted = augment(frame, OFF, SIZE, rng), fit_image(camera, SIZE)
+        same, fitted = augment(frame, draw_world(OFF, rng), OFF, SIZE, rng), fit_image(camera, SIZE)
         np.testing.assert_array_equal(same.cameras["CAM"].image, fitted.image)
         np.testing.assert_allclose(same.cameras["CAM"].intrinsics, fitted.intrinsics)
         np.testing.assert_allclose(same.boxes.center, frame.boxes.center)
@@ -179,7 +209,7 @@ def test_nothing_random_is_what_the_detector_does_to_an_image():
 
 def test_the_same_generator_gives_the_same_bytes():
     frame = make_frame()
-    first, second, other = (augment(frame, AugmentConfig(), SIZE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, second, other = (changed(frame, seed) for seed in (3, 3, 4))
     assert first.lidar.points.tobytes() == second.lidar.points.tobytes() != other.lidar.points.tobytes()
     for name in frame.cameras:
         assert first.cameras[name].image.tobytes() == second.cameras[name].image.tobytes()
@@ -187,7 +217,7 @@ def test_the_same_generator_gives_the_same_bytes():
 
 
 def test_frames_with_little_in_them():
-    bare = augment(Frame("f", 0), AugmentConfig(), SIZE, np.random.default_rng(0))
+    bare = changed(Frame("f", 0), 0)
     assert bare.sensors == () and bare.boxes is None and bare.cameras is None
     empty = Frame(
         "f",
@@ -196,9 +226,9 @@ def test_frames_with_little_in_them():
         lidar=LidarCloud(np.zeros((0, 5), np.float32)),
         boxes=Boxes3D.empty(),
     )
-    changed = augment(empty, AugmentConfig(), SIZE, np.random.default_rng(0))
-    assert len(changed.radar.points) == len(changed.lidar.points) == len(changed.boxes) == 0
-    assert changed.sensors == ("radar", "lidar")
+    after = changed(empty, 0)
+    assert len(after.radar.points) == len(after.lidar.points) == len(after.boxes) == 0
+    assert after.sensors == ("radar", "lidar")
 
 
 def test_colour_changes_as_said_and_what_lies_outside_of_the_image_is_black():

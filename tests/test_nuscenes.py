@@ -82,6 +82,46 @@ def test_number_of_sweeps_includes_the_keyframe(load):
         load(lidar_sweeps=0)
 
 
+@pytest.mark.parametrize("sensor, channel", [("camera", "CAM_FRONT"), ("radar", "RADAR_FRONT"), ("lidar", "LIDAR_TOP")])
+def test_channels_can_be_left_out(load, sensor, channel):
+    for frame in load(without=(channel,)).frames():
+        assert sensor not in frame.sensors and len(frame.sensors) == 2
+    frame = load(without=(channel,))[1]
+    np.testing.assert_allclose(frame.world_SE3_ego.translation, [100, 210, 0])  # the LiDAR's pose all the same
+    assert len(frame.boxes) == 1
+
+
+def test_only_points_of_the_chosen_lasers_are_kept(load, world):
+    points = np.array([[10, 0, 0, intensity, ring] for ring, intensity in enumerate((10, 20, 30, 40))], "<f4")
+    world.files["samples/LIDAR_TOP/lidar0"] = points.tobytes()
+    kept = {rings: load(lidar_rings=rings)[0].lidar.points[:, 3].tolist() for rings in ((1, 3), (0,), (), None)}
+    # The sweep before has one point, of intensity 50 and ring 3.
+    assert kept == {(1, 3): [20, 40, 50], (0,): [10], (): [], None: [10, 20, 30, 40, 50]}
+
+
+def test_a_part_of_each_scene(load, world):
+    world.tables["scene"].append({"token": "b", "name": "b"})
+    for i in range(3):
+        row = {"token": f"b{i}", "scene_token": "b", "timestamp": START_US + (10 + i) * 500_000}
+        world.tables["sample"].append(row)
+        world.add(f"blidar{i}", f"b{i}", "LIDAR_TOP", (10 + i) * 500_000, world.files["samples/LIDAR_TOP/lidar0"])
+    first, second = load(part=(0, 0.5)), load(part=(0.5, 1.0))
+    assert first.tokens == ["s0", "b0", "b1"] and second.tokens == ["s1", "b2"]
+    assert load(part=(0, 1)).tokens == ["s0", "s1", "b0", "b1", "b2"]
+    assert [frame.token for frame in second.frames()] == second.tokens and second[-1].scene == "b"
+    assert second.index("b2") == 1 and second.indices("b") == range(1, 2) and first.indices("b") == range(1, 3)
+    np.testing.assert_allclose(second[0].boxes.velocity, [[10, 0]], atol=1e-9)  # the whole scene is known all the same
+    with pytest.raises(PerceptionError, match="b0"):
+        second.index("b0")
+    assert load(part=(0.1, 0.4)).tokens == ["b1"]
+
+
+@pytest.mark.parametrize("part", [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_a_part_that_is_none_is_named(load, part):
+    with pytest.raises(PerceptionError, match=f"0 <= begin < end <= 1, were expected, found {part[0]}, {part[1]}"):
+        load(part=part)
+
+
 def test_order_is_time_whatever_the_order_of_the_tables(load, world):
     for rows in world.tables.values():
         rows.reverse()

@@ -42,6 +42,13 @@ class WorldTransform:
         """[3, 3], what velocities and differences of positions are multiplied with."""
         return self.scale * self.rigid.rotation @ self.reflection
 
+    def seen_from(self, error: SE3) -> SE3:
+        """How an error that maps positions to wrong ones in the old world does so in the new one."""
+        old, new = error.rotation, self.rigid.rotation @ self.reflection
+        rotation = new @ old @ new.T
+        shift = self.linear @ error.translation + self.rigid.translation - rotation @ self.rigid.translation
+        return SE3(rotation, shift)
+
     def camera_pose(self, ego_SE3_camera: SE3) -> SE3:
         """The pose from which the transformed world looks as it did; as its mirror image where mirrored."""
         camera_reflection = MIRROR_CAMERA if self.mirror else np.eye(3)
@@ -119,18 +126,23 @@ class ImageTransform:
         return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def augment(frame: Frame, config: AugmentConfig, image_size: tuple[int, int], rng: np.random.Generator) -> Frame:
-    """A randomly changed copy of ``frame``, its images at ``image_size`` (height, width)."""
+def draw_world(config: AugmentConfig, rng: np.random.Generator) -> WorldTransform:
     mirror = config.flip and bool(rng.random() < 0.5)
     yaw = np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg))
     scale = rng.uniform(1 - config.scale, 1 + config.scale)
-    shift = rng.uniform(-config.translate_m, config.translate_m, size=3)
-    world = WorldTransform(mirror, scale, SE3.from_yaw(yaw, shift))
+    return WorldTransform(
+        mirror, scale, SE3.from_yaw(yaw, rng.uniform(-config.translate_m, config.translate_m, size=3))
+    )
 
+
+def augment(
+    frame: Frame, world: WorldTransform, config: AugmentConfig, image_size: tuple[int, int], rng: np.random.Generator
+) -> Frame:
+    """``frame`` in the world that ``world`` makes; its images, randomly changed, at ``image_size`` (height, width)."""
     cameras = {}
     for name, camera in (frame.cameras or {}).items():
         image = ImageTransform(
-            mirror=mirror,
+            mirror=world.mirror,
             zoom=rng.uniform(1 - config.image_scale, 1 + config.image_scale),
             shift=tuple(rng.uniform(-config.image_scale / 2, config.image_scale / 2, size=2)),
             brightness=rng.uniform(1 - config.image_color, 1 + config.image_color),

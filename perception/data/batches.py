@@ -17,10 +17,13 @@ from torch.utils.data import Dataset, Sampler
 
 from perception.batch import Batch, collate
 from perception.config import Config, TrainConfig
-from perception.data.augment import augment
+from perception.data.augment import augment, draw_world
+from perception.data.faults import Faulty, draw_faults
 from perception.errors import PerceptionError
-from perception.sample import SENSORS, Boxes3D, Frame, SampleError
+from perception.geometry import SE3
+from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, SampleError, fit_image
 
+SINGLE_SENSORS = tuple((name,) for name in SENSORS)
 PROPER_SUBSETS = tuple(subset for n in range(1, len(SENSORS)) for subset in combinations(SENSORS, n))
 
 
@@ -42,7 +45,7 @@ class Draw:
 class Schedule(Sampler[Draw]):
     """The batches of one epoch for one process, in an order keyed by (seed, epoch), without an incomplete last one.
 
-    With ``train.sensor_dropout`` as probability a batch sees one of the six proper subsets of the sensors, else all.
+    With ``train.sensor_dropout`` as probability a batch sees fewer sensors, see ``train.dropout_to``; else all.
     """
 
     def __init__(self, samples: int, config: TrainConfig, rank: int = 0, processes: int = 1):
@@ -68,7 +71,35 @@ class Schedule(Sampler[Draw]):
         rng = keyed_rng(self.config.seed, self.epoch, first, "sensors")
         if rng.random() >= self.config.sensor_dropout:
             return SENSORS
-        return PROPER_SUBSETS[rng.integers(len(PROPER_SUBSETS))]
+        subsets = PROPER_SUBSETS if self.config.dropout_to == "subset" else SINGLE_SENSORS
+        return subsets[rng.integers(len(subsets))]
+
+
+class FrameCache(Sequence):
+    """The frames of a dataset, each read once. Images are kept a little larger than the detector sees them.
+
+    Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes some 4 MB.
+    """
+
+    def __init__(self, frames: Sequence[Frame | None], image_size: tuple[int, int]):
+        self.frames, self.image_size, self.kept = frames, image_size, {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Frame | None:
+        if index not in self.kept:
+            frame = self.frames[index]
+            if frame is not None and frame.cameras:
+                frame = replace(frame, cameras={name: self._reduced(c) for name, c in frame.cameras.items()})
+            self.kept[index] = frame
+        return self.kept[index]
+
+    def _reduced(self, camera: CameraImage) -> CameraImage:
+        height, width = camera.image.shape[:2]
+        zoom = min(1.0, 1.15 * max(self.image_size[0] / height, self.image_size[1] / width))
+        size = (round(height * zoom), round(width * zoom))
+        return fit_image(camera, size)
 
 
 class TrainingData(Dataset):
@@ -78,20 +109,39 @@ class TrainingData(Dataset):
     """
 
     def __init__(self, frames: Sequence[Frame | None], config: Config):
-        self.frames, self.config = frames, config
+        self.image_size = tuple(config.camera.image_size)
+        self.frames = FrameCache(frames, self.image_size) if config.data.cache else frames
+        self.config = config
 
     def __getitem__(self, draw: Draw) -> Batch | PerceptionError | None:
         try:
-            frames = [self.frames[index] for index in draw.indices]
-            frames = [self._prepare(frame, draw) for frame in frames if frame is not None and frame.sensors]
-            return make_batch(frames, draw.sensors, tuple(self.config.camera.image_size)) if frames else None
+            samples = [self._prepare(index, draw) for index in draw.indices]
+            samples = [sample for sample in samples if sample is not None]
+            return make_batch(samples, draw.sensors, self.image_size) if samples else None
         except PerceptionError as error:
             return error
 
-    def _prepare(self, frame: Frame, draw: Draw) -> Frame:
-        frame = replace(frame.only(sensors_to_load(frame, draw.sensors)), boxes=without_unseen(frame.boxes))
-        rng = keyed_rng(self.config.train.seed, draw.epoch, frame.token)
-        return augment(frame, self.config.augment, tuple(self.config.camera.image_size), rng)
+    def _prepare(self, index: int, draw: Draw) -> Faulty | None:
+        """The frame as it is trained on; None where it cannot be read or holds no sensor."""
+        frame, config = self.frames[index], self.config
+        if frame is None or not frame.sensors:
+            return None
+        rng = keyed_rng(config.train.seed, draw.epoch, frame.token)
+        world = draw_world(config.augment, rng)
+        kept = frame.only(sensors_kept(frame.sensors, draw.sensors))
+        faulty = Faulty(kept, {name: SE3() for name in SENSORS})
+        if config.augment.fault_rate > 0:
+            faulty = draw_faults(kept, self._previous(index, frame), config.augment.fault_rate, rng)
+        if kept.lidar is None and kept.cameras is not None:  # the LiDAR supervises depth wherever there are images
+            faulty = replace(faulty, frame=replace(faulty.frame, lidar=frame.lidar))
+        frame = replace(faulty.frame, boxes=without_unseen(frame.boxes))
+        errors = {name: world.seen_from(error) for name, error in faulty.errors.items()}
+        return Faulty(augment(frame, world, config.augment, self.image_size, rng), errors)
+
+    def _previous(self, index: int, frame: Frame) -> Frame | None:
+        """The keyframe before, if it is of the same scene."""
+        previous = self.frames[index - 1] if index > 0 else None
+        return previous if previous is not None and previous.scene == frame.scene else None
 
 
 def sensors_kept(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,18 +149,19 @@ def sensors_kept(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str
     return tuple(name for name in present if name in wanted) or present
 
 
-def sensors_to_load(frame: Frame, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The sensors a frame is trained with, and the LiDAR wherever there are images, whose depth it supervises."""
-    kept = sensors_kept(frame.sensors, wanted)
-    return (*kept, "lidar") if "camera" in kept else kept
-
-
-def make_batch(frames: list[Frame], sensors: tuple[str, ...], image_size: tuple[int, int]) -> Batch:
+def make_batch(samples: list[Faulty], sensors: tuple[str, ...], image_size: tuple[int, int]) -> Batch:
     """Collate, and mark a LiDAR that is loaded only to supervise depth as not valid: the detector does not see it."""
+    frames = [sample.frame for sample in samples]
     batch = collate(frames, image_size)
+    batch.displacement = torch.tensor([[_planar(sample.errors.get(name)) for name in SENSORS] for sample in samples])
     kept = [sensors_kept(frame.sensors, sensors) for frame in frames]
     batch.sensor_valid &= torch.tensor([[name in names for name in SENSORS] for names in kept])
     return batch
+
+
+def _planar(error: SE3 | None) -> tuple[float, float, float]:
+    """(yaw, x, y) of an error in BEV, NaN where there is none to name."""
+    return (np.nan,) * 3 if error is None else (error.yaw, *error.translation[:2].tolist())
 
 
 def without_unseen(boxes: Boxes3D | None) -> Boxes3D | None:

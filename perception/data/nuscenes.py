@@ -62,10 +62,13 @@ class NuScenes:
         split: an official split ("mini_val", "train", ...), or one of the version's own ``splits.json``, which comes
             first. Scenes of it that are not in this version are left out, and their number is logged.
         scenes: names of scenes, instead of a split. Neither: all scenes.
+        part: from where to where of each scene, as shares of its keyframes: (0.5, 1) is the second half.
         sensors: the kinds of sensor to read; the others are None in every frame.
         lidar_sweeps, radar_sweeps: how many sweeps of a sensor make a cloud, the keyframe included.
+        without: channels that are left out, such as "CAM_FRONT".
         min_distance_m: half the side of the square around a LiDAR or radar in which points are dropped.
         radar_filter: drop radar returns that the sensor itself holds for invalid or ambiguous.
+        lidar_rings: keep only points that these lasers measured, counted as the files do; None keeps all.
         on_error: what a damaged file does, "raise" or "skip" (see the module docstring).
 
     Attributes:
@@ -84,11 +87,14 @@ class NuScenes:
         split: str | None = None,
         scenes: Sequence[str] | None = None,
         *,
+        part: Sequence[float] = (0.0, 1.0),
         sensors: Sequence[str] = SENSORS,
         lidar_sweeps: int = 10,
         radar_sweeps: int = 6,
+        without: Sequence[str] = (),
         min_distance_m: float = 1.0,
         radar_filter: bool = True,
+        lidar_rings: Sequence[int] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
         for sensor in sensors:
@@ -105,12 +111,16 @@ class NuScenes:
         folder = self.root / self.version
         sweeps = {"camera": 1, "radar": radar_sweeps, "lidar": lidar_sweeps}
         sweeps = {sensor: sweeps[sensor] for sensor in sensors}
-        self._options = CloudOptions(sweeps, min_distance_m, radar_filter)
+        rings = None if lidar_rings is None else tuple(lidar_rings)
+        self._options = CloudOptions(sweeps, tuple(without), min_distance_m, radar_filter, rings)
         self.scenes: list[str] = _choose_scenes(folder, split, scenes)
         self._samples = read_samples(folder, self.scenes)
         self._recording = read_recording(self.root, self.version, self._samples, sweeps)
+        for channel in without:
+            _require_known("channel", channel, {calibration.channel for calibration in self._recording.calibrations})
         self._annotations = read_annotations(folder, self._samples)
-        self.tokens: list[str] = self._samples.tokens
+        self._kept = _part_of_each_scene(self._samples.scene, part)
+        self.tokens: list[str] = [self._samples.tokens[i] for i in self._kept]
 
         self._dropped_points: Counter = Counter()
         self._absent = self._count_absent()
@@ -128,28 +138,29 @@ class NuScenes:
             IndexError: no such frame.
             DataError: a damaged file, and ``on_error`` is "raise".
         """
-        i = range(len(self))[operator.index(index)]
+        i = int(self._kept[range(len(self))[operator.index(index)]])
         try:
             return self._read(i)
         except PerceptionError as error:
             if self.on_error == "raise":
                 raise
-            if self.tokens[i] not in self.skipped:
+            token = self._samples.tokens[i]
+            if token not in self.skipped:
                 logger.warning("frame skipped: %s", error)
-            self.skipped[self.tokens[i]] = str(error)
+            self.skipped[token] = str(error)
             return None
 
     def index(self, token: str) -> int:
         """Which frame has this sample token."""
-        i = self._samples.position.get(token, -1)
-        if i < 0:
+        found = np.flatnonzero(self._kept == self._samples.position.get(token, -1))
+        if not len(found):
             raise PerceptionError(f"{self.root / self.version}: sample {token} is not in the chosen scenes")
-        return i
+        return int(found[0])
 
     def indices(self, scene: str) -> range:
         """The frames of one scene, in order of time."""
         _require_known("scene", scene, self.scenes)
-        first, end = np.searchsorted(self._samples.scene, self.scenes.index(scene) + np.arange(2)).tolist()
+        first, end = np.searchsorted(self._samples.scene[self._kept], self.scenes.index(scene) + np.arange(2)).tolist()
         return range(first, end)
 
     def frames(self, scene: str | None = None) -> Iterator[Frame]:
@@ -184,7 +195,7 @@ class NuScenes:
         return +absent
 
     def _read(self, i: int) -> Frame:
-        token = self.tokens[i]
+        token = self._samples.tokens[i]
         if self._recording.reference[i] < 0:
             raise DataError(f"{self.root / self.version}: sample {token}: no row in sample_data, so no ego pose")
         reader = SampleReader(self.root, self._recording, self._options, token, i, self._dropped_points)
@@ -221,9 +232,20 @@ class NuScenes:
 def open_source(root: str | Path, config: DataConfig, version: str | None = None, **selection) -> NuScenes:
     """A dataset with as many sweeps a cloud as the detector of ``config`` was trained on.
 
-    selection: split, scenes, sensors, on_error, as :class:`NuScenes` takes them.
+    selection: the other arguments, as :class:`NuScenes` takes them.
     """
-    return NuScenes(root, version, lidar_sweeps=config.lidar_sweeps, radar_sweeps=config.radar_sweeps, **selection)
+    sweeps = {"lidar_sweeps": config.lidar_sweeps, "radar_sweeps": config.radar_sweeps}
+    return NuScenes(root, version, **sweeps, **selection)
+
+
+def _part_of_each_scene(scene: np.ndarray, part: Sequence[float]) -> np.ndarray:
+    """Which samples lie in the part; scene [S] is ascending."""
+    begin, end = part
+    if not 0 <= begin < end <= 1:
+        raise PerceptionError(f"part: two shares, 0 <= begin < end <= 1, were expected, found {begin}, {end}")
+    first = np.searchsorted(scene, scene)
+    place = (np.arange(len(scene)) - first) / (np.searchsorted(scene, scene, side="right") - first)
+    return np.flatnonzero((place >= begin) & (place < end))
 
 
 def _require_known(kind: str, name: str, known: Collection[str]) -> None:

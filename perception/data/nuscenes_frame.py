@@ -23,8 +23,10 @@ class CloudOptions:
     """sweeps: modality -> sweeps in a cloud, the keyframe included.  The rest as in :class:`perception.NuScenes`."""
 
     sweeps: dict[str, int]
+    without: tuple[str, ...]
     min_distance_m: float
     radar_filter: bool
+    lidar_rings: tuple[int, ...] | None
 
 
 class SampleReader:
@@ -39,7 +41,11 @@ class SampleReader:
         self._root, self._rows, self._calibrations = root, recording.rows, recording.calibrations
         self._options, self._token, self._dropped = options, token, dropped
         keyframes = (int(rows[i]) for rows in recording.keyframes.values())
-        self._keyframes = [row for row in keyframes if row >= 0 and self._rows.present[row]]
+        self._keyframes = [
+            row
+            for row in keyframes
+            if row >= 0 and self._rows.present[row] and self._calibration(row).channel not in options.without
+        ]
         self.reference_us = int(recording.reference_us[i])
         self.world_SE3_ego = self._world_SE3_ego(recording.reference[i])
         self.ego_SE3_world = self.world_SE3_ego.inverse()
@@ -66,6 +72,8 @@ class SampleReader:
         stored = self._read(row, read_lidar_bin)
         if not len(stored):
             self._dropped[self._calibration(row).channel, "empty file"] += 1
+        if self._options.lidar_rings is not None:
+            stored = stored[np.isin(stored[:, 4], self._options.lidar_rings)]
         raw = self._off_vehicle(stored[:, :4].astype(np.float64))
         xyz = self._ego_SE3_sensor(row).transform(raw[:, :3])
         return self._finite(row, np.column_stack([xyz, raw[:, 3], self._age_s(row, raw)]))

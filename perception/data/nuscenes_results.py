@@ -140,6 +140,7 @@ class ResultsWriter:
     def __init__(self, path: str | Path, sensors: Iterable[str]):
         sensors = tuple(sensors)
         self.path = Path(path)
+        self.tokens: list[str] = []  # of the samples added so far
         self._partial = self.path.with_name(self.path.name + ".part")
         self._meta = {f"use_{name}": name in sensors for name in SENSORS} | {"use_map": False, "use_external": False}
         self._separator = ""
@@ -156,6 +157,7 @@ class ResultsWriter:
         """One sample's boxes as :func:`to_submission` makes them. A sample in which nothing was found is added too."""
         self._write(f"{self._separator}\n{json.dumps(token)}: {json.dumps(boxes, allow_nan=False)}")
         self._separator = ","
+        self.tokens.append(token)
 
     def __exit__(self, kind, error, trace) -> None:
         with writing(self.path):
