@@ -12,20 +12,22 @@ from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.detector import Prediction
 from perception.model.head import BOX_CHANNELS, encode
+from perception.model.registration import registration_loss
+from perception.sample import SENSORS
 
-# Relative weights of the box channels: offset, z, log size, heading, velocity.
-_BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 1.0, "velocity": 2.0}
+_BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 0.5, "axis": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
 _DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving things where they were
 
 
 class DetectionLoss(nn.Module):
-    """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth"}, scalars."""
+    """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth", "registration"}, scalars."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.grid = BEVGrid(**vars(config.grid))
         self.camera, self.depth_weight = config.camera, config.train.depth_weight
+        self.registration_weight = config.train.registration_weight
         weights = [_BOX_WEIGHTS[name] for name, width in BOX_CHANNELS.items() for _ in range(width)]
         self.register_buffer("box_weight", torch.tensor(weights), persistent=False)
 
@@ -51,13 +53,26 @@ class DetectionLoss(nn.Module):
 
         if prediction.depth is not None and batch.lidar is not None:
             bins = depth_target(batch, *prediction.depth.shape[2:], self.camera.depth_min_m, self.camera.depth_max_m)
+            bins[~_agree(batch)] = -1
             seen = (bins >= 0).sum().clamp(min=1)
             depth = F.cross_entropy(
                 prediction.depth.flatten(0, 1).float(), bins.flatten(0, 1), ignore_index=-1, reduction="sum"
             )
             terms["depth"] = self.depth_weight * depth / seen
+        if prediction.registered is not None and batch.displacement is not None:
+            terms["registration"] = self.registration_weight * registration_loss(
+                prediction.registered, batch.displacement, batch.sensor_valid
+            )
         terms["total"] = sum(terms.values())
         return terms
+
+
+def _agree(batch: Batch) -> torch.Tensor:
+    """bool [B]: images and LiDAR are where they say they are, so that one may teach the other depth."""
+    if batch.displacement is None:
+        return torch.ones(len(batch), dtype=torch.bool)
+    sensors = [SENSORS.index("camera"), SENSORS.index("lidar")]
+    return (batch.displacement[:, sensors].abs() < 1e-6).flatten(1).all(dim=1)
 
 
 def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

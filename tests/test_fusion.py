@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from perception.config import FusionConfig
 from perception.errors import PerceptionError
+from perception.grid import BEVGrid
 from perception.model.fusion import AttentionFusion, AverageFusion, ConcatFusion, build_fusion
+from perception.model.registration import Registration
 
+GRID = BEVGrid(-3.6, 3.6, -4.0, 4.0, -5.0, 3.0, 0.8)  # 10 rows, 9 columns
 SUBSETS = [[bool(bits & 1 << i) for i in range(3)] for bits in range(1, 8)]
 
 
@@ -14,12 +18,23 @@ def features(batch=2, channels=8, height=10, width=9, seed=0):
     return [torch.randn(batch, channels, height, width, generator=generator) for _ in range(3)]
 
 
+def build(kind):
+    torch.manual_seed(1)
+    block = build_fusion(FusionConfig(kind=kind, channels=8, heads=2), GRID)
+    for name, parameter in block.named_parameters():
+        if "verdict" in name or "output" in name:  # which start as zeros
+            torch.nn.init.normal_(parameter, std=0.3)
+    return block
+
+
 def attention(channels=8, heads=2, neighbourhood=3):
     torch.manual_seed(1)
-    block = AttentionFusion(channels, heads, neighbourhood)
+    block = AttentionFusion(channels, heads, neighbourhood, registration=None)
     torch.nn.init.normal_(block.bias)
     torch.nn.init.normal_(block.sensor)
-    torch.nn.init.normal_(block.average.weight)
+    for last in (block.output, block.feed_forward[-1]):  # which start as zeros
+        torch.nn.init.normal_(last.weight)
+    torch.nn.init.normal_(block.residual.weight)
     return block.double()
 
 
@@ -27,32 +42,52 @@ def attention(channels=8, heads=2, neighbourhood=3):
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_absent_sensors_do_not_matter(kind, subset):
     """Whether a sensor is None or masked, and whatever its features hold, the output is the same."""
-    block = build_fusion(kind, 8, 2, 3)
+    block = build(kind)
     valid = torch.tensor([subset, subset])
     x, y = features(), features(seed=5)
     masked = block([a if keep else b for a, b, keep in zip(x, y, subset, strict=True)], valid)
     absent = block([a if keep else None for a, keep in zip(x, subset, strict=True)], valid)
-    assert torch.isfinite(masked).all()
-    torch.testing.assert_close(masked, absent, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(masked.features).all()
+    torch.testing.assert_close(masked.features, absent.features, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["attention", "average", "concat"])
 def test_samples_with_different_sensors_share_a_batch(kind):
-    block = build_fusion(kind, 8, 2, 3)
+    block = build(kind)
     x = features()
     mixed = block(x, torch.tensor([[True, True, True], [False, True, False]]))
     alone = block([None, x[1][1:], None], torch.tensor([[False, True, False]]))
-    torch.testing.assert_close(mixed[1:], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed.features[1:], alone.features, rtol=1e-4, atol=1e-5)
 
 
 def test_average_of_one_sensor_is_that_sensor():
     block, x = AverageFusion(8), features()
-    torch.testing.assert_close(block([None, x[1], None], torch.tensor([[False, True, False]] * 2)), x[1])
+    alone = block([None, x[1], None], torch.tensor([[False, True, False]] * 2))
+    torch.testing.assert_close(alone.features, x[1])
+
+
+def test_attention_starts_as_the_average():
+    block, x = AttentionFusion(8, 2, 3, Registration(GRID, 8)), features()
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    block.registration.verdict.bias.data[:6] = torch.tensor([-20.0] * 3 + [20.0] * 3)  # nothing is displaced
+    torch.testing.assert_close(block(x, valid).features, AverageFusion(8)(x, valid).features, rtol=1e-2, atol=1e-2)
+
+
+def test_a_sensor_that_is_not_trusted_does_not_count():
+    block, x = attention(), [f.double() for f in features()]
+    valid, trust = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[0.0, 0.0, -1e6]] * 2, dtype=torch.float64)
+    two = block.residual.average([x[0], x[1], None], valid, torch.zeros(2, 3, dtype=torch.float64))
+    torch.testing.assert_close(block.residual.average(x, valid, trust), two)
+    x[2].requires_grad_()
+    mask = block._mask([0, 1, 2], valid, trust)
+    key_value = [block.key_value(f) for f in x]
+    block._attend(block.query(x[0]), key_value, mask).sum().backward()
+    assert (x[2].grad == 0).all()
 
 
 def test_average_starts_as_the_mean():
     x = features()
-    torch.testing.assert_close(AverageFusion(8)(x, torch.ones(2, 3, dtype=torch.bool)), sum(x) / 3)
+    torch.testing.assert_close(AverageFusion(8)(x, torch.ones(2, 3, dtype=torch.bool)).features, sum(x) / 3)
 
 
 def test_attention_against_a_loop():
@@ -60,7 +95,7 @@ def test_attention_against_a_loop():
     block = attention()
     x = [f.double() for f in features(batch=1, height=5, width=6)]
     valid = torch.ones(1, 3, dtype=torch.bool)
-    residual = block.average(x, valid)
+    residual = block.residual(x, valid).features
     query = block.query(block.query_norm(residual))[0]
     key_value = [block.key_value(block.token_norm(f) + block.sensor[i, :, None, None])[0] for i, f in enumerate(x)]
     attended = torch.zeros_like(query)
@@ -79,14 +114,15 @@ def test_attention_against_a_loop():
                             values.append(value)
                 attended[part, row, column] = torch.stack(logits).softmax(0) @ torch.stack(values)
     fused = residual + block.output(attended[None])
-    torch.testing.assert_close(block(x, valid), fused + block.feed_forward(fused))
+    torch.testing.assert_close(block(x, valid).features, fused + block.feed_forward(fused))
 
 
 def test_attention_sees_its_window_and_no_further():
     block = attention(neighbourhood=3)
     key_value = [torch.randn(1, 16, 12, 12, dtype=torch.float64, requires_grad=True)]
     query = torch.randn(1, 8, 12, 12, dtype=torch.float64)
-    attended = block._attend(query, key_value, [2], torch.tensor([[False, False, True]]))
+    mask = block._mask([2], torch.tensor([[False, False, True]]), torch.zeros(1, 3))
+    attended = block._attend(query, key_value, mask)
     attended[0, :, 5, 7].sum().backward()
     seen = key_value[0].grad.abs().sum(dim=(0, 1)) > 0
     assert seen[4:7, 6:9].all() and seen.sum() == 9
@@ -96,18 +132,18 @@ def test_attention_gradients():
     block = attention(channels=4, heads=1)
     x = [f.double().requires_grad_() for f in features(batch=1, channels=4, height=4, width=5)]
     valid = torch.tensor([[True, False, True]])
-    assert torch.autograd.gradcheck(lambda a, c: block([a, None, c], valid), (x[0], x[2]), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda a, c: block([a, None, c], valid).features, (x[0], x[2]), fast_mode=True)
 
 
 def test_bad_sizes_are_named():
     with pytest.raises(PerceptionError, match="neighbourhood"):
-        AttentionFusion(8, 2, 4)
+        AttentionFusion(8, 2, 4, None)
     with pytest.raises(PerceptionError, match=r"fusion\.heads"):
-        AttentionFusion(8, 3, 3)
+        AttentionFusion(8, 3, 3, None)
 
 
 def test_concat_takes_zeros_for_absent():
     block, x = ConcatFusion(8), features()
     zeros = [x[0], torch.zeros_like(x[1]), x[2]]
     valid = torch.ones(2, 3, dtype=torch.bool)
-    torch.testing.assert_close(block([x[0], None, x[2]], valid), block(zeros, valid))
+    torch.testing.assert_close(block([x[0], None, x[2]], valid).features, block(zeros, valid).features)

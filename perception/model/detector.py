@@ -15,11 +15,13 @@ from perception.batch import Batch, collate
 from perception.config import Config, load_config, save_config
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
+from perception.health import without_dead
 from perception.model.camera import CameraEncoder, EfficientNetLite0, ResNet50
 from perception.model.fusion import build_fusion
 from perception.model.head import CenterHead, Maps, Trunk, decode
 from perception.model.lidar import LidarEncoder
 from perception.model.radar import RadarEncoder
+from perception.model.registration import Registered
 from perception.model.view_transform import LiftSplat
 from perception.sample import SENSORS, Detections, Frame
 
@@ -28,10 +30,15 @@ SHIPPED = Path(__file__).parent.parent / "checkpoints"
 
 @dataclass
 class Prediction:
-    """maps: what the head says.  depth: logits [B, N, D, h, w] of the view transform, None without cameras."""
+    """What the head says, and what the parts before it said on the way, for training and for looking at.
+
+    depth: logits [B, N, D, h, w] of the view transform, None without cameras.
+    registered: how the sensors were brought into line, see :class:`perception.model.fusion.Fused`.
+    """
 
     maps: Maps
     depth: torch.Tensor | None
+    registered: Registered | None
 
 
 class Detector(nn.Module):
@@ -53,15 +60,31 @@ class Detector(nn.Module):
         self.config, self.grid = config, grid
         self.camera, self.view_transform, self.radar, self.lidar = camera, view_transform, radar, lidar
         self.fusion, self.trunk, self.head = fusion, trunk, head
+        # Slope (inverse temperature) and offset of the heat logits for each set of sensors, so that a score means the
+        # same whatever sensors there are; see ``perception.calibration``.
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]]).repeat(2 ** len(SENSORS), 1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch) -> Prediction:
+        features, depth = self.encode(batch)
+        return self.predict(features, batch.sensor_valid, depth)
+
+    def encode(self, batch: Batch) -> tuple[list[torch.Tensor | None], torch.Tensor | None]:
+        """BEV features [B, C, rows, columns] of each of SENSORS, None where no sample has it; and depth logits."""
         has_camera, has_radar, has_lidar = batch.sensor_valid.any(dim=0).tolist()
         camera, depth = self._see(batch) if has_camera else (None, None)
         radar = self.radar(batch.radar, len(batch)) if has_radar else None
         lidar = self.lidar(batch.lidar, len(batch)) if has_lidar else None
-        fused = self.fusion([camera, radar, lidar], batch.sensor_valid)
-        return Prediction(self.head(self.trunk(fused)), depth)
+        return [camera, radar, lidar], depth
+
+    def predict(
+        self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor, depth: torch.Tensor | None = None
+    ) -> Prediction:
+        """From what :meth:`encode` gave to maps, their scores calibrated for the sensors present."""
+        fused = self.fusion(features, sensor_valid)
+        maps = self.head(self.trunk(fused.features))
+        slope, offset = self.calibration[subset_index(sensor_valid)].T[..., None, None, None]
+        return Prediction(Maps(maps.heat * slope + offset, maps.box, maps.attribute), depth, fused.registered)
 
     def _see(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -69,7 +92,7 @@ class Detector(nn.Module):
         return self.view_transform(features, batch.intrinsics, batch.ego_SE3_camera, batch.camera_valid)
 
     def prepare(self, frames: list[Frame]) -> Batch:
-        """Frames -> Batch on the detector's device.
+        """Frames -> Batch on the detector's device, without sensors that are plainly dead (``perception.health``).
 
         Raises:
             PerceptionError: a frame without any sensor, of which nothing can be said.
@@ -79,6 +102,7 @@ class Detector(nn.Module):
                 raise PerceptionError(
                     f"frame {frame.token}: at least one of {', '.join(SENSORS)} was expected, found none"
                 )
+        frames = [without_dead(frame) for frame in frames]
         return collate(frames, tuple(self.config.camera.image_size)).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
@@ -106,6 +130,11 @@ class Detector(nn.Module):
         save_config(self.config, folder / "config.yaml")
 
 
+def subset_index(sensor_valid: torch.Tensor) -> torch.Tensor:
+    """[B, 3] -> [B]: the number whose binary digits are the sensors, the first of SENSORS lowest."""
+    return (sensor_valid * 2 ** torch.arange(len(SENSORS), device=sensor_valid.device)).sum(dim=1)
+
+
 def build(config: Config) -> Detector:
     """The detector a config describes; the only place that reads the model's part of it.
 
@@ -125,7 +154,7 @@ def build(config: Config) -> Detector:
         ),
         RadarEncoder(grid, config.radar.point_channels, channels),
         LidarEncoder(grid, config.lidar.pillar_size_m, config.lidar.point_channels, channels),
-        build_fusion(config.fusion.kind, channels, config.fusion.heads, config.fusion.neighbourhood),
+        build_fusion(config.fusion, grid),
         Trunk(channels, list(config.head.trunk_channels)),
         CenterHead(config.head.trunk_channels[0], config.head.channels),
     )

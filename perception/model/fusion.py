@@ -1,8 +1,9 @@
 """Fusion of the BEV features of whichever sensors are present.
 
-Three blocks with one signature, ``forward(features, sensor_valid) -> [B, C, rows, columns]``:
+Three blocks with one signature, ``forward(features, sensor_valid) -> Fused``:
 
-* :class:`AttentionFusion`: every cell asks the sensors present, in a window around itself, what they see there;
+* :class:`AttentionFusion`: sensors are brought into line with each other (``model.registration``), then every cell asks
+  those present, in a window around itself, what they see there;
 * :class:`AverageFusion`: a learned softmax weight per sensor and channel (the channel-normalised weights of UniBEV);
 * :class:`ConcatFusion`: concatenate and convolve, absent sensors as zeros; what everybody ships, the baseline.
 
@@ -12,13 +13,27 @@ Three blocks with one signature, ``forward(features, sensor_valid) -> [B, C, row
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from perception.config import FusionConfig
 from perception.errors import PerceptionError
+from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, group_norm
+from perception.model.registration import Registered, Registration
 from perception.sample import SENSORS
+
+
+@dataclass
+class Fused:
+    """features: [B, C, rows, columns].  registered: how sensors were brought into line, None where they were not."""
+
+    features: torch.Tensor
+    registered: Registered | None = None
+
 
 _BLOCK = 4  # queries are grouped in blocks of this side, so that neighbourhoods become dense matrix products
 
@@ -30,9 +45,13 @@ class AverageFusion(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(len(SENSORS), channels))
 
-    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> Fused:
+        return Fused(self.average(features, sensor_valid, torch.zeros_like(sensor_valid, dtype=torch.float32)))
+
+    def average(self, features, sensor_valid: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
+        """trust [B, 3] is added to the logits of every channel."""
         present = [index for index, feature in enumerate(features) if feature is not None]
-        logits = self.weight[present].expand(len(sensor_valid), -1, -1)  # [B, S, C]
+        logits = self.weight[present] + trust[:, present, None]  # [B, S, C]
         weight = logits.masked_fill(~sensor_valid[:, present, None], -torch.inf).softmax(dim=1)
         return sum(features[index] * weight[:, s, :, None, None] for s, index in enumerate(present))
 
@@ -45,13 +64,13 @@ class ConcatFusion(nn.Module):
         self.channels = channels
         self.mix = nn.Sequential(ConvBlock(len(SENSORS) * channels, channels), ConvBlock(channels, channels))
 
-    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> Fused:
         some = next(feature for feature in features if feature is not None)
         filled = [
             torch.zeros_like(some) if feature is None else feature * sensor_valid[:, index, None, None, None]
             for index, feature in enumerate(features)
         ]
-        return self.mix(torch.cat(filled, dim=1))
+        return Fused(self.mix(torch.cat(filled, dim=1)))
 
 
 class AttentionFusion(nn.Module):
@@ -59,21 +78,25 @@ class AttentionFusion(nn.Module):
 
     The query comes from the weighted average of the present sensors, which is also the residual path: with attention
     switched off the block is :class:`AverageFusion`. A learned bias per head, sensor and relative position lets a head
-    look a cell aside, which is what tolerates sensors that are misaligned by a cell.
+    look a cell aside, which is what tolerates sensors that are misaligned by a cell; by more they are moved first, by
+    ``registration``, whose trust in each sensor counts in the softmax as well.
 
     Cost is linear in the number of cells: queries are taken in 4 x 4 blocks, keys in the block's halo, and whatever of
     the halo is outside a query's own window is masked (after HaloNet, Vaswani et al., 2021).
     """
 
-    def __init__(self, channels: int, heads: int, neighbourhood: int):
+    def __init__(self, channels: int, heads: int, neighbourhood: int, registration: Registration | None):
         super().__init__()
         if neighbourhood % 2 == 0 or neighbourhood < 1:
             raise PerceptionError(f"fusion.neighbourhood: an odd number of cells was expected, found {neighbourhood}")
         if channels % heads:
             raise PerceptionError(f"fusion.channels ({channels}) must be a multiple of fusion.heads ({heads})")
         self.heads, self.radius = heads, neighbourhood // 2
-        self.average = AverageFusion(channels)
+        self.registration = registration
+        self.residual = AverageFusion(channels)
         self.sensor = nn.Parameter(torch.zeros(len(SENSORS), channels))
+        # Tokens know by how much their sensor was off: aligned, a late LiDAR still shows moving things where they were.
+        self.displaced = nn.Linear(3, channels, bias=False)
         self.query_norm, self.token_norm = group_norm(channels), group_norm(channels)
         self.query = nn.Conv2d(channels, channels, 1)
         self.key_value = nn.Conv2d(channels, 2 * channels, 1)
@@ -84,20 +107,29 @@ class AttentionFusion(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(2 * channels, channels, 1),
         )
+        # The block starts as its residual path, the average.
+        for zero in (*self.output.parameters(), *self.feed_forward[-1].parameters(), *self.displaced.parameters()):
+            nn.init.zeros_(zero)
         self.bias = nn.Parameter(torch.zeros(heads, len(SENSORS), neighbourhood**2))
         self.register_buffer(
             "relative", _relative_position(self.radius), persistent=False
         )  # [16, halo ** 2], -1 outside
 
-    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> torch.Tensor:
-        residual = self.average(features, sensor_valid)
+    def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> Fused:
+        registered, trust = None, torch.zeros_like(sensor_valid, dtype=torch.float32)
+        kind = self.sensor.expand(len(sensor_valid), -1, -1)  # [B, 3, C], what distinguishes a sensor's tokens
+        if self.registration is not None:
+            registered = self.registration(features, sensor_valid)
+            features, trust = registered.features, registered.trust
+            kind = kind + self.displaced(registered.motion * registered.motion.new_tensor([5.0, 0.2, 0.2]))
+        residual = self.residual.average(features, sensor_valid, trust)
         present = [index for index, feature in enumerate(features) if feature is not None]
-        key_value = [self.key_value(self.token_norm(features[i]) + self.sensor[i, :, None, None]) for i in present]
-        attended = self._attend(self.query(self.query_norm(residual)), key_value, present, sensor_valid)
-        fused = residual + self.output(attended)
-        return fused + self.feed_forward(fused)
+        key_value = [self.key_value(self.token_norm(features[i]) + kind[:, i, :, None, None]) for i in present]
+        query, mask = self.query(self.query_norm(residual)), self._mask(present, sensor_valid, trust)
+        fused = residual + self.output(self._attend(query, key_value, mask))
+        return Fused(fused + self.feed_forward(fused), registered)
 
-    def _attend(self, query, key_value, present, sensor_valid):
+    def _attend(self, query, key_value, mask):
         """query [B, C, H, W] and, per present sensor, keys and values [B, 2 C, H, W] -> values [B, C, H, W]."""
         batch, channels, height, width = query.shape
         pad_h, pad_w = -height % _BLOCK, -width % _BLOCK
@@ -111,16 +143,16 @@ class AttentionFusion(nn.Module):
         tokens = F.embedding(_halo_index(len(key_value), batch, height, width, self.radius, rows.device), rows)
         key, value = tokens.view(len(query), -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
 
-        mask = self._mask(present, sensor_valid).to(query.dtype)  # [B, heads, 16, S * halo ** 2]
-        logits = (query @ key.transpose(-1, -2) * head**-0.5).unflatten(0, (batch, -1)) + mask[:, None]
+        logits = (query @ key.transpose(-1, -2) * head**-0.5).unflatten(0, (batch, -1)) + mask.to(query.dtype)[:, None]
         weight = logits.softmax(dim=-1).flatten(0, 1)
         attended = (weight.to(value.dtype) @ value).view(batch, down, across, self.heads, _BLOCK, _BLOCK, head)
         attended = attended.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, height + pad_h, width + pad_w)
         return attended[:, :, :height, :width]
 
-    def _mask(self, present, sensor_valid):
-        """Relative-position bias where a token is in the query's window and its sensor is present, -inf elsewhere."""
+    def _mask(self, present, sensor_valid, trust):
+        """[B, heads, 16, S * halo ** 2]: position bias and trust of tokens in the query's window, -inf elsewhere."""
         bias = self.bias[:, present][:, :, self.relative.clamp(min=0)]  # [heads, S, 16, halo ** 2]
+        bias = bias + trust[:, None, present, None, None]
         bias = bias.masked_fill(self.relative < 0, -torch.inf)
         bias = bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)  # [B, heads, S, 16, halo ** 2]
         return bias.permute(0, 1, 3, 2, 4).flatten(3)
@@ -152,7 +184,8 @@ def _halo_index(sensors: int, batch: int, height: int, width: int, radius: int, 
     return index.flatten(2).flatten(0, 1)
 
 
-def build_fusion(kind: str, channels: int, heads: int, neighbourhood: int) -> nn.Module:
-    if kind == "attention":
-        return AttentionFusion(channels, heads, neighbourhood)
-    return AverageFusion(channels) if kind == "average" else ConcatFusion(channels)
+def build_fusion(config: FusionConfig, grid: BEVGrid) -> nn.Module:
+    if config.kind == "attention":
+        registration = Registration(grid, config.channels) if config.registration else None
+        return AttentionFusion(config.channels, config.heads, config.neighbourhood, registration)
+    return AverageFusion(config.channels) if config.kind == "average" else ConcatFusion(config.channels)
