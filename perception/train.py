@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import torch
+from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -32,7 +33,7 @@ from perception.data.batches import Schedule, TrainingData, keyed_rng
 from perception.data.nuscenes import open_source
 from perception.errors import PerceptionError
 from perception.losses import DetectionLoss
-from perception.model.detector import build
+from perception.model.detector import build, find_checkpoint
 from perception.optim import Ema, has_bfloat16, one_cycle, parameter_groups
 
 LOG_EVERY_STEPS = 20
@@ -168,6 +169,8 @@ class Trainer:
             if getattr(config.train, name) < 1:
                 raise TrainingError(f"train.{name}: at least 1 was expected, found {getattr(config.train, name)}")
         self.config, self.out, self.device = config, out, device
+        for name in config.train.freeze:
+            freeze(model, name)
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.model, self.loss = model.to(device).train(), loss.to(device)
@@ -217,9 +220,12 @@ class Trainer:
         )
         with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
-            while ended and self.step < self.total_steps:
-                ended = self._run_epoch(journal, bar, stop)
-                self.save()
+            try:
+                while ended and self.step < self.total_steps:
+                    ended = self._run_epoch(journal, bar, stop)
+                    self.save()
+            finally:  # an error may keep this trainer alive until exit, which would wait for workers deaf to signals
+                self.loader._iterator = None
         return ended
 
     def _run_epoch(self, journal: Journal, bar: tqdm, stop: list[int]) -> bool:
@@ -344,6 +350,33 @@ class Trainer:
         self.step, self.elapsed_before_s = state["step"], state["elapsed_s"]
 
 
+def freeze(model: nn.Module, name: str) -> None:
+    """Train the rest of ``model`` only.
+
+    Raises:
+        TrainingError: it has no such part.
+    """
+    parts = dict(model.named_children())
+    if name not in parts:
+        raise TrainingError(f"train.freeze: some of {', '.join(parts)} were expected, found '{name}'")
+    parts[name].requires_grad_(False)
+
+
+def initialise(model: nn.Module, checkpoint: str) -> None:
+    """Start from a checkpoint's weights wherever name and shape are the same; the number of those is logged.
+
+    Raises:
+        PerceptionError: no such checkpoint, or none of its weights fits.
+    """
+    path = find_checkpoint(checkpoint) / "model.safetensors"
+    own = model.state_dict()
+    fitting = {k: v for k, v in load_file(path).items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise TrainingError(f"train.init: {path}: weights of this model were expected, none of them fits")
+    log.info("%s: %d of %d tensors taken over", path, len(fitting), len(own))
+    model.load_state_dict({**own, **fitting})
+
+
 def _logged_step(line: str) -> float:
     """The step of a line of log.jsonl; infinite for the half line that a crash left."""
     try:
@@ -379,11 +412,14 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
     with process_group(device) as place:
         torch.manual_seed(config.train.seed)
         data = config.data
-        chosen = {"split": data.split, "scenes": list(data.scenes) or None}
+        chosen = {"split": data.split, "scenes": list(data.scenes) or None, "part": data.part}
         frames = open_source(data.root, data, data.version, on_error=data.on_error, **chosen)
         if not frames.annotated:
             raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
-        trainer = Trainer(build(config), DetectionLoss(config), frames, config, out, place)
+        model = build(config)
+        if config.train.init is not None:
+            initialise(model, config.train.init)
+        trainer = Trainer(model, DetectionLoss(config), frames, config, out, place)
         if resume:
             trainer.resume()
         ended = trainer.run()

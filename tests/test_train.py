@@ -1,27 +1,39 @@
 """Training on a stub model and dataset: everything but the detector itself."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from frames import make_frame as drive_frame
 from torch import nn
 
 from perception.batch import Batch
 from perception.checkpoint import read_checkpoint
-from perception.config import Config, load_config, save_config
-from perception.data.batches import PROPER_SUBSETS, Draw, Schedule, TrainingData, without_unseen
+from perception.config import AugmentConfig, Config, load_config, save_config
+from perception.data.augment import draw_world
+from perception.data.batches import (
+    PROPER_SUBSETS,
+    Draw,
+    FrameCache,
+    Schedule,
+    TrainingData,
+    keyed_rng,
+    without_unseen,
+)
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
-from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError
-from perception.train import MAX_BROKEN_STEPS, Trainer, TrainingError
+from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError, fit_image
+from perception.train import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
 
 ROOT = Path(__file__).parent.parent
 IMAGE_SIZE = (8, 16)
@@ -285,6 +297,119 @@ def test_all_seven_subsets_are_drawn_as_often_as_they_should():
         assert drawn.count(subset) / len(drawn) == pytest.approx(0.1, abs=0.01)
 
 
+def test_or_single_sensors_only():
+    config = make_config(batch_size=1, sensor_dropout=0.6, dropout_to="single").train
+    drawn = [draw.sensors for draw in Schedule(5000, config)]
+    assert set(drawn) == {("camera",), ("radar",), ("lidar",), SENSORS}
+    for sensors, share in ((("camera",), 0.2), (("radar",), 0.2), (("lidar",), 0.2), (SENSORS, 0.4)):
+        assert drawn.count(sensors) / len(drawn) == pytest.approx(share, abs=0.03)  # four standard deviations
+
+
+def test_a_cache_reads_each_frame_once():
+    reads = []
+    cache = FrameCache(Frames(3, unreadable={1}, on_read=reads.append), IMAGE_SIZE)
+    first, second = ([cache[index] for index in range(3)] for _ in range(2))
+    assert reads == [0, 1, 2] and len(cache) == 3
+    assert first[1] is None and all(a is b for a, b in zip(first, second))
+    np.testing.assert_array_equal(first[0].lidar.points, make_frame(0).lidar.points)
+    assert FrameCache([drive_frame(0).only(["radar"])], IMAGE_SIZE)[0].cameras is None
+
+
+@pytest.mark.parametrize("size", [(90, 160), (60, 200), (8, 16), (4, 10)])
+def test_a_cached_image_is_smaller_and_its_camera_still_fits(size):
+    rows, columns = np.indices(size)
+    image = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)  # every pixel says where it was
+    camera = replace(make_frame(0).cameras["CAM_FRONT"], image=image)
+    cached = FrameCache([Frame("f", 0, cameras={"CAM": camera})], IMAGE_SIZE)[0].cameras["CAM"]
+    height, width = cached.image.shape[:2]
+    assert height <= size[0] and width <= size[1]
+    assert size == (4, 10) or min(height / IMAGE_SIZE[0], width / IMAGE_SIZE[1]) >= 1
+    assert (height, width) == size or min(height / IMAGE_SIZE[0], width / IMAGE_SIZE[1]) < 1.3
+    old = camera.intrinsics @ np.linalg.inv(cached.intrinsics) @ [width // 2, height // 2, 1]
+    np.testing.assert_allclose(cached.image[height // 2, width // 2, :2], old[:2], atol=1)
+
+
+BEFORE, NOW = drive_frame(0), drive_frame(1)
+STILL = {"flip": False, "rotate_deg": 0.0, "scale": 0.0, "translate_m": 0.0}
+
+
+def faulty_batches(count: int, **augment):
+    """NOW, which comes after BEFORE, in as many epochs, with a fault in every sensor: the world and the batch."""
+    config = make_config()
+    config.augment = AugmentConfig(image_scale=0.0, image_color=0.0, fault_rate=1.0, **augment)
+    data = TrainingData([BEFORE, NOW], config)
+    for epoch in range(count):
+        world = draw_world(config.augment, keyed_rng(config.train.seed, epoch, NOW.token))
+        yield world, data[Draw(epoch, (1,), SENSORS)]
+
+
+def same(points: torch.Tensor, cloud) -> bool:
+    """Whether points are where those of a cloud are."""
+    return len(points) == len(cloud.points) and np.allclose(points[:, :3], cloud.points[:, :3], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["radar", "lidar"])
+def test_a_stale_cloud_is_displaced_by_the_vehicles_motion_and_one_that_is_in_place_is_not(name):
+    moved = BEFORE.world_SE3_ego.inverse() @ NOW.world_SE3_ego
+    stale = in_place = 0
+    for _, batch in faulty_batches(40, **STILL):
+        displacement, points = batch.displacement[0, SENSORS.index(name)], getattr(batch, name).points
+        if same(points, getattr(BEFORE, name)):
+            np.testing.assert_allclose(displacement, [moved.yaw, *moved.translation[:2]], atol=1e-6)
+            stale += 1
+        elif same(points, getattr(NOW, name)) or len(points) < 40:
+            np.testing.assert_allclose(displacement, 0, atol=1e-6)
+            in_place += 1
+    assert stale >= 3 and in_place >= 3
+
+
+def test_cameras_that_are_stale_or_turned_have_no_displacement_to_name():
+    old, new = (
+        [fit_image(frame.cameras[name], IMAGE_SIZE).image for name in sorted(NOW.cameras)] for frame in (BEFORE, NOW)
+    )
+    poses = [NOW.cameras[name].ego_SE3_camera.matrix for name in sorted(NOW.cameras)]
+    seen = {"stale": 0, "turned": 0, "absent": 0}
+    for _, batch in faulty_batches(40, **STILL):
+        images, displacement = batch.images[0].permute(0, 2, 3, 1).numpy(), batch.displacement[0, 0]
+        if len(images) < 4:
+            np.testing.assert_allclose(displacement, 0, atol=1e-6)
+            seen["absent"] += 1
+        elif any(np.array_equal(image, before) for image, before in zip(images, old)):
+            assert displacement.isnan().all()
+            seen["stale"] += 1
+        elif not np.allclose(batch.ego_SE3_camera[0], poses, atol=1e-6):
+            assert displacement.isnan().all() and np.array_equal(images, new)
+            seen["turned"] += 1
+    assert min(seen.values()) >= 3
+
+
+def test_the_displacement_of_a_stale_cloud_is_that_in_the_augmented_world():
+    now_SE3_before = NOW.world_SE3_ego.inverse() @ BEFORE.world_SE3_ego
+    points, checked = BEFORE.lidar.points[:, :3].astype(float), 0
+    for world, batch in faulty_batches(40):
+        if same(batch.lidar.points, LidarCloud(world.points(BEFORE.lidar.points))):
+            true = world.points(now_SE3_before.transform(points))
+            yaw, x, y = batch.displacement[0, 2].tolist()
+            shown = SE3.from_yaw(yaw, [x, y, 0]).transform(true)
+            np.testing.assert_allclose(shown, batch.lidar.points[:, :3], atol=1e-3)
+            checked += 1
+    assert checked >= 4
+
+
+def test_without_faults_nothing_is_displaced():
+    batch = TrainingData([BEFORE, NOW], make_config())[Draw(0, (0, 1), SENSORS)]
+    assert batch.displacement.shape == (2, 3, 3) and batch.displacement.dtype == torch.float32
+    np.testing.assert_allclose(batch.displacement, 0, atol=1e-6)
+
+
+def test_the_first_frame_of_a_scene_has_none_before_it():
+    config = make_config()
+    config.augment.fault_rate = 1.0
+    frames = [BEFORE, replace(NOW, scene="other"), None, drive_frame(3)]
+    data = TrainingData(frames, config)
+    assert [data._previous(index, frames[index]) for index in (0, 1, 3)] == [None] * 3
+
+
 def valid_sensors(frames, sensors) -> list[tuple[str, ...]]:
     batch = TrainingData(frames, make_config())[Draw(0, tuple(range(len(frames))), sensors)]
     return [tuple(name for name, valid in zip(SENSORS, row) if valid) for row in batch.sensor_valid.tolist()]
@@ -337,8 +462,63 @@ def test_an_error_while_loading_is_raised_as_it_is(tmp_path):
 
     config = make_config()
     config.data.workers = 1
+    run = trainer(tmp_path, Frames(4, on_read=fail), config)
     with pytest.raises(SampleError, match=r"^frame \d: unreadable$"):
-        trainer(tmp_path, Frames(4, on_read=fail), config).run()
+        run.run()
+    assert multiprocessing.active_children() == []  # one that is left would be waited for at exit, for ever
+
+
+def save_stub(folder: Path) -> StubModel:
+    model = StubModel()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.5)
+    folder.mkdir()
+    model.save(folder, model.state_dict())
+    return model
+
+
+def test_training_starts_from_the_weights_that_fit(tmp_path):
+    save_stub(tmp_path / "run")
+    model = StubModel()
+    model.radar = nn.Linear(7, 5)  # of another shape
+    model.extra = nn.Linear(2, 2)  # of another name
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    initialise(model, str(tmp_path / "run"))
+    for name, value in model.named_parameters():
+        if name.startswith(("radar", "extra")):
+            assert torch.equal(value, before[name])
+        else:
+            assert (value == 0.5).all(), name
+
+
+def test_weights_to_start_from_of_which_none_fits_are_named(tmp_path):
+    save_stub(tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"train\.init: .*run/model\.safetensors: .* none of them fits"):
+        initialise(nn.Linear(2, 2), str(tmp_path / "run"))
+    with pytest.raises(PerceptionError, match="nowhere"):
+        initialise(StubModel(), str(tmp_path / "nowhere"))
+
+
+def test_frozen_parts_stay_as_they_are(tmp_path):
+    run = trainer(tmp_path, config=make_config(freeze=["camera", "radar"], sensor_dropout=0.0))
+    before = {name: value.clone() for name, value in run.model.named_parameters()}
+    assert run.run()
+    changed = {name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])}
+    assert {"lidar.weight", "lidar.bias"} <= changed <= {n for n in before if not n.startswith(("camera", "radar"))}
+    assert all(torch.equal(run.ema.state[name], before[name]) for name in before.keys() - changed)
+
+
+def test_a_run_with_frozen_parts_resumes(tmp_path):
+    config = make_config(freeze=["lidar"])
+    trainer(tmp_path, config=config).run()
+    run = trainer(tmp_path, config=config)
+    run.resume()
+    assert run.step == 8
+
+
+def test_a_part_that_cannot_be_frozen_is_named(tmp_path):
+    with pytest.raises(TrainingError, match=r"train\.freeze: some of camera, radar, .* were expected, found 'wheels'"):
+        trainer(tmp_path, config=make_config(freeze=["camera", "wheels"]))
 
 
 DISTRIBUTED = """
