@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +23,7 @@ from perception.errors import PerceptionError
 from perception.sample import CLASSES, SENSORS
 
 ALL_SUBSETS = [subset for n in (3, 2, 1) for subset in combinations(SENSORS, n)]
+_SHARED = ("frames", "skipped", "ground_truth")  # figures that all submissions on the same frames have in common
 _ERRORS = {"mATE": "trans_err", "mASE": "scale_err", "mAOE": "orient_err", "mAVE": "vel_err", "mAAE": "attr_err"}
 
 
@@ -80,27 +81,68 @@ def evaluate_subsets(
         ResultsError: ``results`` cannot be written.
     """
     names = {subset_name(subset): set(subset) for subset in subsets}
+    frames_with: Counter = Counter()
+
+    def detect(writers: dict[str, ResultsWriter]) -> None:
+        for index in tqdm(range(len(dataset)), desc="evaluate", unit="frame"):
+            frame = dataset[index]
+            if frame is None:
+                continue
+            frames_with.update(frame.sensors)
+            for name, sensors in names.items():
+                seen = frame.only(sensors)
+                # A frame that has none of the sensors is not left out: what it holds was missed.
+                writers[name].add(frame.token, to_submission(seen, detector.detect(seen)) if seen.sensors else [])
+
+    figures = score_submissions(dataset, names, detect, results)
+    first = next(iter(figures.values()))
+    return {
+        "subsets": {name: {k: v for k, v in scores.items() if k not in _SHARED} for name, scores in figures.items()},
+        **{key: first[key] for key in ("frames", "skipped")},
+        "frames_with": {name: frames_with[name] for name in SENSORS},
+        "ground_truth": first["ground_truth"],
+    }
+
+
+def score_submissions(
+    dataset, names: dict[str, Iterable[str]], detect: Callable, results: str | Path | None = None
+) -> dict[str, dict]:
+    """The figures of several submissions on the same frames, which ``detect`` writes.
+
+    Args:
+        names: name of each submission -> the sensors it says it used.
+        detect: called with name -> open ResultsWriter; adds the same frames to all of them.
+        results: a folder that keeps each submission as ``<name>.json``; None to keep none.
+
+    Returns:
+        name -> what :func:`evaluate` returns and, the same for all, frames, skipped and ground_truth.
+
+    Raises:
+        EvaluationError: see the class.
+        ResultsError: ``results`` cannot be written.
+    """
     devkit = _open_devkit(dataset)
     ground_truth = _ground_truth(devkit, dataset.tokens)  # before the frames: what is wrong with it shows at once
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(results or scratch)
-        tokens, frames_with = _detect(detector, dataset, names, folder)
+        paths = {name: Path(results or scratch) / f"{name.replace('/', '_')}.json" for name in names}
+        with ExitStack() as stack:
+            writers = {n: stack.enter_context(ResultsWriter(paths[n], sensors)) for n, sensors in names.items()}
+            detect(writers)
+            tokens = next(iter(writers.values())).tokens
         if not tokens:
             raise EvaluationError(f"{devkit.table_root}: none of the {len(dataset)} frames could be read")
         for token in set(dataset.tokens) - set(tokens):
             del ground_truth.boxes[token]
-        figures = {
-            name: _score(devkit, ground_truth, folder / f"{name}.json")
-            for name in tqdm(names, desc="score", unit="subset")
+        counts = Counter(box.detection_name for box in ground_truth.all)
+        shared = {
+            "frames": len(tokens),
+            "skipped": len(dataset) - len(tokens),
+            "ground_truth": {name: counts[name] for name in CLASSES},
         }
-    counts = Counter(box.detection_name for box in ground_truth.all)
-    return {
-        "subsets": figures,
-        "frames": len(tokens),
-        "skipped": len(dataset) - len(tokens),
-        "frames_with": {name: frames_with[name] for name in SENSORS},
-        "ground_truth": {name: counts[name] for name in CLASSES},
-    }
+        return {
+            name: _score(devkit, ground_truth, path) | shared
+            for name, path in tqdm(paths.items(), desc="score", unit="submission")
+        }
 
 
 def table(report: dict) -> str:
@@ -113,24 +155,6 @@ def table(report: dict) -> str:
     sensors = ", ".join(f"{count} with {name}" for name, count in report["frames_with"].items())
     lines.append(f"{report['frames']} frames ({sensors}), {report['skipped']} skipped")
     return "\n".join(lines)
-
-
-def _detect(detector, dataset, names: dict[str, set[str]], folder: Path) -> tuple[list[str], Counter]:
-    """Write every subset's submission; the tokens of the frames that could be read, and the sensors they had."""
-    tokens, frames_with = [], Counter()
-    with ExitStack() as stack:
-        writers = [stack.enter_context(ResultsWriter(folder / f"{name}.json", names[name])) for name in names]
-        for index in tqdm(range(len(dataset)), desc="evaluate", unit="frame"):
-            frame = dataset[index]
-            if frame is None:
-                continue
-            tokens.append(frame.token)
-            frames_with.update(frame.sensors)
-            for writer, sensors in zip(writers, names.values()):
-                seen = frame.only(sensors)
-                # A frame that has none of the sensors is not left out: what it holds was missed.
-                writer.add(frame.token, to_submission(seen, detector.detect(seen)) if seen.sensors else [])
-    return tokens, frames_with
 
 
 def _open_devkit(dataset):
@@ -168,6 +192,11 @@ def _filtered(devkit, boxes):
     except KeyError as error:  # the devkit measures range from the pose of LIDAR_TOP
         raise EvaluationError(f"{devkit.table_root}: every sample must have a row for {error}, one has none") from None
     return filter_eval_boxes(devkit, boxes, _official().class_range)
+
+
+def class_ranges() -> dict[str, float]:
+    """Metres from the vehicle up to which each class counts."""
+    return _official().class_range
 
 
 def _official():

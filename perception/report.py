@@ -1,13 +1,28 @@
-"""Figures into documents: what stands in a document was printed by a command, and can be printed again."""
+"""Figures into documents: what stands in a document was printed by a command, and can be printed again.
+
+Each function makes the Markdown of one section from what a tool wrote; :func:`put_between_markers` puts it in place.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from perception.errors import PerceptionError
 
 _COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+SENSOR_SETS = ("camera+radar+lidar", "camera+radar", "camera+lidar", "radar+lidar", "camera", "radar", "lidar")
+BLOCKS = ("attention", "average", "concat")
+_SILENT = {  # silent fault -> the same sensor announced missing
+    "silent:camera_black": "only:radar+lidar",
+    "silent:camera_stuck": "only:radar+lidar",
+    "silent:lidar_empty": "only:camera+radar",
+    "silent:lidar_stuck": "only:camera+radar",
+    "silent:radar_empty": "only:camera+lidar",
+    "silent:radar_stuck": "only:camera+lidar",
+}
 
 
 def put_between_markers(path: Path, generated: str, name: str = "generated") -> None:
@@ -28,26 +43,205 @@ def put_between_markers(path: Path, generated: str, name: str = "generated") -> 
     path.write_text(f"{head}{begin}\n{generated}\n{end}{tail}")
 
 
-def scores_tables(path: Path) -> str:
-    """Markdown tables of a file written by ``tools/evaluate.py``: a row per set of sensors, and a row per class.
+def sections(path: Path) -> dict[str, str]:
+    """Marker -> Markdown, of any file that a tool of this package wrote.
 
     Raises:
         PerceptionError: the file is not such a file.
     """
     try:
-        report = json.loads(path.read_text())
-        subsets, ground_truth = report["subsets"], report["ground_truth"]
-        lines = [f"| sensors | {' | '.join(_COLUMNS)} | boxes |", "|---|" + "---|" * (len(_COLUMNS) + 1)]
-        for name, scores in subsets.items():
-            lines.append(f"| {name} | {' | '.join(_number(scores[c]) for c in _COLUMNS)} | {scores['boxes']} |")
-        lines += ["", f"| AP | ground truth | {' | '.join(subsets)} |", "|---|---|" + "---|" * len(subsets)]
-        for label, count in ground_truth.items():
-            values = " | ".join(_number(scores["AP"][label]) for scores in subsets.values())
-            lines.append(f"| {label} | {count} | {values} |")
-        lines += ["", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."]
+        content = json.loads(path.read_text())
+        if isinstance(content, list) and content and "condition" in content[0]:
+            made = {"shipped": _shipped(content), "ablation": _ablation(content)}
+            return {name: text for name, text in made.items() if text}
+        if isinstance(content, list):
+            return {path.stem: _costs(content)}
+        if "ground_truth" in content:
+            return {path.stem: _scores(content)}
+        return {path.stem: _classification(content["subsets"])}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise PerceptionError(f"{path}: a file written by tools/evaluate.py was expected: {error!r}") from None
-    return "\n".join(lines)
+        raise PerceptionError(f"{path}: a file written by a tool of this package was expected: {error!r}") from None
+
+
+def select(rows: Sequence[dict], **wanted) -> list[dict]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def condition_of(sensors: str) -> str:
+    return "clean" if sensors == SENSOR_SETS[0] else f"only:{sensors}"
+
+
+def _shipped(rows: Sequence[dict]) -> str:
+    rows = select(rows, run="shipped")
+    if not rows:
+        return ""
+    seeds = sorted({row["drives"] for row in rows}, key=lambda seed: -len(select(rows, drives=seed)))
+    first = select(rows, drives=seeds[0])
+    find = {(row["condition"], row["severity"]): row for row in first}
+    parts = [
+        f"**Sensor sets**, mean ± standard deviation over the drives of seeds {', '.join(map(str, sorted(seeds)))}:",
+        "",
+    ]
+    parts += _table(
+        ("sensors", *_COLUMNS),
+        [
+            (name, *(_spread([row[c] for row in select(rows, condition=condition_of(name))]) for c in _COLUMNS))
+            for name in SENSOR_SETS
+            if select(rows, condition=condition_of(name))
+        ],
+    )
+    cells = sorted({row["condition"] for row in first if row["condition"].startswith("mc:")})
+    if cells and ("clean", 0) in find:
+        clean = find["clean", 0]["NDS"]
+        resistance = {cell: [find[cell, s]["NDS"] / clean for s in (1, 2, 3) if (cell, s) in find] for cell in cells}
+        means = [statistics.mean(values) for values in resistance.values()]
+        parts += ["", f"**MultiCorrupt**, NDS as a share of clean NDS ({clean:.3f}), drives of seed {seeds[0]}:", ""]
+        body = [
+            (c[3:], *(f"{v:.3f}" for v in values), f"{statistics.mean(values):.3f}") for c, values in resistance.items()
+        ]
+        parts += _table(("corruption", "severity 1", "2", "3", "mean"), body)
+        worst = min(min(values) for values in resistance.values())
+        parts += ["", f"mRA = {statistics.mean(means):.3f}; worst cell {worst:.3f}."]
+    silent = [(s, a) for s, a in _SILENT.items() if (s, 0) in find and (a, 0) in find]
+    if silent:
+        parts += ["", "**Silent faults** against the same sensor announced missing:", ""]
+        body = []
+        for name, announced in silent:
+            a, b = find[name, 0], find[announced, 0]
+            body.append(
+                (
+                    name[7:],
+                    *(f"{r[c]:.3f}" for c in ("mAP", "NDS") for r in (a, b)),
+                    f"{100 * (b['NDS'] - a['NDS']):+.1f}",
+                )
+            )
+        parts += _table(("fault", "mAP silent", "announced", "NDS silent", "announced", "cost in NDS points"), body)
+    pairs = [
+        (row, find.get((row["condition"].removeprefix("no_radar:"), row["severity"])))
+        for row in first
+        if row["condition"].startswith("no_radar:")
+    ]
+    without = find.get(("only:camera+lidar", 0))
+    radar = [(row, without) for row in first if row["condition"].startswith("radar:") and without]
+    if pairs or radar:
+        parts += ["", "**What the radar is worth**, with and without it under the same condition:", ""]
+        both = [(with_radar, no_radar) for no_radar, with_radar in pairs if with_radar] + radar
+        both = [(find["clean", 0], without)] * bool(without) + both
+        parts += _table(
+            ("condition", "mAP", "without radar", "gain in points", "mAVE", "without radar"),
+            [
+                (
+                    _key(a),
+                    f"{a['mAP']:.3f}",
+                    f"{b['mAP']:.3f}",
+                    f"{100 * (a['mAP'] - b['mAP']):+.1f}",
+                    f"{a['mAVE']:.2f}",
+                    f"{b['mAVE']:.2f}",
+                )
+                for a, b in both
+            ],
+        )
+    parts += ["", f"<details><summary>Every condition, drives of seed {seeds[0]}</summary>", ""]
+    parts += _table(("condition", *_COLUMNS), [(_key(row), *(f"{row[c]:.3f}" for c in _COLUMNS)) for row in first])
+    parts += ["", "</details>", "", f"{first[0]['frames']} frames a seed; weights `{first[0]['weights_sha256'][:12]}`."]
+    return "\n".join(parts)
+
+
+def _ablation(rows: Sequence[dict]) -> str:
+    rows = select(rows, run="ablation")
+    blocks = [block for block in BLOCKS if select(rows, fusion=block)]
+    if not blocks:
+        return ""
+    seeds = sorted({row["seed"] for row in rows})
+    keys = list(dict.fromkeys((row["condition"], row["severity"]) for row in rows))
+    parts = [f"mAP in points, mean ± standard deviation over training seeds {', '.join(map(str, seeds))}:", ""]
+    body = [_ablation_row(rows, blocks, [key], f"{key[0]}/{key[1]}" if key[1] else key[0]) for key in keys]
+    one_missing = [(f"only:{name}", 0) for name in SENSOR_SETS[1:4]]
+    if set(one_missing) <= set(keys):
+        body.append(_ablation_row(rows, blocks, one_missing, "**mean, one sensor missing**"))
+    subsets = [(f"only:{name}", 0) for name in SENSOR_SETS[1:]]
+    if set(subsets) <= set(keys):
+        body.append(_ablation_row(rows, blocks, subsets, "**mean, one or two missing**"))
+    parts += _table(("condition", *blocks, "attention − concat"), body)
+    return "\n".join(parts)
+
+
+def _ablation_row(rows, blocks, keys, label: str) -> tuple[str, ...]:
+    """The mean of mAP over conditions, for each block over its seeds; the last is of differences seed by seed."""
+    by_block = {}
+    for block in blocks:
+        values = {}
+        for seed in sorted({row["seed"] for row in select(rows, fusion=block)}):
+            found = [
+                r["mAP"] for k in keys for r in select(rows, fusion=block, seed=seed, condition=k[0], severity=k[1])
+            ]
+            if len(found) == len(keys):
+                values[seed] = statistics.mean(found)
+        by_block[block] = values
+    ours, theirs = by_block.get("attention", {}), by_block.get("concat", {})
+    gain = [100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
+    columns = [_spread([100 * value for value in by_block[block].values()], 1) for block in blocks]
+    return (label, *columns, _spread(gain, 1, "+") if gain else "–")
+
+
+def _costs(rows: Sequence[dict]) -> str:
+    return "\n".join(
+        _table(
+            ("block", "parameters", "GFLOP", "ms", "MB kept for backward"),
+            [
+                (r["fusion"], f"{r['parameters']:,}", f"{r['gflop']:.2f}", f"{r['ms']:.0f}", f"{r['saved_mb']:.0f}")
+                for r in rows
+            ],
+        )
+    )
+
+
+def _classification(subsets: dict) -> str:
+    first = next(iter(subsets.values()))
+    classes = list(first["ECE_by_class"])
+    parts = ["Expected calibration error, 15 bins:", ""]
+    parts += _table(
+        ("sensors", "all", *classes),
+        [(n, f"{s['ECE']:.3f}", *(_number(s["ECE_by_class"][c]) for c in classes)) for n, s in subsets.items()],
+    )
+    name = next(iter(subsets))
+    parts += ["", f"Confusion with {name}, detections scored 0.3 or more; rows are what is there:", ""]
+    matrix = first["confusion"]
+    labels = [*classes, "nothing"]
+    parts += _table(
+        ("", *classes, "missed"), [(label, *(str(count) for count in row)) for label, row in zip(labels, matrix)]
+    )
+    return "\n".join(parts)
+
+
+def _scores(report: dict) -> str:
+    """A row per set of sensors, and a row per class."""
+    subsets, ground_truth = report["subsets"], report["ground_truth"]
+    parts = _table(
+        ("sensors", *_COLUMNS, "boxes"),
+        [(name, *(_number(s[c]) for c in _COLUMNS), str(s["boxes"])) for name, s in subsets.items()],
+    )
+    parts += ["", *_table(
+        ("AP", "ground truth", *subsets),
+        [(c, str(n), *(_number(s["AP"][c]) for s in subsets.values())) for c, n in ground_truth.items()],
+    )]  # fmt: skip
+    return "\n".join([*parts, "", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."])
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in body)]
+
+
+def _key(row: dict) -> str:
+    return f"{row['condition']}/{row['severity']}" if row["severity"] else row["condition"]
+
+
+def _spread(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):{sign}.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def _number(value: float | None) -> str:

@@ -2,18 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import perception
+
 ROOT = Path(__file__).parent.parent
 TINY = (
     "camera.image_size=[64,128]", "camera.channels=16", "camera.depth_bins=12", "camera.weights=none",
     "grid.cell_size_m=1.6", "lidar.pillar_size_m=1.6", "lidar.point_channels=8", "radar.point_channels=8",
     "fusion.channels=16", "fusion.heads=2", "head.trunk_channels=[16,16]", "head.channels=16",
-    "data.lidar_sweeps=2", "data.workers=0", "train.epochs=2", "train.batch_size=2",
+    "data.lidar_sweeps=2", "data.workers=0", "train.epochs=2", "train.batch_size=2", "train.init=null",
 )  # fmt: skip
 
 
@@ -74,6 +77,31 @@ def test_replay_twice_gives_the_same_detections(drive, checkpoint, tmp_path):
     assert results[0] == results[1]
 
 
+def test_the_benchmark_of_fusion_adds_rows_and_reports_them(checkpoint, tmp_path):
+    config, rows = tmp_path / "benchmark.yaml", tmp_path / "rows.json"
+    config.write_text("scenes: 1\nseconds: 1.0\nweather: [fog]\nseed: 5\n")
+    common = ("--checkpoint", checkpoint, "--config", config, "--drives", tmp_path / "drives", "--json", rows)
+    done = run(
+        "benchmark_fusion.py", *common, "--conditions", "clean", "silent:lidar_empty", "mc:beams/3", "--workers", 1
+    )
+    assert "mRA over 1 corruptions" in done.stdout
+    run("benchmark_fusion.py", *common, "--conditions", "clean", "only:camera+radar", "--workers", 2)
+    found = {row["condition"]: row for row in json.loads(rows.read_text())}
+    assert set(found) == {"clean", "silent:lidar_empty", "mc:beams", "only:camera+radar"}
+    figures = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+    assert [found["silent:lidar_empty"][f] for f in figures] == [found["only:camera+radar"][f] for f in figures]
+    assert found["clean"]["run"] == "shipped" and found["clean"]["seed"] == found["clean"]["drives"] == 5
+
+
+def test_scores_are_calibrated_and_reported(drive, checkpoint, tmp_path):
+    copy, report = tmp_path / "calibrated", tmp_path / "report.json"
+    shutil.copytree(checkpoint, copy)
+    run("calibrate.py", "--checkpoint", copy, "--fit", drive, "--report", drive, "--json", report)
+    assert len(json.loads(report.read_text())["subsets"]) == 7
+    slope, offset = perception.load(copy).calibration[7].tolist()
+    assert (slope, offset) != (1.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "named"),
     [
@@ -85,6 +113,12 @@ def test_replay_twice_gives_the_same_detections(drive, checkpoint, tmp_path):
             ["{configs}/sim.yaml", "data.root={tmp}/nowhere", "camera.weights=none", "--out", "{tmp}/r"],
             "nowhere",
         ),
+        (
+            "benchmark_fusion.py",
+            ["--checkpoint", "sim", "--conditions", "mc:snow", "--json", "{tmp}/r.json"],
+            "mc:snow",
+        ),
+        ("calibrate.py", ["--checkpoint", "nosuch", "--fit", "{tmp}"], "nosuch"),
         ("evaluate.py", ["--checkpoint", "nosuch", "--root", "{tmp}", "--json", "{tmp}/f.json"], "nosuch"),
         ("replay.py", ["{tmp}/nowhere", "--checkpoint", "nosuch", "--out", "{tmp}/o"], "no"),
     ],

@@ -12,15 +12,15 @@ MODULES = sorted((ROOT / "perception").rglob("*.py"))
 # A module may import its own layer and the layers above it in this list.
 LAYERS = (
     {"errors"},
-    {"geometry", "cli", "report"},
+    {"geometry", "cli", "report", "plots"},
     {"grid"},
     {"sample"},
-    {"batch"},
+    {"batch", "health"},
     {"config"},
     {"data", "ops", "sim"},
     {"model"},
-    {"losses", "optim", "checkpoint", "evaluate", "replay", "viz", "stream", "export"},
-    {"train"},
+    {"losses", "optim", "checkpoint", "evaluate", "replay", "viz", "stream", "export", "cost"},
+    {"calibration", "robustness", "train"},
 )
 OPTIONAL = (
     "open3d",

@@ -5,12 +5,24 @@ import json
 import pytest
 
 from perception.errors import PerceptionError
-from perception.report import put_between_markers, scores_tables
+from perception.report import put_between_markers, sections
 
 
 def scores(**changes):
     names = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
     return {**dict.fromkeys(names, 0.5), "AP": {"car": 0.25, "bus": None}, "boxes": 7, **changes}
+
+
+def row(condition="clean", mAP=0.5, NDS=0.5, severity=0, fusion="attention", run="shipped", seed=0, drives=1):
+    errors = {name: 0.5 for name in ("mATE", "mASE", "mAOE", "mAVE", "mAAE")}
+    where = {"run": run, "fusion": fusion, "condition": condition, "severity": severity, "seed": seed, "drives": drives}
+    return {**where, "mAP": mAP, "NDS": NDS, **errors, "frames": 4, "weights_sha256": "0123456789abcdef"}
+
+
+def write(tmp_path, rows):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    return path
 
 
 def test_only_what_is_between_the_markers_changes(tmp_path):
@@ -35,14 +47,48 @@ def test_tables_by_hand(tmp_path):
     report = {"subsets": {"lidar": scores(mAVE=None)}, "ground_truth": {"car": 3, "bus": 0}, "frames": 2}
     path = tmp_path / "a.json"
     path.write_text(json.dumps({**report, "weights_sha256": "0123456789abcdef"}))
-    lines = scores_tables(path).splitlines()
+    lines = sections(path)["a"].splitlines()
     assert lines[2] == "| lidar | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 | – | 0.500 | 7 |"
     assert lines[-4:] == ["| car | 3 | 0.250 |", "| bus | 0 | – |", "", "2 frames; weights `0123456789ab`."]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"subsets": 3, "ground_truth": {}}'])
+@pytest.mark.parametrize("content", ["", "{}", '{"subsets": 3, "ground_truth": {}}', '[{"condition": "clean"}]', "[3]"])
 def test_another_file_is_named(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(PerceptionError, match=r"a\.json"):
-        scores_tables(path)
+        sections(path)
+
+
+def test_the_shipped_checkpoint_by_hand(tmp_path):
+    """RA is 0.8, 0.6, 0.4 of one corruption and 1 of another; clean is the mean of two sets of drives."""
+    cells = [row("mc:fog", NDS=0.4, severity=1), row("mc:fog", NDS=0.3, severity=2), row("mc:fog", NDS=0.2, severity=3)]
+    cells += [row("mc:dark", NDS=0.5, severity=s) for s in (1, 2, 3)]
+    missing = [row("only:camera+radar", NDS=0.42), row("silent:lidar_empty", NDS=0.4)]
+    radar = [row("only:camera+lidar", mAP=0.3), row("radar:ghosts", mAP=0.29, severity=1)]
+    rows = [row(), row(drives=2, mAP=0.6), *cells, *missing, *radar]
+    text = sections(write(tmp_path, rows))["shipped"]
+    assert "| camera+radar+lidar | 0.550 ± 0.071 |" in text  # 0.5 and 0.6
+    assert "| fog | 0.800 | 0.600 | 0.400 | 0.600 |" in text
+    assert "mRA = 0.800; worst cell 0.400." in text
+    assert "| lidar_empty | 0.500 | 0.500 | 0.400 | 0.420 | +2.0 |" in text
+    assert "| radar:ghosts/1 | 0.290 | 0.300 | -1.0 |" in text
+
+
+def test_the_ablation_by_hand(tmp_path):
+    """The gain is taken seed by seed: 10 and 20 points; a seed that only one block has is left out of it."""
+    ours = [row(run="ablation", mAP=mAP, seed=seed) for seed, mAP in ((0, 0.5), (1, 0.6), (2, 0.1))]
+    theirs = [row(run="ablation", fusion="concat", mAP=0.4, seed=seed) for seed in (0, 1)]
+    text = sections(write(tmp_path, [*ours, *theirs]))["ablation"]
+    assert "| clean | 40.0 ± 26.5 | 40.0 ± 0.0 | +15.0 ± 7.1 |" in text
+
+
+def test_plots_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from perception.plots import draw_plots
+
+    cells = [row("mc:fog", severity=s) for s in (1, 2, 3)]
+    path = write(tmp_path, [row(), *cells, row(run="ablation"), row(run="ablation", fusion="concat")])
+    names = [picture.name for picture in draw_plots([path], tmp_path / "plots")]
+    assert names == ["subsets.png", "multicorrupt.png", "ablation.png"]
+    assert all((tmp_path / "plots" / name).stat().st_size > 1000 for name in names)

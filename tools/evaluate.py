@@ -23,6 +23,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", help="such as mini_val")
     which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
+    parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
     sensors.add_argument("--sensors", type=names, default=perception.SENSORS, help="some of camera,radar,lidar")
     sensors.add_argument("--all-subsets", action="store_true", help="each of the seven sets of sensors")
@@ -42,7 +43,7 @@ def main() -> None:
     check_writable(args.json.with_suffix(".config.yaml"))
     detector = perception.load(args.checkpoint, device=checked_device(args.device))
     policy = "skip" if args.skip_damaged else "raise"
-    chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy}
+    chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part}
     dataset = open_source(args.root, detector.config.data, args.version, **chosen)
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}

@@ -1,24 +1,32 @@
-"""Renew the tables of a document from files that tools/evaluate.py wrote.
+"""Renew the tables and plots of a document from what the other tools wrote.
 
-    python tools/report.py docs/results/sim.json docs/results/scene.json --into docs/results.md
+    python tools/report.py docs/results.json docs/results/*.json --into docs/results.md --plots docs/images
 
-The tables of NAME.json go between the lines <!-- NAME --> and <!-- end -->.
+A file's tables go between the lines <!-- NAME --> and <!-- end --> of the document, where NAME is the file's; those of
+tools/benchmark_fusion.py's rows go to <!-- shipped --> and <!-- ablation -->.
 """
 
 import argparse
 from pathlib import Path
 
 from perception.cli import run_main
-from perception.report import put_between_markers, scores_tables
+from perception.report import put_between_markers, sections
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scores", nargs="+", type=Path, help="files written by tools/evaluate.py --json")
+    parser.add_argument("files", nargs="+", type=Path, help="JSON files written by other tools")
     parser.add_argument("--into", required=True, type=Path, help="the document")
+    parser.add_argument("--plots", type=Path, help="folder of the plots")
     args = parser.parse_args()
-    for path in args.scores:
-        put_between_markers(args.into, scores_tables(path), path.stem)
+    for path in args.files:
+        for name, text in sections(path).items():
+            put_between_markers(args.into, text, name)
+    if args.plots:
+        from perception.plots import draw_plots
+
+        for path in draw_plots(args.files, args.plots):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,221 @@
+"""One checkpoint under every condition of ``data.conditions``, scored by the official metric: a row a condition.
+
+A row is {"run", "fusion", "condition", "severity", "seed", "drives", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE",
+"mAAE", "AP", "frames", "weights_sha256"}; "seed" is that of the training for an ablation and that of the drives for a
+shipped checkpoint, "drives" is always that of the drives.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from perception.config import load_yaml
+from perception.data.conditions import Condition, Moment, all_conditions
+from perception.data.nuscenes import NuScenes, open_source
+from perception.data.nuscenes_results import ResultsWriter, to_submission, write_json
+from perception.errors import PerceptionError
+from perception.evaluate import score_submissions
+from perception.health import HealthMonitor
+from perception.model.detector import Detector, load, weights_sha256
+from perception.sample import SENSORS, Detections, Frame
+
+COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+
+
+@dataclass
+class Drives:
+    """The simulated drives that are reported on, and those that choices and calibration are made on."""
+
+    scenes: int = 8
+    seconds: float = 5.0
+    weather: list[str] = field(default_factory=lambda: ["day", "night", "rain", "fog"])
+    seed: int = 1000
+    calibration_seed: int = 500
+
+
+def load_drives(path: str | Path) -> Drives:
+    """What configs/benchmark.yaml says.
+
+    Raises:
+        ConfigError: see ``perception.config``.
+    """
+    return load_yaml(Drives, path)
+
+
+def chosen_conditions(patterns: Sequence[str]) -> list[Condition]:
+    """Conditions whose key (``mc:spatial/3``) or name matches one of the shell patterns.
+
+    Raises:
+        PerceptionError: a pattern matches none; the message lists the names.
+    """
+    conditions = all_conditions()
+    for pattern in patterns:
+        if not any(_matches(condition, pattern) for condition in conditions):
+            names = ", ".join(dict.fromkeys(condition.name for condition in conditions))
+            raise PerceptionError(f"--conditions: '{pattern}' matches none of {names}")
+    return [condition for condition in conditions if any(_matches(condition, pattern) for pattern in patterns)]
+
+
+def _matches(condition: Condition, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(condition.key, pattern) or fnmatch.fnmatchcase(condition.name, pattern)
+
+
+class EncodeOnce:
+    """Detects what its detector detects, but encodes the same data of a sensor only once until told to forget it.
+
+    Conditions mostly change one sensor; the features of the others are then at hand.
+    """
+
+    def __init__(self, detector: Detector):
+        self.detector, self.kept = detector, {}
+
+    def forget(self) -> None:
+        self.kept.clear()
+
+    @torch.inference_mode()
+    def detect(self, frame: Frame) -> Detections:
+        batch = self.detector.prepare([frame])
+        parts = {"camera": frame.cameras, "radar": frame.radar, "lidar": frame.lidar}
+        features = [
+            self._encoded(frame, name, parts[name]) if valid else None
+            for name, valid in zip(SENSORS, batch.sensor_valid[0].tolist())
+        ]
+        return self.detector.decode(self.detector.predict(features, batch.sensor_valid))[0]
+
+    def _encoded(self, frame: Frame, name: str, part) -> torch.Tensor:
+        # The kept reference to the data keeps its id from being used again.
+        if id(part) not in self.kept:
+            features, _ = self.detector.encode(self.detector.prepare([frame.only([name])]))
+            self.kept[id(part)] = part, features[SENSORS.index(name)]
+        return self.kept[id(part)][1]
+
+
+def moments(dataset: NuScenes) -> Iterator[tuple[int, Moment]]:
+    """Every frame with the one before it and the first one of its scene."""
+    for scene in dataset.scenes:
+        previous = first = None
+        for index in dataset.indices(scene):
+            frame = dataset[index]
+            first = first or frame
+            yield index, Moment(frame, previous, first)
+            previous = frame
+
+
+def benchmark(
+    checkpoint: str,
+    root: str | Path,
+    conditions: Sequence[Condition],
+    run: str,
+    drives: int,
+    monitor: bool,
+    workers: int,
+) -> list[dict]:
+    """Rows, in the order of ``conditions``.
+
+    Args:
+        root: simulated drives of the seed ``drives``.
+        run: "shipped" or "ablation", see the module docstring.
+        monitor: whether a HealthMonitor stands before the detector, as in a replay.
+        workers: processes, with one thread each; conditions are dealt out to them.
+    """
+    by_source: dict[str, list[int]] = {}
+    for i, condition in enumerate(conditions):
+        by_source.setdefault(repr(condition.source), []).append(i)
+    order = [i for indices in by_source.values() for i in indices]
+    shares = [order[len(order) * w // workers : len(order) * (w + 1) // workers] for w in range(workers)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        names = [[conditions[i].key for i in share] for share in shares]
+        parts = pool.map(_rows, *zip(*[(checkpoint, str(root), share, monitor) for share in names if share]))
+        figures = {key: row for part in parts for key, row in part.items()}
+    config = load(checkpoint).config
+    return [
+        {
+            "run": run,
+            "fusion": config.fusion.kind,
+            "condition": condition.name,
+            "severity": condition.severity,
+            "seed": config.train.seed if run == "ablation" else drives,
+            "drives": drives,
+            **{column: figures[condition.key][column] for column in (*COLUMNS, "AP", "frames")},
+            "monitor": monitor,
+            "weights_sha256": weights_sha256(checkpoint),
+        }
+        for condition in conditions
+    ]
+
+
+def _rows(checkpoint: str, root: str, keys: list[str], monitor: bool) -> dict[str, dict]:
+    """Figures by condition key; one process's share."""
+    torch.set_num_threads(1)
+    detector = EncodeOnce(load(checkpoint))
+    conditions = [condition for condition in all_conditions() if condition.key in keys]
+    figures: dict[str, dict] = {}
+    sources = list({repr(condition.source): condition.source for condition in conditions}.values())
+    for source in sources:
+        dataset = open_source(root, detector.detector.config.data, **source)
+        same = [condition for condition in conditions if condition.source == source]
+        figures |= score_submissions(
+            dataset,
+            {c.key: SENSORS for c in same},
+            lambda writers, d=dataset, s=same: _detect(detector, d, s, monitor, writers),
+        )
+    return figures
+
+
+def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, writers: dict[str, ResultsWriter]):
+    monitors = {condition.key: HealthMonitor() for condition in conditions}
+    for _, moment in moments(dataset):
+        detector.forget()
+        for condition in conditions:
+            frame = condition.apply(moment)
+            if monitor:
+                frame, _ = monitors[condition.key].check(frame)
+            found = to_submission(frame, detector.detect(frame)) if frame.sensors else []
+            writers[condition.key].add(frame.token, found)
+
+
+def merge_rows(path: Path, rows: list[dict]) -> None:
+    """Add rows to a file of rows; a row of the same run, fusion, condition, severity, seed and drives is replaced."""
+    key = ("run", "fusion", "condition", "severity", "seed", "drives")
+    kept = json.loads(path.read_text()) if path.exists() else []
+    merged = {tuple(row[k] for k in key): row for row in [*kept, *rows]}
+    write_json(path, list(merged.values()))
+
+
+def mean_resistance(rows: Sequence[dict]) -> tuple[float, dict[str, list[float]]]:
+    """mRA of MultiCorrupt, and RA (NDS under the corruption / NDS clean) of each ``mc:`` condition at each severity."""
+    clean = next(row["NDS"] for row in rows if row["condition"] == "clean")
+    resistance: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row["severity"]):
+        if row["condition"].startswith("mc:"):
+            resistance.setdefault(row["condition"], []).append(row["NDS"] / clean)
+    means = [sum(values) / len(values) for values in resistance.values()]
+    return sum(means) / len(means), resistance
+
+
+def workers_by_default() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Rows for reading, and mRA where all it takes is there."""
+    lines = [f"{'condition':<28} {' '.join(f'{column:>7}' for column in COLUMNS)}"]
+    for row in rows:
+        key = f"{row['condition']}/{row['severity']}" if row["severity"] else row["condition"]
+        lines.append(f"{key:<28} {' '.join(f'{row[column]:7.4f}' for column in COLUMNS)}")
+    if {"clean"} < {
+        row["condition"] for row in rows if row["condition"] == "clean" or row["condition"].startswith("mc:")
+    }:
+        mean, cells = mean_resistance(rows)
+        worst = min(min(values) for values in cells.values())
+        lines.append(f"mRA over {len(cells)} corruptions {mean:.4f}, worst cell {worst:.4f}")
+    return "\n".join(lines)
