@@ -24,12 +24,20 @@ _DARKEST = 8  # grey value that no pixel of an image of a dead camera exceeds; n
 
 def without_dead(frame: Frame) -> Frame:
     """The frame without dead sensors; the frame itself where there are none, or no others."""
-    cameras = {name: camera for name, camera in (frame.cameras or {}).items() if not _is_dead(camera)}
-    radar, lidar = (None if cloud is None or _is_dead(cloud) else cloud for cloud in (frame.radar, frame.lidar))
-    if len(cameras) == len(frame.cameras or {}) and radar is frame.radar and lidar is frame.lidar:
-        return frame
-    alive = replace(frame, cameras=cameras, radar=radar, lidar=lidar)
+    parts = {**(frame.cameras or {}), "radar": frame.radar, "lidar": frame.lidar}
+    alive = _with(frame, {name: None if data is None or _is_dead(data) else data for name, data in parts.items()})
     return alive if alive.sensors else frame
+
+
+def _with(frame: Frame, parts: dict) -> Frame:
+    """The frame with these cameras, "radar" and "lidar", None where absent. What is as before stays the same object."""
+    cameras = {name: parts[name] for name in frame.cameras or {}}
+    if all(cameras[name] is camera for name, camera in (frame.cameras or {}).items()):
+        if parts["radar"] is frame.radar and parts["lidar"] is frame.lidar:
+            return frame
+        return replace(frame, radar=parts["radar"], lidar=parts["lidar"])
+    cameras = {name: camera for name, camera in cameras.items() if camera is not None}
+    return replace(frame, cameras=cameras, radar=parts["radar"], lidar=parts["lidar"])
 
 
 def _is_dead(data: CameraImage | LidarCloud | RadarCloud) -> bool:
@@ -67,21 +75,13 @@ class HealthMonitor:
             self._seen.clear()
         self._last = (frame.scene, frame.timestamp_ns)
         faults: dict[str, str] = {}
-        checked = {name: self._checked(name, camera, frame, faults) for name, camera in (frame.cameras or {}).items()}
-        radar, lidar = (
-            None if cloud is None else self._checked(name, cloud, frame, faults)
-            for name, cloud in (("radar", frame.radar), ("lidar", frame.lidar))
-        )
-        if not faults:
-            return frame, faults
-        if not faults.keys() & checked.keys():
-            cameras = frame.cameras
-        else:
-            cameras = {name: camera for name, camera in checked.items() if camera is not None}
-        return replace(frame, cameras=cameras, radar=radar, lidar=lidar), faults
+        parts = {**(frame.cameras or {}), "radar": frame.radar, "lidar": frame.lidar}
+        return _with(frame, {name: self._checked(name, data, frame, faults) for name, data in parts.items()}), faults
 
     def _checked(self, name: str, data, frame: Frame, faults: dict[str, str]):
         """``data`` if it is new, else moved to now, or None."""
+        if data is None:
+            return None
         if _is_dead(data):
             faults[name] = "dead"
             return None

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from perception.config import load_yaml
 from perception.data.conditions import Condition, Moment, all_conditions
@@ -24,7 +25,7 @@ from perception.data.nuscenes import NuScenes, open_source
 from perception.data.nuscenes_results import ResultsWriter, to_submission, write_json
 from perception.errors import PerceptionError
 from perception.evaluate import score_submissions
-from perception.health import HealthMonitor
+from perception.health import HealthMonitor, without_dead
 from perception.model.detector import Detector, load, weights_sha256
 from perception.sample import SENSORS, Detections, Frame
 
@@ -83,13 +84,11 @@ class EncodeOnce:
 
     @torch.inference_mode()
     def detect(self, frame: Frame) -> Detections:
-        batch = self.detector.prepare([frame])
+        frame = without_dead(frame)
         parts = {"camera": frame.cameras, "radar": frame.radar, "lidar": frame.lidar}
-        features = [
-            self._encoded(frame, name, parts[name]) if valid else None
-            for name, valid in zip(SENSORS, batch.sensor_valid[0].tolist())
-        ]
-        return self.detector.decode(self.detector.predict(features, batch.sensor_valid))[0]
+        features = [self._encoded(frame, name, part) if part is not None else None for name, part in parts.items()]
+        valid = torch.tensor([[part is not None for part in parts.values()]])
+        return self.detector.decode(self.detector.predict(features, valid))[0]
 
     def _encoded(self, frame: Frame, name: str, part) -> torch.Tensor:
         # The kept reference to the data keeps its id from being used again.
@@ -173,7 +172,7 @@ def _rows(checkpoint: str, root: str, keys: list[str], monitor: bool) -> dict[st
 
 def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, writers: dict[str, ResultsWriter]):
     monitors = {condition.key: HealthMonitor() for condition in conditions}
-    for _, moment in moments(dataset):
+    for _, moment in tqdm(moments(dataset), total=len(dataset), desc=f"{len(conditions)} conditions", unit="frame"):
         detector.forget()
         for condition in conditions:
             frame = condition.apply(moment)
