@@ -3,8 +3,7 @@
 A detection is right when a box of its class, not yet taken by a better detection, is within 2 m (the middle one of the
 metric's thresholds). Scores are calibrated by temperature and offset (Guo et al., 2017; Platt, 1999) of the heat
 logits, one pair for each set of sensors, so that of the detections with score 0.3 three in ten are right whatever
-sensors there are. Calibration keeps the order of the scores of a set, hence its AP, but for boxes that come to lie
-on the other side of ``head.score_threshold``.
+sensors there are. Calibration keeps the order of the scores of a set, hence its AP.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.special import expit, logit
 from torch import nn
 
 from perception.batch import Batch, collate
@@ -34,11 +35,13 @@ class Prediction:
 
     depth: logits [B, N, D, h, w] of the view transform, None without cameras.
     registered: how the sensors were brought into line, see :class:`perception.model.fusion.Fused`.
+    calibration: [B, 2] slope and offset of the logits of scores, for the sensors that each sample had.
     """
 
     maps: Maps
     depth: torch.Tensor | None
     registered: Registered | None
+    calibration: torch.Tensor
 
 
 class Detector(nn.Module):
@@ -60,8 +63,8 @@ class Detector(nn.Module):
         self.config, self.grid = config, grid
         self.camera, self.view_transform, self.radar, self.lidar = camera, view_transform, radar, lidar
         self.fusion, self.trunk, self.head = fusion, trunk, head
-        # Slope (inverse temperature) and offset of the heat logits for each set of sensors, so that a score means the
-        # same whatever sensors there are; see ``perception.calibration``.
+        # Slope (inverse temperature) and offset of the logits of scores for each set of sensors, so that a score means
+        # the same whatever sensors there are; see ``perception.calibration``.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]]).repeat(2 ** len(SENSORS), 1))
         self.to(memory_format=torch.channels_last)
 
@@ -80,11 +83,10 @@ class Detector(nn.Module):
     def predict(
         self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor, depth: torch.Tensor | None = None
     ) -> Prediction:
-        """From what :meth:`encode` gave to maps, their scores calibrated for the sensors present."""
+        """From what :meth:`encode` gave to the head's maps."""
         fused = self.fusion(features, sensor_valid)
         maps = self.head(self.trunk(fused.features))
-        slope, offset = self.calibration[subset_index(sensor_valid)].T[..., None, None, None]
-        return Prediction(Maps(maps.heat * slope + offset, maps.box, maps.attribute), depth, fused.registered)
+        return Prediction(maps, depth, fused.registered, self.calibration[subset_index(sensor_valid)])
 
     def _see(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -108,7 +110,12 @@ class Detector(nn.Module):
     def decode(self, prediction: Prediction) -> list[Detections]:
         maps, head = prediction.maps, self.config.head
         maps = Maps(maps.heat.sigmoid(), maps.box, maps.attribute)
-        return decode(maps, self.grid, head.max_detections, head.score_threshold)
+        found = decode(maps, self.grid, head.max_detections, head.score_threshold)
+        # After the boxes are chosen: which ones they are does not depend on the calibration.
+        return [
+            replace(detections, scores=expit(slope * logit(detections.scores) + offset))
+            for detections, (slope, offset) in zip(found, prediction.calibration.tolist())
+        ]
 
     @torch.inference_mode()
     def detect_batch(self, frames: list[Frame]) -> list[Detections]:
