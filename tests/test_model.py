@@ -215,3 +215,17 @@ def test_depth_target_by_hand():
     target = depth_target(batch, 8, 4, 8, 1.0, 9.0)
     assert target[0, 0, 2, 4] == 3  # pixel (32, 16) is in feature row 2, column 4
     assert (target >= 0).sum() == 1
+
+
+def test_calibration_changes_scores_and_nothing_else(detector):
+    frame = make_frame().only(["camera", "radar"])  # binary 011: the fourth of the eight sets
+    before = detector.detect(frame)
+    try:
+        detector.calibration[3] = torch.tensor([3.0, 1.0])
+        after = detector.detect(frame)
+    finally:
+        detector.calibration[3] = torch.tensor([1.0, 0.0])
+    assert len(before.scores) > 0
+    odds = before.scores / (1 - before.scores)
+    np.testing.assert_allclose(after.scores, 1 / (1 + 1 / (odds**3 * np.e)), rtol=1e-6)
+    np.testing.assert_array_equal(after.boxes.center, before.boxes.center)

@@ -1,6 +1,6 @@
 """What each fusion block costs at the size of a config: parameters, GFLOP, milliseconds, memory.
 
-    python tools/measure_fusion.py --config configs/sim.yaml --json docs/results/cost.json
+python tools/measure_fusion.py --config configs/sim.yaml --json docs/results/cost.json
 """
 
 import argparse
