@@ -79,10 +79,9 @@ def _shipped(rows: Sequence[dict]) -> str:
     seeds = sorted({row["drives"] for row in rows}, key=lambda seed: -len(select(rows, drives=seed)))
     first = select(rows, drives=seeds[0])
     find = {(row["condition"], row["severity"]): row for row in first}
-    parts = [
-        f"**Sensor sets**, mean ± standard deviation over the drives of seeds {', '.join(map(str, sorted(seeds)))}:",
-        "",
-    ]
+    listed = ", ".join(map(str, sorted(seeds)))
+    where = f"mean ± standard deviation over drives of seeds {listed}" if len(seeds) > 1 else f"drives of seed {listed}"
+    parts = [f"**Sensor sets**, {where}:", ""]
     parts += _table(
         ("sensors", *_COLUMNS),
         [
