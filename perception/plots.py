@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from perception.errors import PerceptionError
-from perception.report import BLOCKS, SENSOR_SETS, condition_of, select
+from perception.report import BLOCKS, SENSOR_SETS, condition_of, key_of, mean_resistance, select
 
 _COLOURS = {"attention": "#1b6ca8", "average": "#f2a541", "concat": "#a83232"}
 
@@ -69,16 +70,13 @@ def _multicorrupt(rows: Sequence[dict]):
     import matplotlib.pyplot as plt
 
     rows = select(rows, drives=rows[0]["drives"])
-    clean = select(rows, condition="clean")[0]["NDS"]
-    names = list(dict.fromkeys(row["condition"] for row in rows if row["condition"].startswith("mc:")))
+    _, resistance = mean_resistance(rows)
     figure, axes = plt.subplots(figsize=(8, 3.6))
-    for severity, colour in ((1, "#bcd9ea"), (2, "#5d9ec7"), (3, "#1b4f72")):
-        values = [row["NDS"] / clean for n in names for row in select(rows, condition=n, severity=severity)]
-        axes.bar(
-            np.arange(len(values)) + 0.27 * (severity - 2), values, 0.25, color=colour, label=f"severity {severity}"
-        )
+    for i, colour in enumerate(("#bcd9ea", "#5d9ec7", "#1b4f72")):
+        values = [cells[i] if i < len(cells) else math.nan for cells in resistance.values()]
+        axes.bar(np.arange(len(values)) + 0.27 * (i - 1), values, 0.25, color=colour, label=f"severity {i + 1}")
     axes.axhline(1, color="grey", lw=0.8)
-    axes.set_xticks(range(len(names)), [name[3:].replace("_", "\n") for name in names], fontsize=8)
+    axes.set_xticks(range(len(resistance)), [name[3:].replace("_", "\n") for name in resistance], fontsize=8)
     axes.set_ylabel("NDS / clean NDS")
     axes.set_title("MultiCorrupt")
     axes.legend(loc="lower left", fontsize=8)
@@ -88,19 +86,18 @@ def _multicorrupt(rows: Sequence[dict]):
 def _ablation(rows: Sequence[dict]):
     import matplotlib.pyplot as plt
 
-    keys = list(dict.fromkeys((row["condition"], row["severity"]) for row in rows))
+    keys = list(dict.fromkeys(key_of(row) for row in rows))
     blocks = [block for block in BLOCKS if select(rows, fusion=block)]
     figure, axes = plt.subplots(figsize=(10, 3.8))
     for i, block in enumerate(blocks):
-        for k, (condition, severity) in enumerate(keys):
-            values = [row["mAP"] for row in select(rows, fusion=block, condition=condition, severity=severity)]
+        for k, key in enumerate(keys):
+            values = [row["mAP"] for row in select(rows, fusion=block) if key_of(row) == key]
             where = k + 0.27 * (i - (len(blocks) - 1) / 2)
             axes.bar(
                 where, statistics.mean(values), 0.25, color=_COLOURS[block], label=block if not k else None, alpha=0.75
             )
             axes.plot([where] * len(values), values, "k.", ms=3)
-    labels = [f"{c}/{s}" if s else c for c, s in keys]
-    axes.set_xticks(range(len(keys)), [label.replace("+", "+\n").replace(":", ":\n") for label in labels], fontsize=7)
+    axes.set_xticks(range(len(keys)), [key.replace("+", "+\n").replace(":", ":\n") for key in keys], fontsize=7)
     axes.set_ylabel("mAP")
     axes.set_title("Fusion blocks on the same frozen encoders; dots are training seeds")
     axes.legend(fontsize=8)

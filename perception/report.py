@@ -6,13 +6,14 @@ Each function makes the Markdown of one section from what a tool wrote; :func:`p
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from perception.errors import PerceptionError
 
-_COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 SENSOR_SETS = ("camera+radar+lidar", "camera+radar", "camera+lidar", "radar+lidar", "camera", "radar", "lidar")
 BLOCKS = ("attention", "average", "concat")
 _SILENT = {  # silent fault -> the same sensor announced missing
@@ -68,6 +69,25 @@ def select(rows: Sequence[dict], **wanted) -> list[dict]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
+def key_of(row: dict) -> str:
+    """``mc:fog/3``: condition and, where there is one, severity."""
+    return f"{row['condition']}/{row['severity']}" if row["severity"] else row["condition"]
+
+
+def mean_resistance(rows: Sequence[dict]) -> tuple[float, dict[str, list[float]]]:
+    """mRA of MultiCorrupt, and RA (NDS under the corruption / NDS clean) of each ``mc:`` condition at each severity.
+
+    NaN and nothing where there are no such conditions, or none that is clean to compare them with.
+    """
+    clean = [row["NDS"] for row in rows if row["condition"] == "clean"]
+    resistance: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: (row["condition"], row["severity"])):
+        if clean and row["condition"].startswith("mc:"):
+            resistance.setdefault(row["condition"], []).append(row["NDS"] / clean[0])
+    means = [statistics.mean(values) for values in resistance.values()]
+    return statistics.mean(means) if means else math.nan, resistance
+
+
 def condition_of(sensors: str) -> str:
     return "clean" if sensors == SENSOR_SETS[0] else f"only:{sensors}"
 
@@ -83,25 +103,21 @@ def _shipped(rows: Sequence[dict]) -> str:
     where = f"mean ± standard deviation over drives of seeds {listed}" if len(seeds) > 1 else f"drives of seed {listed}"
     parts = [f"**Sensor sets**, {where}:", ""]
     parts += _table(
-        ("sensors", *_COLUMNS),
+        ("sensors", *COLUMNS),
         [
-            (name, *(_spread([row[c] for row in select(rows, condition=condition_of(name))]) for c in _COLUMNS))
+            (name, *(_spread([row[c] for row in select(rows, condition=condition_of(name))]) for c in COLUMNS))
             for name in SENSOR_SETS
             if select(rows, condition=condition_of(name))
         ],
     )
-    cells = sorted({row["condition"] for row in first if row["condition"].startswith("mc:")})
-    if cells and ("clean", 0) in find:
-        clean = find["clean", 0]["NDS"]
-        resistance = {cell: [find[cell, s]["NDS"] / clean for s in (1, 2, 3) if (cell, s) in find] for cell in cells}
-        means = [statistics.mean(values) for values in resistance.values()]
-        parts += ["", f"**MultiCorrupt**, NDS as a share of clean NDS ({clean:.3f}), drives of seed {seeds[0]}:", ""]
+    mean, resistance = mean_resistance(first)
+    if resistance:
+        parts += ["", f"**MultiCorrupt**, NDS as a share of clean NDS, drives of seed {seeds[0]}:", ""]
         body = [
             (c[3:], *(f"{v:.3f}" for v in values), f"{statistics.mean(values):.3f}") for c, values in resistance.items()
         ]
         parts += _table(("corruption", "severity 1", "2", "3", "mean"), body)
-        worst = min(min(values) for values in resistance.values())
-        parts += ["", f"mRA = {statistics.mean(means):.3f}; worst cell {worst:.3f}."]
+        parts += ["", f"mRA = {mean:.3f}; worst cell {min(min(values) for values in resistance.values()):.3f}."]
     silent = [(s, a) for s, a in _SILENT.items() if (s, 0) in find and (a, 0) in find]
     if silent:
         parts += ["", "**Silent faults** against the same sensor announced missing:", ""]
@@ -131,7 +147,7 @@ def _shipped(rows: Sequence[dict]) -> str:
             ("condition", "mAP", "without radar", "gain in points", "mAVE", "without radar"),
             [
                 (
-                    _key(a),
+                    key_of(a),
                     f"{a['mAP']:.3f}",
                     f"{b['mAP']:.3f}",
                     f"{100 * (a['mAP'] - b['mAP']):+.1f}",
@@ -142,7 +158,7 @@ def _shipped(rows: Sequence[dict]) -> str:
             ],
         )
     parts += ["", f"<details><summary>Every condition, drives of seed {seeds[0]}</summary>", ""]
-    parts += _table(("condition", *_COLUMNS), [(_key(row), *(f"{row[c]:.3f}" for c in _COLUMNS)) for row in first])
+    parts += _table(("condition", *COLUMNS), [(key_of(row), *(f"{row[c]:.3f}" for c in COLUMNS)) for row in first])
     parts += ["", "</details>", "", f"{first[0]['frames']} frames a seed; weights `{first[0]['weights_sha256'][:12]}`."]
     return "\n".join(parts)
 
@@ -218,8 +234,8 @@ def _scores(report: dict) -> str:
     """A row per set of sensors, and a row per class."""
     subsets, ground_truth = report["subsets"], report["ground_truth"]
     parts = _table(
-        ("sensors", *_COLUMNS, "boxes"),
-        [(name, *(_number(s[c]) for c in _COLUMNS), str(s["boxes"])) for name, s in subsets.items()],
+        ("sensors", *COLUMNS, "boxes"),
+        [(name, *(_number(s[c]) for c in COLUMNS), str(s["boxes"])) for name, s in subsets.items()],
     )
     parts += ["", *_table(
         ("AP", "ground truth", *subsets),
@@ -230,10 +246,6 @@ def _scores(report: dict) -> str:
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in body)]
-
-
-def _key(row: dict) -> str:
-    return f"{row['condition']}/{row['severity']}" if row["severity"] else row["condition"]
 
 
 def _spread(values: Sequence[float], digits: int = 3, sign: str = "") -> str:

@@ -27,9 +27,8 @@ from perception.errors import PerceptionError
 from perception.evaluate import score_submissions
 from perception.health import HealthMonitor, without_dead
 from perception.model.detector import Detector, load, weights_sha256
+from perception.report import COLUMNS, key_of, mean_resistance
 from perception.sample import SENSORS, Detections, Frame
-
-COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
 @dataclass
@@ -116,7 +115,7 @@ def benchmark(
     run: str,
     drives: int,
     monitor: bool,
-    workers: int,
+    workers: int | None = None,
 ) -> list[dict]:
     """Rows, in the order of ``conditions``.
 
@@ -124,16 +123,17 @@ def benchmark(
         root: simulated drives of the seed ``drives``.
         run: "shipped" or "ablation", see the module docstring.
         monitor: whether a HealthMonitor stands before the detector, as in a replay.
-        workers: processes, with one thread each; conditions are dealt out to them.
+        workers: processes, with one thread each, to which conditions are dealt out; None is one a core.
     """
+    workers = workers or os.cpu_count() or 1
     by_source: dict[str, list[int]] = {}
     for i, condition in enumerate(conditions):
         by_source.setdefault(repr(condition.source), []).append(i)
     order = [i for indices in by_source.values() for i in indices]
     shares = [order[len(order) * w // workers : len(order) * (w + 1) // workers] for w in range(workers)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        names = [[conditions[i].key for i in share] for share in shares]
-        parts = pool.map(_rows, *zip(*[(checkpoint, str(root), share, monitor) for share in names if share]))
+        jobs = [(checkpoint, str(root), [conditions[i].key for i in share], monitor) for share in shares if share]
+        parts = pool.map(_rows, *zip(*jobs))
         figures = {key: row for part in parts for key, row in part.items()}
     config = load(checkpoint).config
     return [
@@ -182,39 +182,41 @@ def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, 
             writers[condition.key].add(frame.token, found)
 
 
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file; none where there is no such file.
+
+    Raises:
+        PerceptionError: it cannot be read, or holds something else.
+    """
+    try:
+        rows = json.loads(path.read_text()) if path.exists() else []
+        for row in rows:
+            _identity(row)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise PerceptionError(f"{path}: rows of this benchmark were expected: {error!r}") from None
+    return rows
+
+
 def merge_rows(path: Path, rows: list[dict]) -> None:
-    """Add rows to a file of rows; a row of the same run, fusion, condition, severity, seed and drives is replaced."""
-    key = ("run", "fusion", "condition", "severity", "seed", "drives")
-    kept = json.loads(path.read_text()) if path.exists() else []
-    merged = {tuple(row[k] for k in key): row for row in [*kept, *rows]}
-    write_json(path, list(merged.values()))
+    """Add rows to a file of rows; a row of the same run, fusion, condition, severity, seed and drives is replaced.
+
+    Raises:
+        PerceptionError: see :func:`read_rows`.
+    """
+    write_json(path, list({_identity(row): row for row in [*read_rows(path), *rows]}.values()))
 
 
-def mean_resistance(rows: Sequence[dict]) -> tuple[float, dict[str, list[float]]]:
-    """mRA of MultiCorrupt, and RA (NDS under the corruption / NDS clean) of each ``mc:`` condition at each severity."""
-    clean = next(row["NDS"] for row in rows if row["condition"] == "clean")
-    resistance: dict[str, list[float]] = {}
-    for row in sorted(rows, key=lambda row: row["severity"]):
-        if row["condition"].startswith("mc:"):
-            resistance.setdefault(row["condition"], []).append(row["NDS"] / clean)
-    means = [sum(values) / len(values) for values in resistance.values()]
-    return sum(means) / len(means), resistance
-
-
-def workers_by_default() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def _identity(row: dict) -> tuple:
+    return tuple(row[key] for key in ("run", "fusion", "condition", "severity", "seed", "drives"))
 
 
 def table(rows: Sequence[dict]) -> str:
     """Rows for reading, and mRA where all it takes is there."""
     lines = [f"{'condition':<28} {' '.join(f'{column:>7}' for column in COLUMNS)}"]
     for row in rows:
-        key = f"{row['condition']}/{row['severity']}" if row["severity"] else row["condition"]
-        lines.append(f"{key:<28} {' '.join(f'{row[column]:7.4f}' for column in COLUMNS)}")
-    if {"clean"} < {
-        row["condition"] for row in rows if row["condition"] == "clean" or row["condition"].startswith("mc:")
-    }:
-        mean, cells = mean_resistance(rows)
+        lines.append(f"{key_of(row):<28} {' '.join(f'{row[column]:7.4f}' for column in COLUMNS)}")
+    mean, cells = mean_resistance(rows)
+    if cells:
         worst = min(min(values) for values in cells.values())
         lines.append(f"mRA over {len(cells)} corruptions {mean:.4f}, worst cell {worst:.4f}")
     return "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -32,6 +31,7 @@ from perception.config import Config
 from perception.data.batches import Schedule, TrainingData, keyed_rng
 from perception.data.nuscenes import open_source
 from perception.errors import PerceptionError
+from perception.journal import Journal, Window
 from perception.losses import DetectionLoss
 from perception.model.detector import build, find_checkpoint
 from perception.optim import Ema, has_bfloat16, one_cycle, parameter_groups
@@ -100,61 +100,6 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Window:
-    """Mean losses and throughput since it was last asked."""
-
-    def __init__(self):
-        self.sums: dict[str, torch.Tensor] = {}  # on the device until asked
-        self.counts: dict[str, int] = {}
-        self.samples, self.start_s = 0, time.monotonic()
-
-    def add(self, losses: dict[str, torch.Tensor], samples: int) -> None:
-        self.samples += samples
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def pop(self) -> dict[str, float]:
-        """Empty where nothing was added. A loss that only some batches have (depth) is averaged over those."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        if means:
-            means["samples_per_s"] = self.samples / (time.monotonic() - self.start_s)
-        self.__init__()
-        return means
-
-
-class Journal:
-    """``log.jsonl``, one JSON object a line, and the same numbers for TensorBoard. Only the first process writes."""
-
-    def __init__(self, out: Path, step: int, rank: int):
-        self.path, self.writes, self.tensorboard = out / "log.jsonl", rank == 0, None
-        if not self.writes:
-            return
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        # What was logged after the checkpoint will happen, and be logged, once more.
-        self.path.write_text("".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
-        except ImportError:
-            log.info("no TensorBoard logs: pip install 'perception[train]' for them; log.jsonl has the same numbers")
-
-    def write(self, kind: str, step: int, numbers: dict[str, float], **other) -> None:
-        """kind: "steps", "epoch" or "broken".  numbers: what TensorBoard plots too."""
-        if not self.writes:
-            return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **numbers, **other}) + "\n")
-        if self.tensorboard is not None:
-            for name, value in numbers.items():
-                self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
-
-    def close(self) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.close()
-
-
 class Trainer:
     """Trains ``model`` on ``frames``; everything it leaves behind is in the folder ``out``.
 
@@ -172,15 +117,14 @@ class Trainer:
         for name in config.train.freeze:
             freeze(model, name)
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
-        processes = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.model, self.loss = model.to(device).train(), loss.to(device)
-        # A batch without some sensor leaves that sensor's parameters unused.
-        self.forward = DistributedDataParallel(self.model, find_unused_parameters=True) if processes > 1 else self.model
+        self.forward = self.model
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.train))
         self.ema = Ema(self.model, config.train.ema_decay)
         self.amp = config.train.amp and has_bfloat16(device)
 
-        self.schedule = Schedule(len(frames), config.train, self.rank, processes)
+        self.schedule = Schedule(len(frames), config.train, self.rank, self.processes)
         self.loader = DataLoader(
             TrainingData(frames, config),
             sampler=self.schedule,
@@ -220,12 +164,15 @@ class Trainer:
         )
         with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
+            if self.processes > 1:  # a batch without some sensor leaves that sensor's parameters unused
+                self.forward = DistributedDataParallel(self.model, find_unused_parameters=True)
             try:
                 while ended and self.step < self.total_steps:
                     ended = self._run_epoch(journal, bar, stop)
                     self.save()
-            finally:  # an error may keep this trainer alive until exit, which would wait for workers deaf to signals
+            finally:  # this trainer may live until exit, which would wait for workers deaf to signals
                 self.loader._iterator = None
+                self.forward = self.model  # and gloo's threads, if the group outlived its end, may abort the exit
         return ended
 
     def _run_epoch(self, journal: Journal, bar: tqdm, stop: list[int]) -> bool:
@@ -375,14 +322,6 @@ def initialise(model: nn.Module, checkpoint: str) -> None:
         raise TrainingError(f"train.init: {path}: weights of this model were expected, none of them fits")
     log.info("%s: %d of %d tensors taken over", path, len(fitting), len(own))
     model.load_state_dict({**own, **fitting})
-
-
-def _logged_step(line: str) -> float:
-    """The step of a line of log.jsonl; infinite for the half line that a crash left."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

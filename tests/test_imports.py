@@ -19,7 +19,7 @@ LAYERS = (
     {"config"},
     {"data", "ops", "sim"},
     {"model"},
-    {"losses", "optim", "checkpoint", "evaluate", "replay", "viz", "stream", "export", "cost"},
+    {"losses", "optim", "checkpoint", "journal", "evaluate", "replay", "viz", "stream", "export", "cost"},
     {"calibration", "robustness", "train"},
 )
 OPTIONAL = (

@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 from perception.cli import run_main
+from perception.errors import PerceptionError
 
 
 def main() -> None:
@@ -33,16 +34,18 @@ def main() -> None:
     args = parser.parse_args()
 
     from perception.data.nuscenes_results import check_writable
-    from perception.robustness import benchmark, chosen_conditions, load_drives, merge_rows, table, workers_by_default
+    from perception.robustness import benchmark, chosen_conditions, load_drives, merge_rows, read_rows, table
     from perception.sim import simulate
 
     check_writable(args.json)
+    read_rows(args.json)  # what cannot be added to is known before the work
     drives, conditions = load_drives(args.config), chosen_conditions(args.conditions)
     seed = drives.seed if args.seed is None else args.seed
+    if seed == drives.calibration_seed:
+        raise PerceptionError(f"--seed: {seed} is what checkpoints are calibrated on; any other was expected")
     root = args.drives / str(seed)
     simulate(root, drives.scenes, drives.seconds, seed, weather=tuple(drives.weather), progress=True)
-    workers = args.workers or workers_by_default()
-    rows = benchmark(args.checkpoint, root, conditions, args.run, seed, not args.no_monitor, workers)
+    rows = benchmark(args.checkpoint, root, conditions, args.run, seed, not args.no_monitor, args.workers)
     merge_rows(args.json, rows)
     print(table(rows))
 

@@ -131,7 +131,7 @@ class TrainingData(Dataset):
         kept = frame.only(sensors_kept(frame.sensors, draw.sensors))
         faulty = Faulty(kept, {name: SE3() for name in SENSORS})
         if config.augment.fault_rate > 0:
-            faulty = draw_faults(kept, self._previous(index, frame), config.augment.fault_rate, rng)
+            faulty = draw_faults(kept, lambda: self._previous(index, frame), config.augment.fault_rate, rng)
         if kept.lidar is None and kept.cameras is not None:  # the LiDAR supervises depth wherever there are images
             faulty = replace(faulty, frame=replace(faulty.frame, lidar=frame.lidar))
         frame = replace(faulty.frame, boxes=without_unseen(frame.boxes))

@@ -8,7 +8,7 @@ Definitions of the published benchmark are those of MultiCorrupt (Beemelmanns et
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -273,67 +273,79 @@ class Faulty:
     errors: dict[str, SE3]
 
 
-def draw_faults(frame: Frame, previous: Frame | None, rate: float, rng: np.random.Generator) -> Faulty:
+def draw_faults(frame: Frame, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator) -> Faulty:
     """With probability ``rate`` each sensor gets one fault of its kind, of random strength. For training.
 
-    previous: the keyframe before in the same scene, None where there is none: nothing is stale then.
+    previous: gives the keyframe before in the same scene, None where there is none: nothing is stale then. It is asked
+        only for what is to be stale, since reading a frame takes as long as training on it.
     """
-    errors = {name: SE3() for name in SENSORS}
-    stale = None if previous is None else previous.world_SE3_ego.inverse() @ frame.world_SE3_ego
-    if frame.lidar is not None and rng.random() < rate:
-        kind = rng.choice([*["moved"] * 3, *["stale"] * 3, "thinned", "rings", "view", "shaken"])
-        if kind == "moved":
-            strength = rng.uniform(0, 3.5)
-            angles = rng.choice([-1, 1], 3) * strength * rng.uniform(0.5, 1.0, 3)
-            way = rng.uniform(0, 2 * np.pi)
-            shift = rng.uniform(0, 2.5) * np.array([np.cos(way), np.sin(way), 0.0])
-            errors["lidar"] = lidar_error(angles, shift)
-            frame = move_lidar(frame, errors["lidar"])
-        elif kind == "stale" and previous is not None and previous.lidar is not None:
-            errors["lidar"] = stale
-            frame = stale_lidar(frame, previous)
-        elif kind == "thinned":
-            keep = rng.uniform(0.05, 0.4)
-            frame = with_lidar(frame, lambda points: thinned(points, keep, rng))
-        elif kind == "rings":
-            every = rng.choice([2, 4, 8])
-            phase = rng.integers(every)
-            frame = with_lidar(frame, lambda points: points[rings(points) % every == phase])
-        elif kind == "view":
-            half, yaw = rng.uniform(45, 120), rng.choice([0.0, 0.0, 90.0, -90.0, 180.0])
-            frame = with_lidar(frame, lambda points: ahead(points, half, yaw))
-        elif kind == "shaken":
-            frame = with_lidar(frame, lambda points: shake(points, rng.uniform(0.03, 0.15), rng))
-    if frame.radar is not None and rng.random() < rate:
-        kind = rng.choice(["stale", "dropped", "ghosts", "clutter", "folded", "flipped", "sector"])
-        if kind == "stale" and previous is not None and previous.radar is not None:
-            errors["radar"] = stale
-            frame = stale_radar(frame, previous)
-        elif kind == "dropped":
-            keep = rng.uniform(0.05, 0.6)
-            frame = with_radar(frame, lambda points: thinned(points, keep, rng))
-        elif kind == "ghosts":
-            sigma = rng.uniform(0.5, 5.0)
-            frame = with_radar(frame, lambda points: ghosts(points, sigma, rng))
-        elif kind == "clutter":
-            factor = np.exp(rng.uniform(np.log(1.5), np.log(20)))
-            frame = with_radar(frame, lambda points: clutter(points, factor, rng))
-        elif kind == "folded":
-            frame = with_radar(frame, lambda points: folded_velocity(points, rng, rng.uniform(0.2, 1.0)))
-        elif kind == "flipped":
-            frame = with_radar(frame, flipped_velocity)
-        elif kind == "sector":
-            yaw = rng.uniform(-180, 180)
-            frame = with_radar(frame, lambda points: without_sector(points, yaw, rng.uniform(30, 60)))
-    if frame.cameras is not None and rng.random() < rate:
-        some = [name for name in frame.cameras if rng.random() < 0.5]
-        kind = rng.choice(["stale", "turned", "absent"])
-        if kind == "stale" and previous is not None:
-            frame = stale_cameras(frame, previous, some)
-            del errors["camera"]
-        elif kind == "turned":
-            frame = turn_cameras(frame, rng.uniform(0, 5), rng.uniform(0, 0.2), rng, some)
-            del errors["camera"]
-        elif kind == "absent" and len(some) < len(frame.cameras):
-            frame = without_cameras(frame, some)
-    return Faulty(frame, errors)
+    faulty = Faulty(frame, {name: SE3() for name in SENSORS})
+    for name, draw in (("lidar", _lidar_fault), ("radar", _radar_fault), ("camera", _camera_fault)):
+        if name in frame.sensors and rng.random() < rate:
+            faulty = draw(faulty, previous, rng)
+    return faulty
+
+
+def _keep_rings(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    every = rng.choice([2, 4, 8])
+    return points[rings(points) % every == rng.integers(every)]
+
+
+# (points, rng) -> points, with a fault of random strength that displaces nothing.
+_LIDAR_FAULTS = {
+    "thinned": lambda p, rng: thinned(p, rng.uniform(0.05, 0.4), rng),
+    "rings": _keep_rings,
+    "view": lambda p, rng: ahead(p, rng.uniform(45, 120), rng.choice([0.0, 0.0, 90.0, -90.0, 180.0])),
+    "shaken": lambda p, rng: shake(p, rng.uniform(0.03, 0.15), rng),
+}
+_RADAR_FAULTS = {
+    "dropped": lambda p, rng: thinned(p, rng.uniform(0.05, 0.6), rng),
+    "ghosts": lambda p, rng: ghosts(p, rng.uniform(0.5, 5.0), rng),
+    "clutter": lambda p, rng: clutter(p, np.exp(rng.uniform(np.log(1.5), np.log(20))), rng),
+    "folded": lambda p, rng: folded_velocity(p, rng, rng.uniform(0.2, 1.0)),
+    "flipped": lambda p, rng: flipped_velocity(p),
+    "sector": lambda p, rng: without_sector(p, rng.uniform(-180, 180), rng.uniform(30, 60)),
+}
+
+
+def _lidar_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
+    kind = rng.choice([*["moved"] * 3, *["stale"] * 3, *_LIDAR_FAULTS])
+    if kind == "moved":
+        strength = rng.uniform(0, 3.5)
+        angles = rng.choice([-1, 1], 3) * strength * rng.uniform(0.5, 1.0, 3)
+        way = rng.uniform(0, 2 * np.pi)
+        error = lidar_error(angles, rng.uniform(0, 2.5) * np.array([np.cos(way), np.sin(way), 0.0]))
+        return Faulty(move_lidar(faulty.frame, error), {**faulty.errors, "lidar": error})
+    if kind == "stale":
+        return _stale(faulty, previous(), "lidar", stale_lidar)
+    return replace(faulty, frame=with_lidar(faulty.frame, lambda points: _LIDAR_FAULTS[kind](points, rng)))
+
+
+def _radar_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
+    kind = rng.choice(["stale", *_RADAR_FAULTS])
+    if kind == "stale":
+        return _stale(faulty, previous(), "radar", stale_radar)
+    return replace(faulty, frame=with_radar(faulty.frame, lambda points: _RADAR_FAULTS[kind](points, rng)))
+
+
+def _camera_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
+    frame = faulty.frame
+    some = [name for name in frame.cameras if rng.random() < 0.5]
+    kind = rng.choice(["stale", "turned", "absent"])
+    if kind == "absent":
+        return replace(faulty, frame=without_cameras(frame, some)) if len(some) < len(frame.cameras) else faulty
+    if kind == "turned":
+        frame = turn_cameras(frame, rng.uniform(0, 5), rng.uniform(0, 0.2), rng, some)
+    elif (before := previous()) is None or before.cameras is None:
+        return faulty
+    else:
+        frame = stale_cameras(frame, before, some)
+    # Each camera is off in its own way: there is no one motion to name.
+    return Faulty(frame, {name: error for name, error in faulty.errors.items() if name != "camera"})
+
+
+def _stale(faulty: Faulty, previous: Frame | None, sensor: str, change: Callable[[Frame, Frame], Frame]) -> Faulty:
+    if previous is None or sensor not in previous.sensors:
+        return faulty
+    error = previous.world_SE3_ego.inverse() @ faulty.frame.world_SE3_ego
+    return Faulty(change(faulty.frame, previous), {**faulty.errors, sensor: error})

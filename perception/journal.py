@@ -1,0 +1,76 @@
+"""What a training run writes down as it goes: losses, throughput and what went wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+class Window:
+    """Mean losses and throughput since it was last asked."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}  # on the device until asked
+        self.counts: dict[str, int] = {}
+        self.samples, self.start_s = 0, time.monotonic()
+
+    def add(self, losses: dict[str, torch.Tensor], samples: int) -> None:
+        self.samples += samples
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def pop(self) -> dict[str, float]:
+        """Empty where nothing was added. A loss that only some batches have (depth) is averaged over those."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        if means:
+            means["samples_per_s"] = self.samples / (time.monotonic() - self.start_s)
+        self.__init__()
+        return means
+
+
+class Journal:
+    """``log.jsonl``, one JSON object a line, and the same numbers for TensorBoard. Only the first process writes."""
+
+    def __init__(self, out: Path, step: int, rank: int):
+        self.path, self.writes, self.tensorboard = out / "log.jsonl", rank == 0, None
+        if not self.writes:
+            return
+        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        # What was logged after the checkpoint will happen, and be logged, once more.
+        self.path.write_text("".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+        except ImportError:
+            log.info("no TensorBoard logs: pip install 'perception[train]' for them; log.jsonl has the same numbers")
+
+    def write(self, kind: str, step: int, numbers: dict[str, float], **other) -> None:
+        """kind: "steps", "epoch" or "broken".  numbers: what TensorBoard plots too."""
+        if not self.writes:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **numbers, **other}) + "\n")
+        if self.tensorboard is not None:
+            for name, value in numbers.items():
+                self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def _logged_step(line: str) -> float:
+    """The step of a line of log.jsonl; infinite for the half line that a crash left."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
