@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from perception.sample import SENSORS, Boxes3D, Frame, SampleError, fit_image
+from perception.sample import SENSORS, Boxes3D, Frame, SampleError, fitted
 
 
 @dataclass
@@ -89,9 +89,10 @@ def collate(frames: list[Frame], image_size: tuple[int, int]) -> Batch:
         for b, frame in enumerate(frames):
             for n, name in enumerate(names):
                 if frame.cameras and name in frame.cameras:
-                    camera = fit_image(frame.cameras[name], image_size)
-                    images[b, n], valid[b, n] = camera.image, True
-                    intrinsics[b, n], ego_SE3_camera[b, n] = camera.intrinsics, camera.ego_SE3_camera.matrix
+                    camera = frame.cameras[name]
+                    images[b, n], affine = fitted(camera.image, image_size)
+                    intrinsics[b, n] = affine @ camera.intrinsics
+                    ego_SE3_camera[b, n], valid[b, n] = camera.ego_SE3_camera.matrix, True
         batch.images = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
         batch.intrinsics, batch.ego_SE3_camera = torch.from_numpy(intrinsics), torch.from_numpy(ego_SE3_camera)
         batch.camera_valid = torch.from_numpy(valid)
@@ -101,6 +102,7 @@ def collate(frames: list[Frame], image_size: tuple[int, int]) -> Batch:
 def _collate_points(clouds: list) -> PointBatch | None:
     if all(cloud is None for cloud in clouds):
         return None
-    arrays = [cloud.points for cloud in clouds if cloud is not None]
-    index = [np.full(len(cloud.points), b) for b, cloud in enumerate(clouds) if cloud is not None]
-    return PointBatch(torch.from_numpy(np.concatenate(arrays)), torch.from_numpy(np.concatenate(index)).long())
+    points = np.concatenate([cloud.points for cloud in clouds if cloud is not None])
+    lengths = [0 if cloud is None else len(cloud.points) for cloud in clouds]
+    index = np.repeat(np.arange(len(clouds), dtype=np.int64), lengths)
+    return PointBatch(torch.from_numpy(points), torch.from_numpy(index))

@@ -7,6 +7,7 @@ sensor that is missing is ``None``; one that is present and saw nothing is an em
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import cv2
@@ -195,15 +196,44 @@ class Frame:
 
 def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
     """Scale an image to cover ``size`` (height, width), then crop: sides equally, and the sky rather than the road."""
-    height, width = camera.image.shape[:2]
-    if (height, width) == tuple(size):
+    if camera.image.shape[:2] == tuple(size):
         return camera
+    image, affine = fitted(camera.image, size)
+    return dataclasses.replace(camera, image=np.ascontiguousarray(image), intrinsics=affine @ camera.intrinsics)
+
+
+def fitted(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The image that :func:`fit_image` makes, maybe a view, and the affine [3, 3] of its pixels (u, v, 1)."""
+    height, width = image.shape[:2]
     scale = max(size[0] / height, size[1] / width)
     scaled = (max(size[1], round(width * scale)), max(size[0], round(height * scale)))
-    image = cv2.resize(camera.image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     left, top = (scaled[0] - size[1]) // 2, scaled[1] - size[0]
-    image = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
-    sx, sy = scaled[0] / width, scaled[1] / height
-    # Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
-    pixels = np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
-    return dataclasses.replace(camera, image=image, intrinsics=pixels @ camera.intrinsics)
+    affine = scaling(scaled[0] / width, scaled[1] / height, left, top)
+    return scaled_below(image, scaled, top)[:, left : left + size[1]], affine
+
+
+def scaled_below(image: np.ndarray, scaled: tuple[int, int], top: int) -> np.ndarray:
+    """The image scaled to ``scaled`` (width, height), without the rows above ``top``, most of which cost nothing.
+
+    Bilinear, which sees every pixel down to half the size; further down, areas are averaged, which takes five times as
+    long.
+    """
+    height, width = image.shape[:2]
+    step = height // math.gcd(height, scaled[1])  # rows after which an old and a new one begin at the same place
+    skipped = max(0, min(top, scaled[1]) * height // scaled[1] - 1) // step * step  # bilinear sees one row further up
+    skipped_scaled = skipped * scaled[1] // height
+    coarse = 2 * scaled[0] < width or 2 * scaled[1] < height
+    below = cv2.resize(
+        image[skipped:],
+        (scaled[0], scaled[1] - skipped_scaled),
+        interpolation=cv2.INTER_AREA if coarse else cv2.INTER_LINEAR,
+    )
+    return below[top - skipped_scaled :]
+
+
+def scaling(sx: float, sy: float, left: int = 0, top: int = 0) -> np.ndarray:
+    """The affine [3, 3] of pixels when an image is scaled, then cropped at ``left``, ``top``.
+
+    Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
+    """
+    return np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.checkpoint import read_checkpoint, write_checkpoint
 from perception.config import Config
-from perception.data.batches import Schedule, TrainingData, keyed_rng
+from perception.data.batches import Schedule, TrainingData, keyed_rng, training_image_size
 from perception.data.nuscenes import open_source
 from perception.errors import PerceptionError
 from perception.journal import Journal, Window
@@ -352,6 +352,7 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
         torch.manual_seed(config.train.seed)
         data = config.data
         chosen = {"split": data.split, "scenes": list(data.scenes) or None, "part": data.part}
+        chosen["image_size"] = training_image_size(config)
         frames = open_source(data.root, data, data.version, on_error=data.on_error, **chosen)
         if not frames.annotated:
             raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")

@@ -21,6 +21,7 @@ LAYERS = (
     {"model"},
     {"losses", "optim", "checkpoint", "journal", "evaluate", "replay", "viz", "stream", "export", "cost"},
     {"calibration", "robustness", "train"},
+    {"benchmark"},
 )
 OPTIONAL = (
     "open3d",
@@ -28,6 +29,7 @@ OPTIONAL = (
     "matplotlib",
     "tensorboard",
     "numba",
+    "msgspec",
     "transformers",
     "mcap",
     "rosbags",

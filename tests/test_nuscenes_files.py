@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nuscenes_world import pcd_bytes
 
-from perception.data.nuscenes_files import DataError, read_image, read_lidar_bin, read_pcd
+from perception.data.nuscenes_files import DataError, lidar_bin_length, read_image, read_lidar_bin, read_pcd
 
 fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZE = (16, 32)
@@ -97,6 +97,21 @@ def test_pcd_round_trip(write, dtypes, count, seed):
     assert read.dtype == points.dtype and read.tobytes() == points.tobytes()
 
 
+def test_headers_that_differ_anywhere_are_told_apart(write):
+    """They are parsed once for all files that share them."""
+    other = HEADER.replace("FIELDS x dyn_prop id", "FIELDS y dyn_prop id").replace("TYPE F I U", "TYPE F U I")
+    for header, names, kind in ((HEADER, ("x", "dyn_prop", "id"), "i"), (other, ("y", "dyn_prop", "id"), "u")) * 2:
+        points = read_pcd(write(header.encode() + POINTS))
+        assert points.dtype.names == names and points.dtype["dyn_prop"].kind == kind
+
+
+def test_a_data_line_that_is_not_the_first_is_data(write):
+    header = (
+        HEADER.replace("WIDTH 2", "WIDTH 0").replace("POINTS 2", "POINTS 0").replace("DATA binary", " DATA  binary")
+    )
+    assert len(read_pcd(write(header.encode() + b"\nDATA ascii\nDATA binary\n"))) == 0
+
+
 def mutations(data: bytes):
     """The bytes with a slice replaced by others, anywhere."""
 
@@ -115,30 +130,44 @@ def test_mutated_pcd_is_read_or_refused(write, data):
         assert "\n" not in str(error)
 
 
+def lidar_points(path) -> np.ndarray:
+    points = np.empty((lidar_bin_length(path), 5), np.float32)
+    read_lidar_bin(path, points)
+    return points
+
+
 @fast
 @given(values=st.lists(st.floats(width=32), max_size=40))
 def test_lidar_bin_round_trip_or_refusal(write, values):
     data = np.array(values, "<f4").tobytes()
     if len(values) % 5 == 0:
-        assert read_lidar_bin(write(data)).tobytes() == data
+        assert lidar_points(write(data)).tobytes() == data
     else:
         with pytest.raises(DataError):
-            read_lidar_bin(write(data))
+            lidar_points(write(data))
 
 
 def test_lidar_bin_columns(write):
-    assert read_lidar_bin(write(struct.pack("<10f", *range(10)))).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert lidar_points(write(struct.pack("<10f", *range(10)))).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
 @pytest.mark.parametrize("size, message", [(1, "found 1"), (19, "found 19"), (21, "found 21")])
 def test_lidar_bin_of_a_wrong_size(write, size, message):
     with pytest.raises(DataError, match=message):
-        read_lidar_bin(write(b"\0" * size))
+        lidar_bin_length(write(b"\0" * size))
+
+
+@pytest.mark.parametrize("size", [20, 39, 60])
+def test_lidar_bin_that_is_being_written(write, size):
+    with pytest.raises(DataError, match="40 bytes were expected"):
+        read_lidar_bin(write(b"\0" * size), np.empty((2, 5), np.float32))
 
 
 def test_missing_file_and_folder_instead_of_file(tmp_path):
     with pytest.raises(DataError, match="No such file"):
-        read_lidar_bin(tmp_path / "none")
+        lidar_bin_length(tmp_path / "none")
+    with pytest.raises(DataError, match="No such file"):
+        read_lidar_bin(tmp_path / "none", np.empty((1, 5), np.float32))
     with pytest.raises(DataError, match="directory"):
         read_pcd(tmp_path)
 
@@ -162,8 +191,8 @@ def picture(suffix: str) -> bytes:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_image_is_rgb(write, decoder, suffix):
-    image = read_image(write(picture(suffix)), SIZE)
-    assert image.shape == (*SIZE, 3) and image.dtype == np.uint8
+    image, reduction = read_image(write(picture(suffix)), SIZE)
+    assert reduction == 1 and image.shape == (*SIZE, 3) and image.dtype == np.uint8
     assert np.abs(image[8, 4].astype(int) - [255, 0, 0]).max() < 6
     assert np.abs(image[8, 28].astype(int) - [0, 0, 255]).max() < 6
 
@@ -172,7 +201,7 @@ def test_exif_orientation_is_not_applied(write, decoder):
     jpeg = picture(".jpg")
     tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 1, 0x0112, 3, 1, 6, 0) + b"\0\0\0\0"  # rotate by 90 degrees
     exif = b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff
-    assert read_image(write(jpeg[:2] + exif + jpeg[2:]), SIZE).shape == (*SIZE, 3)
+    assert read_image(write(jpeg[:2] + exif + jpeg[2:]), SIZE)[0].shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -189,6 +218,54 @@ def test_truncated_image(write, decoder, suffix, kept):
         read_image(write(data[: int(kept * len(data))]), SIZE)
 
 
+def photo(height: int, width: int) -> np.ndarray:
+    """Smooth noise, uint8 [H, W, 3]: the kind of picture that JPEG is made for."""
+    noise = np.random.default_rng(height * width).normal(size=(height, width, 3))
+    return np.clip(128 + 500 * cv2.GaussianBlur(noise, (0, 0), 5), 0, 255).astype(np.uint8)
+
+
+def jpeg_bytes(rgb: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "cover, reduction",
+    [(None, 1), ((90, 161), 1), ((90, 160), 1), ((46, 8), 1), ((8, 81), 1), ((45, 80), 2), ((23, 8), 2), ((22, 40), 4)]
+    + [((11, 20), 8), ((8, 8), 8)],
+)
+def test_a_jpeg_is_reduced_as_far_as_it_still_covers(write, cover, reduction):
+    pytest.importorskip("simplejpeg")
+    image, found = read_image(write(jpeg_bytes(photo(90, 160))), (90, 160), cover)
+    assert found == reduction and image.shape == (-(-90 // reduction), -(-160 // reduction), 3)
+
+
+@fast
+@given(height=st.integers(16, 200), width=st.integers(16, 200), reduction=st.sampled_from([1, 2, 4, 8]))
+def test_a_reduced_jpeg_shows_the_mean_of_every_square_of_pixels(write, height, width, reduction):
+    pytest.importorskip("simplejpeg")
+    rgb, cover = photo(height, width), (max(8, height // reduction), max(8, width // reduction))
+    image, n = read_image(write(jpeg_bytes(rgb)), (height, width), cover)
+    whole = rgb[: height // n * n, : width // n * n].reshape(height // n, n, width // n, n, 3).mean(axis=(1, 3))
+    assert np.abs(image[: height // n, : width // n] - whole).mean() < 2  # a shift by one pixel makes 3
+
+
+@pytest.mark.parametrize("suffix, simplejpeg", [(".jpg", False), (".png", False), (".png", True)])
+def test_what_cannot_be_reduced_is_whole(write, monkeypatch, suffix, simplejpeg):
+    if not simplejpeg:
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    image, reduction = read_image(write(cv2.imencode(suffix, photo(64, 64))[1].tobytes()), (64, 64), (8, 8))
+    assert reduction == 1 and image.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_jpeg_is_an_error_at_any_scale(write, reduction, kept):
+    pytest.importorskip("simplejpeg")
+    data = jpeg_bytes(photo(128, 128))
+    with pytest.raises(DataError, match="damaged"):
+        read_image(write(data[: int(kept * len(data))]), (128, 128), (128 // reduction, 128 // reduction))
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", b"\x89PNG\r\n\x1a\n IEND1234"])
 def test_what_is_no_image(write, decoder, data):
     with pytest.raises(DataError):
@@ -199,6 +276,6 @@ def test_what_is_no_image(write, decoder, data):
 @given(data=st.one_of(mutations(picture(".jpg")), mutations(picture(".png"))))
 def test_mutated_image_is_read_or_refused(write, decoder, data):
     try:
-        assert read_image(write(data), SIZE).shape == (*SIZE, 3)
+        assert read_image(write(data), SIZE)[0].shape == (*SIZE, 3)
     except DataError as error:
         assert "\n" not in str(error)

@@ -35,12 +35,15 @@ def main() -> None:
     if args.json:
         check_writable(args.json)
     detector = perception.load(args.checkpoint)
+    config, image_size = detector.config.data, detector.config.camera.image_size
     if args.fit:
-        for name, (slope, offset) in calibrate(detector, open_source(args.fit, detector.config.data)).items():
+        drives = open_source(args.fit, config, image_size=image_size)
+        for name, (slope, offset) in calibrate(detector, drives).items():
             print(f"{name:20} slope {slope:.3f} offset {offset:+.3f}")
         detector.save(find_checkpoint(args.checkpoint))
     if args.report:
-        report = classification_report(judge(detector, open_source(args.report, detector.config.data), ALL_SUBSETS))
+        drives = open_source(args.report, config, image_size=image_size)
+        report = classification_report(judge(detector, drives, ALL_SUBSETS))
         write_json(args.json, {"weights_sha256": weights_sha256(args.checkpoint), "subsets": report})
         for name, figures in report.items():
             error = "no detection" if figures["ECE"] is None else f"expected calibration error {figures['ECE']:.4f}"

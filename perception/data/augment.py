@@ -20,7 +20,7 @@ import numpy as np
 
 from perception.config import AugmentConfig
 from perception.geometry import SE3, wrap_angle
-from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, scaled_below, scaling
 
 MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # in camera axes left-right is x
 
@@ -105,16 +105,14 @@ class ImageTransform:
         left = (scaled[0] - size[1]) // 2 + round(self.shift[0] * size[1])
         top = scaled[1] - size[0] + round(self.shift[1] * size[0])
 
-        resized = cv2.resize(image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        crop = resized[max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
+        below = scaled_below(image, scaled, max(top, 0))
+        crop = below[: max(size[0] + min(top, 0), 0), max(left, 0) : max(left + size[1], 0)]
         out = np.zeros((*size, 3), dtype=np.uint8)
         if crop.size:
             inside = out[max(-top, 0) :, max(-left, 0) :][: crop.shape[0], : crop.shape[1]]
             inside[:] = cv2.LUT(crop, self._lookup())
 
-        sx, sy = scaled[0] / width, scaled[1] / height
-        # Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
-        affine = np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
+        affine = scaling(scaled[0] / width, scaled[1] / height, left, top)
         if self.mirror:
             out = cv2.flip(out, 1)
             affine = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ affine

@@ -7,6 +7,7 @@ nothing depends on the number of loader workers, and there is no generator state
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -75,8 +76,14 @@ class Schedule(Sampler[Draw]):
         return subsets[rng.integers(len(subsets))]
 
 
+def training_image_size(config: Config) -> tuple[int, int]:
+    """Height and width that an image must cover for the augmentation to zoom in on it without enlarging it."""
+    height, width = (math.ceil(side * (1 + config.augment.image_scale)) for side in config.camera.image_size)
+    return height, width
+
+
 class FrameCache(Sequence):
-    """The frames of a dataset, each read once. Images are kept a little larger than the detector sees them.
+    """The frames of a dataset, each read once. Images are kept no larger than to cover ``image_size``.
 
     Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes some 4 MB.
     """
@@ -97,9 +104,8 @@ class FrameCache(Sequence):
 
     def _reduced(self, camera: CameraImage) -> CameraImage:
         height, width = camera.image.shape[:2]
-        zoom = min(1.0, 1.15 * max(self.image_size[0] / height, self.image_size[1] / width))
-        size = (round(height * zoom), round(width * zoom))
-        return fit_image(camera, size)
+        zoom = min(1.0, max(self.image_size[0] / height, self.image_size[1] / width))
+        return fit_image(camera, (round(height * zoom), round(width * zoom)))
 
 
 class TrainingData(Dataset):
@@ -110,7 +116,7 @@ class TrainingData(Dataset):
 
     def __init__(self, frames: Sequence[Frame | None], config: Config):
         self.image_size = tuple(config.camera.image_size)
-        self.frames = FrameCache(frames, self.image_size) if config.data.cache else frames
+        self.frames = FrameCache(frames, training_image_size(config)) if config.data.cache else frames
         self.config = config
 
     def __getitem__(self, draw: Draw) -> Batch | PerceptionError | None:

@@ -17,6 +17,9 @@ Boxes       All annotations of the ten detection classes at any distance, in the
             without annotations (test). nuScenes boxes stand upright in the world, ours in the ego frame: on a road that
             tilts the vehicle by a degree, corners differ by a degree.
 
+The first time that a version is opened its tables are read and checked, all scenes of them, and kept as columns beside
+the data or in the user's cache; from then on it opens in milliseconds (``nuscenes_index.py``).
+
 What is absent and what is broken are different things:
 
 Absent      A sensor without a row, or whose keyframe file is not on disk, is left out of the frame, older sweeps
@@ -30,22 +33,24 @@ Broken      A file that exists but is damaged or not what the tables say is a Da
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import logging
 import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from perception.config import DataConfig
-from perception.data.nuscenes_annotations import read_annotations
+from perception.data.nuscenes_annotations import Annotations
 from perception.data.nuscenes_files import DataError
-from perception.data.nuscenes_frame import CloudOptions, SampleReader
-from perception.data.nuscenes_tables import Table, read_recording, read_samples
+from perception.data.nuscenes_frame import ReadOptions, SampleReader
+from perception.data.nuscenes_index import open_index
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sample import SENSORS, Boxes3D, Frame
@@ -69,6 +74,9 @@ class NuScenes:
         min_distance_m: half the side of the square around a LiDAR or radar in which points are dropped.
         radar_filter: drop radar returns that the sensor itself holds for invalid or ambiguous.
         lidar_rings: keep only points that these lasers measured, counted as the files do; None keeps all.
+        image_size: height and width that the caller will scale images to, covering and then cropping, as
+            :func:`perception.sample.fit_image` does. JPEGs that are at least twice as large are decoded at a half, a
+            quarter or an eighth of their sides, which is much faster; their intrinsics say so. None: as stored.
         on_error: what a damaged file does, "raise" or "skip" (see the module docstring).
 
     Attributes:
@@ -95,6 +103,7 @@ class NuScenes:
         min_distance_m: float = 1.0,
         radar_filter: bool = True,
         lidar_rings: Sequence[int] | None = None,
+        image_size: tuple[int, int] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
         for sensor in sensors:
@@ -112,21 +121,46 @@ class NuScenes:
         sweeps = {"camera": 1, "radar": radar_sweeps, "lidar": lidar_sweeps}
         sweeps = {sensor: sweeps[sensor] for sensor in sensors}
         rings = None if lidar_rings is None else tuple(lidar_rings)
-        self._options = CloudOptions(sweeps, tuple(without), min_distance_m, radar_filter, rings)
-        self.scenes: list[str] = _choose_scenes(folder, split, scenes)
-        self._samples = read_samples(folder, self.scenes)
-        self._recording = read_recording(self.root, self.version, self._samples, sweeps)
+        cover = None if image_size is None else tuple(image_size)
+        if cover is not None and not (len(cover) == 2 and min(cover) >= 8):
+            raise PerceptionError(f"image_size: height and width of at least 8 were expected, found {cover}")
+        self._options = ReadOptions(sweeps, tuple(without), min_distance_m, radar_filter, rings, cover)
+        self._attach()
         for channel in without:
-            _require_known("channel", channel, {calibration.channel for calibration in self._recording.calibrations})
-        self._annotations = read_annotations(folder, self._samples)
-        self._kept = _part_of_each_scene(self._samples.scene, part)
-        self.tokens: list[str] = [self._samples.tokens[i] for i in self._kept]
+            _require_known("channel", channel, self._index.modality)
+
+        self.scenes: list[str] = _choose_scenes(folder, self._index.scenes, split, scenes)
+        number_of_scene = {name: number for number, name in enumerate(self._index.scenes)}
+        numbers = [number_of_scene[name] for name in self.scenes]
+        samples = [self._index.samples(number) for number in numbers]
+        kept = [_part_of_scene(own, part) for own in samples]
+        self._first_of_scene = np.cumsum([0, *map(len, kept)])
+        self._samples = np.concatenate([np.zeros(0, dtype=np.int64), *kept])  # of the version, one for every frame
+        self.tokens: list[str] = [token.decode() for token in self._index.sample_token[self._samples].tolist()]
 
         self._dropped_points: Counter = Counter()
-        self._absent = self._count_absent()
+        self._absent = self._index.count_absent(numbers, np.concatenate([self._samples[:0], *samples]), sweeps)
         if self._absent:
             counts = ", ".join(f"{n} {channel} {what}" for (channel, what), n in sorted(self._absent.items()))
             logger.warning("%s: going without what is absent: %s", folder, counts)
+
+    def _attach(self) -> None:
+        self._index = open_index(self.root, self.version)
+        modality, recording = self._index.modality, self._index.recording
+        keyframes = {name: rows for name, rows in recording.keyframes.items() if modality[name] in self._options.sweeps}
+        self._recording = dataclasses.replace(recording, keyframes=keyframes)
+
+    def __getstate__(self) -> dict:
+        """Another process maps the index itself."""
+        state = {name: value for name, value in vars(self).items() if name not in ("_index", "_recording")}
+        return {**state, "_sources": self._index.sources}
+
+    def __setstate__(self, state: dict) -> None:
+        sources = state.pop("_sources")
+        vars(self).update(state)
+        self._attach()
+        if self._index.sources != sources:
+            raise DataError(f"{self.root / self.version}: the tables were expected as they were opened, found others")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -138,13 +172,13 @@ class NuScenes:
             IndexError: no such frame.
             DataError: a damaged file, and ``on_error`` is "raise".
         """
-        i = int(self._kept[range(len(self))[operator.index(index)]])
+        index = range(len(self))[operator.index(index)]
         try:
-            return self._read(i)
+            return self._read(index)
         except PerceptionError as error:
             if self.on_error == "raise":
                 raise
-            token = self._samples.tokens[i]
+            token = self.tokens[index]
             if token not in self.skipped:
                 logger.warning("frame skipped: %s", error)
             self.skipped[token] = str(error)
@@ -152,16 +186,21 @@ class NuScenes:
 
     def index(self, token: str) -> int:
         """Which frame has this sample token."""
-        found = np.flatnonzero(self._kept == self._samples.position.get(token, -1))
-        if not len(found):
-            raise PerceptionError(f"{self.root / self.version}: sample {token} is not in the chosen scenes")
-        return int(found[0])
+        try:
+            return self._frame_of_token[token]
+        except KeyError:
+            message = f"{self.root / self.version}: sample {token} is not in the chosen scenes"
+            raise PerceptionError(message) from None
+
+    @cached_property
+    def _frame_of_token(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
 
     def indices(self, scene: str) -> range:
         """The frames of one scene, in order of time."""
         _require_known("scene", scene, self.scenes)
-        first, end = np.searchsorted(self._samples.scene[self._kept], self.scenes.index(scene) + np.arange(2)).tolist()
-        return range(first, end)
+        number = self.scenes.index(scene)
+        return range(*self._first_of_scene[number : number + 2].tolist())
 
     def frames(self, scene: str | None = None) -> Iterator[Frame]:
         """All frames, or those of one scene, in order; damaged ones are passed over if ``on_error`` is "skip"."""
@@ -173,7 +212,20 @@ class NuScenes:
     @property
     def annotated(self) -> bool:
         """Whether this version has annotations; the frames' boxes are None where it has not."""
-        return self._annotations is not None
+        return self._index.annotations is not None
+
+    @property
+    def annotations(self) -> Annotations | None:
+        """All boxes of this dataset's frames in the world frame, those of ``dataset[i]`` at ``first[i]:first[i + 1]``.
+
+        They are gathered anew by every call. None where the version has no annotations.
+        """
+        return self._index.annotations.of(self._samples) if self.annotated else None
+
+    @property
+    def ego_positions(self) -> np.ndarray:
+        """float64 [len(self), 3]: where the vehicle was at every LIDAR_TOP keyframe, world frame; NaN without one."""
+        return self._index.ego_position[self._samples]
 
     @property
     def report(self) -> dict[tuple[str, str], int]:
@@ -184,21 +236,11 @@ class NuScenes:
         """
         return dict(self._absent + self._dropped_points)
 
-    def _count_absent(self) -> Counter:
-        rows, absent = self._recording.rows, Counter()
-        channel = np.array([c.channel for c in self._recording.calibrations], dtype=str)[rows.calibration]
-        for name, keyframe in self._recording.keyframes.items():
-            files = int((~rows.present[keyframe[keyframe >= 0]]).sum())
-            absent[name, "keyframe row"] = int((keyframe < 0).sum())
-            absent[name, "keyframe file"] = files
-            absent[name, "sweep file"] = int((~rows.present & (channel == name)).sum()) - files
-        return +absent
-
-    def _read(self, i: int) -> Frame:
-        token = self._samples.tokens[i]
-        if self._recording.reference[i] < 0:
+    def _read(self, index: int) -> Frame:
+        token, sample = self.tokens[index], int(self._samples[index])
+        if self._recording.reference[sample] < 0:
             raise DataError(f"{self.root / self.version}: sample {token}: no row in sample_data, so no ego pose")
-        reader = SampleReader(self.root, self._recording, self._options, token, i, self._dropped_points)
+        reader = SampleReader(self.root, self._recording, self._options, token, sample, self._dropped_points)
         return Frame(
             token=token,
             timestamp_ns=1000 * reader.reference_us,
@@ -206,26 +248,25 @@ class NuScenes:
             cameras=reader.cameras(),
             radar=reader.radar(),
             lidar=reader.lidar(),
-            boxes=self._boxes(i, reader.ego_SE3_world),
-            scene=self.scenes[self._samples.scene[i]],
+            boxes=self._boxes(sample, reader.ego_SE3_world),
+            scene=self._index.scenes[self._index.sample_scene[sample]],
         )
 
-    def _boxes(self, i: int, ego_SE3_world: SE3) -> Boxes3D | None:
-        annotations = self._annotations
-        if annotations is None:
+    def _boxes(self, sample: int, ego_SE3_world: SE3) -> Boxes3D | None:
+        if not self.annotated:
             return None
-        own = slice(annotations.first[i], annotations.first[i + 1])
-        forward = ego_SE3_world.rotate(annotations.forward[own])
+        own = self._index.annotations.of(np.array([sample]))
+        forward = ego_SE3_world.rotate(own.forward)
         return Boxes3D(
-            center=ego_SE3_world.transform(annotations.center[own]),
-            size=annotations.size[own],
+            center=ego_SE3_world.transform(own.center),
+            size=own.size,
             yaw=np.arctan2(forward[:, 1], forward[:, 0]),
-            velocity=ego_SE3_world.rotate(annotations.velocity[own])[:, :2],
-            label=annotations.label[own],
-            attribute=annotations.attribute[own],
-            visibility=annotations.visibility[own],
-            num_lidar_points=annotations.num_lidar_points[own],
-            num_radar_points=annotations.num_radar_points[own],
+            velocity=ego_SE3_world.rotate(own.velocity)[:, :2],
+            label=own.label,
+            attribute=own.attribute,
+            visibility=own.visibility,
+            num_lidar_points=own.num_lidar_points,
+            num_radar_points=own.num_radar_points,
         )
 
 
@@ -238,14 +279,13 @@ def open_source(root: str | Path, config: DataConfig, version: str | None = None
     return NuScenes(root, version, **sweeps, **selection)
 
 
-def _part_of_each_scene(scene: np.ndarray, part: Sequence[float]) -> np.ndarray:
-    """Which samples lie in the part; scene [S] is ascending."""
+def _part_of_scene(samples: np.ndarray, part: Sequence[float]) -> np.ndarray:
+    """Those samples of a scene, in order of time, that lie in the part."""
     begin, end = part
     if not 0 <= begin < end <= 1:
         raise PerceptionError(f"part: two shares, 0 <= begin < end <= 1, were expected, found {begin}, {end}")
-    first = np.searchsorted(scene, scene)
-    place = (np.arange(len(scene)) - first) / (np.searchsorted(scene, scene, side="right") - first)
-    return np.flatnonzero((place >= begin) & (place < end))
+    place = np.arange(len(samples)) / max(len(samples), 1)
+    return samples[(place >= begin) & (place < end)]
 
 
 def _require_known(kind: str, name: str, known: Collection[str]) -> None:
@@ -268,9 +308,8 @@ def _find_version(root: Path, version: str | None) -> str:
     raise DataError(f"{root}: {wanted}, a folder with scene.json, was expected, found {found}")
 
 
-def _choose_scenes(folder: Path, split: str | None, scenes: Sequence[str] | None) -> list[str]:
-    """Names of scenes that are in the tables."""
-    names = Table(folder, "scene", ("name",)).strings("name")
+def _choose_scenes(folder: Path, names: list[str], split: str | None, scenes: Sequence[str] | None) -> list[str]:
+    """Those of the names in the tables that are asked for."""
     if split is not None and scenes:
         raise PerceptionError(f"either split or scenes was expected, found both: '{split}' and {list(scenes)}")
     if scenes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from perception.data.nuscenes_tables import Samples, Table
+from perception.data.nuscenes_json import Rows, Table, read_pieces
+from perception.data.nuscenes_tables import Columns, Resolver, stacked, token_positions
 from perception.sample import ATTRIBUTES, CLASSES
 
 MAX_TIME_DIFF_S = 1.5  # between annotations, for a velocity; twice that for a central difference (devkit: box_velocity)
@@ -27,6 +30,8 @@ DETECTION_CLASS = {
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }  # every other category is outside the detection task
+BICYCLE_RACK = "static_object.bicycle_rack"  # the metric passes over bicycles and motorcycles that stand in one
+OTHER, RACK = -1, -2  # instead of a label
 VISIBILITY_LEVEL = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
 
 
@@ -35,7 +40,9 @@ class Annotations:
     """Boxes of the ten detection classes in the world frame; those of sample i are first[i] to first[i + 1].
 
     first: int64 [S + 1].  center: [N, 3].  size: [N, 3] (l, w, h).  forward: [N, 3], the box's x axis.
-    velocity: [N, 3] m/s, NaN where unknown.  The rest as in Boxes3D, int64 [N].
+    velocity: [N, 3] m/s, NaN where unknown.  label to num_radar_points as in Boxes3D, int64 [N].
+    rack_first: int64 [S + 1], likewise of the bicycle racks.  rack_center: [R, 3].  rack_size: [R, 3] (l, w, h).
+    rack_rotation: [R, 4] unit quaternions (w, x, y, z).
     """
 
     first: np.ndarray
@@ -48,10 +55,34 @@ class Annotations:
     visibility: np.ndarray
     num_lidar_points: np.ndarray
     num_radar_points: np.ndarray
+    rack_first: np.ndarray
+    rack_center: np.ndarray
+    rack_size: np.ndarray
+    rack_rotation: np.ndarray
+
+    def of(self, samples: np.ndarray) -> Annotations:
+        """Those of some samples, by index and in that order."""
+        first, own = _gathered(self.first, samples)
+        rack_first, rack = _gathered(self.rack_first, samples)
+        columns = {name: column for name, column in vars(self).items() if not name.endswith("first")}
+        columns = {name: column[rack if name.startswith("rack") else own] for name, column in columns.items()}
+        return Annotations(first=first, rack_first=rack_first, **columns)
 
 
-def read_annotations(folder: Path, samples: Samples) -> Annotations | None:
-    """Read the tables about boxes; None in a version without any, such as v1.0-test.
+def _gathered(first: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the rows of the samples begin once they are put one behind the other, [len(samples) + 1], and the rows."""
+    begin, length = first[samples], first[samples + 1] - first[samples]
+    new_first = np.concatenate([[0], np.cumsum(length)])
+    return new_first, np.arange(new_first[-1]) + np.repeat(begin - new_first[:-1], length)
+
+
+def read_annotations(
+    folder: Path, samples: dict[str, int], timestamp_us: np.ndarray, progress: Callable[[int], object]
+) -> Columns | None:
+    """The columns of :class:`Annotations`; None in a version without any, such as v1.0-test.
+
+    Args:
+        samples: token -> sample.  timestamp_us: int64 [S], of every sample.
 
     Raises:
         DataError: a table is missing or malformed, or a row refers to nothing.
@@ -59,75 +90,105 @@ def read_annotations(folder: Path, samples: Samples) -> Annotations | None:
     if not (folder / "sample_annotation.json").exists():
         return None
     keys = ("sample_token", "instance_token", "visibility_token", "attribute_tokens", "translation", "size", "rotation")
-    table = Table(folder, "sample_annotation", (*keys, "prev", "next", "num_lidar_pts", "num_radar_pts"))
-    if not table.rows:
+    keys = (*keys, "prev", "next", "num_lidar_pts", "num_radar_pts")
+    pieces = read_pieces(folder, "sample_annotation", keys, progress)
+    empty, first = next(pieces), next(pieces, None)
+    if first is None:
         return None
-    table.keep(np.flatnonzero(table.references("sample_token", samples.position) >= 0))
-    sample = table.references("sample_token", samples.position)
-    label = _labels(folder, table)
-    velocity = _velocities(table, samples.timestamp_us[sample])
-
-    order = np.argsort(sample, kind="stable")  # the table's order within a sample, as the devkit has it
-    order = order[label[order] >= 0]
-    table.keep(order)
-    size = table.numbers("size", np.float64, (3,))[:, [1, 0, 2]]
-    for i in np.flatnonzero((size <= 0).any(axis=1))[:1]:
-        table.fail(i, "size", "three positive numbers")
-    w, x, y, z = table.quaternions("rotation").T
-    return Annotations(
-        first=np.searchsorted(sample[order], np.arange(len(samples.tokens) + 1)),
-        center=table.numbers("translation", np.float64, (3,)),
-        size=size,
-        forward=np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=1),
-        velocity=velocity[order],
-        label=label[order],
-        attribute=_attributes(folder, table),
-        visibility=_visibilities(folder, table),
-        num_lidar_points=table.numbers("num_lidar_pts", np.int64),
-        num_radar_points=table.numbers("num_radar_pts", np.int64),
-    )
+    reader = _Reader(folder, samples)
+    parts = [reader.columns(piece) for piece in chain([empty, first], pieces)]
+    every, boxes, racks = (stacked(part[i] for part in parts) for i in range(3))
+    velocity = _velocities(folder, every, timestamp_us)[every["label"] >= 0]
+    every_sample = np.arange(len(timestamp_us) + 1)
+    order = np.argsort(boxes["sample"], kind="stable")  # the table's order within a sample, as the devkit has it
+    rack_order = np.argsort(racks["sample"], kind="stable")
+    return {
+        "first": np.searchsorted(boxes.pop("sample")[order], every_sample),
+        "velocity": velocity[order],
+        **{name: column[order] for name, column in boxes.items()},
+        "rack_first": np.searchsorted(racks.pop("sample")[rack_order], every_sample),
+        **{f"rack_{name}": column[rack_order] for name, column in racks.items()},
+    }
 
 
-def _labels(folder: Path, table: Table) -> np.ndarray:
-    """int64 [N] index into CLASSES, -1 for the categories outside the detection task."""
-    categories = Table(folder, "category", ("name",))
-    instances = Table(folder, "instance", ("category_token",))
-    names = [DETECTION_CLASS.get(name) for name in categories.strings("name")]
-    label = np.array([CLASSES.index(name) if name else -1 for name in names], dtype=np.int64)
-    category = instances.references("category_token", categories.positions())
-    return label[category[table.references("instance_token", instances.positions())]]
+class _Reader:
+    """Makes columns of pieces of sample_annotation, with the small tables that it refers to."""
+
+    def __init__(self, folder: Path, samples: dict[str, int]):
+        self._samples = samples
+        categories, instances = Table(folder, "category", ("name",)), Table(folder, "instance", ("category_token",))
+        label = np.array([_label(name) for name in categories.strings("name")], dtype=np.int64)
+        self._instances = instances.positions()
+        self._label = label[instances.references("category_token", categories.positions())]
+        attributes = Table(folder, "attribute", ("name",))
+        self._attributes = dict(zip(attributes.strings("token"), attributes.strings("name")))
+        visibility = Table(folder, "visibility", ("level",))
+        self._visibilities = visibility.positions()
+        level = [VISIBILITY_LEVEL.get(name, 0) for name in visibility.strings("level")]
+        self._level = np.array([*level, 0], dtype=np.int64)  # the last for an empty token
+
+    def columns(self, rows: Rows) -> tuple[Columns, Columns, Columns]:
+        """What velocities need of every row, the boxes of the ten classes, and the bicycle racks."""
+        sample = rows.references("sample_token", self._samples)
+        label = self._label[rows.references("instance_token", self._instances)]
+        every = {
+            "token": rows.bytes("token"),
+            "sample": sample,
+            "label": label,
+            "center": rows.numbers("translation", np.float64, (3,)),
+            "prev": rows.bytes("prev"),
+            "next": rows.bytes("next"),
+        }
+        kept = np.flatnonzero(label != OTHER)
+        rows, sample, label = rows.chosen(kept), sample[kept], label[kept]
+        rotation, size = rows.quaternions("rotation"), rows.numbers("size", np.float64, (3,))[:, [1, 0, 2]]
+        for i in np.flatnonzero((size <= 0).any(axis=1))[:1]:
+            rows.fail(i, "size", "three positive numbers")
+        w, x, y, z = rotation.T
+        common = {"sample": sample, "center": every["center"][kept], "size": size}
+        boxes = {
+            **common,
+            "forward": np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=1),
+            "label": label,
+            "attribute": self._attribute(rows),
+            "visibility": self._level[rows.references("visibility_token", self._visibilities, optional=True)],
+            "num_lidar_points": rows.numbers("num_lidar_pts", np.int64),
+            "num_radar_points": rows.numbers("num_radar_pts", np.int64),
+        }
+        racks = {**common, "rotation": rotation}
+        return every, _where(boxes, label >= 0), _where(racks, label == RACK)
+
+    def _attribute(self, rows: Rows) -> np.ndarray:
+        """int64 [N] index into ATTRIBUTES, -1 for none; nuScenes gives a box of the ten classes at most one."""
+        attribute, names = np.full(len(rows.rows), -1, dtype=np.int64), self._attributes
+        for i, row in enumerate(rows.rows):
+            tokens = row["attribute_tokens"]
+            known = isinstance(tokens, list) and all(isinstance(t, str) and names.get(t) in ATTRIBUTES for t in tokens)
+            if not known:
+                rows.fail(i, "attribute_tokens", "a list of tokens of known attributes")
+            if tokens:
+                attribute[i] = ATTRIBUTES.index(names[tokens[0]])
+        return attribute
 
 
-def _velocities(table: Table, timestamp_us: np.ndarray) -> np.ndarray:
+def _where(columns: Columns, mask: np.ndarray) -> Columns:
+    return {name: column[mask] for name, column in columns.items()}
+
+
+def _label(category: str) -> int:
+    if category == BICYCLE_RACK:
+        return RACK
+    return CLASSES.index(DETECTION_CLASS[category]) if category in DETECTION_CLASS else OTHER
+
+
+def _velocities(folder: Path, rows: Columns, timestamp_us: np.ndarray) -> np.ndarray:
     """[N, 3] m/s, world frame: the difference to the neighbours in time, as the devkit's ``box_velocity`` has it."""
-    center = table.numbers("translation", np.float64, (3,))
-    own = np.arange(len(table.rows))
-    positions = table.positions()
-    before = table.references("prev", positions, optional=True)
-    after = table.references("next", positions, optional=True)
+    resolve, positions = Resolver(folder / "sample_annotation.json", rows["token"]), token_positions(rows["token"])
+    before = resolve("prev", rows["prev"], positions, optional=True)
+    after = resolve("next", rows["next"], positions, optional=True)
+    own, timestamp_us = np.arange(len(before)), timestamp_us[rows["sample"]]
     max_time_diff_s = np.where((before >= 0) & (after >= 0), 2 * MAX_TIME_DIFF_S, MAX_TIME_DIFF_S)
     before, after = np.where(before >= 0, before, own), np.where(after >= 0, after, own)
     seconds = 1e-6 * (timestamp_us[after] - timestamp_us[before])
     seconds[(seconds <= 0) | (seconds > max_time_diff_s)] = np.nan
-    return (center[after] - center[before]) / seconds[:, None]
-
-
-def _attributes(folder: Path, table: Table) -> np.ndarray:
-    """int64 [N] index into ATTRIBUTES, -1 for none; nuScenes gives a box of the ten classes at most one."""
-    attributes = Table(folder, "attribute", ("name",))
-    names = dict(zip(attributes.strings("token"), attributes.strings("name")))
-    attribute = np.full(len(table.rows), -1, dtype=np.int64)
-    for i, row in enumerate(table.rows):
-        tokens = row["attribute_tokens"]
-        if not isinstance(tokens, list) or not all(isinstance(t, str) and names.get(t) in ATTRIBUTES for t in tokens):
-            table.fail(i, "attribute_tokens", "a list of tokens of known attributes")
-        if tokens:
-            attribute[i] = ATTRIBUTES.index(names[tokens[0]])
-    return attribute
-
-
-def _visibilities(folder: Path, table: Table) -> np.ndarray:
-    """int64 [N] level 1..4, 0 for unknown."""
-    visibility = Table(folder, "visibility", ("level",))
-    level = np.array([VISIBILITY_LEVEL.get(name, 0) for name in visibility.strings("level")] + [0], dtype=np.int64)
-    return level[table.references("visibility_token", visibility.positions(), optional=True)]
+    return (rows["center"][after] - rows["center"][before]) / seconds[:, None]

@@ -6,9 +6,12 @@ knows frames, filters or tables; see ``nuscenes.py`` for those.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,35 +20,56 @@ from perception.errors import PerceptionError
 
 LIDAR_BIN_COLUMNS = 5  # x, y, z, intensity, ring index, all float32
 _PCD_HEADER_BYTES = 4096  # a nuScenes header takes about 380; a file without DATA in the first 4 KiB is no PCD
+_PCD_USUAL_END = b"\nDATA binary\n"
 _PCD_KINDS = {"F": "f", "I": "i", "U": "u"}
-_PCD_SIZES = {"F": (2, 4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
+_PCD_SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
 
 
 class DataError(PerceptionError):
     """A file or table on disk that is missing, damaged or not what the tables say."""
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
 
 
-def read_lidar_bin(path: Path) -> np.ndarray:
-    """A ``.pcd.bin`` sweep: float32 [N, 5] as x, y, z (metres, sensor frame), intensity 0..255, ring index.
+def _unreadable(path: str | Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def lidar_bin_length(path: str | Path) -> int:
+    """How many points a ``.pcd.bin`` sweep holds.
 
     The format has no header, so its size is all that can be checked: N x 20 bytes. No bytes are no points.
     """
-    data = read_bytes(path)
-    if len(data) % (4 * LIDAR_BIN_COLUMNS):
-        raise DataError(
-            f"{path}: a multiple of {4 * LIDAR_BIN_COLUMNS} bytes was expected, found {len(data)}: truncated?"
-        )
-    return np.frombuffer(data, dtype="<f4").reshape(-1, LIDAR_BIN_COLUMNS)
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if size % (4 * LIDAR_BIN_COLUMNS):
+        raise DataError(f"{path}: a multiple of {4 * LIDAR_BIN_COLUMNS} bytes was expected, found {size}: truncated?")
+    return size // (4 * LIDAR_BIN_COLUMNS)
 
 
-def read_pcd(path: Path) -> np.ndarray:
+def read_lidar_bin(path: str | Path, out: np.ndarray) -> None:
+    """Fill ``out``, contiguous float32 [N, 5] as long as :func:`lidar_bin_length` said, with a ``.pcd.bin`` sweep.
+
+    Columns: x, y, z (metres, sensor frame), intensity 0..255, ring index.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = file.readinto(out) + len(file.read(1))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if size != out.nbytes:
+        raise DataError(f"{path}: {out.nbytes} bytes were expected, found {size}: is it being written?")
+
+
+def read_pcd(path: str | Path) -> np.ndarray:
     """A binary PCD file: structured array [N], one named field for every entry of FIELDS, types as the header declares.
 
     https://pointclouds.org/documentation/tutorials/pcd_file_format.html; DATA binary and COUNT 1 only, which is what
@@ -53,67 +77,84 @@ def read_pcd(path: Path) -> np.ndarray:
     with a newline or nothing.
     """
     data = read_bytes(path)
-    header, start = _pcd_header(path, data)
-    dtype = _pcd_dtype(path, header)
-    width, height = _integers(path, header, "WIDTH", 1)[0], _integers(path, {"HEIGHT": ["1"], **header}, "HEIGHT", 1)[0]
-    points = _integers(path, {"POINTS": [str(width * height)], **header}, "POINTS", 1)[0]
-    if points != width * height:
-        raise DataError(f"{path}: POINTS equal to WIDTH x HEIGHT = {width * height} was expected, found {points}")
-    expected, found = points * dtype.itemsize, len(data) - start
+    usual_end = data.find(_PCD_USUAL_END, 0, _PCD_HEADER_BYTES)
+    try:
+        layout = _pcd_layout(data[: usual_end + len(_PCD_USUAL_END) if usual_end >= 0 else _PCD_HEADER_BYTES])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    expected, found = layout.points * layout.dtype.itemsize, len(data) - layout.start
     if found < expected:
-        raise DataError(f"{path}: {expected} bytes of data ({points} points) were expected, found {found}")
-    return np.frombuffer(data, dtype=dtype, count=points, offset=start)
+        raise DataError(f"{path}: {expected} bytes of data ({layout.points} points) were expected, found {found}")
+    return np.frombuffer(data, dtype=layout.dtype, count=layout.points, offset=layout.start)
 
 
-def _pcd_header(path: Path, data: bytes) -> tuple[dict[str, list[str]], int]:
+class _PcdLayout(NamedTuple):
+    """What a header says: the packed type of one point, how many there are, and where they begin."""
+
+    dtype: np.dtype
+    points: int
+    start: int
+
+
+@lru_cache(maxsize=1024)  # the headers of a radar differ in the number of points only, which is at most 125
+def _pcd_layout(beginning: bytes) -> _PcdLayout:
+    """From the first bytes of a file, with the whole header among them. Errors do not name the file."""
+    header, start = _pcd_header(beginning)
+    dtype = _pcd_dtype(header)
+    width, height = _integers(header, "WIDTH", 1)[0], _integers({"HEIGHT": ["1"], **header}, "HEIGHT", 1)[0]
+    points = _integers({"POINTS": [str(width * height)], **header}, "POINTS", 1)[0]
+    if points != width * height:
+        raise DataError(f"POINTS equal to WIDTH x HEIGHT = {width * height} was expected, found {points}")
+    return _PcdLayout(dtype, points, start)
+
+
+def _pcd_header(data: bytes) -> tuple[dict[str, list[str]], int]:
     """The header as keyword -> values, and where the data begin."""
     header: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in header:
         end = data.find(b"\n", start, _PCD_HEADER_BYTES)
         if end < 0:
-            raise DataError(f"{path}: a PCD header ending in a DATA line was expected, found none")
+            raise DataError("a PCD header ending in a DATA line was expected, found none")
         try:
             words = data[start:end].decode("ascii").split()
         except UnicodeDecodeError:
-            raise DataError(f"{path}: a PCD header in ASCII was expected, found other bytes") from None
+            raise DataError("a PCD header in ASCII was expected, found other bytes") from None
         start = end + 1
         if not words or words[0].startswith("#"):
             continue
         if words[0] in header:
-            raise DataError(f"{path}: one {words[0]} line in the PCD header was expected, found two")
+            raise DataError(f"one {words[0]} line in the PCD header was expected, found two")
         header[words[0]] = words[1:]
     if header["DATA"] != ["binary"]:
-        raise DataError(f"{path}: 'DATA binary' was expected, found 'DATA {' '.join(header['DATA'])}'")
+        raise DataError(f"'DATA binary' was expected, found 'DATA {' '.join(header['DATA'])}'")
     return header, start
 
 
-def _pcd_dtype(path: Path, header: dict[str, list[str]]) -> np.dtype:
+def _pcd_dtype(header: dict[str, list[str]]) -> np.dtype:
     """The packed type of one point."""
     fields = header.get("FIELDS", [])
     if not fields or len(set(fields)) != len(fields):
-        raise DataError(f"{path}: distinct names in FIELDS were expected, found '{' '.join(fields)}'")
-    sizes = _integers(path, header, "SIZE", len(fields))
-    counts = _integers(path, {"COUNT": ["1"] * len(fields), **header}, "COUNT", len(fields))
+        raise DataError(f"distinct names in FIELDS were expected, found '{' '.join(fields)}'")
+    sizes = _integers(header, "SIZE", len(fields))
+    counts = _integers({"COUNT": ["1"] * len(fields), **header}, "COUNT", len(fields))
     kinds = header.get("TYPE", [])
     if len(kinds) != len(fields):
-        raise DataError(f"{path}: {len(fields)} entries of TYPE were expected, found {len(kinds)}")
+        raise DataError(f"{len(fields)} entries of TYPE were expected, found {len(kinds)}")
     for field, kind, size, count in zip(fields, kinds, sizes, counts):
         if size not in _PCD_SIZES.get(kind, ()) or count != 1:
-            raise DataError(
-                f"{path}: field {field}: a number was expected, found TYPE {kind} SIZE {size} COUNT {count}"
-            )
+            raise DataError(f"field {field}: a number was expected, found TYPE {kind} SIZE {size} COUNT {count}")
     return np.dtype([(field, f"<{_PCD_KINDS[kind]}{size}") for field, kind, size in zip(fields, kinds, sizes)])
 
 
-def _integers(path: Path, header: dict[str, list[str]], key: str, length: int) -> list[int]:
+def _integers(header: dict[str, list[str]], key: str, length: int) -> list[int]:
     words = header.get(key, [])
     if len(words) != length or not all(word.isdecimal() and len(word) < 10 for word in words):
-        raise DataError(f"{path}: {length} whole numbers were expected in {key}, found '{' '.join(words)}'")
+        raise DataError(f"{length} whole numbers were expected in {key}, found '{' '.join(words)}'")
     return [int(word) for word in words]
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_image(path: str | Path, size: tuple[int, int], cover: tuple[int, int] | None = None) -> tuple[np.ndarray, int]:
     """A JPEG or PNG as uint8 [H, W, 3] RGB, as stored: intrinsics know nothing of an EXIF orientation.
 
     OpenCV fills the lost part of a truncated JPEG with grey and says nothing, so JPEGs go through simplejpeg's strict
@@ -122,6 +163,12 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     Args:
         size: height and width it must have. They are looked up before decoding: a damaged header that claims
             60000 x 60000 would otherwise take all memory there is.
+        cover: height and width, at least 8, that the caller will make of it. simplejpeg then decodes a JPEG at the
+            smallest of 1/1, 1/2, 1/4 and 1/8 of its sides that is no smaller: a DCT block of 8 x 8 gives 4 x 4, 2 x 2
+            or one pixel, for half the time. (libjpeg-turbo has no fast code for the fractions between.)
+
+    Returns:
+        The image, and what its sides were divided by; a part of a pixel that remains at the end makes one more.
     """
     data = read_bytes(path)
     is_jpeg = data.startswith(b"\xff\xd8")
@@ -131,7 +178,13 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     if found != tuple(size):
         what = f"height, width {found}" if found else "an image without a size"
         raise DataError(f"{path}: height, width {tuple(size)} were expected, found {what}")
-    return _decode_jpeg(path, data) if is_jpeg else _decode_png(path, data)
+    if is_jpeg:
+        return _decode_jpeg(path, data, size, _reduction(size, cover or size))
+    return _decode_png(path, data), 1
+
+
+def _reduction(size: tuple[int, int], cover: tuple[int, int]) -> int:
+    return max((n for n in (2, 4, 8) if size[0] >= n * cover[0] and size[1] >= n * cover[1]), default=1)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -156,20 +209,24 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
     return height, width
 
 
-def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
+def _decode_jpeg(path: str | Path, data: bytes, size: tuple[int, int], reduction: int) -> tuple[np.ndarray, int]:
     try:
         import simplejpeg
     except ImportError:
         if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
             raise DataError(f"{path}: a whole JPEG was expected, found one without its end marker: truncated") from None
-        return _decode_opencv(path, data)
+        return _decode_opencv(path, data), 1
+    height, width = (-(-side // reduction) for side in size)
     try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        image = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", strict=True, min_height=height, min_width=width, min_factor=reduction
+        )
     except ValueError as error:
         raise DataError(f"{path}: a whole JPEG was expected, found a damaged one: {error}") from None
+    return image, reduction
 
 
-def _decode_png(path: Path, data: bytes) -> np.ndarray:
+def _decode_png(path: str | Path, data: bytes) -> np.ndarray:
     """Walks the chunks and their checksums first, since OpenCV returns damaged PNGs too."""
     at, kind = 8, b""
     while kind != b"IEND":
@@ -180,7 +237,7 @@ def _decode_png(path: Path, data: bytes) -> np.ndarray:
     return _decode_opencv(path, data)
 
 
-def _decode_opencv(path: Path, data: bytes) -> np.ndarray:
+def _decode_opencv(path: str | Path, data: bytes) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

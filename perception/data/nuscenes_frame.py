@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from perception.data.nuscenes_files import DataError, read_image, read_lidar_bin, read_pcd
+from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
+from perception.data.nuscenes_files import DataError, lidar_bin_length, read_image, read_lidar_bin, read_pcd
 from perception.data.nuscenes_tables import Calibration, Recording
 from perception.geometry import SE3
-from perception.sample import CameraImage, LidarCloud, RadarCloud
+from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, CameraImage, LidarCloud, RadarCloud, scaling
 
-_RADAR_USED = ("x", "y", "z", "rcs", "vx_comp", "vy_comp")
-_RADAR_KEPT = {"invalid_state": (0,), "dyn_prop": (0, 1, 2, 3, 4, 5, 6), "ambig_state": (3,)}  # devkit: default_filters
+_RADAR_USED = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", "invalid_state", "dyn_prop", "ambig_state")
 
 
 @dataclass(frozen=True)
-class CloudOptions:
+class ReadOptions:
     """sweeps: modality -> sweeps in a cloud, the keyframe included.  The rest as in :class:`perception.NuScenes`."""
 
     sweeps: dict[str, int]
@@ -27,6 +28,7 @@ class CloudOptions:
     min_distance_m: float
     radar_filter: bool
     lidar_rings: tuple[int, ...] | None
+    image_size: tuple[int, int] | None
 
 
 class SampleReader:
@@ -37,7 +39,7 @@ class SampleReader:
         dropped: counts, by channel, the points that are not finite.
     """
 
-    def __init__(self, root: Path, recording: Recording, options: CloudOptions, token: str, i: int, dropped: Counter):
+    def __init__(self, root: Path, recording: Recording, options: ReadOptions, token: str, i: int, dropped: Counter):
         self._root, self._rows, self._calibrations = root, recording.rows, recording.calibrations
         self._options, self._token, self._dropped = options, token, dropped
         keyframes = (int(rows[i]) for rows in recording.keyframes.values())
@@ -51,60 +53,72 @@ class SampleReader:
         self.ego_SE3_world = self.world_SE3_ego.inverse()
 
     def cameras(self) -> dict[str, CameraImage]:
-        return {self._calibration(row).channel: self._camera(row) for row in self._keyframe_rows("camera")}
+        rows = self._keyframe_rows("camera")
+        if not rows:
+            return {}
+        poses = self._ego_T_sensor(rows)
+        return {self._calibration(row).channel: self._camera(row, pose) for row, pose in zip(rows, poses)}
 
     def lidar(self) -> LidarCloud | None:
-        clouds = [self._lidar_sweep(row) for row in self._sweep_rows("lidar")]
-        return LidarCloud(np.concatenate(clouds)) if clouds else None
+        rows = self._sweep_rows("lidar")
+        if not rows:
+            return None
+        lengths = [self._read(row, lidar_bin_length) for row in rows]
+        rings = _ring_filter(self._options.lidar_rings)
+        points = np.empty((sum(lengths), len(LIDAR_FIELDS)), dtype=np.float32)
+        total = 0  # of the points so far: every sweep is read to where those before it end, and shrinks in place
+        for row, length, pose, age_s in zip(rows, lengths, self._ego_T_sensor(rows), self._age_s(rows)):
+            sweep = points[total : total + length]
+            self._read(row, read_lidar_bin, sweep)
+            kept, not_finite = lidar_to_ego(sweep, pose, age_s, self._options.min_distance_m, *rings)
+            self._count(row, "empty file", length == 0)
+            self._count(row, "point not finite", not_finite)
+            total += kept
+        return LidarCloud(points[:total])
 
     def radar(self) -> RadarCloud | None:
-        clouds = [self._radar_sweep(row) for row in self._sweep_rows("radar")]
-        return RadarCloud(np.concatenate(clouds)) if clouds else None
+        rows = self._sweep_rows("radar")
+        if not rows:
+            return None
+        sweeps = [self._radar_records(row) for row in rows]
+        points = np.empty((sum(map(len, sweeps)), len(RADAR_FIELDS)), dtype=np.float32)
+        total = 0
+        for row, sweep, pose, age_s in zip(rows, sweeps, self._ego_T_sensor(rows), self._age_s(rows)):
+            options = self._options.min_distance_m, self._options.radar_filter
+            kept, not_finite = radar_to_ego(sweep, pose, age_s, *options, points[total:])
+            self._count(row, "point not finite", not_finite)
+            total += kept
+        return RadarCloud(points[:total])
 
-    def _camera(self, row: int) -> CameraImage:
+    def _camera(self, row: int, ego_T_camera: np.ndarray) -> CameraImage:
         size = tuple(self._rows.image_size[row].tolist())
-        image = self._read(row, read_image, size)
+        image, n = self._read(row, read_image, size, self._options.image_size)
+        intrinsics = scaling(1 / n, 1 / n) @ self._calibration(row).intrinsics
         timestamp_ns = 1000 * int(self._rows.timestamp_us[row])
-        return CameraImage(image, self._calibration(row).intrinsics, self._ego_SE3_sensor(row), timestamp_ns)
+        return CameraImage(image, intrinsics, SE3.from_matrix(ego_T_camera), timestamp_ns)
 
-    def _lidar_sweep(self, row: int) -> np.ndarray:
-        """float32 [N, 5], columns of LIDAR_FIELDS."""
-        stored = self._read(row, read_lidar_bin)
-        if not len(stored):
-            self._dropped[self._calibration(row).channel, "empty file"] += 1
-        if self._options.lidar_rings is not None:
-            stored = stored[np.isin(stored[:, 4], self._options.lidar_rings)]
-        raw = self._off_vehicle(stored[:, :4].astype(np.float64))
-        xyz = self._ego_SE3_sensor(row).transform(raw[:, :3])
-        return self._finite(row, np.column_stack([xyz, raw[:, 3], self._age_s(row, raw)]))
-
-    def _radar_sweep(self, row: int) -> np.ndarray:
-        """float32 [N, 7], columns of RADAR_FIELDS."""
-        points = self._read(row, read_pcd)
-        missing = [name for name in (*_RADAR_USED, *_RADAR_KEPT) if name not in points.dtype.names]
+    def _radar_records(self, row: int) -> np.ndarray:
+        records = self._read(row, read_pcd)
+        missing = [name for name in _RADAR_USED if name not in records.dtype.names]
         if missing:
-            found = " ".join(points.dtype.names)
+            found = " ".join(records.dtype.names)
             raise self._error(row, f"a field {missing[0]} was expected, found {found}")
-        if self._options.radar_filter:
-            points = points[np.logical_and.reduce([np.isin(points[name], kept) for name, kept in _RADAR_KEPT.items()])]
-        raw = self._off_vehicle(np.column_stack([points[name].astype(np.float64) for name in _RADAR_USED]))
-        ego_SE3_radar = self._ego_SE3_sensor(row)
-        velocity = ego_SE3_radar.rotate(np.column_stack([raw[:, 4:6], np.zeros(len(raw))]))[:, :2]
-        xyz = ego_SE3_radar.transform(raw[:, :3])
-        return self._finite(row, np.column_stack([xyz, raw[:, 3], velocity, self._age_s(row, raw)]))
+        return records
 
     def _keyframe_rows(self, modality: str) -> list[int]:
         return [row for row in self._keyframes if self._calibration(row).modality == modality]
 
-    def _sweep_rows(self, modality: str) -> Iterator[int]:
+    def _sweep_rows(self, modality: str) -> list[int]:
         """Of every sensor the keyframe and the sweeps before it whose files exist, latest first."""
+        rows = []
         for row in self._keyframe_rows(modality):
             for _ in range(self._options.sweeps[modality]):
                 if row < 0:
                     break
                 if self._rows.present[row]:
-                    yield row
+                    rows.append(row)
                 row = int(self._rows.previous[row])
+        return rows
 
     def _calibration(self, row: int) -> Calibration:
         return self._calibrations[self._rows.calibration[row]]
@@ -113,26 +127,24 @@ class SampleReader:
         pose = self._rows.world_SE3_ego[row]
         return SE3.from_quaternion(pose[3:], pose[:3])
 
-    def _ego_SE3_sensor(self, row: int) -> SE3:
-        """From the sensor at its time of measurement to the ego frame at the reference time."""
-        return self.ego_SE3_world @ self._world_SE3_ego(row) @ self._calibration(row).ego_SE3_sensor
+    def _ego_T_sensor(self, rows: list[int]) -> np.ndarray:
+        """float64 [M, 4, 4]: from each row's sensor at its time of measurement to the ego frame at the reference time.
 
-    def _age_s(self, row: int, points: np.ndarray) -> np.ndarray:
-        return np.full(len(points), 1e-6 * (self.reference_us - int(self._rows.timestamp_us[row])))
+        All at once, since there are dozens: to make and check an SE3 takes longer than to transform a radar's points.
+        """
+        pose, calibration = self._rows.world_SE3_ego[rows], self._rows.calibration[rows].tolist()
+        world_T_ego = np.tile(np.eye(4), (len(rows), 1, 1))
+        world_T_ego[:, :3, :3] = Rotation.from_quat(pose[:, [4, 5, 6, 3]]).as_matrix()  # w last
+        world_T_ego[:, :3, 3] = pose[:, :3]
+        mount = {i: self._calibrations[i].ego_SE3_sensor.matrix for i in set(calibration)}
+        return self.ego_SE3_world.matrix @ world_T_ego @ np.stack([mount[i] for i in calibration])
 
-    def _off_vehicle(self, points: np.ndarray) -> np.ndarray:
-        """Drops points [N, C] close to their sensor: in a square, not a circle (devkit: remove_close)."""
-        return points[~(np.abs(points[:, :2]) < self._options.min_distance_m).all(axis=1)]
+    def _age_s(self, rows: list[int]) -> np.ndarray:
+        return 1e-6 * (self.reference_us - self._rows.timestamp_us[rows])
 
-    def _finite(self, row: int, points: np.ndarray) -> np.ndarray:
-        """The finite points as float32; the others are counted."""
-        with np.errstate(over="ignore"):
-            points = points.astype(np.float32)
-        finite = np.isfinite(points).all(axis=1)
-        if finite.all():
-            return points
-        self._dropped[self._calibration(row).channel, "point not finite"] += int((~finite).sum())
-        return points[finite]
+    def _count(self, row: int, what: str, number: int) -> None:
+        if number:
+            self._dropped[self._calibration(row).channel, what] += int(number)
 
     def _read(self, row: int, reader, *args) -> np.ndarray:
         """What ``reader`` makes of the row's file; its errors gain the tokens."""
@@ -144,8 +156,15 @@ class SampleReader:
     def _error(self, row: int, message: str) -> DataError:
         return DataError(f"{self._path(row)}: {message} ({self._tokens(row)})")
 
-    def _path(self, row: int) -> Path:
-        return self._root / self._rows.filename[row].decode()
+    def _path(self, row: int) -> str:
+        return os.path.join(self._root, self._rows.filename[row].decode())  # a Path takes as long as reading a radar
 
     def _tokens(self, row: int) -> str:
         return f"sample {self._token}, sample_data {self._rows.token[row].decode()}"
+
+
+def _ring_filter(rings: tuple[int, ...] | None) -> tuple[bool, np.ndarray]:
+    """Whether the points of all rings are kept, and else of which: bool, by ring."""
+    if rings is None:
+        return True, np.zeros(0, dtype=bool)
+    return False, np.isin(np.arange(1 + max(rings, default=-1)), rings)

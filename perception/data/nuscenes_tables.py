@@ -1,142 +1,26 @@
-"""The nuScenes JSON tables, checked and turned into columns: what a dataset needs of the chosen scenes, nothing else.
+"""What the sensors of a nuScenes version measured, as columns: read from the JSON tables, and served to whoever reads.
 
-The tables of trainval hold millions of rows; as Python objects they would take gigabytes in every loader worker. Here
-they become a few numpy arrays, which forked workers share and spawned ones receive in one piece. Rows refer to each
-other by index, -1 standing for none. Poses stay as nuScenes has them: world frame, quaternions (w, x, y, z).
-
-Format: https://github.com/nutonomy/nuscenes-devkit/blob/master/docs/schema_nuscenes.md
+Rows are ordered by scene, then by sample, so that those of a scene, and of a sample, are one piece of every column.
+They refer to each other by index, -1 standing for none. Poses stay as nuScenes has them: world frame, quaternions
+(w, x, y, z).
 """
 
 from __future__ import annotations
 
-import json
-import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
-from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_json import Rows, Table, as_numbers, bad_value, read_pieces
 from perception.geometry import SE3
 
 REFERENCE_CHANNEL = "LIDAR_TOP"
+_BLOCK_ROWS = 1 << 16
 
-
-class Table:
-    """The rows of one JSON table, and the checks that turn them into columns. Every method raises DataError."""
-
-    def __init__(self, folder: Path, name: str, keys: tuple[str, ...]):
-        """Read ``<folder>/<name>.json``, a list of objects with at least a token and ``keys``."""
-        self.path = folder / f"{name}.json"
-        try:
-            self.rows: list[dict] = json.loads(self.path.read_bytes())
-        except OSError as error:
-            raise DataError(f"{self.path}: table '{name}' cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.path}: not valid JSON: {error}") from None
-        if not isinstance(self.rows, list):
-            raise DataError(f"{self.path}: a list of rows was expected, found {type(self.rows).__name__}")
-        wanted = {"token", *keys}
-        for i, row in enumerate(self.rows):
-            if not isinstance(row, dict):
-                raise DataError(f"{self.path}: row {i}: an object was expected, found {type(row).__name__}")
-            if not wanted <= row.keys():
-                missing = ", ".join(sorted(wanted - row.keys()))
-                raise DataError(f"{self.path}: row {i} (token {row.get('token')!r}): missing {missing}")
-
-    def positions(self) -> dict[str, int]:
-        """token -> where its row stands."""
-        return {token: i for i, token in enumerate(self.strings("token"))}
-
-    def keep(self, rows: np.ndarray) -> None:
-        """Drop all rows but those, by index and in that order."""
-        self.rows = [self.rows[i] for i in rows]
-
-    def strings(self, key: str) -> list[str]:
-        values = [row[key] for row in self.rows]
-        for i, value in enumerate(values):
-            if not isinstance(value, str) or not value.isprintable():
-                self.fail(i, key, "text")
-        return values
-
-    def numbers(self, key: str, dtype, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """The finite numbers under ``key`` as [N, *shape]."""
-        values = [row[key] for row in self.rows]
-        if not values:
-            return np.zeros((0, *shape), dtype)
-        array = as_numbers(values, dtype)
-        if array is None or array.shape != (len(values), *shape):
-            for i, value in enumerate(values):  # find the row to name
-                array = as_numbers(value, dtype)
-                if array is None or array.shape != shape:
-                    self.fail(i, key, f"{shape[0]} numbers" if shape else "a number")
-        return array
-
-    def quaternions(self, key: str) -> np.ndarray:
-        """Unit quaternions [N, 4] (w, x, y, z), normalised here."""
-        quaternions = self.numbers(key, np.float64, (4,))
-        norms = np.linalg.norm(quaternions, axis=1)
-        for i in np.flatnonzero(np.abs(norms - 1) > 0.1)[:1]:
-            self.fail(i, key, "a unit quaternion")
-        return quaternions / norms[:, None]
-
-    def references(self, key: str, positions: dict[str, int], optional: bool = False) -> np.ndarray:
-        """int32 [N]: the position of the token under ``key``; -1 for an empty one where ``optional``."""
-        if optional:
-            positions = {**positions, "": -1}
-        try:
-            return np.array([positions[row[key]] for row in self.rows], dtype=np.int32)
-        except (KeyError, TypeError):
-            pass  # find the row to name
-        i = next(i for i, row in enumerate(self.rows) if not isinstance(row[key], str) or row[key] not in positions)
-        self.fail(i, key, "a token that exists")
-
-    def fail(self, i: int, key: str, expected: str) -> NoReturn:
-        row = self.rows[i]
-        raise DataError(f"{self.path}: token {row['token']}: {expected} was expected in {key}, found {row[key]!r}")
-
-
-def as_numbers(value, dtype) -> np.ndarray | None:
-    """The value as an array of ``dtype``; None unless it is made of finite numbers that fit. Booleans do not."""
-    try:
-        found = np.asarray(value)
-    except ValueError:  # ragged lists
-        return None
-    if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
-        return None
-    with np.errstate(invalid="ignore"):
-        array = found.astype(dtype)
-    return array if (array == found).all() else None
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """The samples of the chosen scenes, ordered by scene and time.
-
-    tokens: S sample tokens.  scene: int32 [S], index of the scene.  timestamp_us: int64 [S].
-    position: token -> index, of all samples in the version; -1 for those of scenes not chosen.
-    """
-
-    tokens: list[str]
-    scene: np.ndarray
-    timestamp_us: np.ndarray
-    position: dict[str, int]
-
-
-def read_samples(folder: Path, scene_names: list[str]) -> Samples:
-    scenes = Table(folder, "scene", ("name",))
-    names = scenes.strings("name")
-    table = Table(folder, "sample", ("scene_token", "timestamp"))
-    chosen = np.array([scene_names.index(name) if name in scene_names else -1 for name in names], dtype=np.int32)
-    scene = chosen[table.references("scene_token", scenes.positions())]
-    timestamp_us = table.numbers("timestamp", np.int64)
-    order = np.lexsort((timestamp_us, scene))
-    order = order[scene[order] >= 0]
-    position = dict.fromkeys(table.strings("token"), -1)
-    table.keep(order)
-    position.update(table.positions())
-    return Samples(table.strings("token"), scene[order], timestamp_us[order], position)
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +33,33 @@ class Calibration:
     intrinsics: np.ndarray | None
 
 
+class Calibrations(Sequence[Calibration]):
+    """Those of a version, by index, each made when it is first asked for: trainval has ten thousand.
+
+    Args:
+        channels: the channel of each.  modality: channel -> modality.
+        pose: [K, 7] translation, then quaternion.  intrinsics: [K, 3, 3], of cameras.
+    """
+
+    def __init__(self, channels: Sequence[str], modality: Mapping[str, str], pose: np.ndarray, intrinsics: np.ndarray):
+        self._channels, self._modality, self._pose, self._intrinsics = channels, modality, pose, intrinsics
+        self._made: dict[int, Calibration] = {}
+
+    def __len__(self) -> int:
+        return len(self._pose)
+
+    def __getitem__(self, i: int) -> Calibration:
+        if i not in self._made:
+            channel, pose = self._channels[i], self._pose[i]
+            intrinsics = self._intrinsics[i] if self._modality[channel] == "camera" else None
+            ego_SE3_sensor = SE3.from_quaternion(pose[3:], pose[:3])
+            self._made[i] = Calibration(channel, self._modality[channel], ego_SE3_sensor, intrinsics)
+        return self._made[i]
+
+
 @dataclass(frozen=True, eq=False)
 class SensorRows:
-    """The sample_data rows that frames are made of, one entry of every array a row.
+    """The rows of sample_data, one entry of every array a row.
 
     token, filename: bytes [N].  timestamp_us: int64 [N].  world_SE3_ego: float64 [N, 7], translation then quaternion.
     calibration: int32 [N].  previous: int32 [N], the row of the sweep before.  present: bool [N], the file exists.
@@ -170,129 +78,185 @@ class SensorRows:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What the sensors measured in the chosen scenes, and where it is stored.
+    """What the sensors measured, and where it is stored.
 
     keyframes: channel -> int32 [S], the row of every sample.  reference: int32 [S], the row whose ego pose is the
     sample's.  reference_us: int64 [S], the sample's reference time.
     """
 
     rows: SensorRows
-    calibrations: list[Calibration]
+    calibrations: Sequence[Calibration]
     keyframes: dict[str, np.ndarray]
     reference: np.ndarray
     reference_us: np.ndarray
 
 
-def read_recording(root: Path, version: str, samples: Samples, sweeps: dict[str, int]) -> Recording:
-    """Read the tables about sensors.
+def read_samples(folder: Path) -> tuple[Columns, list[str], dict[str, int]]:
+    """Columns of all samples in order of scene and time; the scenes' names, in the table's order; token -> sample.
 
-    Args:
-        sweeps: modality ("camera", "radar", "lidar") -> how many sweeps a frame wants, the keyframe included. Rows that
-            no frame wants are dropped, those of modalities not named among them.
-
-    Raises:
-        DataError: a table is missing or malformed, a row refers to nothing or to a file outside ``root``.
+    token: bytes [S].  scene: int32 [S].  timestamp_us: int64 [S].
     """
-    calibrations, calibration_position = _read_calibrations(root / version)
-    keys = ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "is_key_frame", "height", "width")
-    table = Table(root / version, "sample_data", (*keys, "filename", "prev"))
-    table.keep(np.flatnonzero(table.references("sample_token", samples.position) >= 0))
-    sample = table.references("sample_token", samples.position)
-    calibration = table.references("calibrated_sensor_token", calibration_position)
-    previous = table.references("prev", table.positions(), optional=True)
+    scenes = Table(folder, "scene", ("name",))
+    names = scenes.strings("name")
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    table = Table(folder, "sample", ("scene_token", "timestamp"))
+    scene = np.array([number[name] for name in names], dtype=np.int32)[
+        table.references("scene_token", scenes.positions())
+    ]
     timestamp_us = table.numbers("timestamp", np.int64)
-    key_row = np.flatnonzero([row["is_key_frame"] is True for row in table.rows])
-
-    modality = {c.channel: c.modality for c in calibrations}
-    channels = sorted(modality.keys() | {REFERENCE_CHANNEL})
-    channel = np.array([channels.index(c.channel) for c in calibrations], dtype=np.int32)[calibration]
-    keyframe = np.full((len(channels), len(samples.tokens)), -1, dtype=np.int32)
-    keyframe[channel[key_row], sample[key_row]] = key_row
-
-    reference = keyframe[channels.index(REFERENCE_CHANNEL)].copy()
-    reference_us = samples.timestamp_us.copy()
-    reference_us[reference >= 0] = timestamp_us[reference[reference >= 0]]
-    for i in np.flatnonzero(reference < 0):  # no LiDAR row: the ego pose measured nearest to the sample's own time
-        own = np.flatnonzero(sample == i)
-        if len(own):
-            reference[i] = own[np.abs(timestamp_us[own] - reference_us[i]).argmin()]
-
-    wanted = np.zeros(len(table.rows), dtype=bool)
-    wanted[reference[reference >= 0]] = True
-    for rows, name in zip(keyframe, channels):
-        for _ in range(sweeps.get(modality.get(name), 0)):
-            rows = rows[rows >= 0]
-            wanted[rows] = True
-            rows = previous[rows]
-
-    kept = np.flatnonzero(wanted)
-    position = np.full(len(wanted) + 1, -1, dtype=np.int32)  # the last entry translates -1 to -1
-    position[kept] = np.arange(len(kept))
-    table.keep(kept)
-    rows = SensorRows(
-        token=_bytes(table.strings("token")),
-        filename=_bytes(table.strings("filename")),
-        timestamp_us=timestamp_us[kept],
-        world_SE3_ego=_read_ego_poses(root / version, table),
-        calibration=calibration[kept],
-        previous=position[previous[kept]],
-        present=_files_present(root, table),
-        image_size=np.stack([table.numbers("height", np.int32), table.numbers("width", np.int32)], axis=1),
-    )
-    keyframes = {name: position[keyframe[i]] for i, name in enumerate(channels) if modality.get(name) in sweeps}
-    return Recording(rows, calibrations, keyframes, position[reference], reference_us)
+    order = np.lexsort((timestamp_us, scene))
+    table = table.chosen(order)
+    columns = {"token": table.bytes("token"), "scene": scene[order], "timestamp_us": timestamp_us[order]}
+    return columns, list(number), table.positions()
 
 
-def _bytes(strings: list[str]) -> np.ndarray:
-    return np.array([string.encode() for string in strings], dtype=np.bytes_)
+def read_calibrations(folder: Path) -> tuple[Columns, dict[str, str], dict[str, int]]:
+    """Columns of all calibrations, channel -> modality, and token -> calibration.
 
-
-def _read_calibrations(folder: Path) -> tuple[list[Calibration], dict[str, int]]:
-    """All calibrations, and token -> index."""
+    channel: int32 [K], place in the keys of the second.  pose: [K, 7].  intrinsics: [K, 3, 3], NaN where no camera.
+    """
     sensors = Table(folder, "sensor", ("channel", "modality"))
     channels, modalities = sensors.strings("channel"), sensors.strings("modality")
     table = Table(folder, "calibrated_sensor", ("sensor_token", "translation", "rotation", "camera_intrinsic"))
-    translation, rotation = table.numbers("translation", np.float64, (3,)), table.quaternions("rotation")
-    calibrations = []
-    for i, sensor in enumerate(table.references("sensor_token", sensors.positions())):
-        intrinsics = None
-        if modalities[sensor] == "camera":
-            intrinsics = as_numbers(table.rows[i]["camera_intrinsic"], np.float64)
-            if intrinsics is None or intrinsics.shape != (3, 3):
-                table.fail(i, "camera_intrinsic", "a 3 x 3 matrix")
-        ego_SE3_sensor = SE3.from_quaternion(rotation[i], translation[i])
-        calibrations.append(Calibration(channels[sensor], modalities[sensor], ego_SE3_sensor, intrinsics))
-    return calibrations, table.positions()
+    sensor = table.references("sensor_token", sensors.positions())
+    used = sorted({channels[i] for i in sensor})
+    intrinsics = np.full((len(sensor), 3, 3), np.nan)
+    for i in np.flatnonzero([modalities[k] == "camera" for k in sensor]):
+        found = as_numbers(table.rows[i]["camera_intrinsic"], np.float64)
+        if found is None or found.shape != (3, 3):
+            table.fail(i, "camera_intrinsic", "a 3 x 3 matrix")
+        intrinsics[i] = found
+    columns = {
+        "channel": np.array([used.index(channels[i]) for i in sensor], dtype=np.int32),
+        "pose": np.concatenate([table.numbers("translation", np.float64, (3,)), table.quaternions("rotation")], axis=1),
+        "intrinsics": intrinsics,
+    }
+    modality = dict(zip(channels, modalities))
+    return columns, {channel: modality[channel] for channel in used}, table.positions()
 
 
-def _read_ego_poses(folder: Path, sensor_rows: Table) -> np.ndarray:
-    """float64 [N, 7], translation then quaternion, of every sensor row."""
-    poses = Table(folder, "ego_pose", ("translation", "rotation"))
-    needed = set(sensor_rows.strings("ego_pose_token"))
-    poses.keep(np.flatnonzero([token in needed for token in poses.strings("token")]))
-    pose = np.concatenate([poses.numbers("translation", np.float64, (3,)), poses.quaternions("rotation")], axis=1)
-    return pose[sensor_rows.references("ego_pose_token", poses.positions())]
+def read_sensor_rows(
+    folder: Path, samples: dict[str, int], calibrations: dict[str, int], progress: Callable[[int], object]
+) -> tuple[Columns, list[str]]:
+    """Columns of all sensor rows, ordered by sample, and the folders of their files.
+
+    As in :class:`SensorRows`, without ``present``, and: sample, folder: int32 [N].  key: bool [N].
+    """
+    keys = ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "is_key_frame", "height", "width")
+    folders: dict[str, int] = {}
+
+    def columns_of(rows: Rows) -> Columns:
+        return {
+            "token": rows.bytes("token"),
+            "filename": rows.bytes("filename"),
+            "folder": _folders(rows, folders),
+            "sample": rows.references("sample_token", samples),
+            "calibration": rows.references("calibrated_sensor_token", calibrations),
+            "timestamp_us": rows.numbers("timestamp", np.int64),
+            "key": np.array([row["is_key_frame"] is True for row in rows.rows], dtype=bool),
+            "image_size": np.stack([rows.numbers("height", np.int32), rows.numbers("width", np.int32)], axis=1),
+            "previous": rows.bytes("prev"),
+            "ego_pose": rows.bytes("ego_pose_token"),
+        }
+
+    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", (*keys, "filename", "prev"), progress)))
+    order = np.argsort(columns["sample"], kind="stable")
+    for name in columns:
+        columns[name] = columns[name][order]
+    resolve = Resolver(folder / "sample_data.json", columns["token"])
+    columns["previous"] = resolve("prev", columns["previous"], token_positions(columns["token"]), optional=True)
+    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", ("translation", "rotation"), progress)))
+    pose = resolve("ego_pose_token", columns.pop("ego_pose"), token_positions(poses["token"]))
+    columns["world_SE3_ego"] = poses["pose"][pose]
+    return columns, list(folders)
 
 
-def _files_present(root: Path, table: Table) -> np.ndarray:
-    """bool [N]: whether the file of each row exists. Folders are listed, rather than millions of files tried singly."""
-    listings: dict[str, set[str]] = {}
-    present = np.zeros(len(table.rows), dtype=bool)
-    for i, filename in enumerate(table.strings("filename")):
+def _pose_columns(rows: Rows) -> Columns:
+    pose = np.concatenate([rows.numbers("translation", np.float64, (3,)), rows.quaternions("rotation")], axis=1)
+    return {"token": rows.bytes("token"), "pose": pose}
+
+
+def _folders(rows: Rows, folders: dict[str, int]) -> np.ndarray:
+    """int32 [N]: which folder the file of each row is in; new ones join ``folders``, relative to the data root."""
+    found = np.empty(len(rows.rows), dtype=np.int32)
+    for i, filename in enumerate(rows.strings("filename")):
         folder, _, name = filename.rpartition("/")
-        escapes = folder not in listings and (folder.startswith("/") or ".." in folder.split("/"))
+        escapes = folder not in folders and (folder.startswith("/") or ".." in folder.split("/"))
         if escapes or filename.startswith("/") or "\\" in filename or name in ("", ".", ".."):
-            table.fail(i, "filename", "a file below the data root")
-        if folder not in listings:
-            listings[folder] = _listing(root / folder)
-        present[i] = name in listings[folder]
-    return present
+            rows.fail(i, "filename", "a file below the data root")
+        found[i] = folders.setdefault(folder, len(folders))
+    return found
 
 
-def _listing(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+def stacked(pieces: Iterable[Columns]) -> Columns:
+    """The columns of all pieces, one behind the other."""
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    for piece in pieces:
+        for name, column in piece.items():
+            parts[name].append(column)
+    return {name: np.concatenate(parts.pop(name)) for name in list(parts)}  # each is freed before the next is made
+
+
+def token_positions(tokens: np.ndarray) -> dict[bytes, int]:
+    """token -> index of tokens, bytes [N]."""
+    return dict(zip(tokens.tolist(), range(len(tokens))))
+
+
+class Resolver:
+    """Turns the tokens by which the rows of a table refer to others into indices.
+
+    Args:
+        path: the table, and own: bytes [N], the tokens of its rows, for errors to name.
+    """
+
+    def __init__(self, path: Path, own: np.ndarray):
+        self._path, self._own = path, own
+
+    def __call__(self, key: str, tokens: np.ndarray, positions: dict[bytes, int], optional: bool = False) -> np.ndarray:
+        """int32 [N]: the position of each of the tokens, bytes [N]; -1 for an empty one where ``optional``."""
+        if optional:
+            positions[b""] = -1
+        found = np.empty(len(tokens), dtype=np.int32)
+        for begin in range(0, len(tokens), _BLOCK_ROWS):  # not all at once: they become Python objects
+            part = slice(begin, begin + _BLOCK_ROWS)
+            found[part] = [positions.get(token, -2) for token in tokens[part].tolist()]
+        for i in np.flatnonzero(found == -2)[:1]:
+            own, token = self._own[i].decode(), tokens[i].decode()
+            raise bad_value(self._path, own, key, "a token that exists", token)
+        return found
+
+
+def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channels: list[str]) -> Columns:
+    """What leads from every sample to its sensor rows.
+
+    Args:
+        channel: int32 [K], of every calibration, as a place in ``channels``.
+
+    Returns:
+        keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  first: int64 [S + 1], where the
+        rows of every sample begin.  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN without one.
+    """
+    key_row = np.flatnonzero(rows["key"])
+    keyframe = np.full((len(samples["token"]), len(channels)), -1, dtype=np.int32)
+    keyframe[rows["sample"][key_row], channel[rows["calibration"][key_row]]] = key_row
+    first = np.searchsorted(rows["sample"], np.arange(len(keyframe) + 1))
+
+    reference = np.full(len(keyframe), -1, dtype=np.int32)
+    if REFERENCE_CHANNEL in channels:
+        reference = keyframe[:, channels.index(REFERENCE_CHANNEL)].copy()
+    has_lidar = reference >= 0
+    ego_position = np.full((len(keyframe), 3), np.nan)
+    ego_position[has_lidar] = rows["world_SE3_ego"][reference[has_lidar], :3]
+    reference_us = samples["timestamp_us"].copy()
+    reference_us[has_lidar] = rows["timestamp_us"][reference[has_lidar]]
+    for i in np.flatnonzero(~has_lidar):  # the ego pose measured nearest to the sample's own time
+        own = rows["timestamp_us"][first[i] : first[i + 1]]
+        if len(own):
+            reference[i] = first[i] + np.abs(own - reference_us[i]).argmin()
+    return {
+        "keyframe": keyframe,
+        "reference": reference,
+        "reference_us": reference_us,
+        "first": first,
+        "ego_position": ego_position,
+    }

@@ -1,0 +1,1 @@
+"""What the parts of this package cost, beside what people use today; run by ``tools/benchmark.py``."""
