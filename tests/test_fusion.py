@@ -8,6 +8,7 @@ from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.fusion import AttentionFusion, AverageFusion, ConcatFusion, build_fusion
 from perception.model.registration import Registration
+from perception.ops.window_attention import window_attention
 
 GRID = BEVGrid(-3.6, 3.6, -4.0, 4.0, -5.0, 3.0, 0.8)  # 10 rows, 9 columns
 SUBSETS = [[bool(bits & 1 << i) for i in range(3)] for bits in range(1, 8)]
@@ -79,9 +80,9 @@ def test_a_sensor_that_is_not_trusted_does_not_count():
     two = block.residual.average([x[0], x[1], None], valid, torch.zeros(2, 3, dtype=torch.float64))
     torch.testing.assert_close(block.residual.average(x, valid, trust), two)
     x[2].requires_grad_()
-    mask = block._mask([0, 1, 2], valid, trust)
+    bias = block._bias([0, 1, 2], valid, trust)
     key_value = [block.key_value(f) for f in x]
-    block._attend(block.query(x[0]), key_value, mask).sum().backward()
+    window_attention(block.query(x[0]), key_value, bias).sum().backward()
     assert (x[2].grad == 0).all()
 
 
@@ -121,8 +122,8 @@ def test_attention_sees_its_window_and_no_further():
     block = attention(neighbourhood=3)
     key_value = [torch.randn(1, 16, 12, 12, dtype=torch.float64, requires_grad=True)]
     query = torch.randn(1, 8, 12, 12, dtype=torch.float64)
-    mask = block._mask([2], torch.tensor([[False, False, True]]), torch.zeros(1, 3))
-    attended = block._attend(query, key_value, mask)
+    bias = block._bias([2], torch.tensor([[False, False, True]]), torch.zeros(1, 3))
+    attended = window_attention(query, key_value, bias)
     attended[0, :, 5, 7].sum().backward()
     seen = key_value[0].grad.abs().sum(dim=(0, 1)) > 0
     assert seen[4:7, 6:9].all() and seen.sum() == 9

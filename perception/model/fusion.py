@@ -13,17 +13,18 @@ Three blocks with one signature, ``forward(features, sensor_valid) -> Fused``:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from perception.config import FusionConfig
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, group_norm
 from perception.model.registration import Registered, Registration
+from perception.ops.window_attention import window_attention
 from perception.sample import SENSORS
 
 
@@ -33,9 +34,6 @@ class Fused:
 
     features: torch.Tensor
     registered: Registered | None = None
-
-
-_BLOCK = 4  # queries are grouped in blocks of this side, so that neighbourhoods become dense matrix products
 
 
 class AverageFusion(nn.Module):
@@ -79,10 +77,7 @@ class AttentionFusion(nn.Module):
     The query comes from the weighted average of the present sensors, which is also the residual path: with attention
     switched off the block is :class:`AverageFusion`. A learned bias per head, sensor and relative position lets a head
     look a cell aside, which is what tolerates sensors that are misaligned by a cell; by more they are moved first, by
-    ``registration``, whose trust in each sensor counts in the softmax as well.
-
-    Cost is linear in the number of cells: queries are taken in 4 x 4 blocks, keys in the block's halo, and whatever of
-    the halo is outside a query's own window is masked (after HaloNet, Vaswani et al., 2021).
+    ``registration``, whose trust in each sensor counts in the softmax as well. Cost is linear in the number of cells.
     """
 
     def __init__(self, channels: int, heads: int, neighbourhood: int, registration: Registration | None):
@@ -91,7 +86,6 @@ class AttentionFusion(nn.Module):
             raise PerceptionError(f"fusion.neighbourhood: an odd number of cells was expected, found {neighbourhood}")
         if channels % heads:
             raise PerceptionError(f"fusion.channels ({channels}) must be a multiple of fusion.heads ({heads})")
-        self.heads, self.radius = heads, neighbourhood // 2
         self.registration = registration
         self.residual = AverageFusion(channels)
         self.sensor = nn.Parameter(torch.zeros(len(SENSORS), channels))
@@ -111,9 +105,6 @@ class AttentionFusion(nn.Module):
         for zero in (*self.output.parameters(), *self.feed_forward[-1].parameters(), *self.displaced.parameters()):
             nn.init.zeros_(zero)
         self.bias = nn.Parameter(torch.zeros(heads, len(SENSORS), neighbourhood**2))
-        self.register_buffer(
-            "relative", _relative_position(self.radius), persistent=False
-        )  # [16, halo ** 2], -1 outside
 
     def forward(self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor) -> Fused:
         registered, trust = None, torch.zeros_like(sensor_valid, dtype=torch.float32)
@@ -125,63 +116,15 @@ class AttentionFusion(nn.Module):
         residual = self.residual.average(features, sensor_valid, trust)
         present = [index for index, feature in enumerate(features) if feature is not None]
         key_value = [self.key_value(self.token_norm(features[i]) + kind[:, i, :, None, None]) for i in present]
-        query, mask = self.query(self.query_norm(residual)), self._mask(present, sensor_valid, trust)
-        fused = residual + self.output(self._attend(query, key_value, mask))
+        query, bias = self.query(self.query_norm(residual)), self._bias(present, sensor_valid, trust)
+        fused = residual + self.output(window_attention(query, key_value, bias))
         return Fused(fused + self.feed_forward(fused), registered)
 
-    def _attend(self, query, key_value, mask):
-        """query [B, C, H, W] and, per present sensor, keys and values [B, 2 C, H, W] -> values [B, C, H, W]."""
-        batch, channels, height, width = query.shape
-        pad_h, pad_w = -height % _BLOCK, -width % _BLOCK
-        down, across = (height + pad_h) // _BLOCK, (width + pad_w) // _BLOCK
-        head = channels // self.heads
-
-        query = F.pad(query, (0, pad_w, 0, pad_h)).view(batch, self.heads, head, down, _BLOCK, across, _BLOCK)
-        query = query.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, _BLOCK**2, head)
-        # Gathering rows through an embedding is three times faster to differentiate than ``unfold``.
-        rows = torch.cat([kv.permute(0, 2, 3, 1).reshape(-1, 2 * channels) for kv in key_value])
-        tokens = F.embedding(_halo_index(len(key_value), batch, height, width, self.radius, rows.device), rows)
-        key, value = tokens.view(len(query), -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-
-        logits = (query @ key.transpose(-1, -2) * head**-0.5).unflatten(0, (batch, -1)) + mask.to(query.dtype)[:, None]
-        weight = logits.softmax(dim=-1).flatten(0, 1)
-        attended = (weight.to(value.dtype) @ value).view(batch, down, across, self.heads, _BLOCK, _BLOCK, head)
-        attended = attended.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, height + pad_h, width + pad_w)
-        return attended[:, :, :height, :width]
-
-    def _mask(self, present, sensor_valid, trust):
-        """[B, heads, 16, S * halo ** 2]: position bias and trust of tokens in the query's window, -inf elsewhere."""
-        bias = self.bias[:, present][:, :, self.relative.clamp(min=0)]  # [heads, S, 16, halo ** 2]
-        bias = bias + trust[:, None, present, None, None]
-        bias = bias.masked_fill(self.relative < 0, -torch.inf)
-        bias = bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)  # [B, heads, S, 16, halo ** 2]
-        return bias.permute(0, 1, 3, 2, 4).flatten(3)
-
-
-def _relative_position(radius: int) -> torch.Tensor:
-    """For each query of a block and each cell of its halo: the index of their offset in the window, -1 outside it."""
-    query, halo = torch.arange(_BLOCK), torch.arange(_BLOCK + 2 * radius)
-    offset = halo[None, :] - query[:, None]  # 0 .. 2 radius when inside the window
-    inside = (offset >= 0) & (offset <= 2 * radius)
-    index = offset[:, None, :, None] * (2 * radius + 1) + offset[None, :, None, :]
-    index = index.masked_fill(~(inside[:, None, :, None] & inside[None, :, None, :]), -1)
-    return index.reshape(_BLOCK**2, -1)
-
-
-def _halo_index(sensors: int, batch: int, height: int, width: int, radius: int, device) -> torch.Tensor:
-    """Rows of maps [sensors, batch, height, width] that each block's halo reads: [batch * blocks, sensors * halo ** 2].
-
-    A window over the border sees its border cell again rather than a made-up token.
-    """
-
-    def axis(size):  # [blocks, halo]
-        start = torch.arange(0, size, _BLOCK, device=device)[:, None]
-        return (start + torch.arange(-radius, _BLOCK + radius, device=device)).clamp(0, size - 1)
-
-    cell = axis(height)[:, None, :, None] * width + axis(width)[None, :, None, :]  # [down, across, halo, halo]
-    stacked = torch.arange(sensors * batch, device=device).view(sensors, batch).T * (height * width)
-    index = cell.flatten(0, 1).flatten(1)[None, :, None, :] + stacked[:, None, :, None]
-    return index.flatten(2).flatten(0, 1)
+    def _bias(self, present, sensor_valid, trust):
+        """[B, heads, S, n, n]: position bias and trust of tokens in the window, -inf where a sample has no sensor."""
+        side = math.isqrt(self.bias.shape[-1])
+        bias = self.bias[:, present].unflatten(2, (side, side)) + trust[:, None, present, None, None]
+        return bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)
 
 
 def build_fusion(config: FusionConfig, grid: BEVGrid) -> nn.Module:

@@ -1,18 +1,17 @@
 """Lift-splat: every image feature is spread along its ray by a learned depth distribution and summed into BEV cells.
 
-Lift-Splat-Shoot (Philion & Fidler, 2020) with the depth supervision of BEVDepth (Li et al., 2022). The sum over all
-frustum points of a cell, each weighted by its depth probability, is exactly what ``embedding_bag`` with per-sample
-weights computes, so the [N, D, H, W, C] volume is never made.
+Lift-Splat-Shoot (Philion & Fidler, 2020) with the depth supervision of BEVDepth (Li et al., 2022). Which points fall
+into which cell depends on the calibration alone and is worked out once for each, see ``ops.bev_pool``.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock
+from perception.ops.bev_pool import IndexCache, PoolIndex, bev_pool, pool_index
 
 
 class LiftSplat(nn.Module):
@@ -39,6 +38,7 @@ class LiftSplat(nn.Module):
         self.depth = nn.Sequential(ConvBlock(channels + 1, channels), nn.Conv2d(channels, bins, 1))
         self.context = nn.Conv2d(channels, channels, 1)
         self.refine = nn.Sequential(ConvBlock(channels, bev_channels), ConvBlock(bev_channels, bev_channels))
+        self.indices = IndexCache()
 
     def forward(
         self,
@@ -53,13 +53,11 @@ class LiftSplat(nn.Module):
         # How large a thing looks depends on the focal length; without it depth cannot transfer between cameras.
         focal = (intrinsics[..., 0, 0].reshape(-1, 1, 1, 1) / 500.0).to(flat.dtype).expand(-1, 1, height, width)
         logits = self.depth(torch.cat([flat, focal], dim=1))
-        with torch.no_grad():
-            pixel, bag_size, point = self._bags(intrinsics, ego_SE3_camera, camera_valid, height, width)
-        probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1)  # pixel-major: [B * N * h * w * D]
+        probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, self.bins)
         context = self.context(flat).float().permute(0, 2, 3, 1).reshape(-1, channels)
-        bev = F.embedding_bag(
-            pixel, context, bag_size.cumsum(0) - bag_size, mode="sum", per_sample_weights=probability[point]
-        )
+        calibration = (intrinsics, ego_SE3_camera, camera_valid, torch.tensor([height, width]))
+        index = self.indices.get(calibration, lambda: self._index(*calibration[:3], height, width))
+        bev = bev_pool(context, probability, index)
         bev = bev.view(batch, *self.grid.shape, channels).permute(0, 3, 1, 2)
         return self.refine(bev), logits.view(batch, cameras, self.bins, height, width)
 
@@ -76,16 +74,14 @@ class LiftSplat(nn.Module):
         rays = torch.einsum("bnij,bnhwj->bnhwi", ego_SE3_camera[..., :3, :3].float(), rays)
         return rays[..., None, :] * depth[:, None] + ego_SE3_camera[:, :, None, None, None, :3, 3].float()
 
-    def _bags(self, intrinsics, ego_SE3_camera, camera_valid, height, width):
-        """Which pixels and frustum points each BEV cell sums: pixel [P], bag sizes [B * cells], frustum point [P]."""
-        points = self.frustum(intrinsics, ego_SE3_camera, height, width)
-        x, y, z = points.unbind(-1)
+    @torch.inference_mode(False)  # what is kept may be needed in training, too
+    @torch.no_grad()
+    def _index(self, intrinsics, ego_SE3_camera, camera_valid, height: int, width: int) -> PoolIndex:
+        """Points outside the grid, z included, and those of absent cameras are left out."""
+        x, y, z = self.frustum(intrinsics, ego_SE3_camera, height, width).unbind(-1)  # [B, N, h, w, D]
         inside = self.grid.contains(x, y) & (z >= self.grid.z_min_m) & (z < self.grid.z_max_m)
         inside &= camera_valid[:, :, None, None, None]
-        point = inside.flatten().nonzero().squeeze(1)
-        column, row = self.grid.cell_index(x.flatten()[point], y.flatten()[point])
-        sample = point // (points[0, ..., 0].numel())
+        column, row = self.grid.cell_index(x, y)
+        sample = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1)
         cell = (sample * self.grid.rows + row) * self.grid.columns + column
-        cell, permutation = torch.sort(cell, stable=True)
-        point = point[permutation]
-        return point // self.bins, torch.bincount(cell, minlength=len(points) * self.grid.cells), point
+        return pool_index(cell.masked_fill(~inside, -1).flatten(), self.bins, len(x) * self.grid.cells)
