@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import perception
 from perception.batch import PointBatch, collate
@@ -13,8 +14,9 @@ from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.losses import DetectionLoss, depth_target, focal_loss
-from perception.model.camera import EfficientNetLite0
+from perception.model.camera import EfficientNetLite0, SamePadConv2d
 from perception.model.detector import build, load
+from perception.model.layers import PointwiseConv2d
 from perception.model.pillars import PillarEncoder
 from perception.model.view_transform import LiftSplat
 from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
@@ -229,3 +231,23 @@ def test_calibration_changes_scores_and_nothing_else(detector):
     odds = before.scores / (1 - before.scores)
     np.testing.assert_allclose(after.scores, 1 / (1 + 1 / (odds**3 * np.e)), rtol=1e-6)
     np.testing.assert_array_equal(after.boxes.center, before.boxes.center)
+
+
+def test_a_pointwise_convolution_is_a_convolution():
+    torch.manual_seed(0)
+    x, conv = torch.randn(2, 5, 3, 4), PointwiseConv2d(5, 7)
+    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 6), (3, 2, 1), (5, 2, 6)])
+def test_normalisation_that_is_folded_into_a_convolution(kernel, stride, groups):
+    """As where it is trained and its statistics are those of the batch; and as with statistics that are kept."""
+    torch.manual_seed(0)
+    conv, norm = SamePadConv2d(6, 6, kernel, stride, groups), torch.nn.BatchNorm2d(6, eps=1e-3, momentum=1.0)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 6, 9, 8)
+    trained = conv(x, norm)
+    assert trained.shape[-2:] == (-(-9 // stride), -(-8 // stride))
+    count = trained.numel() / 6
+    norm.eval().running_var.mul_((count - 1) / count)  # which is kept unbiased
+    torch.testing.assert_close(conv(x, norm), trained, rtol=1e-4, atol=1e-5)

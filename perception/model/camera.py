@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from perception.errors import PerceptionError
-from perception.model.layers import ConvBlock
+from perception.model.layers import ConvBlock, PointwiseConv2d
 
 # expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they
 # are three quarters of the weights, and on images this small their maps have four rows.
@@ -28,20 +28,32 @@ _FROZEN = 3  # blocks that pretrained weights keep as they are
 
 
 class SamePadConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's 'same' padding, one-sided at stride 2, as the pretrained weights were trained."""
+    """Convolution with TensorFlow's 'same' padding, one-sided at stride 2, as the pretrained weights were trained.
+
+    forward(x, norm) is ``norm(conv(x))``. Where the normalisation keeps its statistics it is a scale and a shift, and
+    goes into the convolution: a whole pass over the largest maps there are is saved.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        if norm.training:
+            return norm(self._convolve(x, self.weight, None))
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return self._convolve(x, self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
+
+    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
+        if kernel == stride == 1:  # see PointwiseConv2d
+            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         if stride == 1:
-            return F.conv2d(x, self.weight, padding=kernel // 2, groups=self.groups)
+            return F.conv2d(x, weight, bias, padding=kernel // 2, groups=self.groups)
         pad = []
         for side in (x.shape[-1], x.shape[-2]):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             pad += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pad), self.weight, stride=stride, groups=self.groups)
+        return F.conv2d(F.pad(x, pad), weight, bias, stride=stride, groups=self.groups)
 
 
 class _Block(nn.Module):
@@ -61,9 +73,9 @@ class _Block(nn.Module):
         self.skips = stride == 1 and in_channels == out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
+        y = F.relu6(self._expand_conv(x, self._bn0), inplace=True) if self.expands else x
+        y = F.relu6(self._depthwise_conv(y, self._bn1), inplace=True)
+        y = self._project_conv(y, self._bn2)
         return x + y if self.skips else y
 
 
@@ -101,7 +113,7 @@ class EfficientNetLite0(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        x = F.relu6(self._bn0(self._conv_stem((images.float() - self.mean) / self.std)))
+        x = F.relu6(self._conv_stem((images.float() - self.mean) / self.std, self._bn0), inplace=True)
         outputs = []
         for index, block in enumerate(self._blocks):
             x = block(x)
@@ -154,7 +166,7 @@ class CameraEncoder(nn.Module):
     def __init__(self, backbone: nn.Module, channels: int, pretrained: bool):
         super().__init__()
         self.backbone, self.pretrained = backbone, pretrained
-        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in backbone.out_channels)
+        self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in backbone.out_channels)
         self.smooth = ConvBlock(channels, channels)
 
     def train(self, mode: bool = True) -> CameraEncoder:

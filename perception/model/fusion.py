@@ -22,7 +22,7 @@ from torch import nn
 from perception.config import FusionConfig
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
-from perception.model.layers import ConvBlock, group_norm
+from perception.model.layers import ConvBlock, PointwiseConv2d, group_norm
 from perception.model.registration import Registered, Registration
 from perception.ops.window_attention import window_attention
 from perception.sample import SENSORS
@@ -92,14 +92,14 @@ class AttentionFusion(nn.Module):
         # Tokens know by how much their sensor was off: aligned, a late LiDAR still shows moving things where they were.
         self.displaced = nn.Linear(3, channels, bias=False)
         self.query_norm, self.token_norm = group_norm(channels), group_norm(channels)
-        self.query = nn.Conv2d(channels, channels, 1)
-        self.key_value = nn.Conv2d(channels, 2 * channels, 1)
-        self.output = nn.Conv2d(channels, channels, 1)
+        self.query = PointwiseConv2d(channels, channels)
+        self.key_value = PointwiseConv2d(channels, 2 * channels)
+        self.output = PointwiseConv2d(channels, channels)
         self.feed_forward = nn.Sequential(
             group_norm(channels),
-            nn.Conv2d(channels, 2 * channels, 1),
+            PointwiseConv2d(channels, 2 * channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(2 * channels, channels, 1),
+            PointwiseConv2d(2 * channels, channels),
         )
         # The block starts as its residual path, the average.
         for zero in (*self.output.parameters(), *self.feed_forward[-1].parameters(), *self.displaced.parameters()):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
-from perception.model.layers import ConvBlock, ResidualBlock
+from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections
 
 # Two detections of one class closer than this are one object; about half the width of the class.
@@ -74,9 +74,9 @@ class CenterHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
-        self.heat = nn.Sequential(ConvBlock(in_channels, channels), nn.Conv2d(channels, len(CLASSES), 1))
+        self.heat = nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, len(CLASSES)))
         box = sum(BOX_CHANNELS.values())
-        self.box = nn.Sequential(ConvBlock(in_channels, channels), nn.Conv2d(channels, box + len(ATTRIBUTES), 1))
+        self.box = nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(ATTRIBUTES)))
         # Start from "nothing is here" (focal-loss prior, Lin et al., 2017) or the first steps drown in false positives.
         nn.init.constant_(self.heat[-1].bias, -4.6)
 

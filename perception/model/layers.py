@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -16,15 +17,28 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1 x 1 convolution as the matrix product that it is; on one thread PyTorch's own way is several times slower.
+
+    [B, in, H, W] -> [B, out, H, W], both best in channels_last memory.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 class ConvBlock(nn.Sequential):
     """Convolution, normalisation, ReLU. [B, in, H, W] -> [B, out, H / stride, W / stride]."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1):
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
-            group_norm(out_channels),
-            nn.ReLU(inplace=True),
-        )
+        if kernel == 1 and stride == 1:
+            conv = PointwiseConv2d(in_channels, out_channels, bias=False)
+        else:
+            conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        super().__init__(conv, group_norm(out_channels), nn.ReLU(inplace=True))
 
 
 class ResidualBlock(nn.Module):

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
+from scipy.fft import next_fast_len
 from torch import nn
 from torch.nn import functional as F
 
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
-from perception.model.layers import group_norm
+from perception.model.layers import PointwiseConv2d, group_norm
 from perception.sample import SENSORS
 
 _POOL = 2  # cells per descriptor cell, each way
@@ -69,12 +70,14 @@ class Registration(nn.Module):
         if abs(grid.x_min_m + grid.x_max_m) > 1e-6 or abs(grid.y_min_m + grid.y_max_m) > 1e-6:
             raise PerceptionError(f"fusion.registration: a grid centred on the vehicle was expected, found {grid}")
         self.grid = grid
+        # Of the FFT: with zeros around, so that no shift meets what it left behind, and quick to factorise.
+        self.size = [next_fast_len(max(n // _POOL + _REACH, 2 * _REACH + 1), real=True) for n in grid.shape]
         self.describe = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, channels, 3, padding=1),
                 group_norm(channels),
                 nn.ReLU(),
-                nn.Conv2d(channels, descriptors, 1),
+                PointwiseConv2d(channels, descriptors),
             )
             for _ in SENSORS
         )
@@ -99,7 +102,9 @@ class Registration(nn.Module):
         some = next(feature for feature in features if feature is not None)
         with torch.autocast(some.device.type, enabled=False):
             maps = [self._descriptors(s, feature, sensor_valid) for s, feature in enumerate(features)]
-            pairs = torch.stack([self._match(maps[a], maps[b], sensor_valid) for a, b in _PAIRS], dim=1)
+            turned = [self._spectrum(maps[s], self.turns) for s in range(len(SENSORS) - 1)]  # the last is never first
+            still = [self._spectrum(x, None) for x in maps]
+            pairs = torch.stack([self._match(turned[a], still[b], sensor_valid) for a, b in _PAIRS], dim=1)
             motion, trust = self._judge(pairs, sensor_valid)
             moved = motion.abs().amax(dim=(0, 2)) > 0
             aligned = [
@@ -116,16 +121,19 @@ class Registration(nn.Module):
         described = described - described.mean(dim=(-2, -1), keepdim=True)
         return F.normalize(described.flatten(1), dim=1).view_as(described) * sensor_valid[:, sensor, None, None, None]
 
+    def _spectrum(self, described: torch.Tensor | None, turns: torch.Tensor | None) -> torch.Tensor | None:
+        """Of descriptors [B, K, h, w], turned back by each of the angles: [B, turns, K, ...]; one turn for None."""
+        if described is None:
+            return None
+        turned = [described] if turns is None else [_turned(described, -yaw) for yaw in turns]
+        return torch.fft.rfft2(torch.stack(turned, dim=1), s=self.size)
+
     def _match(self, a: torch.Tensor | None, b: torch.Tensor | None, sensor_valid) -> torch.Tensor:
-        """Log-probability [B, hypotheses] of every motion from a to b; flat where one of them is absent."""
+        """Log-probability [B, hypotheses] of every motion from a, turned, to b; flat where one of them is absent."""
         if a is None or b is None:
             flat = -math.log(len(self.hypotheses))
             return self.hypotheses.new_full((len(sensor_valid), len(self.hypotheses)), flat)
-        # Zeros around, so that no shift meets what it left behind.
-        size = [max(n + _REACH, 2 * _REACH + 1) for n in a.shape[-2:]]
-        turned = torch.stack([_turned(a, -yaw) for yaw in self.turns], dim=1)
-        spectrum = (torch.fft.rfft2(turned, s=size).conj() * torch.fft.rfft2(b, s=size)[:, None]).sum(dim=2)
-        correlation = torch.fft.irfft2(spectrum, s=size).roll((_REACH, _REACH), dims=(-2, -1))
+        correlation = torch.fft.irfft2((a.conj() * b).sum(dim=2), s=self.size).roll((_REACH, _REACH), dims=(-2, -1))
         correlation = correlation[..., : 2 * _REACH + 1, : 2 * _REACH + 1].flatten(1)
         return (correlation * self.log_sharpness.exp()).log_softmax(dim=1)
 

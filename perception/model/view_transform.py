@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perception.grid import BEVGrid
-from perception.model.layers import ConvBlock
+from perception.model.layers import ConvBlock, PointwiseConv2d
 from perception.ops.bev_pool import IndexCache, PoolIndex, bev_pool, pool_index
 
 
@@ -35,8 +35,8 @@ class LiftSplat(nn.Module):
         super().__init__()
         self.grid, self.stride, self.bins = grid, stride, bins
         self.depth_min_m, self.bin_size_m = depth_min_m, (depth_max_m - depth_min_m) / bins
-        self.depth = nn.Sequential(ConvBlock(channels + 1, channels), nn.Conv2d(channels, bins, 1))
-        self.context = nn.Conv2d(channels, channels, 1)
+        self.depth = nn.Sequential(ConvBlock(channels + 1, channels), PointwiseConv2d(channels, bins))
+        self.context = PointwiseConv2d(channels, channels)
         self.refine = nn.Sequential(ConvBlock(channels, bev_channels), ConvBlock(bev_channels, bev_channels))
         self.indices = IndexCache()
 
