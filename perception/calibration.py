@@ -18,7 +18,8 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from perception.data.batches import without_unseen
-from perception.evaluate import ALL_SUBSETS, class_ranges, subset_name
+from perception.evaluate import ALL_SUBSETS, subset_name
+from perception.metric import CLASS_RANGE_M
 from perception.model.detector import Detector, subset_index
 from perception.sample import CLASSES, SENSORS, Boxes3D, Detections
 
@@ -142,7 +143,7 @@ def classification_report(judged: dict[str, Judged]) -> dict:
 
 
 def _in_range_mask(boxes: Boxes3D) -> np.ndarray:
-    ranges = np.array([class_ranges()[name] for name in CLASSES], dtype=np.float64)
+    ranges = np.array([CLASS_RANGE_M[name] for name in CLASSES])
     return np.linalg.norm(boxes.center[:, :2], axis=1) < ranges[boxes.label]
 
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from perception.config import load_yaml
 from perception.data.conditions import Condition, Moment, all_conditions
 from perception.data.nuscenes import NuScenes, open_source
-from perception.data.nuscenes_results import ResultsWriter, to_submission, write_json
+from perception.data.nuscenes_results import write_json
 from perception.errors import PerceptionError
-from perception.evaluate import score_submissions
+from perception.evaluate import Submission, score_submissions
 from perception.health import HealthMonitor, without_dead
 from perception.model.detector import Detector, load, weights_sha256
 from perception.report import COLUMNS, key_of, mean_resistance
@@ -165,12 +165,12 @@ def _rows(checkpoint: str, root: str, keys: list[str], monitor: bool) -> dict[st
         figures |= score_submissions(
             dataset,
             {c.key: SENSORS for c in same},
-            lambda writers, d=dataset, s=same: _detect(detector, d, s, monitor, writers),
+            lambda made, d=dataset, s=same: _detect(detector, d, s, monitor, made),
         )
     return figures
 
 
-def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, writers: dict[str, ResultsWriter]):
+def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, made: dict[str, Submission]):
     monitors = {condition.key: HealthMonitor() for condition in conditions}
     for _, moment in tqdm(moments(dataset), total=len(dataset), desc=f"{len(conditions)} conditions", unit="frame"):
         detector.forget()
@@ -178,8 +178,7 @@ def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, 
             frame = condition.apply(moment)
             if monitor:
                 frame, _ = monitors[condition.key].check(frame)
-            found = to_submission(frame, detector.detect(frame)) if frame.sensors else []
-            writers[condition.key].add(frame.token, found)
+            made[condition.key].add(frame, detector.detect(frame) if frame.sensors else None)
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -18,7 +18,8 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 import perception.sim
 from perception.config import load_config
 from perception.data.nuscenes import NuScenes
-from perception.evaluate import ALL_SUBSETS, EvaluationError, evaluate, evaluate_subsets, subset_name, table
+from perception.errors import PerceptionError
+from perception.evaluate import ALL_SUBSETS, EvaluationError, evaluate, evaluate_subsets, score_file, subset_name, table
 from perception.geometry import SE3, wrap_angle
 from perception.model.detector import build
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame, RadarCloud
@@ -286,8 +287,9 @@ def test_what_the_devkit_cannot_read_is_one_error(tmp_path):
     write_drive(tmp_path)
     dataset = NuScenes(tmp_path)
     (tmp_path / "maps" / "map.png").unlink()
-    with pytest.raises(EvaluationError, match=r"v1\.0-mini: the devkit cannot read it.*map\.png"):
-        evaluate(Oracle(), dataset)
+    with pytest.raises(PerceptionError, match=r"v1\.0-mini: the devkit cannot read it.*map\.png"):
+        evaluate(Oracle(), dataset, official=True)
+    assert evaluate(Oracle(), dataset)["mAP_present"] == pytest.approx(1.0)  # the map plays no part in the metric
 
 
 @pytest.mark.parametrize("sensors", [[], ["sonar"], ["camera", "lidr"]])
@@ -327,14 +329,20 @@ def assert_parity(dataset: NuScenes, tmp_path: Path) -> dict:
     devkit, config = Devkit("v1.0-mini", str(dataset.root), verbose=False), config_factory("detection_cvpr_2019")
     plain = DetectionEval(devkit, config, str(tmp_path / f"{name}.json"), "mini_val", str(tmp_path / "plain"), False)
     official = plain.evaluate()[0].serialize()
-    assert (figures["mAP"], figures["NDS"]) == (official["mean_ap"], official["nd_score"])
-    assert figures["AP"] == official["mean_dist_aps"]
+    assert (figures["mAP"], figures["NDS"]) == pytest.approx((official["mean_ap"], official["nd_score"]), abs=1e-9)
+    assert figures["AP"] == pytest.approx(official["mean_dist_aps"], abs=1e-9)
     errors = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"}
     for ours, theirs in errors.items():
-        assert figures[f"m{ours}"] == official["tp_errors"][theirs]
+        assert figures[f"m{ours}"] == pytest.approx(official["tp_errors"][theirs], abs=1e-9)
         for name in CLASSES:
             value = official["label_tp_errors"][name][theirs]
-            assert figures["errors"][name][ours] == (None if np.isnan(value) else value)
+            expected = None if np.isnan(value) else pytest.approx(value, abs=1e-9)
+            assert figures["errors"][name][ours] == expected
+    of_devkit = evaluate(Sloppy(), dataset, dataset[0].sensors, official=True)
+    assert (of_devkit["mAP"], of_devkit["NDS"]) == (official["mean_ap"], official["nd_score"])
+    assert of_devkit["AP"] == official["mean_dist_aps"] and of_devkit["breakdown"] == figures["breakdown"]
+    scored = score_file(tmp_path / f"{subset_name(dataset[0].sensors)}.json", dataset)
+    assert scored["AP"] == pytest.approx(figures["AP"], abs=1e-12) and scored["NDS"] == pytest.approx(figures["NDS"])
     return figures
 
 

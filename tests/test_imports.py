@@ -15,11 +15,11 @@ LAYERS = (
     {"geometry", "cli", "report", "plots"},
     {"grid"},
     {"sample"},
-    {"batch", "health"},
+    {"batch", "health", "metric", "metric_kernel"},
     {"config"},
     {"data", "ops", "sim"},
     {"model"},
-    {"losses", "optim", "checkpoint", "journal", "evaluate", "replay", "viz", "stream", "export", "cost"},
+    {"losses", "optim", "checkpoint", "journal", "evaluate", "replay", "viz", "stream", "export", "cost", "official"},
     {"calibration", "robustness", "train"},
     {"benchmark"},
 )

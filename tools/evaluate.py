@@ -1,9 +1,8 @@
-"""Score a checkpoint with the official nuScenes metric, for one set of sensors or for all seven.
+"""Score a checkpoint with the nuScenes detection metric, for one set of sensors or for all seven.
 
     python tools/evaluate.py --checkpoint sim --root data/sim --all-subsets --json out/sim.json
 
-The resolved config of the checkpoint is saved beside the figures, as out/sim.config.yaml.
-"""
+The resolved config of the checkpoint is saved beside the figures, as out/sim.config.yaml."""
 
 import argparse
 import os
@@ -29,6 +28,7 @@ def main() -> None:
     sensors.add_argument("--all-subsets", action="store_true", help="each of the seven sets of sensors")
     parser.add_argument("--json", required=True, type=Path, help="where the figures go")
     parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
+    parser.add_argument("--official", action="store_true", help="let nuscenes-devkit compute the figures")
     parser.add_argument("--skip-damaged", action="store_true", help="leave out and count frames that cannot be read")
     add_device_option(parser)
     args = parser.parse_args()
@@ -36,20 +36,21 @@ def main() -> None:
     from perception.config import save_config  # imports that take seconds: after --help
     from perception.data.nuscenes import open_source
     from perception.data.nuscenes_results import check_writable, write_json
-    from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
+    from perception.evaluate import ALL_SUBSETS, breakdown_table, evaluate_subsets, table
     from perception.model.detector import weights_sha256
 
     check_writable(args.json)
     check_writable(args.json.with_suffix(".config.yaml"))
     detector = perception.load(args.checkpoint, device=checked_device(args.device))
-    policy = "skip" if args.skip_damaged else "raise"
-    chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part}
+    policy, size = "skip" if args.skip_damaged else "raise", tuple(detector.config.camera.image_size)
+    chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part, "image_size": size}
     dataset = open_source(args.root, detector.config.data, args.version, **chosen)
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
-    report |= evaluate_subsets(detector, dataset, ALL_SUBSETS if args.all_subsets else [args.sensors], args.results)
+    subsets = ALL_SUBSETS if args.all_subsets else [args.sensors]
+    report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
 
-    print(table(report))
+    print(table(report), breakdown_table(report), sep="\n\n")
     write_json(args.json, report)
     save_config(detector.config, args.json.with_suffix(".config.yaml"))
 

@@ -189,6 +189,6 @@ def _velocities(folder: Path, rows: Columns, timestamp_us: np.ndarray) -> np.nda
     own, timestamp_us = np.arange(len(before)), timestamp_us[rows["sample"]]
     max_time_diff_s = np.where((before >= 0) & (after >= 0), 2 * MAX_TIME_DIFF_S, MAX_TIME_DIFF_S)
     before, after = np.where(before >= 0, before, own), np.where(after >= 0, after, own)
-    seconds = 1e-6 * (timestamp_us[after] - timestamp_us[before])
+    seconds = 1e-6 * timestamp_us[after] - 1e-6 * timestamp_us[before]  # rounded as the devkit rounds, 1e-7 s
     seconds[(seconds <= 0) | (seconds > max_time_diff_s)] = np.nan
     return (rows["center"][after] - rows["center"][before]) / seconds[:, None]

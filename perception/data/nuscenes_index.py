@@ -46,7 +46,7 @@ from perception.data.nuscenes_tables import (
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1  # of the columns: another one is another index
+SCHEMA = 2  # of the columns: another one is another index
 FOLDER = ".perception-index"
 _BIG_TABLES = ("sample_data", "ego_pose", "sample_annotation")
 _TABLES = (*_BIG_TABLES, *"scene sample sensor calibrated_sensor category instance attribute visibility".split())

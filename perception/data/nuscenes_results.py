@@ -21,6 +21,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.errors import PerceptionError
+from perception.metric import MetricBoxes
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
 
 MAX_BOXES = 500  # of a sample; the benchmark refuses more
@@ -88,35 +89,54 @@ def write_json(path: Path, value) -> None:
     write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def to_submission(frame: Frame, detections: Detections) -> list[dict]:
-    """The boxes of one sample, highest score first, the best MAX_BOXES of them.
+def to_world(frame: Frame, detections: Detections, sample: int = 0) -> tuple[MetricBoxes, np.ndarray]:
+    """The best MAX_BOXES boxes of one sample, highest score first, and their quaternions [N, 4] (w, x, y, z).
 
     The format has no word for an unknown velocity: such a box is said to stand still. An attribute that is unknown, or
     that the class cannot have, is replaced by what the class usually does at the box's speed.
+
+    Args:
+        sample: what the boxes are said to belong to.
     """
     best = np.argsort(-detections.scores, kind="stable")[:MAX_BOXES]
-    boxes, scores = detections.boxes[best], detections.scores[best]
-    if not len(boxes):
-        return []
-    world_SE3_ego = frame.world_SE3_ego
-    centers = world_SE3_ego.transform(boxes.center)
-    ego_rotation_box = Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
-    quaternions = (Rotation.from_matrix(world_SE3_ego.rotation) * ego_rotation_box).as_quat()[:, [3, 0, 1, 2]]
+    boxes = detections.boxes[best]
+    world_SE3_ego, ego_rotation_box = frame.world_SE3_ego, Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
+    rotation = Rotation.from_matrix(world_SE3_ego.rotation) * ego_rotation_box
+    forward = rotation.apply([1.0, 0.0, 0.0]).reshape(-1, 3)
     ego_velocity = np.pad(np.nan_to_num(boxes.velocity, nan=0.0), ((0, 0), (0, 1)))
-    velocities = world_SE3_ego.rotate(ego_velocity)[:, :2]
     speeds = np.linalg.norm(ego_velocity, axis=1)
+    attributes = [
+        _attribute_name(CLASSES[label], attribute, speed)
+        for label, attribute, speed in zip(boxes.label, boxes.attribute.tolist(), speeds)
+    ]
+    world = MetricBoxes(
+        sample=np.full(len(boxes), sample),
+        center=world_SE3_ego.transform(boxes.center),
+        size=boxes.size,
+        yaw=np.arctan2(forward[:, 1], forward[:, 0]),
+        velocity=world_SE3_ego.rotate(ego_velocity)[:, :2],
+        label=boxes.label,
+        attribute=np.array([ATTRIBUTES.index(name) if name else -1 for name in attributes], dtype=np.int64),
+        score=detections.scores[best],
+    )
+    return world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]]
+
+
+def to_submission(frame: Frame, detections: Detections) -> list[dict]:
+    """The boxes that :func:`to_world` gives, in the words of the format."""
+    world, quaternions = to_world(frame, detections)
     return [
         {
             "sample_token": frame.token,
-            "translation": centers[i].tolist(),
-            "size": boxes.size[i, [1, 0, 2]].tolist(),
+            "translation": world.center[i].tolist(),
+            "size": world.size[i, [1, 0, 2]].tolist(),
             "rotation": quaternions[i].tolist(),
-            "velocity": velocities[i].tolist(),
-            "detection_name": CLASSES[boxes.label[i]],
-            "detection_score": float(scores[i]),
-            "attribute_name": _attribute_name(CLASSES[boxes.label[i]], int(boxes.attribute[i]), speeds[i]),
+            "velocity": world.velocity[i].tolist(),
+            "detection_name": CLASSES[world.label[i]],
+            "detection_score": float(world.score[i]),
+            "attribute_name": ATTRIBUTES[world.attribute[i]] if world.attribute[i] >= 0 else "",
         }
-        for i in range(len(boxes))
+        for i in range(len(world))
     ]
 
 

@@ -192,8 +192,9 @@ def _best_attribute(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _suppress(boxes: Boxes3D) -> np.ndarray:
     """Indices kept, in order, when each box drops later ones of its class within the suppression radius."""
-    distance = np.linalg.norm(boxes.center[:, None, :2] - boxes.center[None, :, :2], axis=-1)
-    close = (distance < SUPPRESSION_RADIUS_M[boxes.label][:, None]) & (boxes.label[:, None] == boxes.label[None])
+    dx, dy = (boxes.center[:, None, axis] - boxes.center[None, :, axis] for axis in (0, 1))
+    close = dx * dx + dy * dy < np.square(SUPPRESSION_RADIUS_M)[boxes.label][:, None]
+    close &= boxes.label[:, None] == boxes.label[None]
     alive = np.ones(len(boxes), bool)
     for i in range(len(boxes)):
         if alive[i]:

@@ -1,0 +1,79 @@
+"""Reading a submission: what was written comes back, and what is no submission is one clear error."""
+
+import json
+
+import numpy as np
+import pytest
+
+from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_submission import read_submission
+from perception.sample import ATTRIBUTES, CLASSES
+
+BOX = {
+    "sample_token": "a",
+    "translation": [1.0, 2.0, 3.0],
+    "size": [2.0, 4.0, 1.5],
+    "rotation": [np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)],
+    "velocity": [0.5, -0.5],
+    "detection_name": "truck",
+    "detection_score": 0.25,
+    "attribute_name": "vehicle.parked",
+}
+
+
+def write(path, results):
+    path.write_text(json.dumps({"meta": {"use_lidar": True}, "results": results}))
+    return path
+
+
+def test_by_hand(tmp_path):
+    boxes = read_submission(write(tmp_path / "r.json", {"b": [], "a": [BOX]}), ["a", "b"])
+    assert boxes.sample.tolist() == [0] and boxes.center.tolist() == [[1, 2, 3]]
+    assert boxes.size.tolist() == [[4, 2, 1.5]]  # length before width
+    assert boxes.yaw[0] == pytest.approx(np.pi / 2) and boxes.velocity.tolist() == [[0.5, -0.5]]
+    assert CLASSES[boxes.label[0]] == "truck" and ATTRIBUTES[boxes.attribute[0]] == "vehicle.parked"
+    assert boxes.score.tolist() == [0.25]
+
+
+def test_a_velocity_may_be_unknown(tmp_path):
+    """NaN is no JSON, but json writes it and the devkit reads it."""
+    unknown = BOX | {"velocity": [float("nan"), float("nan")]}
+    boxes = read_submission(write(tmp_path / "r.json", {"a": [unknown]}), ["a"])
+    assert np.isnan(boxes.velocity).all()
+
+
+def test_nothing_found_anywhere(tmp_path):
+    assert len(read_submission(write(tmp_path / "r.json", {"a": []}), ["a"])) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"detection_name": "tank"}, "known class.*'tank'"),
+        ({"attribute_name": "flying"}, "known class and attribute.*'flying'"),
+        ({"sample_token": "b"}, "its own token.*'b'"),
+        ({"size": [0.0, 1.0, 1.0]}, "positive sizes"),
+        ({"size": [1.0, 1.0]}, "sample a"),
+        ({"translation": "here"}, "sample a"),
+        ({"detection_score": float("nan")}, "finite numbers"),
+    ],
+)
+def test_what_is_no_box_is_named(tmp_path, change, message):
+    path = write(tmp_path / "r.json", {"a": [BOX | change]})
+    with pytest.raises(DataError, match=rf"r\.json: sample a: .*{message}|r\.json: {message}"):
+        read_submission(path, ["a"])
+
+
+def test_samples_must_fit(tmp_path):
+    path = write(tmp_path / "r.json", {"a": [], "x": []})
+    with pytest.raises(DataError, match=r"exactly the 2 samples.*1 missing \(b\), 1 unknown \(x\)"):
+        read_submission(path, ["a", "b"])
+    with pytest.raises(DataError, match="at most 500"):
+        read_submission(write(path, {"a": [BOX] * 501}), ["a"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": []}', '{"meta": {}, "results": {"a": 3}}', '{"meta'])
+def test_what_is_no_submission(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(DataError, match=r"r\.json"):
+        read_submission(tmp_path / "r.json", ["a"])
