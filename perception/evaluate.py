@@ -231,11 +231,9 @@ def score_submissions(
             "skipped": len(dataset) - len(tokens),
             "ground_truth": dict(zip(CLASSES, np.bincount(truth.boxes.label, minlength=len(CLASSES)).tolist())),
         }
-        scored = {}
+        scored, of_devkit = {}, devkit_metric.ground_truth(devkit, tokens) if official else None
         for name, submission in submissions.items():
-            figures = None
-            if official:
-                figures = devkit_metric.score_file(devkit, devkit_metric.ground_truth(devkit, tokens), paths[name])
+            figures = devkit_metric.score_file(devkit, of_devkit, paths[name]) if official else None
             scored[name] = score_boxes(truth, submission.boxes, figures) | shared
         return scored
 
@@ -276,7 +274,8 @@ def score_file(path: str | Path, dataset) -> dict:
 def breakdown(truth: Truth, predictions: MetricBoxes) -> dict:
     """Where detections are good and where they are not; None where there is no ground truth.
 
-    distance: mAP of the classes present among what is that far from the vehicle, predictions and ground truth alike.
+    distance: mAP of the classes present among what is that far from the vehicle, predictions and ground truth
+        alike; of a pair on either side of a border both count as wrong.
     visibility, seen_by: the share of ground truth that some prediction matches at 2 m, whatever its score. Nobody can
         say how visible a box is that is not there, so precision has no meaning. seen_by: whose points are on it.
     """
@@ -312,7 +311,7 @@ def table(report: dict) -> str:
     for name, figures in report["subsets"].items():
         lines.append(" ".join([f"{name:<{width}}", *(f"{_or_nan(figures[column]):11.4f}" for column in columns)]))
     sensors = ", ".join(f"{count} with {name}" for name, count in report["frames_with"].items())
-    lines.append(f"{report['frames']} frames ({sensors}), {report['skipped']} skipped")
+    lines.append(f"{report['frames']} frames{f' ({sensors})' * bool(sensors)}, {report['skipped']} skipped")
     return "\n".join(lines)
 
 

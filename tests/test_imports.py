@@ -35,6 +35,7 @@ OPTIONAL = (
     "rosbags",
     "rerun",
     "onnx",
+    "triton",
 )
 
 

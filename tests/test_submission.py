@@ -56,6 +56,8 @@ def test_nothing_found_anywhere(tmp_path):
         ({"size": [1.0, 1.0]}, "sample a"),
         ({"translation": "here"}, "sample a"),
         ({"detection_score": float("nan")}, "finite numbers"),
+        ({"velocity": [float("inf"), 0.0]}, "finite numbers"),
+        ({"rotation": [0.0, 0.0, 0.0, 0.0]}, "quaternion of zeros"),
     ],
 )
 def test_what_is_no_box_is_named(tmp_path, change, message):
@@ -72,7 +74,16 @@ def test_samples_must_fit(tmp_path):
         read_submission(write(path, {"a": [BOX] * 501}), ["a"])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": []}', '{"meta": {}, "results": {"a": 3}}', '{"meta'])
+def test_a_sample_that_comes_twice(tmp_path):
+    one = json.dumps([BOX])
+    (tmp_path / "r.json").write_text(f'{{"meta": {{}}, "results": {{"a": {one}, "a": {one}}}}}')
+    with pytest.raises(DataError, match="each sample once"):
+        read_submission(tmp_path / "r.json", ["a"])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"results": {"a": []}}', "", "[]", "{}", '{"results": []}', '{"meta": {}, "results": {"a": 3}}', '{"meta']
+)
 def test_what_is_no_submission(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match=r"r\.json"):

@@ -38,6 +38,11 @@ class _Submission(msgspec.Struct):
     results: dict[str, msgspec.Raw]
 
 
+class _LenientSubmission(msgspec.Struct):
+    meta: dict
+    results: dict[str, list]
+
+
 def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
     """The boxes of a submission, in the order of the file; their sample is the place of its token in ``tokens``.
 
@@ -61,13 +66,16 @@ def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
             parts.append(_columns(boxes, token, place[token]))
         except (msgspec.DecodeError, ValueError) as error:
             raise DataError(f"{path}: sample {token}: {error}") from None
-    return MetricBoxes.joined(parts)
+    boxes = MetricBoxes.joined(parts)
+    if data.count(b'"sample_token"') > len(boxes):  # of a key that comes twice JSON keeps the last
+        raise DataError(f"{path}: each sample once was expected, found one twice")
+    return boxes
 
 
 def _lenient(path: Path, data: bytes) -> dict[str, list]:
     try:
-        return msgspec.convert(json.loads(data), dict[str, dict])["results"]
-    except (ValueError, KeyError, RecursionError) as error:
+        return msgspec.convert(json.loads(data), _LenientSubmission).results
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: a submission, with meta and results, was expected: {error}") from None
 
 
@@ -90,8 +98,10 @@ def _columns(boxes: list[_Box], token: str, sample: int) -> MetricBoxes:
     numbers = np.array([(*b.translation, *b.size, *b.rotation, *b.velocity, b.detection_score) for b in boxes], float)
     numbers = numbers.reshape(-1, 13)
     known = np.delete(numbers, [10, 11], axis=1)  # a velocity may be unknown
-    if not np.isfinite(known).all() or (numbers[:, 3:6] <= 0).any():
+    if not np.isfinite(known).all() or np.isinf(numbers).any() or (numbers[:, 3:6] <= 0).any():
         raise ValueError("finite numbers and positive sizes were expected")
+    if not numbers[:, 6:10].any(axis=1).all():
+        raise ValueError("a rotation was expected, found a quaternion of zeros")
     w, x, y, z = (numbers[:, 6:10] / np.linalg.norm(numbers[:, 6:10], axis=1, keepdims=True)).T
     return MetricBoxes(
         np.full(len(boxes), sample),

@@ -10,7 +10,9 @@ from torch import nn
 
 from perception.batch import PointBatch
 from perception.grid import BEVGrid
-from perception.ops.voxelize import scatter_to_bev, segment_max, segment_mean, voxelize
+from perception.ops.voxelize import Voxels, scatter_to_bev, segment_max, segment_mean, voxelize
+
+_PART = 1 << 15  # points at a time on a CPU: what is computed from them stays in its cache
 
 
 class PillarEncoder(nn.Module):
@@ -25,22 +27,27 @@ class PillarEncoder(nn.Module):
         self.grid = grid
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
         # The columns, then: offset from the pillar's mean (3), offset from the cell's centre (2), log of the count (1).
-        self.point = nn.Sequential(nn.Linear(len(scale) + 6, channels), nn.LayerNorm(channels), nn.ReLU(inplace=True))
+        self.point = nn.Sequential(nn.Linear(len(scale) + 6, channels), nn.LayerNorm(channels))
 
     def forward(self, cloud: PointBatch, batch_size: int) -> torch.Tensor:
-        voxels = voxelize(cloud.points, cloud.batch_index, self.grid)
-        if len(voxels.cell) == 0:  # a reduction over no segments has no shape to go by
-            empty = self.point(cloud.points.new_zeros(0, self.point[0].in_features))
-            return scatter_to_bev(empty, voxels, batch_size, self.grid)
-        points = cloud.points[voxels.order]
-        features = self.point(self._describe(points, voxels))
-        return scatter_to_bev(segment_max(features.float(), voxels), voxels, batch_size, self.grid)
+        voxels = voxelize(cloud.points, cloud.batch_index, self.grid, batch_size=batch_size)
+        parts = [voxels] if cloud.points.is_cuda else voxels.split(_PART)
+        features = torch.cat([self._reduce(cloud.points, part) for part in parts])
+        return scatter_to_bev(features, voxels, batch_size, self.grid)
 
-    def _describe(self, points, voxels):
-        """Points [K, C] in voxel order -> their features [K, C + 6]."""
-        xyz = points[:, :3]
-        from_mean = xyz - segment_mean(xyz, voxels)[voxels.voxel]
-        column, row = self.grid.to_cells(xyz[:, 0], xyz[:, 1])
-        from_centre = torch.stack([column - column.floor() - 0.5, row - row.floor() - 0.5], dim=1)
-        count = voxels.count[voxels.voxel].to(points.dtype).log()[:, None]
-        return torch.cat([points / self.scale, from_mean / self.grid.cell_size_m, from_centre, count], dim=1)
+    def _reduce(self, points: torch.Tensor, voxels: Voxels) -> torch.Tensor:
+        """Points [M, C] -> features [V, channels] of pillars."""
+        features = self.point(self._describe(points, voxels)).float()
+        # The positive part of the maximum is the maximum of the positive parts, and pillars are fewer than points.
+        return segment_max(features, voxels).relu()
+
+    def _describe(self, points: torch.Tensor, voxels: Voxels) -> torch.Tensor:
+        """Points [M, C] -> the features [K, C + 6] of those in pillars, in voxel order."""
+        points = points.index_select(0, voxels.order)
+        mean = segment_mean(points, voxels)[:, :3]
+        centre = voxels.coordinates()[:, [3, 2]] + 0.5
+        count = voxels.count.to(points.dtype).log()[:, None]
+        pillar = torch.cat([mean, centre, count], dim=1).index_select(0, voxels.voxel)
+        from_mean = (points[:, :3] - pillar[:, :3]) / self.grid.cell_size_m
+        from_centre = torch.stack(self.grid.to_cells(points[:, 0], points[:, 1]), dim=1) - pillar[:, 3:5]
+        return torch.cat([points / self.scale, from_mean, from_centre, pillar[:, 5:]], dim=1)

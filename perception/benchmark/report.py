@@ -1,0 +1,43 @@
+"""Rows of benchmarks as the Markdown of docs/performance.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perception.benchmark.suite import extra_path, read_rows
+
+GPU_ROWS = ("gpu_voxelize", "gpu_bev_pool", "gpu_frame")
+_HEAD = ("benchmark", "beside", "ours, ms", "peer, ms", "ratio", "our peak, MB", "device")
+
+
+def performance(path: Path) -> str:
+    """All tables of what ``tools/benchmark.py --json path`` wrote."""
+    rows = read_rows(path)
+    lines = _table(_HEAD, [_cells(row) for row in rows])
+    absent = [name for name in GPU_ROWS if name not in {row["name"] for row in rows}]
+    if absent:
+        lines += ["", f"Still to be taken, for want of a GPU: {', '.join(f'`{name}`' for name in absent)}."]
+    for name, title, head in (
+        ("model", "The stages of a frame", ("stage", "parameters", "GFLOP", "MB", "ms", "share of the roofline")),
+        ("accuracy", "Accuracy of the shipped checkpoint", ("images decoded", "mAP", "NDS", "mATE", "mAOE", "mAVE")),
+    ):
+        extra = read_rows(extra_path(path, name))
+        if extra:
+            lines += ["", f"**{title}**", "", *_table(head, [[_number(v) for v in row.values()] for row in extra])]
+    return "\n".join(lines)
+
+
+def _cells(row: dict) -> list[str]:
+    return [f"`{row['name']}`", row["peer"], *(_number(row[k]) for k in ("ours_ms", "peer_ms")), f"{row['ratio']:.3g}×",
+            _number(row["ours_peak_mb"]), row["device"]]  # fmt: skip
+
+
+def _number(value) -> str:
+    """Three digits, or all of a larger number."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _table(head, rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
