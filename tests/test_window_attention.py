@@ -28,6 +28,12 @@ def test_compiled_equals_blocks(batch, heads, height, width, maps, side):
     torch.testing.assert_close(_compiled(*x), _blocks(*x), rtol=1e-4, atol=1e-5)
 
 
+def test_strips_meet():
+    """More rows than a strip has."""
+    x = inputs(heads=1, head=2, height=50, width=100, maps=1)
+    torch.testing.assert_close(_compiled(*x), _blocks(*x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("way", [_blocks, _compiled])
 def test_a_map_that_a_sample_lacks_is_not_looked_at(way):
     query, key_value, bias = inputs(batch=2)

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 _BLOCK = 4
+_STRIP = 2048  # cells
 
 
 def window_attention(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
@@ -96,11 +97,14 @@ def _compiled(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Te
     query = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
     key_value = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
     bias = bias.flatten(3).contiguous().numpy()
-    logits = torch.empty(batch, height, width, heads, maps, side**2)
-    for m, kv in enumerate(key_value):
-        write_logits(query, kv, bias[:, :, m], logits.numpy()[..., m, :])
-    weight = logits.flatten(4).softmax(dim=-1).view_as(logits)
     attended = torch.zeros(batch, height, width, heads, channels // heads)
-    for m, kv in enumerate(key_value):
-        add_values(weight.numpy()[..., m, :], kv, attended.numpy())
+    rows = max(1, _STRIP // width)
+    for first in range(0, height, rows):  # in strips, so that logits stay in the cache
+        strip = slice(first, min(first + rows, height))
+        logits = torch.empty(batch, strip.stop - first, width, heads, maps, side**2)
+        for m, kv in enumerate(key_value):
+            write_logits(query[:, strip], kv, bias[:, :, m], first, logits.numpy()[..., m, :])
+        weight = logits.flatten(4).softmax(dim=-1).view_as(logits).numpy()
+        for m, kv in enumerate(key_value):
+            add_values(weight[..., m, :], kv, first, attended.numpy()[:, strip])
     return attended.flatten(3).permute(0, 3, 1, 2)

@@ -11,16 +11,20 @@ _jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"
 
 
 @_jit
-def write_logits(query, key_value, bias, logits):
-    """logits [B, H, W, heads, n * n] of query [B, H, W, heads, d] and key_value [B, H, W, 2, heads, d]."""
-    batch, height, width, heads, size = query.shape
+def write_logits(query, key_value, bias, first, logits):
+    """logits [B, h, W, heads, n * n] of query [B, h, W, heads, d] and key_value [B, H, W, 2, heads, d].
+
+    The query is a strip of rows of the whole map, from the row ``first``.
+    """
+    batch, strip, width, heads, size = query.shape
+    height = key_value.shape[1]
     side = round(math.sqrt(bias.shape[-1]))
     radius = side // 2
     for b in range(batch):
-        for row in range(height):
+        for row in range(strip):
             for column in range(width):
                 for offset in range(side * side):
-                    y = min(max(row + offset // side - radius, 0), height - 1)
+                    y = min(max(first + row + offset // side - radius, 0), height - 1)
                     x = min(max(column + offset % side - radius, 0), width - 1)
                     for head in range(heads):
                         total = numba.float32(0)
@@ -30,16 +34,17 @@ def write_logits(query, key_value, bias, logits):
 
 
 @_jit
-def add_values(weight, key_value, attended):
-    """Adds to attended [B, H, W, heads, d] the values, weighted by weight [B, H, W, heads, n * n]."""
-    batch, height, width, heads, size = attended.shape
+def add_values(weight, key_value, first, attended):
+    """Adds to attended [B, h, W, heads, d], a strip as above, the values by weight [B, h, W, heads, n * n]."""
+    batch, strip, width, heads, size = attended.shape
+    height = key_value.shape[1]
     side = round(math.sqrt(weight.shape[-1]))
     radius = side // 2
     for b in range(batch):
-        for row in range(height):
+        for row in range(strip):
             for column in range(width):
                 for offset in range(side * side):
-                    y = min(max(row + offset // side - radius, 0), height - 1)
+                    y = min(max(first + row + offset // side - radius, 0), height - 1)
                     x = min(max(column + offset % side - radius, 0), width - 1)
                     for head in range(heads):
                         share = weight[b, row, column, head, offset]
