@@ -23,8 +23,13 @@ def performance(path: Path) -> str:
     ):
         extra = read_rows(extra_path(path, name))
         if extra:
-            lines += ["", f"**{title}**", "", *_table(head, [[_number(v) for v in row.values()] for row in extra])]
+            digits = _four_digits if name == "accuracy" else _number
+            lines += ["", f"**{title}**", "", *_table(head, [[digits(v) for v in row.values()] for row in extra])]
     return "\n".join(lines)
+
+
+def _four_digits(value) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def _cells(row: dict) -> list[str]:

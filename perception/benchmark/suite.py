@@ -18,6 +18,7 @@ from perception.evaluate import evaluate
 from perception.model.detector import load
 
 _FULL_SIZE, _LSS_SIZED = "configs/nuscenes.yaml", "configs/lss_sized.yaml"
+ACCURACY = ("mAP", "NDS", "mATE", "mAOE", "mAVE")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def accuracy(needs: Needs) -> list[dict]:
     for how, size in (("whole", None), ("at the size wanted", tuple(detector.config.camera.image_size))):
         dataset = open_source(needs.require("drives"), detector.config.data, image_size=size)
         figures = evaluate(detector, dataset)
-        rows.append({"images": how, **{key: figures[key] for key in ("mAP", "NDS", "mATE", "mAOE", "mAVE")}})
+        rows.append({"images": how, **{key: figures[key] for key in ACCURACY}})
     return rows
 
 
