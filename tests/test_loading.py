@@ -156,7 +156,6 @@ def test_rows_that_are_cut_off_need_not_be_scaled(height, width, scaled, share):
 
 def test_a_pixel_of_a_reduced_image_lies_where_its_camera_says(tmp_path):
     """A white dot in the file, found again in frames that were read at every scale."""
-    pytest.importorskip("simplejpeg")
     world, image = World(), np.zeros((256, 512, 3), np.uint8)
     row, column = 100, 333
     image[row - 8 : row + 9, column - 8 : column + 9] = 255
@@ -194,12 +193,10 @@ def difference(root: Path, image_size: tuple[int, int]) -> float:
 
 @pytest.mark.parametrize("image_size, tolerance", [((256, 704), 1.0), ((128, 352), 2.0)])
 def test_real_images_hardly_change(real_scene, image_size, tolerance):
-    pytest.importorskip("simplejpeg")
     assert difference(real_scene, image_size) < tolerance  # measured: 0.65 and 1.33
 
 
 def test_simulated_images_hardly_change(tmp_path):
-    pytest.importorskip("simplejpeg")
     simulate(tmp_path, 1, 0.5, seed=3000, workers=1)
     assert difference(tmp_path, (128, 352)) < 1.5  # measured: 0.97
 

@@ -175,9 +175,7 @@ def test_missing_file_and_folder_instead_of_file(tmp_path):
 @pytest.fixture(params=["simplejpeg", "opencv"])
 def decoder(request, monkeypatch):
     """Both ways to decode a JPEG."""
-    if request.param == "simplejpeg":
-        pytest.importorskip("simplejpeg")
-    else:
+    if request.param == "opencv":
         monkeypatch.setitem(sys.modules, "simplejpeg", None)
     return request.param
 
@@ -234,7 +232,6 @@ def jpeg_bytes(rgb: np.ndarray) -> bytes:
     + [((11, 20), 8), ((8, 8), 8)],
 )
 def test_a_jpeg_is_reduced_as_far_as_it_still_covers(write, cover, reduction):
-    pytest.importorskip("simplejpeg")
     image, found = read_image(write(jpeg_bytes(photo(90, 160))), (90, 160), cover)
     assert found == reduction and image.shape == (-(-90 // reduction), -(-160 // reduction), 3)
 
@@ -242,7 +239,6 @@ def test_a_jpeg_is_reduced_as_far_as_it_still_covers(write, cover, reduction):
 @fast
 @given(height=st.integers(16, 200), width=st.integers(16, 200), reduction=st.sampled_from([1, 2, 4, 8]))
 def test_a_reduced_jpeg_shows_the_mean_of_every_square_of_pixels(write, height, width, reduction):
-    pytest.importorskip("simplejpeg")
     rgb, cover = photo(height, width), (max(8, height // reduction), max(8, width // reduction))
     image, n = read_image(write(jpeg_bytes(rgb)), (height, width), cover)
     whole = rgb[: height // n * n, : width // n * n].reshape(height // n, n, width // n, n, 3).mean(axis=(1, 3))
@@ -260,7 +256,6 @@ def test_what_cannot_be_reduced_is_whole(write, monkeypatch, suffix, simplejpeg)
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.99])
 def test_a_truncated_jpeg_is_an_error_at_any_scale(write, reduction, kept):
-    pytest.importorskip("simplejpeg")
     data = jpeg_bytes(photo(128, 128))
     with pytest.raises(DataError, match="damaged"):
         read_image(write(data[: int(kept * len(data))]), (128, 128), (128 // reduction, 128 // reduction))
