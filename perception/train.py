@@ -28,10 +28,11 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.checkpoint import read_checkpoint, write_checkpoint
 from perception.config import Config
-from perception.data.batches import Schedule, TrainingData, keyed_rng, training_image_size
+from perception.data.batches import Schedule, TrainingData, training_image_size
 from perception.data.nuscenes import open_source
 from perception.errors import PerceptionError
 from perception.journal import Journal, Window
+from perception.keyed_rng import keyed_rng
 from perception.losses import DetectionLoss
 from perception.model.detector import build, find_checkpoint
 from perception.optim import Ema, has_bfloat16, one_cycle, parameter_groups

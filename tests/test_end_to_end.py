@@ -70,7 +70,7 @@ def test_evaluate_scores_every_subset(drive, checkpoint, tmp_path):
 def test_replay_twice_gives_the_same_detections(drive, checkpoint, tmp_path):
     summaries = []
     for name in ("first", "second"):
-        run("replay.py", drive, "--checkpoint", checkpoint, "--out", tmp_path / name, "--no-video")
+        run("replay.py", drive, "--checkpoint", checkpoint, "--out", tmp_path / name, "--outputs", "none")
         summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
     assert summaries[0]["detections_sha256"] == summaries[1]["detections_sha256"]
     results = [(tmp_path / name / "results.json").read_bytes() for name in ("first", "second")]

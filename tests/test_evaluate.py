@@ -460,7 +460,7 @@ def test_the_demo(checkpoint, tmp_path, monkeypatch, capsys):
     assert not run_tool(monkeypatch, *common, tool="demo.py")
     assert not run_tool(monkeypatch, *common, "--overwrite", tool="demo.py")
     assert asked == [("drive-0.5s", 1, 0.5, False), ("drive-0.5s", 1, 0.5, True)]
-    results = {"results.json", "replay.mp4", "replay.png", "summary.json", "scores.json"}
+    results = {"results.json", "tracks.json", "result.jsonl", "replay.mp4", "replay.png", "summary.json", "scores.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"drive-0.5s", *results}
     assert len(json.loads((tmp_path / "scores.json").read_text())["subsets"]) == 7
     assert all(str(tmp_path / name) in capsys.readouterr().out for name in ["replay.mp4"])

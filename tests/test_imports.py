@@ -12,15 +12,16 @@ MODULES = sorted((ROOT / "perception").rglob("*.py"))
 # A module may import its own layer and the layers above it in this list.
 LAYERS = (
     {"errors"},
-    {"geometry", "cli", "report", "plots"},
+    {"geometry", "cli", "report", "plots", "keyed_rng"},
     {"grid"},
     {"sample"},
     {"batch", "health", "metric", "metric_kernel"},
     {"config"},
-    {"data", "ops", "sim"},
+    {"data", "logs", "ops", "sim"},
     {"model"},
-    {"losses", "optim", "checkpoint", "journal", "evaluate", "replay", "viz", "stream", "export", "cost", "official"},
-    {"calibration", "robustness", "train"},
+    {"losses", "optim", "checkpoint", "journal", "evaluate", "viz", "tracking", "export", "cost", "official"},
+    {"official_tracking"},
+    {"calibration", "robustness", "train", "replay", "stream"},
     {"benchmark"},
 )
 OPTIONAL = (
@@ -32,8 +33,16 @@ OPTIONAL = (
     "msgspec",
     "transformers",
     "mcap",
+    "google",
     "rosbags",
+    "foxglove",
+    "zstandard",
+    "lz4",
+    "isal",
     "rerun",
+    "av",
+    "ray",
+    "pandas",
     "onnx",
     "triton",
 )

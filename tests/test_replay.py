@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from nuscenes_world import World
 
 from perception.config import Config
 from perception.data.nuscenes import open_source
@@ -16,10 +18,12 @@ from perception.data.nuscenes_files import DataError
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.model.detector import build
-from perception.replay import Clock, Film, canonical_bytes, latency_table, replay
+from perception.replay.latency import table as latency_table
+from perception.replay.run import canonical_bytes, replay
 from perception.sample import SENSORS, Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
 
 ROOT = Path(__file__).parents[1]
+ALWAYS = {"results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json"}
 
 
 class Oracle:
@@ -52,19 +56,19 @@ def drive(frames=5, interval_s=0.5, image_size=(32, 64)):
         )
 
 
-def frames_of(video: Path) -> tuple[int, float]:
+def frames_of(video: Path) -> int:
     capture = cv2.VideoCapture(str(video))
-    rate, count = capture.get(cv2.CAP_PROP_FPS), 0
+    count = 0
     while capture.read()[0]:
         count += 1
-    return count, rate
+    return count
 
 
 def test_what_a_run_leaves(tmp_path):
     summary = replay(Oracle(), drive(), tmp_path / "out", score_threshold=0.5, about={"checkpoint": "oracle"})
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"results.json", "replay.mp4", "replay.png", "summary.json"}
-    assert frames_of(tmp_path / "out/replay.mp4") == (5, 2.0)
+    assert names == {*ALWAYS, "replay.mp4"}
+    assert frames_of(tmp_path / "out/replay.mp4") == 5
     assert cv2.imread(str(tmp_path / "out/replay.png")).shape == (1080, 1920, 3)
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["meta"]["use_camera"] and results["meta"]["use_radar"] and results["meta"]["use_lidar"]
@@ -79,81 +83,89 @@ def test_what_a_run_leaves(tmp_path):
 
 
 def test_two_runs_are_the_same(tmp_path):
-    first, second = (replay(Oracle(), drive(), tmp_path / name, video=False) for name in "ab")
+    first, second = (replay(Oracle(), drive(), tmp_path / name, outputs=()) for name in "ab")
     assert first["detections_sha256"] == second["detections_sha256"]
     for name in ("results.json", "replay.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    fewer = replay(Oracle(), drive(4), tmp_path / "c", video=False)
+    fewer = replay(Oracle(), drive(4), tmp_path / "c", outputs=())
     assert fewer["detections_sha256"] != first["detections_sha256"]
 
 
-def test_without_video_nothing_is_filmed(tmp_path):
-    replay(Oracle(), drive(2), tmp_path, video=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "replay.png", "summary.json"}
-
-
-def test_without_video_that_of_an_earlier_run_goes(tmp_path):
-    replay(Oracle(), drive(2), tmp_path)
+def test_without_outputs_those_of_an_earlier_run_go(tmp_path):
+    replay(Oracle(), drive(2), tmp_path, outputs=("mp4", "rrd", "mcap"))
+    assert {path.name for path in tmp_path.iterdir()} == {*ALWAYS, "replay.mp4", "replay.rrd", "replay.mcap"}
     (tmp_path / "replay.part.mp4").write_text("of an interrupted run")
-    replay(Oracle(), drive(3), tmp_path, video=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "replay.png", "summary.json"}
+    replay(Oracle(), drive(3), tmp_path, outputs=())
+    assert {path.name for path in tmp_path.iterdir()} == ALWAYS
 
 
-def test_a_video_that_got_no_frames_is_an_error(tmp_path, monkeypatch):
-    class Full:
-        """What cv2.VideoWriter does on a full disk: nothing, and it says so nowhere."""
-
-        fourcc = cv2.VideoWriter.fourcc
-
-        def __init__(self, path, *format):
-            Path(path).write_bytes(b"\0" * 48)
-
-        def isOpened(self):
-            return True
-
-        def write(self, picture):
-            pass
-
-        release = isOpened
-
-    monkeypatch.setattr(cv2, "VideoWriter", Full)
-    with pytest.raises(PerceptionError, match="2 frames were expected, found 0"):
-        replay(Oracle(), drive(2), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["replay.part.mp4"]
+def test_an_output_that_there_is_not_is_an_error(tmp_path):
+    with pytest.raises(PerceptionError, match="mp4, rrd, mcap, live were expected, found 'avi'"):
+        replay(Oracle(), drive(2), tmp_path, outputs=("avi",))
 
 
 def test_a_detector_is_shown_only_the_sensors_asked_for(tmp_path):
-    summary = replay(Oracle(), drive(2), tmp_path, video=False, sensors=("camera", "radar"))
+    summary = replay(Oracle(), drive(2), tmp_path, outputs=(), sensors=("camera", "radar"))
     assert summary["frames_with"] == {"camera": 2, "radar": 2, "lidar": 0}
     assert not json.loads((tmp_path / "results.json").read_text())["meta"]["use_lidar"]
 
 
 def test_a_single_frame_makes_a_video_and_a_cold_latency(tmp_path):
     summary = replay(Oracle(), drive(1), tmp_path)
-    assert frames_of(tmp_path / "replay.mp4") == (1, 1.0)
-    assert summary["latency"]["model"]["cold_ms"] >= 0 and summary["latency"]["model"]["median_ms"] is None
-    assert latency_table(summary).splitlines()[-1].startswith("total")
+    assert frames_of(tmp_path / "replay.mp4") == 1
+    assert summary["latency"]["model"]["cold_ms"] >= 0 and summary["latency"]["model"]["p50_ms"] is None
+    assert latency_table(summary["latency"]).splitlines()[-1].startswith("total")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
+def broken(error, after):
+    for i, frame in enumerate(drive()):
+        if i == after:
+            raise error("in the middle")
+        yield frame
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_an_interrupted_run_leaves_nothing_half_done(tmp_path, error, after):
-    def broken():
-        for i, frame in enumerate(drive()):
-            if i == after:
-                raise error("in the middle")
-            yield frame
-
+def test_an_error_leaves_results_of_before_and_readable_parts(tmp_path, after):
     (tmp_path / "results.json").write_text("of an earlier run")
-    with pytest.raises(error):
-        replay(Oracle(), broken(), tmp_path)
-    filmed = {"replay.part.mp4"} if after else set()
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json"} | filmed
+    with pytest.raises(DataError):
+        replay(Oracle(), broken(DataError, after), tmp_path)
     assert (tmp_path / "results.json").read_text() == "of an earlier run"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"results.json", "result.part.jsonl"} | ({"replay.part.mp4"} if after else set())
+    assert len((tmp_path / "result.part.jsonl").read_text().splitlines()) == after
     if after:
-        assert frames_of(tmp_path / "replay.part.mp4")[0] == after
+        assert frames_of(tmp_path / "replay.part.mp4") == after
     replay(Oracle(), drive(2), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "replay.mp4", "replay.png", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*ALWAYS, "replay.mp4"}
+
+
+def test_ctrl_c_ends_a_run_as_the_end_of_the_drive_does(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        replay(Oracle(), broken(KeyboardInterrupt, 3), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*ALWAYS, "replay.mp4"}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames"] == 3 and summary["complete"] is False
+    assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 3
+    assert frames_of(tmp_path / "replay.mp4") == 3
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        replay(Oracle(), broken(KeyboardInterrupt, 0), tmp_path)
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "replay.png").exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_frame_waits_for_its_end(tmp_path):
+    class Impatient(Oracle):
+        def decode(self, prediction):
+            signal.raise_signal(signal.SIGINT)
+            return super().decode(prediction)
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(Impatient(), drive(), tmp_path, outputs=())
+    assert json.loads((tmp_path / "summary.json").read_text())["frames"] == 1
+    assert len((tmp_path / "result.jsonl").read_text().splitlines()) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_frames_are_pulled_one_by_one(tmp_path):
@@ -169,14 +181,14 @@ def test_frames_are_pulled_one_by_one(tmp_path):
             order.append(f"load {frame.token[-1]}")
             yield frame
 
-    replay(Noting(), noting(), tmp_path, video=False)
+    replay(Noting(), noting(), tmp_path, outputs=())
     assert order == ["load 0", "detect 0", "load 1", "detect 1", "load 2", "detect 2"]
 
 
 def test_an_empty_source_is_an_error(tmp_path):
     with pytest.raises(PerceptionError, match="at least one frame"):
         replay(Oracle(), iter([]), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert not {path.name for path in tmp_path.iterdir()} & {*ALWAYS, "replay.mp4"}
 
 
 @pytest.mark.parametrize("out", ["file", "/proc/self", "taken"])
@@ -190,29 +202,12 @@ def test_an_output_that_cannot_be_written_is_known_at_once(tmp_path, out):
 
 
 def test_the_digest_sees_every_number():
-    def one(x=1.0, score=0.5, label=0):
+    def one(time=7, x=1.0, score=0.5, label=0):
         boxes = Boxes3D([[x, 0, 0]], [[1, 1, 1]], [0], [[0, 0]], [label])
-        return canonical_bytes("t", Detections(boxes, [score]))
+        return canonical_bytes(time, Detections(boxes, [score]))
 
-    assert one() == one() and len({one(), one(x=1.0 + 1e-12), one(score=0.6), one(label=1)}) == 4
-    assert canonical_bytes("u", Detections(Boxes3D.empty(), [])) == b"u\0" + 8 * b"\0"
-
-
-def test_latency_sets_the_first_frame_apart():
-    clock = Clock()
-    clock._seconds = {"load": [9.0, 0.001, 0.002, 0.003], "model": [1.0, 0.01, 0.01, 0.01]}
-    summary = clock.summary()
-    assert summary["load"] == pytest.approx({"cold_ms": 9000, "median_ms": 2, "p90_ms": 2.8, "max_ms": 3})
-    assert summary["total"]["cold_ms"] == pytest.approx(10000) and summary["total"]["median_ms"] == pytest.approx(12)
-    assert clock.last_ms("load", "model") == pytest.approx(13)
-
-
-@pytest.mark.parametrize("interval_s, rate", [(0.1, 10.0), (0.0, 60.0), (-1.0, 60.0), (100.0, 1.0)])
-def test_the_video_runs_at_the_pace_of_the_recording(tmp_path, interval_s, rate):
-    with Film(tmp_path / "v.mp4") as film:
-        for i in range(3):
-            film.add(np.full((64, 64, 3), 80 * i, np.uint8), int(i * interval_s * 1e9))
-    assert frames_of(tmp_path / "v.mp4") == (3, pytest.approx(rate, rel=0.01))
+    assert one() == one() and len({one(), one(8), one(x=1.0 + 1e-12), one(score=0.6), one(label=1)}) == 5
+    assert canonical_bytes(1, Detections(Boxes3D.empty(), [])) == b"\1" + 15 * b"\0"
 
 
 def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
@@ -221,26 +216,35 @@ def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
     detector = build(config).eval()
     source = open_source(real_scene, config.data, scenes=["scene-0523"], sensors=("camera", "radar"))
     frames = [source[0], source[1]]
-    digests = {replay(detector, frames, tmp_path, video=False)["detections_sha256"] for _ in range(2)}
+    digests = {replay(detector, frames, tmp_path, outputs=())["detections_sha256"] for _ in range(2)}
     assert len(digests) == 1 and frames[0].sensors == SENSORS[:2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    config = Config()
+    config.camera.weights = "none"
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(config).save(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nowhere", "--checkpoint", "nothing"], "error: checkpoint 'nothing'"),
-        (["nowhere", "--checkpoint", "nothing", "--device", "gpu"], "error: --device: auto, cpu or cuda"),
-        (["nowhere", "--checkpoint", "{checkpoint}"], "error: nowhere"),
+        (["nowhere", "--checkpoint", "{checkpoint}"], "error: nowhere: a log was expected, found nothing"),
+        (["{log}", "--checkpoint", "nothing"], "error: checkpoint 'nothing'"),
+        (["{log}", "--checkpoint", "{checkpoint}", "--device", "gpu"], "error: --device: auto, cpu or cuda"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, arguments, message):
-    config = Config()
-    config.camera.weights = "none"
-    build(config).save(tmp_path / "checkpoint")
-    arguments = [argument.format(checkpoint=tmp_path / "checkpoint") for argument in arguments]
+def test_bad_input_is_one_line(tmp_path, checkpoint, arguments, message):
+    World().write(tmp_path / "log")
+    arguments = [argument.format(checkpoint=checkpoint, log=tmp_path / "log") for argument in arguments]
     command = [sys.executable, "tools/replay.py", *arguments, "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith(message) and len(done.stderr.splitlines()) == 1
+    (line,) = (line for line in done.stderr.splitlines() if " INFO " not in line)
+    assert done.returncode == 2 and line.startswith(message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_silent_faults_are_counted_and_kept_from_the_detector(tmp_path):
@@ -254,6 +258,6 @@ def test_silent_faults_are_counted_and_kept_from_the_detector(tmp_path):
             seen.append(frames[0].sensors)
             return frames
 
-    summary = replay(Watching(), frames, tmp_path, video=False)
+    summary = replay(Watching(), frames, tmp_path, outputs=())
     assert summary["faults"] == {"lidar frozen": 4}
     assert seen == [SENSORS] * 2 + [("camera", "radar")] * 3

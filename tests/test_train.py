@@ -26,11 +26,11 @@ from perception.data.batches import (
     FrameCache,
     Schedule,
     TrainingData,
-    keyed_rng,
     without_unseen,
 )
 from perception.errors import PerceptionError
 from perception.geometry import SE3
+from perception.keyed_rng import keyed_rng
 from perception.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
 from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError, fit_image
 from perception.train import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise

@@ -16,19 +16,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from perception.cli import run_main
 
-ALL = ("tables", "loading", "metric", "voxelize", "pool", "fusion", "frames", "model", "sweep", "accuracy")
+ALL = ("tables", "loading", "metric", "voxelize", "pool", "fusion", "frames", "logs", "model", "sweep", "accuracy")
+MORE = ("gpu", "replay", "mangled", "hour")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "names", nargs="+", choices=["all", *ALL, "gpu"], metavar="NAME", help=f"{', '.join(ALL)}; gpu; all"
+        "names", nargs="+", choices=["all", *ALL, *MORE], metavar="NAME", help=f"{', '.join((*ALL, *MORE))}; all"
     )
     parser.add_argument("--json", required=True, type=Path, help="where the rows go")
     parser.add_argument("--into", type=Path, help="document whose tables are made anew")
     parser.add_argument("--plot", type=Path, help="picture of the voxelization's sweep")
     parser.add_argument("--checkpoint", default="sim", help="of frames, model and accuracy; default: the shipped one")
-    parser.add_argument("--scene", type=Path, help="a nuScenes scene, for loading")
+    parser.add_argument("--scene", type=Path, help="a nuScenes scene, for loading, logs, replay and hour")
     parser.add_argument("--drives", type=Path, help="simulated drives, for accuracy")
     parser.add_argument("--tables", type=Path, help="folder for tables of trainval's size, 2.5 GB, made if need be")
     parser.add_argument("--peers-python", type=Path, help="interpreter with spconv and efficientnet_pytorch")

@@ -1,7 +1,6 @@
 """Simulate a short drive, detect with every set of sensors, score each, and film the full one.
 
-Leaves under --out: results.json, replay.mp4, replay.png, summary.json, scores.json and, in the nuScenes layout, the
-data in drive-8s/.
+Leaves under --out: what a replay leaves (docs/replay.md), scores.json and, in the nuScenes layout, the data in drive-8s/.
 """
 
 import argparse
@@ -27,7 +26,8 @@ def main() -> None:
     from perception.data.nuscenes import open_source
     from perception.data.nuscenes_results import check_writable, write_json
     from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
-    from perception.replay import about_detector, latency_table, replay
+    from perception.replay.latency import table as latency_table
+    from perception.replay.run import about_detector, replay
     from perception.sim import simulate
 
     check_writable(args.out / "scores.json")
@@ -46,7 +46,7 @@ def main() -> None:
 
     print("3/3 All sensors together are replayed", flush=True)
     summary = replay(detector, drive.frames(), args.out, total=len(drive), about=about)
-    print(latency_table(summary))
+    print(latency_table(summary["latency"]))
 
     for name in ("results.json", "replay.mp4", "replay.png", "summary.json", "scores.json"):
         print(args.out / name)

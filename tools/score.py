@@ -1,8 +1,10 @@
 """Score a submission, a results.json of anybody's detector, with the nuScenes detection metric.
 
     python tools/score.py out/results.json --root data/nuscenes --version v1.0-trainval --split val
+    python tools/score.py out/tracks.json --tracks --root data/nuscenes --version v1.0-mini
 
-The file must hold exactly the samples that are chosen.
+The file must hold exactly the samples that are chosen. Tracks are scored on whatever samples their file holds, by the
+devkit, which takes a minute a drive.
 """
 
 import argparse
@@ -19,19 +21,27 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", help="such as mini_val")
     which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
+    parser.add_argument(
+        "--tracks", action="store_true", help="a tracking submission, with the nuScenes tracking metric"
+    )
     parser.add_argument("--json", type=Path, help="where the figures go")
     args = parser.parse_args()
 
     from perception.data.nuscenes import NuScenes  # imports that take seconds: after --help
     from perception.data.nuscenes_results import check_writable, write_json
     from perception.evaluate import breakdown_table, score_file, table
+    from perception.official_tracking import score_tracks
 
     if args.json is not None:
         check_writable(args.json)
     dataset = NuScenes(args.root, args.version, split=args.split, scenes=args.scenes)
-    figures = score_file(args.results, dataset)
-    report = {"subsets": {args.results.stem: figures}, "frames": len(dataset), "skipped": 0, "frames_with": {}}
-    print(table(report), breakdown_table(report), sep="\n\n")
+    if args.tracks:
+        figures = score_tracks(dataset, args.results)
+        print("\n".join(f"{name:<8} {value}" for name, value in figures.items() if name != "classes"))
+    else:
+        figures = score_file(args.results, dataset)
+        report = {"subsets": {args.results.stem: figures}, "frames": len(dataset), "skipped": 0, "frames_with": {}}
+        print(table(report), breakdown_table(report), sep="\n\n")
     if args.json is not None:
         write_json(args.json, figures)
 

@@ -25,7 +25,53 @@ def performance(path: Path) -> str:
         if extra:
             digits = _four_digits if name == "accuracy" else _number
             lines += ["", f"**{title}**", "", *_table(head, [[digits(v) for v in row.values()] for row in extra])]
-    return "\n".join(lines)
+    return "\n".join(lines + _replay(path))
+
+
+_REPLAY = {
+    "replayed": (
+        "One drive in every form, replayed twice",
+        {"form": "form", "turn": "run", "frames": "frames", "detections_sha256": "digest of the detections",
+         "load_ms": "reading, ms", "detector_ms": "detector, ms", "load_share": "share of reading"},
+    ),
+    "salvaged": (
+        "Recordings cut short",
+        {"recording": "recording", "messages_in_complete_chunks": "messages in complete chunks",
+         "messages_back": "read back", "share": "share"},
+    ),
+    "damaged logs": (
+        "Damaged logs",
+        {"inputs": "inputs", "frames": "still gave frames", "refused": "refused in one line",
+         "others": "other exceptions", "worst_s": "longest, s", "peak_mb": "peak of the process, MB"},
+    ),
+    "an hour": (
+        "An hour of log",
+        {"sensors": "sensors", "frames": "frames", "gigabytes": "GB of MCAP", "warm_mb": "after a tenth, MB",
+         "most_mb": "at most, MB", "rise_mb": "rise, MB"},
+    ),
+}  # fmt: skip
+
+
+def _replay(path: Path) -> list[str]:
+    """check -> a table of its rows, with the columns that people read."""
+    rows = [row for name in ("replay", "mangled", "hour") for row in read_rows(extra_path(path, name))]
+    lines = []
+    for check, (title, columns) in _REPLAY.items():
+        own = [row for row in rows if row["check"] == check]
+        if own:
+            cells = [[_cell(key, row[key]) for key in columns] for row in own]
+            lines += ["", f"**{title}**", "", *_table(tuple(columns.values()), cells)]
+    return lines
+
+
+def _cell(key: str, value) -> str:
+    if key == "detections_sha256":
+        return f"`{value[:16]}`"
+    if key in ("share", "load_share"):
+        return f"{value:.1%}"
+    if key == "others":
+        return str(sum(value.values()))
+    return _number(value)
 
 
 def _four_digits(value) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception.benchmark import loading, metric, model, tables, voxelize
+from perception.benchmark import loading, logs, metric, model, replay, tables, voxelize
 from perception.cli import keep_memory
 from perception.config import load_config
 from perception.data.nuscenes import open_source
@@ -16,6 +16,7 @@ from perception.data.nuscenes_results import write_json
 from perception.errors import PerceptionError
 from perception.evaluate import evaluate
 from perception.model.detector import load
+from perception.sample import SENSORS
 
 _FULL_SIZE, _LSS_SIZED = "configs/nuscenes.yaml", "configs/lss_sized.yaml"
 ACCURACY = ("mAP", "NDS", "mATE", "mAOE", "mAVE")
@@ -55,6 +56,11 @@ def _frames(needs: Needs) -> list[dict]:
     return model.frames(load(needs.checkpoint), load_config(_LSS_SIZED), *others)
 
 
+def _logs(needs: Needs) -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        return logs.mcap_reading(replay.converted(Path(needs.require("scene")), Path(folder))["MCAP"])
+
+
 def _gpu(_: Needs) -> list[dict]:
     full = load_config(_FULL_SIZE)
     return voxelize.gpu_voxelize() + model.pooling("cuda") + model.gpu_frame(full)
@@ -68,6 +74,7 @@ BENCHMARKS: dict[str, Callable[[Needs], list[dict]]] = {
     "pool": lambda _: model.pooling(),
     "fusion": lambda _: model.fusion_scaling(),
     "frames": _frames,
+    "logs": _logs,
     "gpu": _gpu,
 }  # each gives rows as ``timing.row`` makes them
 
@@ -91,12 +98,15 @@ EXTRAS: dict[str, Callable[[Needs], list[dict]]] = {
     "model": stages,
     "sweep": lambda needs: voxelize.sweep(needs.peers_python),
     "accuracy": accuracy,
+    "replay": lambda needs: replay.replay_checks(needs.require("scene"), needs.checkpoint),
+    "mangled": lambda _: replay.damaged_logs(10_000),
+    "hour": lambda needs: replay.hour_long(needs.require("scene"), needs.checkpoint, SENSORS),
 }  # each has columns of its own, and a file of its own
 
 
 # In these peers run as their users run them. In the others what is compared is arithmetic, and both sides run with the
 # memory settings of our tools, which the process has from then on.
-_PEERS_OWN_MEMORY = ("tables", "loading", "metric", "voxelize")
+_PEERS_OWN_MEMORY = ("tables", "loading", "metric", "voxelize", "logs")
 
 
 def extra_path(path: Path, name: str) -> Path:

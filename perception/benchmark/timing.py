@@ -63,6 +63,11 @@ def peak_mb(candidate: Candidate) -> float:
     return max(0, peak - before) / 1000
 
 
+def resident_mb() -> float:
+    """What this process holds in memory (Linux)."""
+    return _status_kb("VmRSS") / 1000
+
+
 def _status_kb(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1])

@@ -6,7 +6,6 @@ nothing depends on the number of loader workers, and there is no generator state
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +21,11 @@ from perception.data.augment import augment, draw_world
 from perception.data.faults import Faulty, draw_faults
 from perception.errors import PerceptionError
 from perception.geometry import SE3
+from perception.keyed_rng import keyed_rng
 from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, SampleError, fit_image
 
 SINGLE_SENSORS = tuple((name,) for name in SENSORS)
 PROPER_SUBSETS = tuple(subset for n in range(1, len(SENSORS)) for subset in combinations(SENSORS, n))
-
-
-def keyed_rng(*key) -> np.random.Generator:
-    """A generator that depends on ``key`` (numbers and strings) and on nothing else."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 @dataclass(frozen=True)

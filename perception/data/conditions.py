@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from perception.data import faults
-from perception.data.batches import PROPER_SUBSETS, keyed_rng
+from perception.data.batches import PROPER_SUBSETS
+from perception.keyed_rng import keyed_rng
 from perception.sample import Frame
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")

@@ -228,6 +228,16 @@ class NuScenes:
         return self._index.ego_position[self._samples]
 
     @property
+    def timestamps_ns(self) -> np.ndarray:
+        """int64 [len(self)]: the reference time of every frame."""
+        return 1000 * self._index.recording.reference_us[self._samples]
+
+    def boxes(self, index: int) -> Boxes3D | None:
+        """The boxes of ``self[index]``, without reading its sensors."""
+        reader = self._reader(index)
+        return self._boxes(int(self._samples[index]), reader.ego_SE3_world)
+
+    @property
     def report(self) -> dict[tuple[str, str], int]:
         """(channel, what) -> how many.
 
@@ -236,13 +246,16 @@ class NuScenes:
         """
         return dict(self._absent + self._dropped_points)
 
-    def _read(self, index: int) -> Frame:
+    def _reader(self, index: int) -> SampleReader:
         token, sample = self.tokens[index], int(self._samples[index])
         if self._recording.reference[sample] < 0:
             raise DataError(f"{self.root / self.version}: sample {token}: no row in sample_data, so no ego pose")
-        reader = SampleReader(self.root, self._recording, self._options, token, sample, self._dropped_points)
+        return SampleReader(self.root, self._recording, self._options, token, sample, self._dropped_points)
+
+    def _read(self, index: int) -> Frame:
+        reader, sample = self._reader(index), int(self._samples[index])
         return Frame(
-            token=token,
+            token=self.tokens[index],
             timestamp_ns=1000 * reader.reference_us,
             world_SE3_ego=reader.world_SE3_ego,
             cameras=reader.cameras(),

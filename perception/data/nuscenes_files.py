@@ -7,15 +7,13 @@ knows frames, filters or tables; see ``nuscenes.py`` for those.
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from perception.data.image_files import ImageError, decode_image
 from perception.errors import PerceptionError
 
 LIDAR_BIN_COLUMNS = 5  # x, y, z, intensity, ring index, all float32
@@ -155,93 +153,8 @@ def _integers(header: dict[str, list[str]], key: str, length: int) -> list[int]:
 
 
 def read_image(path: str | Path, size: tuple[int, int], cover: tuple[int, int] | None = None) -> tuple[np.ndarray, int]:
-    """A JPEG or PNG as uint8 [H, W, 3] RGB, as stored: intrinsics know nothing of an EXIF orientation.
-
-    OpenCV fills the lost part of a truncated JPEG with grey and says nothing, so JPEGs go through simplejpeg's strict
-    mode where it is installed; otherwise the end marker is checked, which finds truncation but no damage in the middle.
-
-    Args:
-        size: height and width it must have. They are looked up before decoding: a damaged header that claims
-            60000 x 60000 would otherwise take all memory there is.
-        cover: height and width, at least 8, that the caller will make of it. simplejpeg then decodes a JPEG at the
-            smallest of 1/1, 1/2, 1/4 and 1/8 of its sides that is no smaller: a DCT block of 8 x 8 gives 4 x 4, 2 x 2
-            or one pixel, for half the time. (libjpeg-turbo has no fast code for the fractions between.)
-
-    Returns:
-        The image, and what its sides were divided by; a part of a pixel that remains at the end makes one more.
-    """
-    data = read_bytes(path)
-    is_jpeg = data.startswith(b"\xff\xd8")
-    if not is_jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise DataError(f"{path}: a JPEG or PNG image was expected, found a file beginning with {data[:4]!r}")
-    found = _jpeg_size(data) if is_jpeg else _png_size(data)
-    if found != tuple(size):
-        what = f"height, width {found}" if found else "an image without a size"
-        raise DataError(f"{path}: height, width {tuple(size)} were expected, found {what}")
-    if is_jpeg:
-        return _decode_jpeg(path, data, size, _reduction(size, cover or size))
-    return _decode_png(path, data), 1
-
-
-def _reduction(size: tuple[int, int], cover: tuple[int, int]) -> int:
-    return max((n for n in (2, 4, 8) if size[0] >= n * cover[0] and size[1] >= n * cover[1]), default=1)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width from the start-of-frame segment."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack_from(">HH", data, at + 5)
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
-
-
-def _png_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width from the header chunk, which is the first."""
-    if data[12:16] != b"IHDR" or len(data) < 24:
-        return None
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
-
-
-def _decode_jpeg(path: str | Path, data: bytes, size: tuple[int, int], reduction: int) -> tuple[np.ndarray, int]:
+    """A JPEG or PNG file: what :func:`perception.data.image_files.decode_image` makes of its bytes."""
     try:
-        import simplejpeg
-    except ImportError:
-        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            raise DataError(f"{path}: a whole JPEG was expected, found one without its end marker: truncated") from None
-        return _decode_opencv(path, data), 1
-    height, width = (-(-side // reduction) for side in size)
-    try:
-        image = simplejpeg.decode_jpeg(
-            data, colorspace="RGB", strict=True, min_height=height, min_width=width, min_factor=reduction
-        )
-    except ValueError as error:
-        raise DataError(f"{path}: a whole JPEG was expected, found a damaged one: {error}") from None
-    return image, reduction
-
-
-def _decode_png(path: str | Path, data: bytes) -> np.ndarray:
-    """Walks the chunks and their checksums first, since OpenCV returns damaged PNGs too."""
-    at, kind = 8, b""
-    while kind != b"IEND":
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        at += 12 + length
-        if at > len(data) or zlib.crc32(data[at - 8 - length : at - 4]) != int.from_bytes(data[at - 4 : at], "big"):
-            raise DataError(f"{path}: a whole PNG was expected, found a damaged or truncated chunk")
-    return _decode_opencv(path, data)
-
-
-def _decode_opencv(path: str | Path, data: bytes) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise DataError(f"{path}: the image cannot be decoded: {error.err}") from None
-    if image is None:
-        raise DataError(f"{path}: the image cannot be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return decode_image(read_bytes(path), size, cover)
+    except ImageError as error:
+        raise DataError(f"{path}: {error}") from None

@@ -1,0 +1,227 @@
+"""The door to recorded drives: ``open_log(path)`` gives their sensor messages in one stable order, whatever the format.
+
+    with open_log("drive.mcap") as log:
+        for message in log:                       # by measurement time, then topic, then place in the file
+            message.topic, message.timestamp_ns, message.data
+
+Formats: folders in the nuScenes layout (one scene), MCAP files (Foxglove protobuf or ROS 2 messages), ROS 2 bags (a
+folder, or one ``.db3``). What a message holds is said in ``perception/logs/messages.py``.
+
+Recordings hold messages in the order in which they arrived. They are brought into the order of measurement within a
+window of ``WINDOW_NS``; what comes later than that is passed on when it comes, and counted as ``late``. A time stamp
+that leaps ahead, away from the clock it was recorded with, is damage, and the message is left out: nothing after it
+would be in time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from perception.logs.messages import Calibration, LogError, Message, Reader, Topic, Transform
+
+WINDOW_NS = 500_000_000
+_LEAP_NS = 60_000_000_000
+
+
+class Log:
+    """A recorded drive, opened by :func:`open_log`. Iterating reads it from the start, every time; it is a Reader too.
+
+    Attributes:
+        change: what is made of every message before it is sorted in, such as faults that are injected; None leaves the
+            message out. Set before iterating.
+        name: of the drive: the scene, or the file's name without its suffix.
+        topics: name -> Topic, after remapping, of those that were chosen.
+        stopped: where and why the recording ends early, once it has been read to its end; None if it does not.
+        damage: what was left out, in lines, once it has been read.
+        late: topic -> how many messages came too late to be sorted in.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        name: str,
+        topics: Collection[str] | None,
+        exclude_topics: Collection[str],
+        remap: Mapping[str, str],
+        start_offset_s: float,
+        duration_s: float | None,
+        strict: bool,
+    ):
+        self.reader, self.name, self.path = reader, name, reader.path
+        self._remap, self._strict = dict(remap), strict
+        self._start_ns, self._length_ns = round(1e9 * start_offset_s), duration_s and round(1e9 * duration_s)
+        unknown = [topic for topic in (*(topics or ()), *exclude_topics, *remap) if topic not in reader.topics]
+        if unknown:
+            raise LogError(f"{self.path}: topic {unknown[0]} was expected, found {', '.join(reader.topics) or 'none'}")
+        self._excluded = set(exclude_topics)
+        self._chosen = set(reader.topics if topics is None else topics) - self._excluded
+        self._all = topics is None and not exclude_topics  # a truncated file tells of topics while it is read
+        self.change: Callable[[Message], Message | None] | None = None
+        self.late: Counter = Counter()
+        self._leaps: Counter = Counter()
+
+    @property
+    def topics(self) -> dict[str, Topic]:
+        chosen = [topic for name, topic in self.reader.topics.items() if self._all or name in self._chosen]
+        named = (replace(topic, name=self._remap.get(topic.name, topic.name)) for topic in chosen)
+        return {topic.name: topic for topic in named}
+
+    @property
+    def stopped(self) -> str | None:
+        return self.reader.stopped
+
+    @property
+    def damage(self) -> list[str]:
+        leaps = [
+            f"{self.path}: {topic}: {number} messages left out, stamped more than a minute ahead of their recording"
+            for topic, number in sorted(self._leaps.items())
+        ]
+        return [*self.reader.damage, *leaps]
+
+    def __iter__(self) -> Iterator[Message]:
+        """In order of (timestamp_ns, topic, sequence). What holds for the whole drive comes as soon as it is read."""
+        self.late.clear()
+        self._leaps.clear()
+        first_ns = None
+        for message in self._sorted(self._read()):
+            if is_timeless(message):
+                yield message
+                continue
+            first_ns = message.timestamp_ns if first_ns is None else first_ns
+            offset_ns = message.timestamp_ns - first_ns - self._start_ns
+            if self._length_ns is not None and offset_ns > self._length_ns:
+                return
+            if offset_ns >= 0 or not self._start_ns or isinstance(message.data, Calibration):
+                yield message
+
+    def messages(self, topics: Collection[str] | None = None, strict: bool | None = None) -> Iterator[Message]:
+        """In the order of the file, unchanged, as a :class:`Reader` gives them. topics: as they are called here."""
+        strict = self._strict if strict is None else strict
+        for message in self.reader.messages(None if self._all else self._chosen, strict):
+            message = self._named(message)
+            if topics is None or message.topic in topics:
+                yield message
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _named(self, message: Message) -> Message:
+        return replace(message, topic=self._remap[message.topic]) if message.topic in self._remap else message
+
+    def _read(self) -> Iterator[Message]:
+        """In the order of the file, without leaps of time."""
+        usual_ns: int | None = None
+        for message in self.messages():
+            if not is_timeless(message):
+                ahead_ns = message.timestamp_ns - message.log_time_ns
+                if usual_ns is None or abs(ahead_ns - usual_ns) <= _LEAP_NS or 2 * abs(ahead_ns) < abs(usual_ns):
+                    usual_ns = ahead_ns  # the last: what came before was off, since the recording's clock is far closer
+                elif ahead_ns > usual_ns:
+                    self._leaps[message.topic] += 1
+                    continue
+            yield message
+
+    def _sorted(self, messages: Iterator[Message]) -> Iterator[Message]:
+        heap: list[tuple[tuple[int, str, int], Message]] = []
+        now_ns = -(1 << 62)  # as the log has it, whatever a change makes of the stamps
+        passed = (now_ns, "", 0)
+        for message in messages:
+            changed = message if self.change is None else self.change(message)
+            if is_timeless(message):
+                if changed is not None:
+                    yield changed
+                continue
+            now_ns = max(now_ns, message.timestamp_ns)
+            if changed is not None:
+                place = changed.timestamp_ns, changed.topic, changed.sequence
+                if place < passed:
+                    self.late[changed.topic] += 1
+                heapq.heappush(heap, (place, changed))
+            while heap and heap[0][0][0] <= now_ns - WINDOW_NS:
+                place, next_message = heapq.heappop(heap)
+                passed = max(passed, place)
+                yield next_message
+        while heap:
+            yield heapq.heappop(heap)[1]
+
+
+def open_log(
+    path: str | Path,
+    *,
+    version: str | None = None,
+    scene: str | None = None,
+    topics: Collection[str] | None = None,
+    exclude_topics: Collection[str] = (),
+    remap: Mapping[str, str] | None = None,
+    start_offset_s: float = 0.0,
+    duration_s: float | None = None,
+    strict: bool = True,
+) -> Log:
+    """Open a recorded drive of any format.
+
+    Args:
+        path: a folder in the nuScenes layout, an ``.mcap`` file, a ROS 2 bag (folder or ``.db3`` file, which may be
+            compressed: ``.zstd``).
+        version, scene: of a nuScenes folder; may be left out where there is one only.
+        topics: to read only these; exclude_topics: to read all but these. As they are named in the log.
+        remap: topic in the log -> what it is called from here on.
+        start_offset_s: how far into the drive to begin, and duration_s: how much of it. Static transforms and
+            calibrations from before the beginning still come.
+        strict: a message that cannot be decoded is an error, else it is left out and listed in ``damage``.
+
+    Raises:
+        LogError: no such log, no log at all, or a topic that is not in it.
+        DataError: nuScenes tables that are missing or damaged.
+    """
+    if not 0 <= start_offset_s < math.inf or not (duration_s is None or 0 < duration_s < math.inf):
+        raise LogError(f"start offset >= 0 and duration > 0 were expected, found {start_offset_s} s, {duration_s} s")
+    path = Path(path)
+    reader, name = _open(path, version, scene)
+    try:
+        return Log(reader, name, topics, exclude_topics, remap or {}, start_offset_s, duration_s, strict)
+    except LogError:
+        reader.close()
+        raise
+
+
+def is_nuscenes(path: Path) -> bool:
+    """Whether a folder holds a version of nuScenes tables."""
+    return path.is_dir() and any(path.glob("*/scene.json"))
+
+
+def is_timeless(message: Message) -> bool:
+    return isinstance(message.data, Transform) and message.data.static
+
+
+def _open(path: Path, version: str | None, scene: str | None) -> tuple[Reader, str]:
+    if not path.exists():
+        raise LogError(f"{path}: a log was expected, found nothing")
+    if is_nuscenes(path):
+        from perception.logs.nuscenes_log import NuScenesReader
+
+        reader = NuScenesReader(path, version, scene)
+        return reader, reader.scene
+    if version is not None or scene is not None:
+        raise LogError(f"{path}: a folder in the nuScenes layout was expected, since a version or scene is named")
+    if path.suffix == ".mcap":
+        from perception.logs.mcap_log import McapReader
+
+        return McapReader(path), path.stem
+    if path.is_dir() or path.name.endswith((".db3", ".db3.zstd", ".mcap.zstd")):
+        from perception.logs.rosbag_log import RosbagReader
+
+        return RosbagReader(path), path.stem
+    raise LogError(
+        f"{path}: a nuScenes folder, an .mcap file or a ROS 2 bag was expected, found {path.suffix or 'a file'}"
+    )

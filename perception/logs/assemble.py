@@ -1,0 +1,218 @@
+"""Sensor messages to frames: what all sensors measured around one reference time, in the ego frame of that time.
+
+Messages are pushed in order of measurement time, and a frame comes out as soon as nothing that is yet to come can
+belong to it, so that the same code serves a log and a live vehicle:
+
+Reference   The log's sample marks where the rig names their topic, else the measurements of its reference sensor. A
+            frame whose ego pose is unknown is left out and counted.
+Sensors     Of every camera, LiDAR and radar the measurement nearest to the reference time. A sensor without one that
+            is near enough is absent from the frame.
+Clouds      That sweep and those shortly before it, each moved to where the vehicle is at the reference time; where
+            points have times of their own, each point by its own.
+Poses       ``transforms.py`` says how they are interpolated. A frame waits for them, half a second at most.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from perception.geometry import SE3
+from perception.logs.measurements import Assembly, Measurements
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
+from perception.logs.rig import CameraSource, CloudSource, Rig
+from perception.logs.transforms import inverse
+from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, Frame, LidarCloud, RadarCloud, SampleError
+
+LIDAR_HZ, RADAR_HZ = 20.0, 13.0  # of nuScenes, whose sweeps a checkpoint's configuration counts
+_LONGEST_WAIT_NS = 500_000_000
+
+
+def sweep_span_s(sweeps: int, rate_hz: float) -> float:
+    """How far back ``sweeps`` of them reach: half an interval more than from the last to the first."""
+    return (sweeps - 0.5) / rate_hz if sweeps > 1 else 0.0
+
+
+@dataclass
+class _Sensor:
+    """A sensor of the rig and what it measured lately, oldest first."""
+
+    name: str
+    kind: str
+    source: CameraSource | CloudSource
+    span_ns: int
+    recent: deque[Message] = field(default_factory=deque)
+
+
+class Assembler:
+    """See the module docstring. One drive each.
+
+    Args:
+        scene: the drive's name, for its frames.
+        where: the log's name, for errors.
+
+    Attributes:
+        counts: what was left out, and how often.
+    """
+
+    def __init__(self, rig: Rig, assembly: Assembly, scene: str = "", where: str = "log"):
+        self._rig, self._assembly, self._scene, self._where = rig, assembly, scene, where
+        self._measurements = Measurements(rig, assembly)
+        self.counts = self._measurements.counts
+        self._sensors = {sensor.source.topic: sensor for sensor in _sensors(rig, assembly)}
+        reference = {**rig.cameras, **rig.radars, **rig.lidars}.get(rig.reference)
+        self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
+        self._calibration_topics = {source.calibration for source in rig.cameras.values()}
+        self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
+        longest_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
+        self._kept_ns = longest_ns + self._tolerance_ns + self._wait_ns + _LONGEST_WAIT_NS
+        self._wanted: deque[tuple[int, str]] = deque()  # reference time and token of frames to come
+        self._latest_reference_ns = self._now_ns = -(1 << 62)
+
+    def push(self, message: Message) -> Iterator[Frame]:
+        """Take one message, none earlier than those before it; yield the frames that it completes."""
+        self._now_ns = max(self._now_ns, message.timestamp_ns)
+        yield from self._complete(self._is_ready)
+        data = message.data
+        if isinstance(data, Transform):
+            self._measurements.transforms.add(message.timestamp_ns, data)
+        elif isinstance(data, Calibration):
+            if message.topic in self._calibration_topics:
+                self._measurements.calibrations[message.topic] = data
+        elif isinstance(data, Sample):
+            if message.topic == self._rig.samples:
+                self._wanted.append((message.timestamp_ns, data.token))
+        else:
+            self._take(message)
+
+    def finish(self) -> Iterator[Frame]:
+        """The frames that the end of the log completes."""
+        yield from self._complete(lambda reference_ns: True)
+
+    def _take(self, message: Message) -> None:
+        if message.topic == self._reference_topic and self._is_due(message.timestamp_ns):
+            self._wanted.append((message.timestamp_ns, str(message.timestamp_ns)))
+        sensor = self._sensors.get(message.topic)
+        if sensor is None:
+            return
+        expected = Image if sensor.kind == "camera" else Cloud
+        if not isinstance(message.data, expected):
+            found = type(message.data).__name__
+            raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
+        sensor.recent.append(message)
+        while self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns:
+            sensor.recent.popleft()
+
+    def _is_due(self, reference_ns: int) -> bool:
+        """Whether the rate allows one more frame; a tenth of the interval early is in time."""
+        rate_hz = self._assembly.rate_hz
+        if rate_hz is not None and reference_ns - self._latest_reference_ns < 0.9e9 / rate_hz:
+            return False
+        self._latest_reference_ns = reference_ns
+        return True
+
+    def _is_ready(self, reference_ns: int) -> bool:
+        latest_ns = reference_ns + self._wait_ns
+        if self._now_ns <= latest_ns:
+            return False
+        if self._rig.world_frame is None or self._now_ns > reference_ns + _LONGEST_WAIT_NS:
+            return True
+        measured = self._measurements.transforms.measured(self._rig.world_frame, self._rig.ego_frame)
+        return measured is not None and measured[1] >= latest_ns
+
+    def _complete(self, is_ready: Callable[[int], bool]) -> Iterator[Frame]:
+        while self._wanted and is_ready(self._wanted[0][0]):
+            reference_ns, token = self._wanted.popleft()
+            frame = self._frame(reference_ns, token)
+            if frame is not None:
+                yield frame
+            self._measurements.transforms.forget_before(reference_ns - self._kept_ns)
+
+    def _frame(self, reference_ns: int, token: str) -> Frame | None:
+        world_T_ego = self._measurements.world_T_ego(reference_ns)
+        if world_T_ego is None:
+            self.counts["frames left out: no ego pose"] += 1
+            return None
+        ego_T_world = inverse(world_T_ego)
+        lidar = self._cloud("lidar", reference_ns, ego_T_world, len(LIDAR_FIELDS))
+        radar = self._cloud("radar", reference_ns, ego_T_world, len(RADAR_FIELDS))
+        return Frame(
+            token=token,
+            timestamp_ns=reference_ns,
+            world_SE3_ego=SE3.from_matrix(world_T_ego),
+            cameras=self._cameras(reference_ns, ego_T_world),
+            radar=None if radar is None else RadarCloud(radar),
+            lidar=None if lidar is None else LidarCloud(lidar),
+            scene=self._scene,
+        )
+
+    def _cameras(self, reference_ns: int, ego_T_world: np.ndarray) -> dict:
+        cameras = {}
+        for sensor, message in self._measured("camera", reference_ns):
+            image = self._attempt(message, self._measurements.camera, sensor.source, ego_T_world)
+            if image is not None:
+                cameras[sensor.name] = image
+        return cameras
+
+    def _cloud(self, kind: str, reference_ns: int, ego_T_world: np.ndarray, width: int) -> np.ndarray | None:
+        """float32 [N, width] of all sweeps; None where there is none."""
+        sweeps = [
+            (sensor, message)
+            for sensor, newest in self._measured(kind, reference_ns)
+            for message in _sweeps(sensor, newest)
+        ]
+        read = self._measurements.lidar if kind == "lidar" else self._measurements.radar
+        points = np.empty((sum(len(message.data.records) for _, message in sweeps), width), dtype=np.float32)
+        counts = []  # of the points of each sweep; it is written to where those before it end
+        for sensor, message in sweeps:
+            age_s = 1e-9 * (reference_ns - message.timestamp_ns)
+            counts.append(self._attempt(message, read, sensor.source, ego_T_world, age_s, points[sum(counts) :]))
+            if counts[-1] is None:
+                counts.pop()
+        return points[: sum(counts)] if counts else None
+
+    def _measured(self, kind: str, reference_ns: int) -> Iterator[tuple[_Sensor, Message]]:
+        """The sensors of a kind, by name, and of each the measurement nearest to the reference time."""
+        for sensor in self._sensors.values():
+            if sensor.kind == kind:
+                offsets = ((message.timestamp_ns - reference_ns, message) for message in sensor.recent)
+                near = [(abs(t), m) for t, m in offsets if -self._tolerance_ns <= t <= self._wait_ns]
+                if near:
+                    yield sensor, min(near, key=lambda pair: pair[0])[1]
+                else:
+                    self.counts[f"frames without {sensor.name}"] += 1
+
+    def _attempt(self, message: Message, read: Callable, *args):
+        """What ``read`` makes of a message. An error gains file, topic and time, or is counted if the user said so."""
+        try:
+            return read(message, *args)
+        except (LogError, SampleError) as error:
+            if not self._assembly.skip_damaged:
+                raise self._error(message, str(error)) from None
+            self.counts[f"{message.topic}: measurements that cannot be decoded"] += 1
+            return None
+
+    def _error(self, message: Message, text: str) -> LogError:
+        return LogError(f"{self._where}: {message.topic} at {message.timestamp_ns} ns: {text}")
+
+
+def _sensors(rig: Rig, assembly: Assembly) -> Iterator[_Sensor]:
+    """Those of the rig that are to be read, by kind and name."""
+    kinds = {
+        "camera": (rig.cameras, 0.0),
+        "lidar": (rig.lidars, assembly.lidar_span_s),
+        "radar": (rig.radars, assembly.radar_span_s),
+    }
+    for kind, (sources, span_s) in kinds.items():
+        if kind in assembly.sensors:
+            for name, source in sorted(sources.items()):
+                yield _Sensor(name, kind, source, round(1e9 * span_s))
+
+
+def _sweeps(sensor: _Sensor, newest: Message) -> list[Message]:
+    """The newest and those shortly before it, latest first."""
+    before = [m for m in sensor.recent if 0 < newest.timestamp_ns - m.timestamp_ns <= sensor.span_ns]
+    return [newest, *reversed(before)]

@@ -1,0 +1,135 @@
+"""Recorded clouds, whatever their sensor calls its fields, as the columns that the package works on.
+
+LiDAR   Velodyne, Ouster, Hesai, Robosense, Livox and Autoware drivers differ in names, types and units of the same few
+        things; they are known by name, and the time of a point by the size of its numbers.
+Radar   Points as nuScenes has them keep their states, so that the filter of invalid returns works. Others are brought
+        to velocities over ground: a Doppler speed is measured against the radar, so its own motion is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.lib.recfunctions import structured_to_unstructured
+
+from perception.logs.messages import Cloud, LogError
+
+_INTENSITY = ("intensity", "i", "reflectivity", "reflectance")
+_RING = ("ring", "channel", "laser_id", "line")
+_TIME = ("time", "t", "timestamp", "time_stamp", "timeStamp", "offset_time", "time_offset")
+_RADIAL = ("doppler_velocity", "doppler", "radial_velocity", "radial_speed", "range_rate", "v_r", "velocity")
+_STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
+_STATES = ("invalid_state", "dyn_prop", "ambig_state")
+
+RADAR = np.dtype(
+    [(name, "<f4") for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")] + [(name, "i1") for name in _STATES]
+)
+
+
+def lidar_points(cloud: Cloud, intensity_max: float | None) -> np.ndarray:
+    """float32 [N, 5], the caller's own: x, y, z (sensor frame, metres), intensity 0..255, ring; 0 where not recorded.
+
+    Args:
+        intensity_max: the recorded value that becomes 255. None: 65535 for 16-bit fields, 255 for all others.
+
+    Raises:
+        LogError: no x, y, z.
+    """
+    records = cloud.records
+    _require(records, ("x", "y", "z"))
+    intensity, ring = _first(records, _INTENSITY), _first(records, _RING)
+    names = ["x", "y", "z", *filter(None, (intensity, ring))]
+    points = np.zeros((len(records), 5), dtype=np.float32)
+    columns = [0, 1, 2] + [3] * (intensity is not None) + [4] * (ring is not None)
+    for column, name in zip(columns, names):
+        points[:, column] = records[name]
+    if intensity is not None:
+        wide = records.dtype[intensity] in (np.dtype("<u2"), np.dtype(">u2"))
+        most = intensity_max or (65535.0 if wide else 255.0)
+        if most != 255.0:
+            points[:, 3] *= 255.0 / most
+        np.clip(points[:, 3], 0, 255, out=points[:, 3])  # NaN stays, and is dropped with its point later
+    return points
+
+
+def point_times_ns(cloud: Cloud, stamp_ns: int) -> np.ndarray | None:
+    """int64 [N]: when each point was measured; None where the cloud does not say.
+
+    Floating point is in seconds, integers in nanoseconds; numbers that are as large as the time since 1970 in either
+    unit are that, all others count from the cloud's stamp.
+    """
+    name = _first(cloud.records, _TIME)
+    if name is None or not len(cloud.records):
+        return None
+    times = cloud.records[name]
+    largest = float(np.nanmax(np.abs(times.astype(np.float64)))) if len(times) else 0.0
+    if not np.isfinite(largest):
+        return None
+    if times.dtype.kind == "f":
+        if largest > 1e17:
+            return np.nan_to_num(times.astype(np.float64)).astype(np.int64)
+        if largest > 1e8:  # doubles since 1970 resolve a quarter of a microsecond
+            return np.round(np.nan_to_num(times.astype(np.float64)) * 1e9).astype(np.int64)
+        return stamp_ns + np.round(np.nan_to_num(times.astype(np.float64)) * 1e9).astype(np.int64)
+    return times.astype(np.int64) + (0 if largest > 1e17 else stamp_ns)
+
+
+def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """Records that :func:`perception.data.cloud_kernels.radar_to_ego` takes, and whether their states are the sensor's.
+
+    Args:
+        sensor_velocity: gives the radar's own [3] over ground, in its axes, m/s; called where it is needed.
+
+    Raises:
+        LogError: fields that tell neither where a return is nor how fast.
+    """
+    records = cloud.records
+    names = records.dtype.names or ()
+    points = np.zeros(len(records), dtype=RADAR)  # always of this type: each new one would be compiled for
+    if set(RADAR.names) <= set(names):
+        for name in RADAR.names:
+            points[name] = records[name]
+        return points, True
+    position = _positions(records)
+    points["x"], points["y"], points["z"] = position.T
+    strength = _first(records, _STRENGTH)
+    if strength is not None:
+        points["rcs"] = records[strength]
+    radial = _first(records, _RADIAL)
+    if {"vx_comp", "vy_comp"} <= set(names):
+        points["vx_comp"], points["vy_comp"] = records["vx_comp"], records["vy_comp"]
+    elif radial is not None:
+        direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
+        over_ground = (records[radial] + direction @ sensor_velocity())[:, None] * direction
+        points["vx_comp"], points["vy_comp"] = over_ground[:, 0], over_ground[:, 1]
+    elif {"vx", "vy"} <= set(names):  # tracks: over ground already
+        points["vx_comp"], points["vy_comp"] = records["vx"], records["vy"]
+    else:
+        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {' '.join(names)}")
+    return points, False
+
+
+def _positions(records: np.ndarray) -> np.ndarray:
+    """float64 [N, 3], x, y, z."""
+    names = set(records.dtype.names or ())
+    if {"range", "azimuth"} <= names and not {"x", "y"} <= names:
+        distance, azimuth = records["range"].astype(np.float64), records["azimuth"].astype(np.float64)
+        elevation = records["elevation"].astype(np.float64) if "elevation" in names else np.zeros(len(records))
+        flat = distance * np.cos(elevation)
+        return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)], axis=1)
+    _require(records, ("x", "y", "z"))
+    return structured_to_unstructured(records[["x", "y", "z"]], dtype=np.float64).reshape(-1, 3)
+
+
+def _first(records: np.ndarray, names: tuple[str, ...]) -> str | None:
+    """The first of ``names`` that is a field of single numbers."""
+    fields = records.dtype.fields or {}
+    return next((name for name in names if name in fields and fields[name][0].shape == ()), None)
+
+
+def _require(records: np.ndarray, names: tuple[str, ...]) -> None:
+    found = records.dtype.names or ()
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise LogError(f"a field {missing[0]} was expected, found {' '.join(found) or 'none'}")

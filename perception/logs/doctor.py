@@ -1,0 +1,219 @@
+"""What is wrong with a log, one line a finding: what, where, how much, and what to do about it.
+
+Errors keep a log, a sensor or a part of the drive from being used as recorded. Warnings change results. Notes do not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median_high, median_low
+from typing import Literal
+
+from perception.logs.images import ENCODINGS
+from perception.logs.inspect import EdgeInfo, LogInfo, TopicInfo, counted, first_lines, seconds_in
+from perception.logs.propose import Frames, doubts, lacks
+from perception.logs.timing import Times
+from perception.logs.transforms import HOLD_NS
+
+_MOST_BACK_NS = 1_000_000_000  # what sorting a stream mends; further back, the clock was set
+_OFFSET_NS = 1_000_000_000  # between measurement and recording
+_CLOCKS_NS = 200_000_000  # between the offsets of two sensors; cameras and LiDARs differ by a tenth of a second
+_POSE_GAP_NS = 1_000_000_000
+_SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    severity: Literal["error", "warning", "note"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.text}"
+
+
+def diagnose(info: LogInfo) -> list[Finding]:
+    """Findings, errors first; of one severity in the order: file, clocks, sensors, frames, what was left out."""
+    findings = [*_file(info), *_topics(info), *_clocks(info), *_sensors(info), *_frames(info), *_notes(info)]
+    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+
+
+def report(findings: list[Finding]) -> str:
+    """A line each, then how many there are."""
+    counts = {severity: sum(f.severity == severity for f in findings) for severity in _SEVERITIES}
+    total = ", ".join(counted(n, severity) for severity, n in counts.items() if n)
+    return "\n".join([*map(str, findings), total or "nothing found that is wrong"])
+
+
+def _file(info: LogInfo) -> Iterator[Finding]:
+    if info.stopped:
+        yield Finding("error", f"the recording ends early: {info.stopped}; what comes before is used")
+    for line in first_lines(info.damage):
+        yield Finding("error", f"damaged: {line}")
+
+
+def _topics(info: LogInfo) -> Iterator[Finding]:
+    for name, topic in info.topics.items():
+        if topic.topic.kind is None:
+            continue
+        if not topic.times.count:
+            found = f"none of {topic.count:,} messages could be decoded" if topic.count else "no message"
+            yield Finding("warning", f"{name}: {found}; leave it out of the rig, or see why it is silent")
+            continue
+        if topic.topic.kind != "transform":  # several of one stamp are several frames: see _frames
+            yield from _order(name, topic.times)
+            yield from _regularity(name, topic.times, info)
+        if len(topic.frame_ids) > 1:
+            frames = ", ".join(topic.frame_ids)
+            yield Finding("warning", f"{name}: messages of several frames ({frames}): give the rig a frame_id")
+        if topic.empty:
+            yield Finding("warning", f"{name}: {topic.empty} of {topic.times.count} clouds have no point")
+
+
+def _order(name: str, times: Times) -> Iterator[Finding]:
+    if times.zeros:
+        yield Finding("error", f"{name}: {times.zeros} of {times.count} messages have no time of measurement (0)")
+    if times.backwards:
+        severe = times.worst_back_ns >= _MOST_BACK_NS
+        what = "the clock was set; cut the log there" if severe else "they are sorted when read"
+        yield Finding(
+            "error" if severe else "warning",
+            f"{name}: time goes backwards {_times(times.backwards)}, by up to {_s(times.worst_back_ns)}; {what}",
+        )
+    if times.duplicates:
+        yield Finding("warning", f"{name}: a message has the time of the one before it {_times(times.duplicates)}")
+
+
+def _regularity(name: str, times: Times, info: LogInfo) -> Iterator[Finding]:
+    if times.gaps:
+        where = f"{name}: {_times(times.gaps)} nothing for more than 5 x {_s(times.interval_ns)}, longest"
+        longest = f"{_s(times.gap_ns)} from {seconds_in(info, times.gap_at_ns)}"
+        if times.gap_ns > 2 * max(times.gap_log_ns, 0) + _OFFSET_NS:
+            text = f"{longest}, recorded within {_s(times.gap_log_ns)}: the clock was set; cut the log there"
+            yield Finding("error", f"{where} {text}")
+        else:
+            yield Finding("warning", f"{where} {longest}; frames there go without it")
+    if times.lull is not None:
+        start, end, rate = times.lull
+        span = f"from {seconds_in(info, start)} to {seconds_in(info, end)}"
+        yield Finding("warning", f"{name}: rate falls from {times.rate_hz:.1f} to {rate:.1f} Hz {span}")
+
+
+def _clocks(info: LogInfo) -> Iterator[Finding]:
+    """What is common to all sensors is the recorder's clock, or a log recorded anew; what is not is a sensor's."""
+    offsets = {name: times.offsets.median for name, times in _sensor_times(info) if times.offsets.median is not None}
+    if not offsets:
+        return
+    usual = min(median_low(offsets.values()), median_high(offsets.values()), key=abs)
+    if abs(usual) > _OFFSET_NS:
+        yield Finding(
+            "note",
+            f"measurements are stamped {_s(abs(usual))} {_side(usual)} they were recorded; stamps are what is used",
+        )
+    for name, offset in offsets.items():
+        if abs(offset - usual) > _CLOCKS_NS:
+            yield Finding(
+                "warning",
+                f"{name}: stamped {_s(abs(offset - usual))} {_side(offset - usual)} what other sensors stamp when"
+                " recorded with it: its clock is off, or it comes late",
+            )
+
+
+def _sensors(info: LogInfo) -> Iterator[Finding]:
+    needed = lacks(info.rig, info.topics, info.transforms.keys(), info.frame_ids)
+    doubtful = doubts(info.rig, info.frame_ids)
+    for line in info.missing:
+        yield Finding("error" if line in needed else "warning" if line in doubtful else "note", line)
+    if info.rig.sensors and info.rig.samples is None and info.rig.reference not in info.rig.sensors:
+        yield Finding("error", "no reference: name the sensor whose measurements make frames")
+    for name, source in info.rig.lidars.items():
+        cloud = info.topics.get(source.cloud)
+        if cloud is not None and cloud.fields and not {"x", "y", "z"} <= set(cloud.fields):
+            found = " ".join(cloud.fields)
+            yield Finding("error", f"{name}: {source.cloud} has no x, y, z, found {found}; leave it out of the rig")
+    for name, source in info.rig.cameras.items():
+        image = info.topics.get(source.image)
+        if image is None or not image.encoding:
+            continue
+        if image.encoding not in ENCODINGS:
+            yield Finding("error", f"{name}: encoding {image.encoding!r} is none of {', '.join(ENCODINGS)}")
+        elif not image.width:
+            yield Finding("error", f"{name}: the first image of {source.image} cannot be decoded")
+        camera = info.topics.get(source.calibration)
+        if camera is not None and camera.calibration is not None:
+            yield from _calibration(name, image, camera, source.is_rectified)
+
+
+def _calibration(name: str, image: TopicInfo, camera: TopicInfo, is_rectified: bool) -> Iterator[Finding]:
+    calibration, topic = camera.calibration, camera.topic.name
+    if not (calibration.intrinsics[0, 0] > 0 or calibration.projection[0, 0] > 0):
+        yield Finding("error", f"{name}: {topic} has no focal length: not calibrated; give intrinsics")
+        return
+    sizes = (image.width, image.height), (calibration.width, calibration.height)
+    if all(map(all, sizes)) and sizes[0] != sizes[1]:
+        found = " but ".join(f"{width} x {height}" for width, height in sizes)
+        yield Finding("error", f"{name}: images are {found} in {topic}: calibrate at the size that is recorded")
+    if not is_rectified and not calibration.distortion.any():
+        yield Finding(
+            "warning",
+            f"{name}: raw images, and {topic} has no distortion: taken as a pinhole camera's; set rectified: true in"
+            " the rig if they are",
+        )
+
+
+def _frames(info: LogInfo) -> Iterator[Finding]:
+    rig, edges, frames = info.rig, info.transforms, Frames(info.transforms.keys())
+    parents = defaultdict(list)
+    for parent, child in sorted(edges):
+        parents[child].append(parent)
+    for child, several in parents.items():
+        if len(several) > 1:
+            yield Finding("error", f"frame {child} has several parents, {', '.join(several)}: drop all but one")
+    if rig.world_frame is None or not frames.connected(rig.world_frame, rig.ego_frame):
+        return
+    chain = [(pair, edges[pair]) for pair in frames.between(rig.world_frame, rig.ego_frame)]
+    if chain and all(edge.constant for _, edge in chain):
+        yield Finding("warning", f"{rig.ego_frame} never moves in {rig.world_frame}: right if the vehicle stood still")
+    for (parent, child), edge in chain:
+        if not edge.constant:
+            yield from _pose(f"{parent} -> {child}", edge, info)
+
+
+def _pose(name: str, edge: EdgeInfo, info: LogInfo) -> Iterator[Finding]:
+    times = edge.times
+    yield from _order(name, times)
+    if times.gap_ns > _POSE_GAP_NS:
+        longest = f"{_s(times.gap_ns)} from {seconds_in(info, times.gap_at_ns)}"
+        yield Finding("warning", f"{name}: no pose for {longest}; the vehicle is taken to move straight between")
+    if times.first_ns is None or info.start_ns is None:
+        return
+    late, early = times.first_ns - info.start_ns, info.end_ns - times.last_ns
+    if late > HOLD_NS:
+        yield Finding("warning", f"{name}: begins {_s(late)} after the sensors; frames before have no pose")
+    if early > HOLD_NS:
+        yield Finding("warning", f"{name}: ends {_s(early)} before the sensors; frames after have no pose")
+
+
+def _notes(info: LogInfo) -> Iterator[Finding]:
+    silent = [name for name, topic in info.topics.items() if topic.topic.kind is None]
+    if silent:
+        yield Finding(
+            "note", f"{counted(len(silent), 'topic')} of {len(info.topics)} cannot be decoded: {', '.join(silent)}"
+        )
+
+
+def _sensor_times(info: LogInfo) -> list[tuple[str, Times]]:
+    return [(name, topic.times) for name, topic in info.topics.items() if topic.topic.kind in ("image", "cloud")]
+
+
+def _side(offset_ns: float) -> str:
+    return "before" if offset_ns < 0 else "after"
+
+
+def _s(duration_ns: float) -> str:
+    return f"{duration_ns * 1e-9:,.3g} s"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

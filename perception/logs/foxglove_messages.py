@@ -1,0 +1,224 @@
+"""Protobuf messages of Foxglove's schemas, as payloads.
+
+    kind, note, decode = decoder("foxglove.PointCloud", schema_data)
+
+The schemas: https://docs.foxglove.dev/docs/sdk/schemas. A recording carries the descriptors of its messages, by which
+they are parsed; of those, the fields that are used here must be what Foxglove says. Damage is a LogError: a message
+that does not parse, contents that contradict each other, descriptors that do not fit together or say something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from perception.errors import PerceptionError
+from perception.logs.messages import Calibration, Cloud, Decode, Image, LogError, Payload, Sample, Transform
+
+SAMPLE_NAME = "sample"  # of a foxglove.Log that marks a sample, its message being the token
+
+# https://docs.foxglove.dev/docs/sdk/schemas/packed-element-field: not the numbers of sensor_msgs/PointField
+NUMERIC_TYPES = {
+    1: np.dtype("<u1"),
+    2: np.dtype("<i1"),
+    3: np.dtype("<u2"),
+    4: np.dtype("<i2"),
+    5: np.dtype("<u4"),
+    6: np.dtype("<i4"),
+    7: np.dtype("<f4"),
+    8: np.dtype("<f8"),
+}
+_FIELDS = {  # those that are used
+    "google.protobuf.Timestamp": "int64 seconds; int32 nanos",
+    "foxglove.Vector3": "double x; double y; double z",
+    "foxglove.Quaternion": "double x; double y; double z; double w",
+    "foxglove.Pose": "foxglove.Vector3 position; foxglove.Quaternion orientation",
+    "foxglove.PackedElementField": "string name; fixed32 offset; enum type",
+    "foxglove.CompressedImage": "google.protobuf.Timestamp timestamp; string frame_id; bytes data; string format",
+    "foxglove.RawImage": "google.protobuf.Timestamp timestamp; string frame_id; fixed32 width; fixed32 height; "
+    "string encoding; fixed32 step; bytes data",
+    "foxglove.CameraCalibration": "google.protobuf.Timestamp timestamp; string frame_id; fixed32 width; "
+    "fixed32 height; string distortion_model; repeated double D; repeated double K; repeated double R; "
+    "repeated double P",
+    "foxglove.PointCloud": "google.protobuf.Timestamp timestamp; string frame_id; foxglove.Pose pose; "
+    "fixed32 point_stride; repeated foxglove.PackedElementField fields; bytes data",
+    "foxglove.FrameTransform": "google.protobuf.Timestamp timestamp; string parent_frame_id; string child_frame_id; "
+    "foxglove.Vector3 translation; foxglove.Quaternion rotation",
+    "foxglove.FrameTransforms": "repeated foxglove.FrameTransform transforms",
+    "foxglove.Log": "google.protobuf.Timestamp timestamp; string message; string name",
+}
+_IMAGE_FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
+_MAX_STRIDE, _MAX_FIELDS = 65536, 1000  # of a point, far beyond those of any sensor
+
+
+def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Decode | None]:
+    """What messages of a schema hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+
+    Args:
+        schema_data: the serialised FileDescriptorSet that an MCAP schema record holds.
+
+    Raises:
+        LogError: damaged descriptors.
+        PerceptionError: the packages that read them are not installed.
+    """
+    if schema_name not in _PAYLOADS:
+        return None, _NOTES.get(schema_name, "not a sensor message"), None
+    kind, payloads = _PAYLOADS[schema_name]
+    try:
+        from google.protobuf.message import DecodeError
+        from mcap.exceptions import McapError
+        from mcap.records import Schema
+        from mcap_protobuf.decoder import DecoderFactory
+    except ImportError:
+        raise PerceptionError("MCAP logs of protobuf messages need an extra: pip install 'perception[logs]'") from None
+
+    schema = Schema(id=1, name=schema_name, encoding="protobuf", data=bytes(schema_data))
+    try:
+        parse = DecoderFactory().decoder_for("protobuf", schema)
+        _check_fields(parse(b"").DESCRIPTOR)
+    except (DecodeError, McapError, TypeError, ValueError, KeyError, RecursionError) as error:
+        raise LogError(f"the descriptors of {schema_name} were expected, found damaged ones: {_brief(error)}") from None
+
+    def decode(data: bytes | memoryview, log_time_ns: int) -> list[tuple[int, Payload]]:
+        try:
+            return payloads(parse(data), log_time_ns)
+        except (DecodeError, UnicodeDecodeError):
+            raise LogError(f"a {schema_name} was expected, found {len(data)} bytes that do not parse as one") from None
+
+    return kind, "", decode
+
+
+def _check_fields(descriptor) -> None:
+    """Of a message and all below it."""
+    from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
+
+    proto, found = DescriptorProto(), set()
+    descriptor.CopyToProto(proto)  # in which every version of protobuf says what is repeated
+    for field in proto.field:
+        message = descriptor.fields_by_name[field.name].message_type
+        kind = message.full_name if message else FieldDescriptorProto.Type.Name(field.type)[len("TYPE_") :].lower()
+        repeated = "repeated " if field.label == FieldDescriptorProto.LABEL_REPEATED else ""
+        found.add(f"{repeated}{kind} {field.name}")
+    for declaration in _FIELDS[descriptor.full_name].split("; "):
+        if declaration not in found:
+            raise LogError(f"{descriptor.full_name} with '{declaration}' was expected in the schema, found it without")
+        *_, kind, name = declaration.split()
+        if kind in _FIELDS:
+            _check_fields(descriptor.fields_by_name[name].message_type)
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    encoding = _IMAGE_FORMATS.get(message.format.lower())
+    if encoding is None:
+        raise LogError(f"an image in the format jpeg or png was expected, found {message.format[:20]!r}")
+    return [(_timestamp_ns(message, log_time_ns), Image(message.frame_id, encoding, message.data))]
+
+
+def _raw_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    size = message.width, message.height, message.step
+    image = Image(message.frame_id, message.encoding, message.data, *size)
+    return [(_timestamp_ns(message, log_time_ns), image)]
+
+
+def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    intrinsics = _numbers("K", message.K, (3, 3))
+    calibration = Calibration(
+        frame_id=message.frame_id,
+        width=message.width,
+        height=message.height,
+        intrinsics=intrinsics,
+        distortion=_numbers("D", message.D, (len(message.D),)),
+        model=message.distortion_model,
+        rectification=_numbers("R", message.R, (3, 3)) if message.R else np.eye(3),
+        projection=_numbers("P", message.P, (3, 4)) if message.P else np.c_[intrinsics, np.zeros(3)],
+    )
+    return [(_timestamp_ns(message, log_time_ns), calibration)]
+
+
+def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    if message.HasField("pose") and not _is_identity(message.pose):
+        raise LogError("a cloud in the frame that it names was expected, found one with a pose of its own in it")
+    if len(message.fields) > _MAX_FIELDS:
+        raise LogError(f"at most {_MAX_FIELDS} fields of a point were expected, found {len(message.fields)}")
+    fields = tuple((field.name, field.offset, field.type) for field in message.fields)
+    dtype, data = _point_dtype(fields, message.point_stride), message.data
+    if len(data) % dtype.itemsize:
+        raise LogError(f"a multiple of point_stride {dtype.itemsize} was expected, found {len(data)} bytes of data")
+    return [(_timestamp_ns(message, log_time_ns), Cloud(message.frame_id, np.frombuffer(data, dtype)))]
+
+
+@lru_cache(maxsize=256)
+def _point_dtype(fields: tuple[tuple[str, int, int], ...], stride: int) -> np.dtype:
+    """Of one point.  fields: (name, offset, type)."""
+    if not fields or not 0 < stride <= _MAX_STRIDE:
+        raise LogError(f"points with fields were expected, found {len(fields)} fields, point_stride {stride}")
+    names, offsets, types = zip(*fields)
+    if "" in names or len(set(names)) < len(names):
+        raise LogError(f"distinct names of fields were expected, found {' '.join(names)[:200]!r}")
+    for name, offset, number in fields:
+        if number not in NUMERIC_TYPES:
+            raise LogError(f"field {name[:50]!r}: a numeric type from 1 to 8 was expected, found {number}")
+        if offset + NUMERIC_TYPES[number].itemsize > stride:
+            raise LogError(f"field {name[:50]!r}: an offset within point_stride {stride} was expected, found {offset}")
+    formats = [NUMERIC_TYPES[number] for number in types]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": stride})
+
+
+def _is_identity(pose) -> bool:
+    """Of a foxglove.Pose. An orientation without numbers has not been set."""
+    at, turn = pose.position, pose.orientation
+    return (at.x, at.y, at.z, turn.x, turn.y, turn.z) == (0,) * 6 and turn.w in (0, 1, -1)
+
+
+def _transform(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    at, turn = message.translation, message.rotation
+    pose = np.array((at.x, at.y, at.z, turn.w, turn.x, turn.y, turn.z), dtype=np.float64)
+    transform = Transform(message.parent_frame_id, message.child_frame_id, pose)
+    return [(_timestamp_ns(message, log_time_ns), transform)]
+
+
+def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    return [stamped for transform in message.transforms for stamped in _transform(transform, log_time_ns)]
+
+
+def _sample(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    if message.name != SAMPLE_NAME:
+        return []
+    return [(_timestamp_ns(message, log_time_ns), Sample(message.message))]
+
+
+def _numbers(what: str, values, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    if array.size != np.prod(shape) or not np.isfinite(array).all():
+        raise LogError(f"{what}: {np.prod(shape)} finite numbers were expected, found {array.ravel()[:12].tolist()}")
+    return array.reshape(shape)
+
+
+def _timestamp_ns(message, log_time_ns: int) -> int:
+    """When it was measured; a message that does not say was measured when it was recorded."""
+    seconds, nanos = message.timestamp.seconds, message.timestamp.nanos
+    timestamp_ns = 1_000_000_000 * seconds + nanos
+    if not (0 <= timestamp_ns < 1 << 63 and 0 <= nanos < 1_000_000_000):
+        raise LogError(f"a timestamp since 1970 was expected, found {seconds} s {nanos} ns")
+    return timestamp_ns or log_time_ns
+
+
+_PAYLOADS: dict[str, tuple[str, Callable]] = {
+    "foxglove.CompressedImage": ("image", _compressed_image),
+    "foxglove.RawImage": ("image", _raw_image),
+    "foxglove.CameraCalibration": ("calibration", _calibration),
+    "foxglove.PointCloud": ("cloud", _cloud),
+    "foxglove.FrameTransform": ("transform", _transform),
+    "foxglove.FrameTransforms": ("transform", _transforms),
+    "foxglove.Log": ("sample", _sample),
+}
+_NOTES = {
+    "foxglove.CompressedVideo": "video, which is not decoded",
+    "foxglove.LaserScan": "a laser scan in one plane, which is not used",
+}

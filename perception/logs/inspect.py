@@ -1,0 +1,265 @@
+"""What is in a log: its topics, how regular they are, its frames, and a rig for it; one pass in bounded memory."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tqdm import tqdm
+
+from perception.data.image_files import ImageError, decode_image
+from perception.logs.messages import Calibration, Cloud, Image, Message, Reader, Topic, Transform
+from perception.logs.propose import lacks, propose
+from perception.logs.rig import Rig, to_yaml
+from perception.logs.timing import Times
+
+_WIDTH = 120
+_FRAMES_KEPT = 8
+_LINES_OF_DAMAGE = 5
+_FIELDS_SHOWN = 5
+_NUMBERS = (2, 3, 5)  # columns of the table of topics
+
+
+@dataclass
+class TopicInfo:
+    """times: of its decodable messages; for transforms see :class:`EdgeInfo`.  frame_ids: the first few, as they came.
+
+    fields, points, empty: names of a cloud's fields, points of all clouds, clouds without any.  encoding, width,
+    height: of images; width 0 where the first one cannot be decoded.  calibration: the first one.
+    """
+
+    topic: Topic
+    times: Times = field(default_factory=Times)
+    frame_ids: list[str] = field(default_factory=list)
+    fields: tuple[str, ...] = ()
+    points: int = 0
+    empty: int = 0
+    encoding: str = ""
+    width: int = 0
+    height: int = 0
+    calibration: Calibration | None = None
+
+    @property
+    def count(self) -> int | None:
+        """Messages; None where neither the file says it nor the messages can be decoded."""
+        return self.times.count if self.topic.count is None and self.topic.kind else self.topic.count
+
+
+@dataclass
+class EdgeInfo:
+    """One transform. constant: it has had a single pose, whether it is called static or not."""
+
+    static: bool
+    first: bytes
+    constant: bool = True
+    times: Times = field(default_factory=Times)
+
+
+@dataclass
+class LogInfo:
+    """topics: by name.  transforms: (parent, child) -> EdgeInfo.  start_ns, end_ns: of the sensors' measurements.
+
+    rig: the given or the proposed one.  missing: what it lacks, a line each.  stopped, damage: as of the reader.
+    """
+
+    path: Path
+    topics: dict[str, TopicInfo]
+    transforms: dict[tuple[str, str], EdgeInfo]
+    start_ns: int | None
+    end_ns: int | None
+    rig: Rig
+    missing: list[str]
+    stopped: str | None
+    damage: list[str]
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_ns - self.start_ns) * 1e-9 if self.start_ns is not None else 0.0
+
+    @property
+    def frame_ids(self) -> dict[str, str]:
+        """Topic -> the frame that its messages name first."""
+        return {name: info.frame_ids[0] for name, info in self.topics.items() if info.frame_ids}
+
+
+def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None, progress: bool = False) -> LogInfo:
+    """Reads a log once.
+
+    Args:
+        rig: what to judge it by; None: what is proposed.
+        seconds: how much of it, by the clock it was recorded with; None: all.
+    """
+    topics: dict[str, TopicInfo] = {}
+    edges: dict[tuple[str, str], EdgeInfo] = {}
+    total = sum(topic.count or 0 for topic in reader.topics.values() if topic.kind) or None
+    end_ns = None
+    for message in tqdm(reader.messages(), total=total, desc="inspect", unit="msg", disable=not progress):
+        if seconds is not None:
+            end_ns = message.log_time_ns + round(1e9 * seconds) if end_ns is None else end_ns
+            if message.log_time_ns > end_ns:
+                break
+        info = topics.get(message.topic)
+        if info is None:
+            info = topics[message.topic] = TopicInfo(reader.topics[message.topic])
+        _add(info, message)
+        if isinstance(message.data, Transform):
+            _add_edge(edges, message)
+    topics = {name: topics.get(name) or TopicInfo(reader.topics[name]) for name in sorted(reader.topics)}
+
+    info = LogInfo(reader.path, topics, edges, *_time_range(topics), Rig(), [], reader.stopped, list(reader.damage))
+    known = {name: replace(t.topic, count=t.times.count if t.topic.kind else t.count) for name, t in topics.items()}
+    if rig is None:
+        fields = {name: t.fields for name, t in topics.items()}
+        info.rig, info.missing = propose(known, edges.keys(), info.frame_ids, fields)
+    else:
+        info.rig, info.missing = rig, lacks(rig, known, edges.keys(), info.frame_ids)
+    return info
+
+
+def _add(info: TopicInfo, message: Message) -> None:
+    data = message.data
+    info.times.add(message.timestamp_ns, message.log_time_ns)
+    frame_id = getattr(data, "frame_id", None)
+    if frame_id and frame_id not in info.frame_ids and len(info.frame_ids) < _FRAMES_KEPT:
+        info.frame_ids.append(frame_id)
+    if isinstance(data, Cloud):
+        info.fields = info.fields or data.records.dtype.names or ()
+        info.points += len(data.records)
+        info.empty += not len(data.records)
+    elif isinstance(data, Image) and not info.encoding:
+        info.encoding, (info.height, info.width) = data.encoding, _size(data)
+    elif isinstance(data, Calibration) and info.calibration is None:
+        info.calibration = data
+
+
+def _size(image: Image) -> tuple[int, int]:
+    if image.width or image.encoding not in ("jpeg", "png"):
+        return image.height, image.width
+    try:
+        return decode_image(image.data)[0].shape[:2]
+    except ImageError:
+        return 0, 0
+
+
+def _add_edge(edges: dict[tuple[str, str], EdgeInfo], message: Message) -> None:
+    data, pose = message.data, message.data.pose.tobytes()
+    edge = edges.setdefault((data.parent, data.child), EdgeInfo(data.static, pose))
+    edge.constant = edge.constant and edge.first == pose
+    edge.times.add(message.timestamp_ns, message.log_time_ns)
+
+
+def _time_range(topics: dict[str, TopicInfo]) -> tuple[int | None, int | None]:
+    heard = [info for info in topics.values() if info.times.first_ns is not None]
+    sensors = [info for info in heard if info.topic.kind in ("image", "cloud")] or heard
+    first, last = (info.times.first_ns for info in sensors), (info.times.last_ns for info in sensors)
+    return min(first, default=None), max(last, default=None)
+
+
+def table(info: LogInfo) -> str:
+    """For a terminal: the log in one line, its topics, its frames, the rig, and what is missing."""
+    messages = sum(topic.count or 0 for topic in info.topics.values())
+    parts = [f"{info.path}: {_span(info)}, {counted(messages, 'message')}, {counted(len(info.topics), 'topic')}"]
+    if info.stopped:
+        parts.append(f"stopped: {info.stopped}")
+    parts += [f"damage: {line}" for line in first_lines(info.damage)]
+    heard = [topic for topic in info.topics.values() if topic.topic.kind]
+    if heard:
+        head = ("topic", "type", "messages", "Hz", "longest gap", "stamp - log", "frame", "content")
+        rows = [_row(topic, info) for topic in heard]
+        told = [i for i in range(len(head)) if any(row[i] for row in rows)]
+        cells = [[row[i] for i in told] for row in (head, *rows)]
+        parts += ["", *_aligned(cells, right=[told.index(i) for i in _NUMBERS if i in told])]
+    silent = [(topic.topic.name, topic.topic.type, not_decodable(topic)) for topic in info.topics.values()]
+    silent = [row for row in silent if row[2]]
+    if silent:
+        parts += ["", *_aligned(silent)]
+    if info.transforms:
+        parts += ["", "frames", *_frames(info)]
+    if info.rig.sensors:
+        parts += ["", "rig", *textwrap.indent(to_yaml(info.rig), "  ").splitlines()]
+    if info.missing:
+        parts += ["", "missing or left out", *(f"  {line}" for line in info.missing)]
+    return "\n".join(parts)
+
+
+def not_decodable(info: TopicInfo) -> str:
+    """Why none of its messages can be used, in one line; "" where they can."""
+    if info.topic.kind is not None:
+        return ""
+    count = "messages" if info.count is None else counted(info.count, "message")
+    return f"{count}, not decodable{': ' * bool(info.topic.note)}{info.topic.note}"
+
+
+def first_lines(lines: list[str]) -> list[str]:
+    """The first few, and how many there are besides."""
+    more = len(lines) - _LINES_OF_DAMAGE
+    return lines if more <= 0 else [*lines[:_LINES_OF_DAMAGE], f"and {more:,} more"]
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _span(info: LogInfo) -> str:
+    if info.start_ns is None:
+        return "nothing that can be decoded"
+    start, end = (datetime.fromtimestamp(t // 10**9, timezone.utc) for t in (info.start_ns, info.end_ns))
+    end_text = f"{end:%H:%M:%S}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M:%S}"
+    return f"{info.duration_s:.1f} s, {start:%Y-%m-%d %H:%M:%S} to {end_text} UTC"
+
+
+def _row(topic: TopicInfo, log: LogInfo) -> tuple[str, ...]:
+    times = topic.times
+    once = topic.topic.kind in ("transform", "sample") or times.interval_ns is None
+    rate = "" if times.rate_hz is None or topic.topic.kind == "transform" else f"{times.rate_hz:.1f}"
+    gap = "" if once else f"{times.gap_ns * 1e-9:.2f} s at {seconds_in(log, times.gap_at_ns)}"
+    offset = f"{times.offsets.median * 1e-9:+.3f} s" if times.offsets.median else ""
+    frame = ", ".join(topic.frame_ids[:2]) + ", ..." * (len(topic.frame_ids) > 2)
+    count = "0" if topic.count is None else f"{topic.count:,}"
+    return topic.topic.name, topic.topic.type, count, rate, gap, offset, frame, _content(topic, log)
+
+
+def seconds_in(log: LogInfo, time_ns: int) -> str:
+    """A time as seconds since the log began."""
+    return f"{(time_ns - (log.start_ns or 0)) * 1e-9:+.1f} s"
+
+
+def _content(topic: TopicInfo, log: LogInfo) -> str:
+    kind, calibration = topic.topic.kind, topic.calibration
+    if not topic.times.count:
+        return "no message decoded"
+    if kind == "cloud":
+        more = f" +{len(topic.fields) - _FIELDS_SHOWN}" * (len(topic.fields) > _FIELDS_SHOWN)
+        return f"{topic.points / topic.times.count:,.0f} points: {' '.join(topic.fields[:_FIELDS_SHOWN])}{more}"
+    if kind == "image":
+        return f"{topic.encoding} {topic.width} x {topic.height}"
+    if kind == "calibration":
+        bent = f"distortion {calibration.model}" if calibration.distortion.any() else "no distortion"
+        return f"{calibration.width} x {calibration.height}, {bent}"
+    return f"{len(log.transforms)} transforms in the log" if kind == "transform" else ""
+
+
+def _frames(log: LogInfo) -> list[str]:
+    """A line for each parent and way in which its children are said to move."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for (parent, child), edge in sorted(log.transforms.items()):
+        moves = "static" if edge.static else "constant" if edge.constant else f"{edge.times.mean_hz:.0f} Hz"
+        groups.setdefault((parent, moves), []).append(child)
+    lines = [f"{parent} -> {', '.join(children)} ({moves})" for (parent, moves), children in groups.items()]
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False)
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,338 @@
+"""MCAP files, the low level: where the messages are, and the messages as stored (https://mcap.dev/spec).
+
+The `mcap` library is not used for this: it gives nothing of a file without its end, cannot cap what a chunk
+decompresses to, and is slow.
+
+A file is seen as a list of segments, which are chunks, or runs of messages outside of chunks. The summary at the end of
+the file names the chunks; what it does not name is found by going from record to record. In a file that was cut, or has
+no summary that can be relied on, that is everything: opening it reads every chunk once. Reading is the same afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from struct import Struct
+from typing import BinaryIO
+
+from perception.logs.mcap_records import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_INDEX,
+    DATA_END,
+    FOOTER,
+    LARGEST,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_HEAD,
+    RECORD,
+    SCHEMA,
+    STATISTICS,
+    Channel,
+    ChunkIndex,
+    Fields,
+    Schema,
+    Statistics,
+    crc32,
+    read_channel,
+    read_chunk,
+    read_chunk_index,
+    read_schema,
+    read_statistics,
+    records,
+    unpack,
+)
+from perception.logs.messages import LogError
+
+_FOOTER = Struct("<BQQQI")  # opcode, length, start of the summary, start of its offsets, checksum
+_RUN = 1 << 20  # bytes of messages outside of chunks that make one segment
+
+# Channel id, its publisher's sequence number, log time, publish time, data; not a class, since it is made so often.
+RawMessage = tuple[int, int, int, int, memoryview]
+_LOG_TIME = itemgetter(2)
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Bytes [begin, end) of the file: the record of one chunk, or the records of messages. Times are of recording.
+
+    start_ns, end_ns: None as long as it was not read.  channels: ids of those with messages in it, None if not known.
+    """
+
+    begin: int
+    end: int
+    start_ns: int | None
+    end_ns: int | None
+    channels: Collection[int] | None
+    chunk: bool
+
+
+class McapFile:
+    """The messages of one file in the order of their log time, which is when they were recorded.
+
+    channels, schemas: by id, known after opening.  counts: channel id -> messages, known after opening.
+    start_ns, end_ns: first and last recording time, None without messages.
+    stopped: None, or one line on where and why the file ends before its proper end; what is whole before that is read.
+    damage: lines on what was left out, such as chunks with a wrong checksum; reading may add to them.
+
+    Raises:
+        LogError: it cannot be opened, or is not an MCAP file.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.schemas: dict[int, Schema] = {}
+        self.channels: dict[int, Channel] = {}
+        self.counts: dict[int, int] = Counter()
+        self.start_ns: int | None = None
+        self.end_ns: int | None = None
+        self.stopped: str | None = None
+        self._damage: dict[object, str] = {}
+        self._segments: list[_Segment] = []
+        try:
+            with self.path.open("rb") as file:
+                self.size = file.seek(0, 2)
+                file.seek(0)
+                magic = file.read(len(MAGIC))
+                if magic != MAGIC:
+                    raise LogError(f"{self.path}: an MCAP file was expected, found {magic or 'an empty file'}")
+                self._survey(file)
+        except OSError as error:
+            raise LogError(f"{self.path}: an MCAP file was expected: {error.strerror}") from None
+
+    @property
+    def damage(self) -> list[str]:
+        return list(self._damage.values())
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+        """Those of ``topics``, or all, by log time. Their data are views, which keep the memory of their chunk.
+
+        Raises:
+            LogError: the file cannot be read any more.
+        """
+        wanted = _Wanted(self, topics)
+        held: list[RawMessage] = []  # of segments that overlap with the next one
+        try:
+            with self.path.open("rb") as file:
+                for segment, following in zip(self._segments, [*self._segments[1:], None]):
+                    if segment.channels is None or any(wanted[channel] for channel in segment.channels):
+                        held += (message for message in self._messages_in(file, segment) if wanted[message[0]])
+                    held.sort(key=_LOG_TIME)
+                    ready = bisect_left(held, following.start_ns, key=_LOG_TIME) if following else len(held)
+                    yield from held[:ready]
+                    del held[:ready]
+        except OSError as error:
+            raise LogError(f"{self.path}: reading it failed: {error.strerror}") from None
+
+    def _survey(self, file: BinaryIO) -> None:
+        """Find the segments, and with them all else."""
+        footer = self._footer(file)
+        try:
+            found = footer and self._summary(file, *footer)
+        except ValueError as error:
+            found = None
+            self._note(f"the summary cannot be relied on and is not used: {error}")
+        if not (found and self._survey_by_index(file, *found)):
+            self._survey_by_records(file, finished=footer is not None)
+        self._segments.sort(key=lambda segment: (segment.start_ns, segment.begin))
+
+    def _survey_by_index(self, file: BinaryIO, indexes: list[ChunkIndex], statistics: Statistics, end: int) -> bool:
+        """Whether the summary tells all that reading needs: some writers leave the channels, or chunks, out of it."""
+        if not indexes:
+            return False
+        position = len(MAGIC)
+        for index in indexes:
+            self._walk_gap(file, position, index.begin)
+            self._segments.append(
+                _Segment(index.begin, index.end, index.start_ns, index.end_ns, index.channels, chunk=True)
+            )
+            position = index.after
+        self._walk_gap(file, position, end)
+        named = {channel for index in indexes for channel in index.channels or ()}
+        if len(self.channels) < statistics.channels or not named <= self.channels.keys():
+            return False
+        self.counts = statistics.message_counts
+        if any(self.counts.values()):
+            self.start_ns, self.end_ns = statistics.start_ns, statistics.end_ns
+        return True
+
+    def _survey_by_records(self, file: BinaryIO, finished: bool) -> None:
+        self._segments, self.counts = [], Counter()
+        cut = self._walk(file, len(MAGIC), self.size)
+        self.start_ns = min((segment.start_ns for segment in self._segments), default=None)
+        self.end_ns = max((segment.end_ns for segment in self._segments), default=None)
+        if cut is None and not finished:
+            cut = self.size, "all messages are there, but no summary and footer after them"
+        if cut:
+            seconds = "" if self.start_ns is None else f", {(self.end_ns - self.start_ns) / 1e9:.1f} s into the log"
+            self.stopped = f"at byte {cut[0]} of {self.size}{seconds}: {cut[1]}"
+
+    def _walk_gap(self, file: BinaryIO, begin: int, end: int) -> None:
+        cut = self._walk(file, begin, end)
+        if cut and cut[0] < end:
+            self._note(f"bytes {cut[0]} to {end}, outside of chunks, are left out: {cut[1]}")
+
+    def _walk(self, file: BinaryIO, begin: int, end: int) -> tuple[int, str] | None:
+        """Go from record to record and add the segments there. None at the end of all data, else where it stops, why.
+
+        The walk trusts lengths, there is nothing else; what they lead to is checked where it is read.
+        """
+        position, run = begin, None
+        while position < end:
+            file.seek(position)
+            head = file.read(RECORD.size + MESSAGE_HEAD.size)
+            body = position + RECORD.size
+            if body > end or len(head) < min(RECORD.size + MESSAGE_HEAD.size, end - position):
+                return position, "the last record is cut"
+            opcode, length = RECORD.unpack_from(head)
+            after = body + length
+            if opcode == 0:
+                return position, "zeros, where a record was expected"
+            if after > end:
+                what = {CHUNK: "a chunk", MESSAGE: "a message"}.get(opcode, f"of type {opcode}")
+                return position, f"the last record, {what}, is cut: {end - body} bytes of {length} are there"
+            if opcode in (DATA_END, FOOTER):
+                return None
+            if opcode == CHUNK:
+                self._add_chunk(file, position, after)
+            elif opcode == MESSAGE and MESSAGE_HEAD.size <= length <= LARGEST:
+                channel, _, log_time_ns, _ = MESSAGE_HEAD.unpack_from(head, RECORD.size)
+                if run is None or run.end != position or run.end - run.begin > _RUN:
+                    run = _Segment(position, after, log_time_ns, log_time_ns, set(), chunk=False)
+                    self._segments.append(run)
+                run.end = after
+                run.start_ns, run.end_ns = min(run.start_ns, log_time_ns), max(run.end_ns, log_time_ns)
+                run.channels.add(channel)
+                self.counts[channel] += 1
+            elif opcode == MESSAGE:
+                self._note(f"the message at byte {position} is left out: it has {length} bytes")
+            elif opcode in (SCHEMA, CHANNEL) and length <= LARGEST:
+                file.seek(body)
+                self._define(opcode, file.read(length))
+            position = after
+        return position, "the recording was not finished"
+
+    def _add_chunk(self, file: BinaryIO, begin: int, end: int) -> None:
+        segment, counts = _Segment(begin, end, None, None, None, chunk=True), Counter()
+        first, last = math.inf, 0
+        for channel, _, log_time_ns, _, _ in self._messages_in(file, segment):
+            counts[channel] += 1
+            first, last = min(first, log_time_ns), max(last, log_time_ns)
+        if counts:
+            segment.start_ns, segment.end_ns, segment.channels = first, last, counts.keys()
+            self._segments.append(segment)
+            self.counts.update(counts)
+
+    def _messages_in(self, file: BinaryIO, segment: _Segment) -> Iterator[RawMessage]:
+        """Definitions of channels on the way are kept; what cannot be read is noted as damage."""
+        left_out = "it"
+        try:
+            data = self._load(file, segment)
+            left_out = "the rest of it"
+            for opcode, begin, end in records(data):
+                if opcode == MESSAGE:
+                    yield *MESSAGE_HEAD.unpack_from(data, begin), data[begin + MESSAGE_HEAD.size : end]
+                elif opcode in (SCHEMA, CHANNEL):
+                    self._define(opcode, data[begin:end])
+        except ValueError as error:
+            where = f"{'chunk' if segment.chunk else 'messages'} at byte {segment.begin}"
+            where += f", {segment.end - segment.begin} bytes"
+            if segment.start_ns is not None:
+                where += f", {segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
+            self._note(f"{where}: {error}; {left_out} is left out", about=segment.begin)
+
+    def _load(self, file: BinaryIO, segment: _Segment) -> memoryview:
+        """The records in a segment."""
+        size = segment.end - segment.begin
+        if size > LARGEST + 2 * _RUN:
+            raise ValueError(f"it is larger than the {LARGEST} bytes allowed")
+        file.seek(segment.begin)
+        data = memoryview(file.read(size))
+        if len(data) < size:
+            raise ValueError("the file has become shorter")
+        if not segment.chunk:
+            return data
+        if RECORD.unpack_from(data) != (CHUNK, size - RECORD.size):
+            raise ValueError("no chunk is there, though the summary says so")
+        head, stored = read_chunk(Fields(data[RECORD.size :]))
+        if segment.start_ns is None:
+            segment.start_ns, segment.end_ns = head.start_ns, head.end_ns
+        return unpack(head, stored)
+
+    def _define(self, opcode: int, data: bytes | memoryview) -> None:
+        """Keep a schema or a channel; what is said twice must be the same, so the first counts."""
+        try:
+            if opcode == SCHEMA:
+                self.schemas.setdefault(*read_schema(Fields(data)))
+            else:
+                self.channels.setdefault(*read_channel(Fields(data)))
+        except ValueError as error:
+            self._note(f"the definition of a {'schema' if opcode == SCHEMA else 'channel'} is left out: {error}")
+
+    def _note(self, line: str, about: object = None) -> None:
+        """Keep a line of damage, once for what it is about: reading twice finds it twice."""
+        self._damage.setdefault(about or line, line)
+
+    def _footer(self, file: BinaryIO) -> tuple[int, int, bytes] | None:
+        """Where the summary begins, 0 where there is none, and ends, and the footer; None where there is no footer."""
+        begin = self.size - _FOOTER.size - len(MAGIC)
+        if begin < len(MAGIC):
+            return None
+        file.seek(begin)
+        footer = file.read(_FOOTER.size)
+        if file.read() != MAGIC or RECORD.unpack_from(footer) != (FOOTER, _FOOTER.size - RECORD.size):
+            return None
+        return _FOOTER.unpack(footer)[2], begin, footer
+
+    def _summary(
+        self, file: BinaryIO, begin: int, end: int, footer: bytes
+    ) -> tuple[list[ChunkIndex], Statistics, int] | None:
+        """Chunks in the order of the file, statistics, and where the data section ends; None where these are not said.
+
+        Raises:
+            ValueError: what is said cannot be.
+        """
+        if begin == 0:
+            return None
+        if not len(MAGIC) <= begin <= end or end - begin > LARGEST:
+            raise ValueError(f"byte {begin} is not where it can begin")
+        file.seek(begin)
+        data = memoryview(file.read(end - begin))
+        checksum = _FOOTER.unpack(footer)[4]
+        if checksum and checksum != crc32(footer[:-4], crc32(data)):
+            raise ValueError("its checksum is wrong")
+        definitions, indexes, statistics = [], [], None
+        for opcode, start, stop in records(data):
+            if opcode in (SCHEMA, CHANNEL):
+                definitions.append((opcode, data[start:stop]))
+            elif opcode == CHUNK_INDEX:
+                indexes.append(read_chunk_index(Fields(data[start:stop])))
+            elif opcode == STATISTICS:
+                statistics = read_statistics(Fields(data[start:stop]))
+        indexes.sort(key=lambda index: index.begin)
+        bounds = [len(MAGIC), *(bound for index in indexes for bound in (index.begin, index.end, index.after)), begin]
+        if bounds != sorted(bounds):
+            raise ValueError("it names chunks where none can be")
+        for definition in definitions:
+            self._define(*definition)
+        return None if statistics is None else (indexes, statistics, begin)
+
+
+class _Wanted(dict[int, bool]):
+    """Channel id -> whether its messages are asked for, found out once for each."""
+
+    def __init__(self, file: McapFile, topics: Collection[str] | None):
+        super().__init__()
+        self._file, self._topics = file, topics
+
+    def __missing__(self, channel_id: int) -> bool:
+        channel = self._file.channels.get(channel_id)
+        if channel is None:
+            self._file._note(f"messages of channel {channel_id} are left out: nothing says what it is")
+        self[channel_id] = channel is not None and (self._topics is None or channel.topic in self._topics)
+        return self[channel_id]

@@ -1,0 +1,124 @@
+"""MCAP files as recordings: every channel gets the decoder that its encoding and its schema ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from perception.logs.mcap_file import McapFile
+from perception.logs.mcap_records import Channel, Schema
+from perception.logs.messages import Decode, LogError, Message, Topic
+
+_LINES = 10  # on messages of one topic that cannot be decoded; the others are counted
+
+
+class McapReader:
+    """One MCAP file as a :class:`perception.logs.messages.Reader`, read in the order of recording.
+
+    Messages are numbered as they come. What is decoded: protobuf messages of Foxglove's schemas, and those of ROS 2.
+
+    Raises:
+        LogError: it cannot be opened, or is not an MCAP file.
+        PerceptionError: a package that its messages need is not installed.
+    """
+
+    def __init__(self, path: str | Path):
+        self._file = McapFile(path)
+        self.path = self._file.path
+        self.topics: dict[str, Topic] = {}
+        self._decoders: dict[int, tuple[str, Decode]] = {}
+        self._failures: dict[str, _Failures] = {}
+        for channel_id, channel in sorted(self._file.channels.items()):
+            self._add(channel_id, channel)
+
+    @property
+    def stopped(self) -> str | None:
+        return self._file.stopped
+
+    @property
+    def damage(self) -> list[str]:
+        return [*self._file.damage, *(line for failures in self._failures.values() for line in failures.lines())]
+
+    def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
+        wanted = {topic for topic, _ in self._decoders.values() if topics is None or topic in topics}
+        for topic in wanted:
+            self._failures.pop(topic, None)
+        sequence = 0
+        for channel_id, _, log_time_ns, _, data in self._file.messages(wanted):
+            if channel_id not in self._decoders:
+                continue  # another channel of this topic can be decoded
+            topic, decode = self._decoders[channel_id]
+            try:
+                payloads = decode(data, log_time_ns)
+            except LogError as error:
+                line = f"{topic} at {log_time_ns} ns: {error}"
+                if strict:
+                    raise LogError(f"{self.path}: {line}") from None
+                self._failures.setdefault(topic, _Failures(topic)).add(line)
+                continue
+            for timestamp_ns, payload in payloads:
+                yield Message(topic, timestamp_ns, log_time_ns, sequence, payload)
+                sequence += 1
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _add(self, channel_id: int, channel: Channel) -> None:
+        schema = self._file.schemas.get(channel.schema_id)
+        try:
+            kind, note, decode = _decoder(channel, schema)
+        except LogError as error:
+            kind, note, decode = None, str(error), None
+        if decode:
+            self._decoders[channel_id] = channel.topic, decode
+        count = self._file.counts.get(channel_id, 0)
+        known = self.topics.get(channel.topic)
+        if known:  # several channels, as of several publishers
+            count += known.count
+        if not known or (kind and not known.kind):
+            known = Topic(channel.topic, schema.name if schema else "", kind, note)
+        self.topics[channel.topic] = replace(known, count=count)
+
+
+class _Failures:
+    """The first lines on what cannot be decoded of a topic, and the number of all."""
+
+    def __init__(self, topic: str):
+        self._topic, self._first, self._count = topic, [], 0
+
+    def add(self, line: str) -> None:
+        self._count += 1
+        if len(self._first) < _LINES:
+            self._first.append(line)
+
+    def lines(self) -> list[str]:
+        more = self._count - len(self._first)
+        return self._first + ([f"{self._topic}: {more} more messages cannot be decoded"] if more else [])
+
+
+def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, Decode | None]:
+    """Kind, or a note on why there is none, and decoder of the messages of a channel."""
+    encoding = channel.message_encoding
+    if schema is None and encoding in ("protobuf", "cdr"):
+        return None, f"{encoding} messages without a schema", None
+    if encoding == "protobuf" and schema.encoding == "protobuf":
+        from perception.logs import foxglove_messages
+
+        return foxglove_messages.decoder(schema.name, schema.data)
+    if encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": its name has to do
+        from perception.logs import ros_messages
+
+        definition = schema.data.decode("utf-8", "replace") if schema.encoding else None
+        kind, note, decode = ros_messages.decoder(schema.name, definition, schema.encoding)
+        if decode and ros_messages.is_static(channel.topic):
+            return kind, note, _static(decode)
+        return kind, note, decode
+    described = f" with a schema in {schema.encoding}" if encoding in ("protobuf", "cdr") else ""
+    return None, f"{encoding or 'unnamed'} messages{described} are not decoded", None
+
+
+def _static(decode: Decode) -> Decode:
+    from perception.logs.ros_messages import as_static
+
+    return lambda data, log_time_ns: [(time_ns, as_static(payload)) for time_ns, payload in decode(data, log_time_ns)]

@@ -1,0 +1,161 @@
+"""One recorded measurement, moved into the ego frame of a reference time: what a frame is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
+from perception.geometry import SE3
+from perception.logs.clouds import lidar_points, point_times_ns, radar_records
+from perception.logs.images import rectified_image
+from perception.logs.messages import Calibration, LogError, Message
+from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
+from perception.logs.transforms import HOLD_NS, Transforms, inverse, matrix
+from perception.sample import SENSORS, CameraImage
+
+_LONGEST_SWEEP_NS = 1_000_000_000  # what claims to have taken longer has no times of points
+_ALL_RINGS = True, np.zeros(0, dtype=bool)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How frames are made of a log. image_size, min_distance_m, radar_filter: see :class:`perception.NuScenes`.
+
+    sensors: the kinds that are read.
+    lidar_span_s, radar_span_s: how far the sweeps of a cloud reach back from its newest one.
+    rate_hz: at most so many frames a second, where the log has no sample marks.
+    tolerance_s: how far a measurement may be from the reference time; wait_s: how much later it may be.
+    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``faults.py``).
+    skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.
+    """
+
+    sensors: tuple[str, ...] = SENSORS
+    lidar_span_s: float = 0.0
+    radar_span_s: float = 0.0
+    image_size: tuple[int, int] | None = None
+    min_distance_m: float = 1.0
+    radar_filter: bool = True
+    rate_hz: float | None = None
+    tolerance_s: float = 0.1
+    wait_s: float = 0.05
+    bias: Mapping[str, np.ndarray] = field(default_factory=dict)
+    skip_damaged: bool = False
+
+
+class Measurements:
+    """Reads messages with the poses and calibrations that were recorded so far. Raises LogError without the topic.
+
+    counts: what was left out, and how often.
+    """
+
+    def __init__(self, rig: Rig, assembly: Assembly):
+        self.transforms = Transforms()
+        self.calibrations: dict[str, Calibration] = {}  # topic -> the latest
+        self.counts: Counter = Counter()
+        self._rig, self._assembly = rig, assembly
+
+    def world_T_ego(self, time_ns: int) -> np.ndarray | None:
+        """float64 [4, 4]; the identity where the rig says that the vehicle stands; None where it is unknown."""
+        world, ego = self._rig.world_frame, self._rig.ego_frame
+        if world is None:
+            return np.eye(4)
+        measured = self.transforms.measured(world, ego)
+        if measured is None or not measured[0] - HOLD_NS <= time_ns <= measured[1] + HOLD_NS:
+            return None
+        return self.transforms.lookup(world, ego, time_ns)
+
+    def camera(self, message: Message, source: CameraSource, ego_T_world: np.ndarray) -> CameraImage:
+        calibration = self._calibration(message, source)
+        cover = self._assembly.image_size
+        image, intrinsics = rectified_image(message.data, calibration, source.is_rectified, cover)
+        pose = ego_T_world @ self._world_T_sensor(message, source, message.timestamp_ns)
+        return CameraImage(image, intrinsics, SE3.from_matrix(pose), message.timestamp_ns)
+
+    def lidar(
+        self, message: Message, source: CloudSource, ego_T_world: np.ndarray, age_s: float, out: np.ndarray
+    ) -> int:
+        """Fill ``out``, float32 [>= N, 5], as in a LidarCloud; returns how many points."""
+        pose = ego_T_world @ self._world_T_sensor(message, source, message.timestamp_ns)
+        points = lidar_points(message.data, source.intensity_max)
+        self._deskew(points, message, source)
+        out = out[: len(points)]
+        out[:] = points
+        kept, not_finite = lidar_to_ego(out, pose, age_s, self._assembly.min_distance_m, *_ALL_RINGS)
+        self._count_not_finite(message, not_finite)
+        return kept
+
+    def radar(
+        self, message: Message, source: CloudSource, ego_T_world: np.ndarray, age_s: float, out: np.ndarray
+    ) -> int:
+        """Fill ``out``, float32 [>= N, 7], as in a RadarCloud; returns how many points."""
+        world_T_sensor = self._world_T_sensor(message, source, message.timestamp_ns)
+        records, has_states = radar_records(message.data, lambda: self._velocity(message, source, world_T_sensor))
+        filtered = self._assembly.radar_filter and has_states
+        pose = ego_T_world @ world_T_sensor
+        kept, not_finite = radar_to_ego(records, pose, age_s, self._assembly.min_distance_m, filtered, out)
+        self._count_not_finite(message, not_finite)
+        return kept
+
+    def _calibration(self, message: Message, source: CameraSource) -> Calibration:
+        if source.intrinsics is not None:
+            fx, fy, cx, cy = source.intrinsics
+            k = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+            return Calibration(message.data.frame_id, 0, 0, k, np.zeros(0), "", np.eye(3), np.pad(k, ((0, 0), (0, 1))))
+        if source.calibration not in self.calibrations:
+            raise LogError(f"a calibration on {source.calibration} was expected before, found none")
+        return self.calibrations[source.calibration]
+
+    def _deskew(self, points: np.ndarray, message: Message, source: CloudSource) -> None:
+        """Move every point from the sensor as it was when it was measured to the sensor as it was at the stamp."""
+        times_ns = point_times_ns(message.data, message.timestamp_ns)
+        if times_ns is None or self._rig.world_frame is None:
+            return
+        first, last = int(times_ns.min()), int(times_ns.max())
+        if not 0 < last - first <= _LONGEST_SWEEP_NS:
+            return
+        stamp_T_world = inverse(self._world_T_sensor(message, source, message.timestamp_ns))
+        start, end = (stamp_T_world @ self._world_T_sensor(message, source, time_ns) for time_ns in (first, last))
+        share = ((times_ns - first) / (last - first))[:, None]
+        turn = Rotation.from_matrix(start[:3, :3].T @ end[:3, :3]).as_rotvec()
+        turned = Rotation.from_rotvec(share * turn).apply(points[:, :3]) @ start[:3, :3].T
+        points[:, :3] = turned + start[:3, 3] + share * (end[:3, 3] - start[:3, 3])
+
+    def _velocity(self, message: Message, source: CloudSource, world_T_sensor: np.ndarray) -> np.ndarray:
+        """[3] of the sensor over ground, in its own axes, m/s; from where it was around the time of measurement."""
+        world, ego = self._rig.world_frame, self._rig.ego_frame
+        if world is None:
+            return np.zeros(3)
+        first, last = self.transforms.measured(world, ego)
+        start = int(max(message.timestamp_ns - HOLD_NS, first))
+        end = int(min(message.timestamp_ns + HOLD_NS, last))
+        if end <= start:
+            raise LogError(f"poses of {ego} before and after were expected, to know how the radar moves, found one")
+        before, after = (self._world_T_sensor(message, source, time_ns)[:3, 3] for time_ns in (start, end))
+        return world_T_sensor[:3, :3].T @ (after - before) / (1e-9 * (end - start))
+
+    def _world_T_sensor(self, message: Message, source: Mount, time_ns: int) -> np.ndarray:
+        """[4, 4] at a time that may differ from the message's."""
+        world_T_ego = self.world_T_ego(time_ns)
+        if world_T_ego is None:
+            raise LogError(f"a pose of {self._rig.ego_frame} in {self._rig.world_frame} was expected, found none")
+        world_T_sensor = world_T_ego @ self._ego_T_sensor(message, source, time_ns)
+        bias = self._assembly.bias.get(message.topic)
+        return world_T_sensor if bias is None else world_T_sensor @ bias
+
+    def _ego_T_sensor(self, message: Message, source: Mount, time_ns: int) -> np.ndarray:
+        if source.ego_SE3_sensor is not None:
+            return matrix(np.array(source.ego_SE3_sensor))
+        ego, frame = self._rig.ego_frame, source.frame_id or message.data.frame_id
+        ego_T_sensor = self.transforms.lookup(ego, frame, time_ns)
+        if ego_T_sensor is None:
+            raise LogError(f"a transform from {ego} to {frame} was expected, found none")
+        return ego_T_sensor
+
+    def _count_not_finite(self, message: Message, number: int) -> None:
+        if number:
+            self.counts[f"{message.topic}: points that are not finite"] += int(number)

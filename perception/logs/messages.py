@@ -1,0 +1,145 @@
+"""What a log says, whatever format it is in: sensor messages with the time at which they were measured.
+
+Readers (one format a file in this folder) turn recordings into :class:`Message`; what is built on them (reordering,
+the rig, the assembly of frames, the converters) knows nothing else. Payloads stay as recorded as long as possible:
+images compressed, clouds with the fields of their sensor. What they mean is said by the rig.
+
+A transform ``parent_SE3_child`` maps points in the child frame to the parent frame, as in ROS and Foxglove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from perception.errors import PerceptionError
+
+
+class LogError(PerceptionError):
+    """A log, or a message in one, that cannot be read; names file, topic and time."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Image:
+    """One camera image as recorded.
+
+    encoding: "jpeg" or "png" (data is the compressed file; width and height are 0 where the message does not say), or
+        an encoding of raw pixels by its ROS name: rgb8, bgr8, rgba8, bgra8, mono8, bayer_rggb8, ...
+    step: bytes a row of raw pixels; 0 for compressed images.
+    """
+
+    frame_id: str
+    encoding: str
+    data: bytes | memoryview
+    width: int = 0
+    height: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Calibration:
+    """A camera's calibration, as in sensor_msgs/CameraInfo and foxglove.CameraCalibration.
+
+    intrinsics: float64 [3, 3], K, of the raw image.  distortion: float64 [D], by ``model`` ("plumb_bob",
+    "rational_polynomial", "equidistant", "" where there is none).  rectification: float64 [3, 3], R.
+    projection: float64 [3, 4], P, whose left part is the intrinsics of the rectified image.
+    """
+
+    frame_id: str
+    width: int
+    height: int
+    intrinsics: np.ndarray
+    distortion: np.ndarray
+    model: str
+    rectification: np.ndarray
+    projection: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Cloud:
+    """Points of a LiDAR or a radar. records: structured array [N], the fields by their recorded names and types."""
+
+    frame_id: str
+    records: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Transform:
+    """parent_SE3_child: float64 [7], translation (x, y, z) in metres, then quaternion (w, x, y, z).
+
+    static: holds at all times.
+    """
+
+    parent: str
+    child: str
+    pose: np.ndarray
+    static: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sample:
+    """A mark that at this time a frame is wanted; token is its name in the tables the log was converted from."""
+
+    token: str
+
+
+Payload = Image | Calibration | Cloud | Transform | Sample
+KINDS = {Image: "image", Calibration: "calibration", Cloud: "cloud", Transform: "transform", Sample: "sample"}
+
+
+# How a decoder of one message type is called: (serialised message, log_time_ns) -> [(timestamp_ns, payload), ...]. A tf
+# message holds several transforms; one that holds nothing gives an empty list. Raises LogError, without file or topic.
+Decode = Callable[[bytes | memoryview, int], list[tuple[int, Payload]]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Message:
+    """timestamp_ns: of measurement, from the message's own header.  log_time_ns: when it was recorded.
+
+    sequence: its place in the file, which breaks ties.
+    """
+
+    topic: str
+    timestamp_ns: int
+    log_time_ns: int
+    sequence: int
+    data: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """type: the name of the message type, as recorded.  kind: one of the values of KINDS, or None if not decodable.
+
+    note: why it cannot be decoded, in a few words.  count: messages, None where the file does not say.
+    """
+
+    name: str
+    type: str
+    kind: str | None
+    note: str = ""
+    count: int | None = None
+
+
+class Reader(Protocol):
+    """One recording, read in the order of the file (or of recording time, where the file has an index of it).
+
+    path: what was opened.  topics: name -> Topic, known after opening; a truncated file may add some while it is read.
+    stopped: None, or one line: where and why the recording ends before its proper end. Complete after ``messages``.
+    damage: lines on what was left out on the way: chunks with a wrong checksum, messages that cannot be decoded.
+
+    ``messages`` may be called several times. It yields only decodable messages of the topics asked for. With
+    ``strict`` a message that cannot be decoded raises LogError instead of being added to ``damage``.
+    """
+
+    path: Path
+    topics: dict[str, Topic]
+    stopped: str | None
+    damage: list[str]
+
+    def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,305 @@
+"""A first rig for a log that nobody has described: by the kinds, names and contents of its topics, and its frames.
+
+Every choice is made in sorted order, so that the same log gives the same rig. What cannot be known is not guessed: it
+is said, one line each, and the rig's file is the place to add it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+
+from perception.logs.messages import Topic
+from perception.logs.rig import CameraSource, CloudSource, Rig, is_rectified
+
+_EGO_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle")
+_WORLD_FRAMES = ("map", "odom")
+# Words of topic names that do not tell one sensor from another of its kind.
+_IMAGE_WORDS = frozenset(
+    "image images img raw rect rectified color colour mono gray grey compressed jpeg jpg png rgb bgr data info"
+    " calibration calib".split()
+)
+_CLOUD_WORDS = frozenset(
+    "points points2 point pointcloud pointcloud2 cloud pcl pc2 raw ex data scan scans rectified filtered outlier"
+    " cropped self mirror before sync range measurement xyz xyzi tracks detections detected objects returns"
+    " targets".split()
+)
+_PLACE_WORDS = frozenset("sensing sensor sensors perception driver drivers ros ros2 node topic topics".split())
+_KIND_WORDS = {"CAM": ("camera", "cam"), "LIDAR": ("lidar",), "RADAR": ("radar",)}
+# Of several clouds of one sensor, those without these words are closest to what was measured.
+_PROCESSED_WORDS = frozenset(
+    "rectified filtered outlier cropped self mirror before sync range tracks detected objects".split()
+)
+_WHOLE_WORDS = frozenset("concatenated concat merged combined".split())
+# Computed, not measured.
+_DERIVED_WORDS = frozenset(
+    "depth disparity mask semantic segmentation costmap map localization planning obstacle obstacles cluster clusters"
+    " ground noground nonground downsample downsampled debug registered aligned".split()
+)
+_RADAR_FIELDS = frozenset(
+    "rcs rcs_dbsm doppler doppler_velocity vx_comp vy_comp radial_speed radial_velocity range_rate amplitude"
+    " v_r".split()
+)
+
+
+def propose(
+    topics: Mapping[str, Topic],
+    transforms: Collection[tuple[str, str]],
+    frame_ids: Mapping[str, str],
+    fields: Mapping[str, tuple[str, ...]],
+) -> tuple[Rig, list[str]]:
+    """A rig, and what it lacks or leaves out, one line each.
+
+    Args:
+        topics: by name. One whose count is 0 is left out.
+        transforms: (parent, child) of every transform of the log.
+        frame_ids: topic -> the frame its messages name.
+        fields: topic of a cloud -> the names of its fields.
+    """
+    rig, notes = Rig(world_frame=None), []
+    heard = [topics[name] for name in sorted(topics) if topics[name].count != 0]
+    measured = {kind: [t for t in heard if t.kind == kind and not _is_derived(t)] for kind in ("image", "cloud")}
+    calibrations = [topic.name for topic in heard if topic.kind == "calibration"]
+    radars = [topic for topic in measured["cloud"] if _is_radar(topic, fields.get(topic.name, ()))]
+    lidars = [topic for topic in measured["cloud"] if topic not in radars]
+
+    chosen = {
+        "CAM": _one_a_sensor(measured["image"], _IMAGE_WORDS, _image_rank, notes),
+        "LIDAR": _one_a_sensor(_whole(lidars, notes), _CLOUD_WORDS, _cloud_rank, notes),
+        "RADAR": _one_a_sensor(_whole(radars, notes), _CLOUD_WORDS, _cloud_rank, notes),
+    }
+    names = _unique_names(chosen)
+    for topic in chosen["CAM"]:
+        calibration = _calibration_of(topic.name, calibrations, frame_ids)
+        rig.cameras[names[topic.name]] = CameraSource(image=topic.name, calibration=calibration)
+    for kind, sources in (("LIDAR", rig.lidars), ("RADAR", rig.radars)):
+        sources |= {names[topic.name]: CloudSource(cloud=topic.name) for topic in chosen[kind]}
+    rig.samples = next((topic.name for topic in heard if topic.kind == "sample"), None)
+    rig.reference = _reference(rig, topics)
+
+    frames = Frames(transforms)
+    rig.ego_frame = _ego_frame(rig, frames, frame_ids)
+    rig.world_frame = _world_frame(rig.ego_frame, frames)
+    derived = [topic.name for topic in heard if topic.kind in measured and _is_derived(topic)]
+    if derived:
+        notes.append(f"left out, for they are computed from others by their names: {', '.join(derived)}")
+    return rig, lacks(rig, topics, transforms, frame_ids) + doubts(rig, frame_ids) + notes
+
+
+def lacks(
+    rig: Rig, topics: Collection[str], transforms: Collection[tuple[str, str]], frame_ids: Mapping[str, str]
+) -> list[str]:
+    """What a rig needs and a log does not have, one line each. Arguments as of :func:`propose`."""
+    if not rig.sensors:
+        return ["no sensor: of what can be decoded, nothing is an image or a cloud"]
+    frames = Frames(transforms)
+    lines = []
+    for name, source in rig.sensors.items():
+        if source.topic not in topics:
+            lines.append(f"no topic {source.topic}, which {name} is mapped to")
+            continue
+        if isinstance(source, CameraSource) and source.intrinsics is None:
+            if source.calibration is None:
+                lines.append(f"no camera calibration for {source.image}: give {name} intrinsics, [fx, fy, cx, cy]")
+            elif source.calibration not in topics:
+                lines.append(f"no topic {source.calibration}, which {name} is calibrated by")
+        frame = source.frame_id or frame_ids.get(source.topic)
+        if source.ego_SE3_sensor is not None:
+            continue
+        if not frame:
+            lines.append(f"no frame in the messages of {source.topic}: give {name} a frame_id or ego_SE3_sensor")
+        elif not frames.connected(rig.ego_frame, frame):
+            lines.append(f"no transform from {rig.ego_frame} to {frame}: give {name} ego_SE3_sensor")
+    if rig.world_frame is not None and not frames.connected(rig.world_frame, rig.ego_frame):
+        lines.append(f"no transform from {rig.world_frame} to {rig.ego_frame}: world_frame null where it stands still")
+    return lines
+
+
+def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
+    """What a proposed rig takes for granted, one line each."""
+    if not rig.sensors:
+        return []
+    lines = []
+    if rig.world_frame is None:
+        lines.append(
+            f"no odometry or map frame above {rig.ego_frame}: world_frame null means that the vehicle stands still,"
+            " clouds of several sweeps smear where it does not"
+        )
+    if _last(rig.ego_frame) not in _EGO_FRAMES:
+        owner = next((name for name, s in rig.sensors.items() if frame_ids.get(s.topic) == rig.ego_frame), None)
+        whose = f"that of {owner}" if owner else "the lowest above all sensors"
+        lines.append(
+            f"no frame {', '.join(_EGO_FRAMES)}: ego_frame {rig.ego_frame} is {whose}; give ego_SE3_sensor if it is not"
+            " on the ground, x forward, z up"
+        )
+    return lines
+
+
+class Frames:
+    """The tree that transforms (parent, child) make. Where a frame has two parents, the first by name counts."""
+
+    def __init__(self, transforms: Collection[tuple[str, str]]):
+        self.names = sorted({frame for pair in transforms for frame in pair})
+        self._parents: dict[str, str] = {}
+        for parent, child in sorted(transforms):
+            self._parents.setdefault(child, parent)
+
+    def up(self, frame: str) -> list[str]:
+        """The frame, its parent and so on to the root; a circle is walked once."""
+        chain = {frame: None}
+        while (frame := self._parents.get(frame)) is not None and frame not in chain:
+            chain[frame] = None
+        return list(chain)
+
+    def connected(self, a: str, b: str) -> bool:
+        return a == b or self.up(a)[-1] == self.up(b)[-1]
+
+    def between(self, a: str, b: str) -> list[tuple[str, str]]:
+        """The transforms (parent, child) of the chain between two connected frames."""
+        return [(self._parents[frame], frame) for frame in sorted(set(self.up(a)) ^ set(self.up(b)))]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _parts(topic: str) -> list[str]:
+    return [part for part in topic.split("/") if part]
+
+
+def _namespace(topic: str, generic: frozenset[str]) -> tuple[str, ...]:
+    """The parts of a topic's name without those at its end that only say what kind of data it is."""
+    parts = _parts(topic)
+    while parts and set(_words(parts[-1])) <= generic:
+        parts.pop()
+    return tuple(parts)
+
+
+def _is_derived(topic: Topic) -> bool:
+    return not _DERIVED_WORDS.isdisjoint(_words(topic.name))
+
+
+def _is_radar(topic: Topic, fields: Iterable[str]) -> bool:
+    text = f"{topic.name} {topic.type}".lower()
+    if "radar" in text or "lidar" in text:
+        return "radar" in text
+    return not _RADAR_FIELDS.isdisjoint(fields) or {"range", "azimuth"} <= set(fields)
+
+
+def _image_rank(topic: Topic) -> tuple:
+    compressed = "compressed" in f"{topic.name} {topic.type}".lower()
+    return not is_rectified(topic.name), not compressed, -(topic.count or 0), topic.name
+
+
+def _cloud_rank(topic: Topic) -> tuple:
+    processed = len(_PROCESSED_WORDS.intersection(_words(topic.name)))
+    return processed, -(topic.count or 0), len(topic.name), topic.name
+
+
+def _one_a_sensor(topics: list[Topic], generic: frozenset[str], rank, notes: list[str]) -> list[Topic]:
+    """The first by ``rank`` of the topics of every namespace."""
+    groups: dict[tuple[str, ...], list[Topic]] = defaultdict(list)
+    for topic in topics:
+        groups[_namespace(topic.name, generic)].append(topic)
+    chosen = []
+    for group in groups.values():
+        first, *others = sorted(group, key=rank)
+        chosen.append(first)
+        if others:
+            notes.append(f"of one sensor, {first.name} is taken, left out: {', '.join(t.name for t in others)}")
+    return sorted(chosen, key=lambda topic: topic.name)
+
+
+def _whole(topics: list[Topic], notes: list[str]) -> list[Topic]:
+    """The clouds that hold those of several sensors, where there are any; else all."""
+    whole = [topic for topic in topics if not _WHOLE_WORDS.isdisjoint(_words(topic.name))]
+    if not whole or whole == topics:
+        return topics
+    others = ", ".join(topic.name for topic in topics if topic not in whole)
+    notes.append(f"{', '.join(topic.name for topic in whole)} holds the clouds of several sensors, left out: {others}")
+    return whole
+
+
+def _sensor_name(kind: str, topic: str) -> str:
+    """/cam_front/image_rect -> CAM_FRONT, /sensing/camera/camera0/image_raw -> CAM_0."""
+    generic = (_IMAGE_WORDS if kind == "CAM" else _CLOUD_WORDS) | _PLACE_WORDS
+    own = re.compile(rf"(?:{'|'.join(_KIND_WORDS[kind])})(\d*)")
+    words = []
+    for word in _words(topic):
+        match = own.fullmatch(word)
+        word = match.group(1) if match else word
+        if word and word not in generic and word not in words:
+            words.append(word)
+    return "_".join([kind, *words]).upper()
+
+
+def _unique_names(chosen: dict[str, list[Topic]]) -> dict[str, str]:
+    """Topic -> name of its sensor."""
+    names: dict[str, str] = {}
+    for kind, topics in chosen.items():
+        for topic in topics:
+            name = base = _sensor_name(kind, topic.name)
+            number = 1
+            while name in names.values():
+                number += 1
+                name = f"{base}_{number}"
+            names[topic.name] = name
+    return names
+
+
+def _calibration_of(image: str, calibrations: list[str], frame_ids: Mapping[str, str]) -> str | None:
+    """The calibration whose namespace is the image's or the longest above it, unless its frame is another."""
+    parts, group, name = _parts(image), _namespace(image, _IMAGE_WORDS), _sensor_name("CAM", image)
+    found = []
+    for calibration in calibrations:
+        namespace = _parts(calibration)[:-1]
+        above = parts[: len(namespace)] == namespace
+        frames = {frame_ids.get(image) or None, frame_ids.get(calibration) or None}
+        same_place = above and len(namespace) >= len(group)
+        same_frame = len(frames) == 1 and None not in frames
+        same_name = _sensor_name("CAM", calibration) == name
+        contradicts = len(frames) == 2 and None not in frames
+        if same_place or same_frame or same_name or (above and namespace and not contradicts):
+            found.append((not same_place, not same_frame, not same_name, -above * len(namespace), calibration))
+    return min(found)[-1] if found else None
+
+
+def _reference(rig: Rig, topics: Mapping[str, Topic]) -> str:
+    """The LiDAR on top or with the most messages; else the camera, else the radar, that looks ahead."""
+    if rig.lidars:
+        return min(rig.lidars, key=lambda n: ("top" not in _words(n), -(topics[rig.lidars[n].cloud].count or 0), n))
+    return min(rig.cameras or rig.radars, key=lambda n: ("front" not in _words(n), len(n), n), default="")
+
+
+def _ego_frame(rig: Rig, frames: Frames, frame_ids: Mapping[str, str]) -> str:
+    """By name; else the lowest frame above all sensors that is above the reference."""
+    own = [frame for source in rig.sensors.values() if (frame := frame_ids.get(source.topic))]
+    named = [
+        (-sum(frames.connected(frame, other) for other in own), _EGO_FRAMES.index(_last(frame)), len(frame), frame)
+        for frame in {*frames.names, *own}
+        if _last(frame) in _EGO_FRAMES
+    ]
+    if named:
+        return min(named)[-1]
+    reference = frame_ids.get(rig.sensors[rig.reference].topic) if rig.reference else None
+    if not reference:
+        return Rig.ego_frame
+    chains = [frames.up(frame) for frame in own if frames.connected(frame, reference)]
+    above = [frame for frame in frames.up(reference) if all(frame in chain for chain in chains)]
+    carriers = [frame for frame in above if frame not in own and _last(frame) not in (*_WORLD_FRAMES, "world", "earth")]
+    return next(iter([*carriers, *above, reference]))
+
+
+def _world_frame(ego: str, frames: Frames) -> str | None:
+    """map, else odom, else the root above the ego frame, else None."""
+    for name in _WORLD_FRAMES:
+        found = [f for f in frames.names if _last(f) == name and f != ego and frames.connected(f, ego)]
+        if found:
+            return min(found, key=lambda frame: (len(frame), frame))
+    root = frames.up(ego)[-1]
+    return None if _last(root) in (_last(ego), *_EGO_FRAMES) else root
+
+
+def _last(frame: str) -> str:
+    return frame.rsplit("/", 1)[-1]

@@ -1,0 +1,199 @@
+"""The rig: which topics of a log are which sensors, and the frames that they are mounted in.
+
+A YAML file, keys as the dataclasses below:
+
+    world_frame: map            # null: the vehicle stands still, no pose is looked up
+    ego_frame: base_link
+    reference: LIDAR_TOP        # the sensor whose measurements make frames where the log has no sample marks
+    samples: /sample            # topic of the marks; may be left out
+    cameras:
+      CAM_FRONT: {image: /cam_front/image_rect_compressed, calibration: /cam_front/camera_info}
+    lidars:
+      LIDAR_TOP: {cloud: /lidar_top}
+    radars:
+      RADAR_FRONT: {cloud: /radar_front}
+
+The ego frame must be what the detector was trained with: x forward, y left, z up, origin on the ground below the rear
+axle. A log whose base_link lies elsewhere wants a frame that does not, or mounts that say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from perception.config import ConfigError
+
+
+@dataclass
+class Mount:
+    """Where a sensor is, for logs without its transform. ego_SE3_sensor: x, y, z in metres, then w, x, y, z."""
+
+    frame_id: str | None = None  # instead of the one that the messages name
+    ego_SE3_sensor: list[float] | None = None  # instead of the log's transforms
+
+
+@dataclass
+class CameraSource(Mount):
+    image: str = "???"
+    calibration: str | None = None  # a CameraInfo topic; None: ``intrinsics`` says it
+    intrinsics: list[float] | None = None  # fx, fy, cx, cy in pixels, of an image without distortion
+    rectified: bool | None = None  # None: by the topic's name, image_rect...
+
+    @property
+    def topic(self) -> str:
+        return self.image
+
+    @property
+    def is_rectified(self) -> bool:
+        """Whether the image has no distortion: as given, else by the topic's name."""
+        return is_rectified(self.image) if self.rectified is None else self.rectified
+
+
+@dataclass
+class CloudSource(Mount):
+    cloud: str = "???"
+    intensity_max: float | None = None  # LiDAR: what counts as 255; None: 255, or 65535 for 16-bit fields
+
+    @property
+    def topic(self) -> str:
+        return self.cloud
+
+
+@dataclass
+class Rig:
+    world_frame: str | None = "map"
+    ego_frame: str = "base_link"
+    reference: str = ""
+    samples: str | None = None
+    cameras: dict[str, CameraSource] = field(default_factory=dict)
+    lidars: dict[str, CloudSource] = field(default_factory=dict)
+    radars: dict[str, CloudSource] = field(default_factory=dict)
+
+    @property
+    def sensors(self) -> dict[str, CameraSource | CloudSource]:
+        """Name -> source: cameras, LiDARs, radars."""
+        return {**self.cameras, **self.lidars, **self.radars}
+
+
+def load_rig(path: str | Path) -> Rig:
+    """A rig from its file.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key (named with the closest valid one), a wrong type, or a
+            value that makes no sense, such as a reference that is no sensor.
+    """
+    try:
+        loaded = OmegaConf.load(Path(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the rig: {error}") from None
+    except Exception as error:  # the YAML parser has a dozen exception types of its own
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"{path}: a mapping of keys was expected")
+    for key in ("cameras", "lidars", "radars"):
+        if OmegaConf.is_list(OmegaConf.select(loaded, key)):
+            raise ConfigError(f"{path}: {key}: sensors by name were expected, found a list")
+    try:
+        rig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rig), loaded))
+    except ConfigKeyError as error:
+        valid = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type is not dict else []
+        closest = difflib.get_close_matches(str(error.key), valid, n=1, cutoff=0.0)
+        hint = f"; the closest valid key is '{closest[0]}'" if closest else ": names of sensors were expected"
+        raise ConfigError(f"{path}: unknown key '{error.full_key}'{hint}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]} (key '{error.full_key}')") from None
+    check_rig(rig, str(path))
+    return rig
+
+
+def check_rig(rig: Rig, where: str) -> None:
+    """What types cannot say.
+
+    Raises:
+        ConfigError: ``where``, then the key, what was expected and what was found.
+    """
+    sensors = [(kind, name) for kind in ("cameras", "lidars", "radars") for name in getattr(rig, kind)]
+    names = [name for _, name in sensors]
+    if not names:
+        raise ConfigError(f"{where}: a sensor in cameras, lidars or radars was expected, found none")
+    for i, (kind, name) in enumerate(sensors):
+        key = f"{kind}.{name}"
+        if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
+            raise ConfigError(f"{where}: {key}: a name of letters, digits, '_', '.', '-' was expected, found {name!r}")
+        if name in names[:i]:
+            raise ConfigError(f"{where}: {key}: a name of its own was expected, found a second {name}")
+        _check_source(getattr(rig, kind)[name], f"{where}: {key}")
+    if rig.reference not in names and (rig.reference or rig.samples is None):
+        closest = difflib.get_close_matches(rig.reference, names, n=1, cutoff=0.0)
+        hint = f"; the closest is '{closest[0]}'" if closest else ""
+        raise ConfigError(f"{where}: reference: the name of a sensor was expected, found '{rig.reference}'{hint}")
+
+
+def _check_source(source: CameraSource | CloudSource, where: str) -> None:
+    if source.ego_SE3_sensor is not None:
+        pose = _numbers(source.ego_SE3_sensor, 7, "x, y, z, then a quaternion w, x, y, z", f"{where}.ego_SE3_sensor")
+        if abs(math.hypot(*pose[3:]) - 1) > 1e-2:
+            raise ConfigError(f"{where}.ego_SE3_sensor: a unit quaternion w, x, y, z was expected, found {pose[3:]}")
+    if isinstance(source, CloudSource):
+        most = source.intensity_max
+        if most is not None and not 0 < most < math.inf:
+            raise ConfigError(f"{where}.intensity_max: more than 0 was expected, found {most}")
+        return
+    if (source.calibration is None) == (source.intrinsics is None):
+        found = "neither" if source.intrinsics is None else "both"
+        raise ConfigError(f"{where}: a calibration topic or intrinsics were expected, found {found}")
+    if source.intrinsics is not None:
+        pinhole = _numbers(source.intrinsics, 4, "fx, fy, cx, cy", f"{where}.intrinsics")
+        if min(pinhole[:2]) <= 0:
+            raise ConfigError(f"{where}.intrinsics: fx, fy above 0 were expected, found {pinhole[:2]}")
+
+
+def _numbers(values: list[float], count: int, meaning: str, where: str) -> list[float]:
+    if len(values) != count or not all(math.isfinite(value) for value in values):
+        raise ConfigError(f"{where}: {count} finite numbers, {meaning}, were expected, found {list(values)}")
+    return values
+
+
+def to_yaml(rig: Rig) -> str:
+    """What :func:`load_rig` reads the same rig from; values that are defaults are left out."""
+    return yaml.dump(_differences(rig), Dumper=_Dumper, default_flow_style=None, sort_keys=False, width=120)
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether a topic's name says that its images are free of distortion: image_rect, rectified, ..."""
+    return any(word.startswith("rect") for word in re.findall(r"[a-z0-9]+", topic.lower()))
+
+
+def _differences(value):
+    if dataclasses.is_dataclass(value):
+        pairs = ((f.name, f.default, getattr(value, f.name)) for f in _topics_first(value))
+        return {name: _differences(new) for name, default, new in pairs if new not in (default, {})}
+    return {name: _differences(new) for name, new in value.items()} if isinstance(value, dict) else value
+
+
+def _topics_first(value) -> list[dataclasses.Field]:
+    """The fields, topics before what a sensor shares with all others."""
+    mount = {f.name for f in dataclasses.fields(Mount)}
+    return sorted(dataclasses.fields(value), key=lambda f: f.name in mount)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts that OmegaConf would take for numbers or for references to other keys stay texts."""
+
+    def represent_text(self, text: str):
+        escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+        return self.represent_scalar(
+            "tag:yaml.org,2002:str", escaped, style="'" if re.match(r"[-+.\d]", text) else None
+        )
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)

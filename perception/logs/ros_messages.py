@@ -1,0 +1,340 @@
+"""ROS 2 messages (CDR), as payloads.
+
+    kind, note, decode = decoder("sensor_msgs/msg/PointCloud2", definition, "ros2msg")
+
+A recording that carries the definitions of its messages is read by them, fields found by name; one that does not, or
+whose definition is damaged, is read by those of ROS 2 Humble and of radar_msgs
+(https://github.com/ros-perception/radar_msgs). No ROS installation is needed.
+
+Radar returns are in the radar's frame: azimuth in radians anticlockwise from its x axis (REP 103), Doppler speed
+against the radar, which moves. Tracks too: position and velocity "relative to the radar's frame of reference", which
+makers of radars read as against the radar or as over ground in its axes. What they say is passed on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perception.errors import PerceptionError
+from perception.logs.foxglove_messages import SAMPLE_NAME
+from perception.logs.messages import Calibration, Cloud, Decode, Image, LogError, Payload, Sample, Transform
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
+
+# sensor_msgs/msg/PointField: not the numbers of foxglove.PackedElementField
+POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+# sensor_msgs/image_encodings.hpp: bytes a pixel
+PIXEL_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2}
+PIXEL_BYTES |= {f"bayer_{order}{bits}": bits // 8 for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
+RETURN = np.dtype([(name, "<f4") for name in ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")])
+TRACK = np.dtype(
+    [(name, "<f8") for name in ("x", "y", "z", "vx", "vy", "vz")]
+    + [(name, "<f4") for name in ("size_x", "size_y", "size_z")]
+)
+
+_RADAR_DEFINITIONS = {
+    "radar_msgs/msg/RadarReturn": """
+        float32 range
+        float32 azimuth
+        float32 elevation
+        float32 doppler_velocity
+        float32 amplitude""",
+    "radar_msgs/msg/RadarScan": """
+        std_msgs/Header header
+        radar_msgs/RadarReturn[] returns""",
+    "radar_msgs/msg/RadarTrack": """
+        unique_identifier_msgs/UUID uuid
+        geometry_msgs/Point position
+        geometry_msgs/Vector3 velocity
+        geometry_msgs/Vector3 acceleration
+        geometry_msgs/Vector3 size
+        uint16 classification
+        float32[6] position_covariance
+        float32[6] velocity_covariance
+        float32[6] acceleration_covariance
+        float32[6] size_covariance""",
+    "radar_msgs/msg/RadarTracks": """
+        std_msgs/Header header
+        radar_msgs/RadarTrack[] tracks""",
+}
+_LONGEST_DEFINITION = 1 << 16  # characters: four times those of CameraInfo, which are mostly comments
+_MOST_VALUES = 1000  # of one element of a message, by its definition; CameraInfo has 20
+_MOST_FIELDS = 1000  # of a point
+_LARGEST_MESSAGE = 1 << 28  # bytes that a compressed message may become
+
+_PACKETS = re.compile(r"Packets?(Msg)?$|/(Velodyne|Hesai|Pandar|Rslidar|Robosense)Scan$|UdpFrame$")
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+def decoder(type_name: str, definition: str | None, definition_encoding: str) -> tuple[str | None, str, Decode | None]:
+    """What messages of a type hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+
+    Transforms come with static=False: a message does not know its topic. See :func:`is_static` and :func:`as_static`.
+
+    Args:
+        definition: of the type and those it is made of, as recorded.  definition_encoding: "ros2msg" or "ros2idl".
+
+    Raises:
+        PerceptionError: rosbags is not installed.
+    """
+    if type_name not in _PAYLOADS:
+        return None, _why_not(type_name), None
+    kind, payloads = _PAYLOADS[type_name]
+    store = (definition and _recorded_types(type_name, definition, definition_encoding)) or known_types()
+    from rosbags.serde import SerdeError
+
+    def decode(data: bytes | memoryview, log_time_ns: int) -> list[tuple[int, Payload]]:
+        if bytes(data[:4]) == _ZSTD:  # a bag with compression_mode: message; CDR begins with a zero
+            data = _decompressed(data)
+        try:
+            return payloads(store.deserialize_cdr(data, type_name), log_time_ns)
+        except (SerdeError, struct.error, ValueError, IndexError, OverflowError, MemoryError) as error:
+            raise LogError(f"a {type_name} was expected, found {len(data)} bytes that are none: {error}") from None
+        except (AttributeError, TypeError) as error:  # a recorded definition with other fields
+            raise LogError(f"the fields of {type_name} were expected, found others: {error}") from None
+
+    return kind, "", decode
+
+
+def is_static(topic: str) -> bool:
+    """Whether transforms on a topic hold at all times: /tf_static, in any namespace."""
+    return topic.rsplit("/", 1)[-1] == "tf_static"
+
+
+def as_static(payload: Payload) -> Payload:
+    """A transform as one that holds at all times; any other payload as it is."""
+    return replace(payload, static=True) if isinstance(payload, Transform) else payload
+
+
+@lru_cache(maxsize=1)
+def known_types() -> Typestore:
+    """The types of ROS 2 Humble and radar_msgs.
+
+    Raises:
+        PerceptionError: rosbags is not installed.
+    """
+    try:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    except ImportError:
+        raise PerceptionError("ROS 2 messages need an extra: pip install 'perception[logs]'") from None
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, text in _RADAR_DEFINITIONS.items():
+        store.register(get_types_from_msg(text, name))
+    return store
+
+
+def _why_not(type_name: str) -> str:
+    if _PACKETS.search(type_name):
+        return "raw packets of a driver; replay the driver's point cloud instead"
+    return "not a sensor message" if type_name in known_types().fielddefs else "type not known"
+
+
+def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore | None:
+    """Types as the recording defines them; None where its definition cannot be used."""
+    known = known_types()  # first: it says what to install
+    from rosbags.interfaces import Nodetype
+    from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+
+    def values(name: str, above: tuple[str, ...] = ()) -> int:
+        """How many values one element of a message has; rosbags unrolls the code for them."""
+        if name in above:
+            raise ValueError(f"{name} holds itself")
+        total = 0
+        for _, (node, inner) in types[name][1]:
+            element, length = inner if node in (Nodetype.ARRAY, Nodetype.SEQUENCE) else ((node, inner), 1)
+            single = values(element[1], (*above, name)) if element[0] == Nodetype.NAME else 1
+            is_unrolled = node == Nodetype.ARRAY and (element[0] == Nodetype.NAME or element[1][0] == "string")
+            total += single * (length if is_unrolled else 1) + 1
+            if total > _MOST_VALUES:
+                raise ValueError(f"{name} has more than {_MOST_VALUES} values")
+        return total
+
+    try:
+        if len(definition) > _LONGEST_DEFINITION:
+            return None
+        if encoding == "ros2idl":
+            parsed = get_types_from_idl(definition)
+        else:
+            parsed = get_types_from_msg(definition, type_name)
+        types = {name: ([], fields) for name, (_, fields) in parsed.items()}  # constants are not needed
+        if type_name not in types or all(known.fielddefs.get(name, ([], None))[1] == types[name][1] for name in types):
+            return None
+        values(type_name)
+        store = get_typestore(Stores.EMPTY)
+        store.register(types)
+        store.get_msgdef(type_name)
+    except (
+        TypesysError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+        SyntaxError,
+    ):
+        return None  # what the library makes of damaged text
+    return store
+
+
+def _decompressed(data: bytes | memoryview) -> bytes:
+    try:
+        import zstandard
+    except ImportError:
+        raise PerceptionError("compressed messages need an extra: pip install 'perception[logs]'") from None
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= _LARGEST_MESSAGE:
+            raise LogError(f"a compressed message of up to {_LARGEST_MESSAGE} bytes was expected, found {size}")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise LogError(f"a message compressed by zstd was expected, found damaged bytes: {error}") from None
+
+
+def _image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    """16-bit pixels become little-endian."""
+    encoding, width, height, step, data = message.encoding, message.width, message.height, message.step, message.data
+    if encoding not in PIXEL_BYTES:
+        raise LogError(f"an encoding of {', '.join(PIXEL_BYTES)} was expected, found '{encoding[:40]}'")
+    if not (width and height and step >= width * PIXEL_BYTES[encoding] and len(data) == height * step):
+        raise LogError(
+            f"{height} rows of {width} pixels of {encoding} were expected, found {len(data)} bytes in rows of {step}"
+        )
+    if encoding.endswith("16") and message.is_bigendian:
+        if step % 2:
+            raise LogError(f"rows of whole 16-bit pixels were expected, found rows of {step} bytes")
+        data = data.view(">u2").astype("<u2").view(np.uint8)
+    image = Image(message.header.frame_id, encoding, data.data, width, height, step)
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), image)]
+
+
+def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    """format: "jpeg", "png", or what image_transport writes, such as "rgb8; jpeg compressed bgr8"."""
+    words = re.findall(r"\w+", message.format.lower())
+    encoding = next((name for name in ("jpeg", "jpg", "png") if name in words), None)
+    if encoding is None or "compresseddepth" in words:
+        raise LogError(f"an image in the format jpeg or png was expected, found '{message.format[:40]}'")
+    image = Image(message.header.frame_id, encoding.replace("jpg", "jpeg"), message.data.data)
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), image)]
+
+
+def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    calibration = Calibration(
+        frame_id=message.header.frame_id,
+        width=message.width,
+        height=message.height,
+        intrinsics=_numbers("k", message.k).reshape(3, 3),
+        distortion=_numbers("d", message.d),
+        model=message.distortion_model,
+        rectification=_numbers("r", message.r).reshape(3, 3),
+        projection=_numbers("p", message.p).reshape(3, 4),
+    )
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), calibration)]
+
+
+def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    """Rows may be padded. A ``row_step`` that contradicts the data is overlooked where the rows are dense."""
+    fields = message.fields
+    if len(fields) > _MOST_FIELDS:
+        raise LogError(f"at most {_MOST_FIELDS} fields of a point were expected, found {len(fields)}")
+    height, width, data, dense = message.height, message.width, message.data, message.width * message.point_step
+    row_step = dense if len(data) == height * dense else message.row_step
+    if row_step < dense or len(data) != height * row_step:
+        raise LogError(
+            f"{height} rows of {width} points of {message.point_step} bytes were expected, found {len(data)} bytes in"
+            f" rows of {row_step}"
+        )
+    layout = tuple((field.name, field.offset, field.datatype, max(field.count, 1)) for field in fields)
+    dtype = _point_dtype(layout, message.point_step, ">" if message.is_bigendian else "<")
+    shape = (height, width) if len(data) else (0, 0)
+    records = np.ndarray(shape, dtype, data, strides=(row_step, message.point_step)).reshape(-1)
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), Cloud(message.header.frame_id, records))]
+
+
+@lru_cache(maxsize=256)
+def _point_dtype(fields: tuple[tuple[str, int, int, int], ...], step: int, order: str) -> np.dtype:
+    """Of one point.  fields: (name, offset, datatype, count)."""
+    if not fields:
+        raise LogError("points with fields were expected, found no field")
+    names = [name for name, *_ in fields]
+    if "" in names or len(set(names)) < len(names):
+        raise LogError(f"distinct names of fields were expected, found {' '.join(names)[:200]}")
+    formats, end = {}, 0
+    for name, offset, number, count in sorted(fields, key=lambda field: field[1]):
+        if number not in POINT_TYPES:
+            raise LogError(f"field {name[:50]}: a datatype from 1 to 8 was expected, found {number}")
+        if offset < end:
+            raise LogError(f"field {name[:50]}: an offset from {end} was expected, found {offset}: fields overlap")
+        scalar = np.dtype(order + POINT_TYPES[number])
+        end = offset + count * scalar.itemsize
+        if end > step:
+            raise LogError(f"field {name[:50]}: an end within point_step {step} was expected, found {end}")
+        formats[name] = scalar if count == 1 else (scalar, (count,))
+    ordered = [formats[name] for name in names]
+    return np.dtype({"names": names, "formats": ordered, "offsets": [field[1] for field in fields], "itemsize": step})
+
+
+def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    stamped = []
+    for each in message.transforms:
+        at, turn = each.transform.translation, each.transform.rotation
+        pose = _numbers("translation and rotation", (at.x, at.y, at.z, turn.w, turn.x, turn.y, turn.z))
+        if not abs(math.hypot(*pose[3:]) - 1) <= 0.05:
+            raise LogError(f"a unit quaternion was expected, found (w, x, y, z) {pose[3:].tolist()}")
+        transform = Transform(each.header.frame_id, each.child_frame_id, pose)
+        stamped.append((_timestamp_ns(each.header.stamp, log_time_ns), transform))
+    return stamped
+
+
+def _radar_scan(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    returns = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in message.returns]
+    cloud = Cloud(message.header.frame_id, np.array(returns, dtype=RETURN))
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), cloud)]
+
+
+def _radar_tracks(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    tracks = [
+        tuple(getattr(vector, axis) for vector in (track.position, track.velocity, track.size) for axis in "xyz")
+        for track in message.tracks
+    ]
+    cloud = Cloud(message.header.frame_id, np.array(tracks, dtype=TRACK))
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), cloud)]
+
+
+def _sample(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    return [(_timestamp_ns(message.stamp, log_time_ns), Sample(message.msg))] if message.name == SAMPLE_NAME else []
+
+
+def _numbers(what: str, values) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise LogError(f"{what}: finite numbers were expected, found {array[:12].tolist()}")
+    return array
+
+
+def _timestamp_ns(stamp, log_time_ns: int) -> int:
+    """When it was measured; a message that does not say was measured when it was recorded."""
+    if stamp.sec < 0 or stamp.nanosec >= 1_000_000_000:
+        raise LogError(f"a stamp since 1970 was expected, found {stamp.sec} s {stamp.nanosec} ns")
+    return 1_000_000_000 * stamp.sec + stamp.nanosec or log_time_ns
+
+
+_PAYLOADS: dict[str, tuple[str, Callable]] = {
+    "sensor_msgs/msg/Image": ("image", _image),
+    "sensor_msgs/msg/CompressedImage": ("image", _compressed_image),
+    "sensor_msgs/msg/CameraInfo": ("calibration", _calibration),
+    "sensor_msgs/msg/PointCloud2": ("cloud", _cloud),
+    "tf2_msgs/msg/TFMessage": ("transform", _transforms),
+    "radar_msgs/msg/RadarScan": ("cloud", _radar_scan),
+    "radar_msgs/msg/RadarTracks": ("cloud", _radar_tracks),
+    "rcl_interfaces/msg/Log": ("sample", _sample),
+}

@@ -1,0 +1,182 @@
+"""ROS 2 bags: a folder with metadata.yaml and the files that it names, or one such file.
+
+A recording that crashed has no metadata.yaml: then the files of the folder are read in the order of their names, which
+is that of their numbers. The format: https://github.com/ros2/rosbag2.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from perception.errors import PerceptionError
+from perception.logs.messages import LogError, Message, Reader, Topic
+from perception.logs.sqlite_log import SqliteReader
+
+_SUFFIXES = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd")
+_LARGEST_METADATA = 1 << 24  # bytes
+_MOST_INFLATION = 200  # times that a compressed file may grow, beside 64 MiB: recordings shrink by two to ten
+
+
+class RosbagReader:
+    """A :class:`perception.logs.messages.Reader` of a whole bag: file after file, numbered through.
+
+    A file that cannot be opened is left out and named in ``damage``, unless none can.
+
+    Raises:
+        LogError: no bag there, or nothing in it that can be opened.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._unpacked: tempfile.TemporaryDirectory | None = None
+        self._notes: list[str] = []
+        self._parts: list[tuple[Path, Reader]] = []
+        try:
+            files = self._files()
+            failures = []
+            for file in files:
+                try:
+                    self._parts.append((file, self._part(file)))
+                except LogError as error:
+                    failures.append(error)
+            if not self._parts:
+                raise failures[0] if failures else LogError(f"{self.path}: files of a bag were expected, found none")
+        except BaseException:
+            self.close()
+            raise
+        self._notes += map(str, failures)
+
+    @property
+    def topics(self) -> dict[str, Topic]:
+        merged: dict[str, Topic] = {}
+        for _, part in self._parts:
+            for name, topic in part.topics.items():
+                merged[name] = _merged(merged[name], topic) if name in merged else topic
+        return merged
+
+    @property
+    def stopped(self) -> str | None:
+        return "; ".join(self._named(file, part.stopped) for file, part in self._parts if part.stopped) or None
+
+    @property
+    def damage(self) -> list[str]:
+        return [*self._notes, *(self._named(file, line) for file, part in self._parts for line in part.damage)]
+
+    def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
+        before = 0
+        for _, part in self._parts:
+            sequence = before
+            for message in part.messages(topics, strict):
+                yield replace(message, sequence=sequence) if before else message
+                sequence += 1
+            before = sequence
+
+    def close(self) -> None:
+        for _, part in self._parts:
+            part.close()
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+
+    def _named(self, file: Path, line: str) -> str:
+        return line if file == self.path else f"{file.name}: {line}"
+
+    def _files(self) -> list[Path]:
+        if self.path.is_file():
+            if not self.path.name.endswith(_SUFFIXES):
+                raise LogError(f"{self.path}: a file {', '.join(_SUFFIXES)} was expected, found '{self.path.name}'")
+            return [self.path]
+        if not self.path.is_dir():
+            raise LogError(f"{self.path}: a ROS 2 bag was expected, found no such file or folder")
+        there = sorted((f for f in self.path.iterdir() if f.name.endswith(_SUFFIXES)), key=_by_number)
+        if not there:
+            raise LogError(f"{self.path}: a folder with files {', '.join(_SUFFIXES)} was expected, found none")
+        metadata = self.path / "metadata.yaml"
+        try:
+            names = _named_files(metadata)
+        except LogError as error:
+            self._notes.append(f"{error}; the files of the folder are read in the order of their names")
+            return there
+        files = []
+        for name in names:
+            file = next((f for f in (self.path / name, self.path / PurePosixPath(name).name) if f.is_file()), None)
+            if file is None:
+                self._notes.append(f"{metadata}: '{name}' was expected beside it, found no such file")
+            elif file not in files:
+                files.append(file)
+        return files or there
+
+    def _part(self, file: Path) -> Reader:
+        if file.suffix == ".zstd":
+            file = self._decompressed(file)
+        if file.suffix == ".db3":
+            return SqliteReader(file)
+        from perception.logs.mcap_log import McapReader
+
+        return McapReader(file)
+
+    def _decompressed(self, file: Path) -> Path:
+        """A copy for as long as the bag is open; of a file that was cut, what there is of it."""
+        try:
+            import zstandard
+        except ImportError:
+            raise PerceptionError("compressed bags need an extra: pip install 'perception[logs]'") from None
+        self._unpacked = self._unpacked or tempfile.TemporaryDirectory(prefix="rosbag-")
+        unpacked = Path(self._unpacked.name) / file.stem
+        left = _MOST_INFLATION * file.stat().st_size + (64 << 20)
+        left = min(left, shutil.disk_usage(self._unpacked.name).free // 2)
+        try:
+            with file.open("rb") as packed, unpacked.open("wb") as out:
+                with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as stream:
+                    while block := stream.read(1 << 20):
+                        left -= len(block)
+                        if left < 0:
+                            raise LogError(f"{file}: a recording was expected, found one that grows beyond all measure")
+                        out.write(block)
+        except zstandard.ZstdError as error:
+            self._notes.append(f"{file}: a file compressed by zstd was expected, found a damaged one: {error}")
+        return unpacked
+
+
+def _named_files(metadata: Path) -> list[str]:
+    """Names relative to the folder of the bag, or before version 4 to the one above.
+
+    Raises:
+        LogError: no metadata, or none that name the files of this folder.
+    """
+    try:
+        with metadata.open("rb") as file:
+            text = file.read(_LARGEST_METADATA + 1)
+        if len(text) > _LARGEST_METADATA:
+            raise LogError(f"{metadata}: up to {_LARGEST_METADATA} bytes were expected, found more")
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise LogError(f"{metadata}: the contents of the bag were expected, found no such file") from None
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise LogError(f"{metadata}: YAML was expected, found damaged text: {reason}") from None
+    information = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
+    names = information.get("relative_file_paths") if isinstance(information, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise LogError(f"{metadata}: relative_file_paths was expected, found {str(names)[:100]}")
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not name.endswith(_SUFFIXES):
+            raise LogError(f"{metadata}: the name of a file in its folder was expected, found '{name[:100]}'")
+    return names
+
+
+def _by_number(file: Path) -> list[str | int]:
+    """bag_2.db3 before bag_10.db3."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _merged(one: Topic, other: Topic) -> Topic:
+    count = None if one.count is None or other.count is None else one.count + other.count
+    return replace(one if one.kind or not other.kind else other, count=count)

@@ -1,0 +1,151 @@
+"""Where frames were at a time: a tree of transforms, interpolated between the moments at which they were measured.
+
+Between two measurements a frame moves along a line and turns about a fixed axis (slerp). At a measurement, and between
+two equal ones, the pose is the recorded one to the last bit, so that it does not depend on what else was recorded.
+Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has had a single value
+ever, such as where a sensor is mounted, holds for good.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+from perception.logs.messages import LogError, Transform
+
+HOLD_NS = 100_000_000
+_FARTHEST_M = 1e9  # further than any map or planet; keeps products of transforms finite
+
+
+@dataclass
+class _Edge:
+    """parent_SE3_child at increasing times; a static one has a single pose."""
+
+    parent: str
+    static: bool
+    times_ns: list[int] = field(default_factory=list)
+    poses: list[np.ndarray] = field(default_factory=list)
+    constant: bool = True
+
+    def add(self, time_ns: int, pose: np.ndarray) -> None:
+        at = bisect_right(self.times_ns, time_ns)
+        if at and self.times_ns[at - 1] == time_ns:
+            return  # of two poses at one time the first one holds
+        self.constant = self.constant and (not self.poses or np.array_equal(self.poses[0], pose))
+        self.times_ns.insert(at, time_ns)
+        self.poses.insert(at, pose)
+        if self.constant and len(self.poses) > 2:  # what never changes needs no history
+            del self.times_ns[1:-1], self.poses[1:-1]
+
+    def at(self, time_ns: int) -> np.ndarray | None:
+        """[7], or None where it is unknown."""
+        if self.constant:
+            return self.poses[0]
+        i = bisect_right(self.times_ns, time_ns)
+        before, after = max(i - 1, 0), min(i, len(self.poses) - 1)
+        if before == after or self.times_ns[before] == time_ns:
+            return self.poses[before] if abs(self.times_ns[before] - time_ns) <= HOLD_NS else None
+        if np.array_equal(self.poses[before], self.poses[after]):
+            return self.poses[before]
+        return _between(self.poses[before], self.poses[after], *self.times_ns[before : after + 1], time_ns)
+
+    def forget_before(self, time_ns: int) -> None:
+        """Keeps the last pose up to ``time_ns`` and all after it."""
+        i = bisect_right(self.times_ns, time_ns) - 1
+        if i > 0:
+            del self.times_ns[:i], self.poses[:i]
+
+
+class Transforms:
+    """All transforms of a log up to now, the old ones forgotten."""
+
+    def __init__(self):
+        self._edges: dict[str, _Edge] = {}  # by child
+
+    def add(self, time_ns: int, transform: Transform) -> None:
+        """Raises LogError for a quaternion that is none, or a frame with two parents or that is its own ancestor."""
+        pose = np.asarray(transform.pose, dtype=np.float64)
+        norm = float(np.linalg.norm(pose[3:]))
+        name = f"transform {transform.parent} -> {transform.child}"
+        if not (np.abs(pose[:3]).max() < _FARTHEST_M and abs(norm - 1) < 1e-2):  # nor is NaN less than anything
+            raise LogError(f"{name}: metres and a unit quaternion were expected, found {pose.tolist()}")
+        edge = self._edges.get(transform.child)
+        if edge is None:
+            if transform.child in (transform.parent, *self._ancestors(transform.parent)):
+                raise LogError(f"{name}: a tree was expected, found a circle")
+            edge = self._edges[transform.child] = _Edge(transform.parent, transform.static)
+        elif edge.parent != transform.parent:
+            raise LogError(f"{name}: one parent was expected, found {edge.parent} too")
+        edge.add(time_ns, pose)
+
+    def lookup(self, target: str, source: str, time_ns: int) -> np.ndarray | None:
+        """target_T_source, float64 [4, 4]: maps points in ``source`` to ``target``. None where it is unknown."""
+        up_target, up_source = [target, *self._ancestors(target)], [source, *self._ancestors(source)]
+        common = next((frame for frame in up_source if frame in up_target), None)
+        if common is None:
+            return None
+        root_T_source = self._down(up_source[: up_source.index(common)], time_ns)
+        root_T_target = self._down(up_target[: up_target.index(common)], time_ns)
+        if root_T_source is None or root_T_target is None:
+            return None
+        return root_T_source if common == target else inverse(root_T_target) @ root_T_source
+
+    def measured(self, target: str, source: str) -> tuple[float, float] | None:
+        """From when to when what is between the two frames was measured, in ns; without end where it is static.
+
+        None where they are not connected.
+        """
+        up_target, up_source = [target, *self._ancestors(target)], [source, *self._ancestors(source)]
+        if up_target[-1] != up_source[-1]:
+            return None
+        between = [self._edges[frame] for frame in set(up_target) ^ set(up_source)]
+        moving = [edge.times_ns for edge in between if not edge.static]
+        return max((times[0] for times in moving), default=-np.inf), min(
+            (times[-1] for times in moving), default=np.inf
+        )
+
+    def forget_before(self, time_ns: int) -> None:
+        for edge in self._edges.values():
+            edge.forget_before(time_ns)
+
+    def _ancestors(self, frame: str) -> list[str]:
+        found = []
+        while frame in self._edges:
+            frame = self._edges[frame].parent
+            found.append(frame)
+        return found
+
+    def _down(self, chain: list[str], time_ns: int) -> np.ndarray | None:
+        """From the last frame's parent to the first frame of a chain that goes up."""
+        total = None
+        for frame in chain:
+            pose = self._edges[frame].at(time_ns)
+            if pose is None:
+                return None
+            total = matrix(pose) if total is None else matrix(pose) @ total
+        return np.eye(4) if total is None else total
+
+
+def matrix(pose: np.ndarray) -> np.ndarray:
+    """Homogeneous float64 [4, 4] of x, y, z, then a quaternion (w, x, y, z)."""
+    out = np.eye(4)
+    out[:3, :3] = Rotation.from_quat(pose[[4, 5, 6, 3]]).as_matrix()
+    out[:3, 3] = pose[:3]
+    return out
+
+
+def inverse(transform: np.ndarray) -> np.ndarray:
+    """Of a rigid [4, 4]."""
+    out = np.eye(4)
+    out[:3, :3] = transform[:3, :3].T
+    out[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
+    return out
+
+
+def _between(before: np.ndarray, after: np.ndarray, start_ns: int, end_ns: int, time_ns: int) -> np.ndarray:
+    share = (time_ns - start_ns) / (end_ns - start_ns)
+    turns = Slerp([0.0, 1.0], Rotation.from_quat(np.stack([before, after])[:, [4, 5, 6, 3]]))
+    return np.concatenate([before[:3] + share * (after[:3] - before[:3]), turns(share).as_quat()[[3, 0, 1, 2]]])

@@ -1,0 +1,170 @@
+"""Replay for Foxglove and Lichtblick: an MCAP file, and a live view in a running app.
+
+Both are told the same; :mod:`perception.replay.foxglove_publisher` lists the topics.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import BinaryIO
+
+from perception.data.nuscenes_results import ResultsError, check_writable, writing
+from perception.errors import PerceptionError
+from perception.replay.step import Step
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"  # a live view shows camera images: it is for this machine only
+BACKLOG = 128  # messages kept for an app that is slow, a few frames; then the oldest are dropped
+
+
+class FoxgloveSink:
+    """An MCAP file, a :class:`perception.replay.step.Sink`; chunks are zstd, each written when it is full.
+
+    Args:
+        score_threshold: of the boxes that are shown.
+        sensors: False leaves images and points out: a hundredth of the size.
+    """
+
+    def __init__(self, path: str | Path, score_threshold: float = 0.3, sensors: bool = True):
+        self.path = Path(path)
+        self._partial = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self._options = score_threshold, sensors
+
+    def __enter__(self) -> FoxgloveSink:
+        import_foxglove()
+        import foxglove
+        from foxglove.mcap import MCAPWriteOptions
+
+        from perception.replay.foxglove_publisher import Publisher
+
+        check_writable(self.path)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _File(self._partial.open("wb"))
+        context = foxglove.Context()  # of its own: in the default one, all sinks of a process would mix
+        # Without seeking, a chunk is written at once and whole, so that a killed run leaves whole chunks.
+        options = MCAPWriteOptions(disable_seeking=True, compression_threads=0)
+        self._writer = foxglove.open_mcap(self._file, context=context, writer_options=options)
+        self._publisher = Publisher(context, *self._options)
+        return self
+
+    def add(self, step: Step) -> None:
+        self._publisher.publish(step)
+        with writing(self.path):
+            self._file.check()
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._writer.close()
+        self._publisher.close()
+        try:
+            with writing(self.path):
+                self._file.close()
+                if kind is None:
+                    self._partial.replace(self.path)
+        except ResultsError:
+            if kind is None:  # else the error that ended the block is the one to be told
+                raise
+
+
+class LiveSink:
+    """A server for Foxglove ("Open connection", Foxglove WebSocket), a :class:`perception.replay.step.Sink`.
+
+    It keeps nothing: an app that connects late sees what comes then, one that is slow misses some. The app's clock
+    follows the recording. The subprotocol is foxglove.sdk.v1, which Lichtblick knows since December 2025.
+
+    Args:
+        port: 0 for any that is free; ``url`` says which.
+        score_threshold, sensors: as of :class:`FoxgloveSink`.
+
+    Raises:
+        ResultsError: on entering, the port is taken.
+    """
+
+    def __init__(self, port: int = 8765, score_threshold: float = 0.3, sensors: bool = True):
+        self._port = port
+        self._options = score_threshold, sensors
+
+    @property
+    def url(self) -> str:
+        return f"ws://{HOST}:{self._port}"
+
+    def __enter__(self) -> LiveSink:
+        import_foxglove()
+        import foxglove
+        from foxglove.websocket import Capability
+
+        from perception.replay.foxglove_publisher import Publisher
+
+        context = foxglove.Context()
+        try:
+            self._server = foxglove.start_server(
+                name="perception",
+                host=HOST,
+                port=self._port,
+                context=context,
+                # Apps would else take the time of arrival, at which the boxes of a recording are long gone.
+                capabilities=[Capability.Time],
+                message_backlog_size=BACKLOG,
+            )
+        except RuntimeError as error:
+            raise ResultsError(f"{self.url}: cannot be served: {error}") from None
+        self._port = self._server.port
+        logger.info("live view for Foxglove: %s", self.url)
+        self._publisher = Publisher(context, *self._options)
+        return self
+
+    def add(self, step: Step) -> None:
+        from perception.replay.foxglove_publisher import time_of
+
+        self._server.broadcast_time(time_of(step.frame))
+        self._publisher.publish(step)
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._server.stop()
+        self._publisher.close()
+
+
+class _File:
+    """The file that the SDK writes to, one after the other. An error is kept for :meth:`check`.
+
+    One that is raised into the SDK is printed with every message to come and ends in a panic, but is never raised.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._position, self._error = file, 0, None
+
+    def write(self, data: bytes) -> int:
+        self._try(lambda: self._file.write(data))
+        self._position += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._position  # asked for the position only
+
+    def check(self) -> None:
+        """Raises the OSError that there was."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._try(self._file.close)
+        self.check()
+
+    def _try(self, action) -> None:
+        try:
+            if self._error is None:
+                action()
+        except OSError as error:
+            self._error = error
+
+
+def import_foxglove() -> None:
+    try:
+        import foxglove  # noqa: F401
+    except ImportError:
+        raise PerceptionError("Foxglove outputs need foxglove-sdk: pip install 'perception[logs]'") from None

@@ -1,0 +1,297 @@
+"""The pipeline of a replay: frames in, in order; detections, tracks, pictures, figures and latency out.
+
+A source is any iterable of Frames: a log, a dataset, a socket. It is pulled, one frame when the last one is done, so
+nothing is queued and nothing dropped. :meth:`Replay.step` is the whole of the work and reads like the pipeline. What a
+run leaves in its folder:
+
+    results.json   every detection, as a nuScenes submission (the score threshold is for drawing only)
+    tracks.json    the detections that belong to tracks, as a nuScenes tracking submission
+    result.jsonl   every frame: detections, tracks, pose, faults, latency (``result.py``)
+    replay.*       what people look at: .mp4, .rrd (Rerun), .mcap (Foxglove), whichever are asked for
+    replay.png     the frame with the most boxes drawn
+    summary.json   figures, latency, versions, config, digests
+
+Each file takes its name when it is whole. Ctrl-C ends a run after the frame that it is at, as the end of the drive
+does, and ``summary.json`` says that it is not complete. An error leaves results of an earlier run as they were, and of
+this one ``*.part.*`` files, readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from perception.data.nuscenes_results import (
+    ResultsWriter,
+    check_writable,
+    to_submission,
+    write_file,
+    write_json,
+    writing,
+)
+from perception.data.nuscenes_tracks import to_tracking_submission
+from perception.errors import PerceptionError
+from perception.health import HealthMonitor
+from perception.replay.foxglove_out import FoxgloveSink, LiveSink
+from perception.replay.interrupts import Interrupts
+from perception.replay.latency import DETECTOR_STAGES, Clock
+from perception.replay.rerun_log import RerunSink
+from perception.replay.result import LinesSink
+from perception.replay.stability import Stability
+from perception.replay.step import Sink, Step
+from perception.replay.truth import GroundTruth
+from perception.replay.video import VideoSink
+from perception.sample import SENSORS, Detections, Frame
+from perception.tracking import Tracker
+from perception.viz import draw_frame
+
+FILES = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
+OUTPUTS = (*FILES, "live")
+
+
+class ReplayError(PerceptionError):
+    """A source without frames, or an output that there is not."""
+
+
+def replay(
+    detector,
+    frames: Iterable[Frame],
+    out: str | Path,
+    *,
+    sensors: Sequence[str] = SENSORS,
+    score_threshold: float = 0.3,
+    outputs: Sequence[str] = ("mp4",),
+    truth: GroundTruth | None = None,
+    deadline_ms: float | None = None,
+    total: int | None = None,
+    progress: bool = True,
+    about: dict | None = None,
+    ending: Callable[[], dict] = dict,
+) -> dict:
+    """Run ``detector`` over ``frames`` and write what the module docstring lists into the folder ``out``.
+
+    Args:
+        detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
+            ``decode(prediction) -> [Detections]``; a :class:`perception.model.detector.Detector` is.
+        frames: in order of time. Frames may differ in the sensors they have.
+        sensors: what the detector is shown of each frame.
+        score_threshold: of the boxes that are drawn.
+        outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
+        truth: what the detections are scored against, and drawn with.
+        deadline_ms: how long a detection may take; what takes longer is counted.
+        total: how many frames there will be, for the progress bar; progress: whether there is one.
+        about: what else the summary should say, such as :func:`about_detector`; ending: what it should say of things
+            that are known only when all frames have been replayed.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        ReplayError: see the class.
+        ResultsError: a file cannot be written. And whatever the source and the detector raise.
+        KeyboardInterrupt: after Ctrl-C, once all is written.
+    """
+    out = Path(out)
+    unknown = [name for name in outputs if name not in OUTPUTS]
+    if unknown:
+        raise ReplayError(f"outputs: some of {', '.join(OUTPUTS)} were expected, found {unknown[0]!r}")
+    for name in (
+        "results.json",
+        "tracks.json",
+        "result.jsonl",
+        "replay.png",
+        "summary.json",
+        *(f"replay.{kind}" for kind in FILES),
+    ):
+        check_writable(out / name)
+    interrupted = False
+    with ExitStack() as stack:
+        results, tracks = (
+            stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
+        )
+        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl"))}
+        for kind in outputs:
+            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold))
+        run = Replay(detector, results, tracks, sinks, score_threshold, truth)
+        interrupts = stack.enter_context(Interrupts())
+        try:
+            for frame in tqdm(run.timed(frames), desc="replay", unit="frame", total=total, disable=not progress):
+                with interrupts.deferred():
+                    run.step(frame.only(sensors))
+        except KeyboardInterrupt:
+            interrupted = True
+        if not run.frames:
+            if interrupted:
+                raise KeyboardInterrupt
+            raise ReplayError("replay: at least one frame was expected, the source has none")
+    for kind in set(FILES) - set(outputs):
+        _remove(out, kind)
+    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold=score_threshold))
+    summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
+    summary["versions"] = versions()
+    write_json(out / "summary.json", summary)
+    if interrupted:
+        raise KeyboardInterrupt
+    return summary
+
+
+class Replay:
+    """The pipeline and what it has seen so far."""
+
+    def __init__(
+        self,
+        detector,
+        results: ResultsWriter,
+        tracks: ResultsWriter,
+        sinks: dict[str, Sink],
+        score_threshold: float,
+        truth: GroundTruth | None = None,
+    ):
+        self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
+        self.score_threshold, self.truth = score_threshold, truth
+        self.frames, self.boxes, self.boxes_drawn = 0, 0, 0
+        self.scenes: dict[str, int] = {}
+        self.sensors: Counter = Counter()
+        self.monitor, self.faults = HealthMonitor(), Counter()
+        self.tracker, self.stability = Tracker(), Stability()
+        self.best: tuple[Frame, Detections] | None = None
+        self._most = -1
+        self._digest = hashlib.sha256()
+        self.clock = Clock()
+
+    @torch.inference_mode()
+    def step(self, frame: Frame) -> Detections:
+        """One frame, from the sensors to every output."""
+        clock = self.clock
+        with clock.stage("check"):
+            healthy, faults = self.monitor.check(frame)
+            frame = healthy if healthy.sensors else frame
+        with clock.stage("prepare"):
+            batch = self.detector.prepare([frame])
+        with clock.stage("model"):
+            prediction = self.detector(batch)
+        with clock.stage("decode"):
+            detections = self.detector.decode(prediction)[0]
+        with clock.stage("track"):
+            tracks = self.tracker.step(frame, detections)
+        frame = frame if self.truth is None else self.truth.attach(frame)
+        latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
+        step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
+        with clock.stage("results"):
+            self.results.add(frame.token, to_submission(frame, detections))
+            self.tracks.add(frame.token, to_tracking_submission(frame, detections, tracks))
+            self._note(step)
+        for name, sink in self.sinks.items():
+            with clock.stage(name):
+                sink.add(step)
+        return detections
+
+    def timed(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The same frames; the time that each takes to arrive is the stage "load"."""
+        frames = iter(frames)
+        while True:
+            with self.clock.stage("load"):
+                frame = next(frames, None)
+            if frame is None:
+                self.clock.forget_last("load")
+                return
+            yield frame
+
+    def summary(self, deadline_ms: float | None = None) -> dict:
+        return {
+            "frames": self.frames,
+            "scenes": self.scenes,
+            "frames_with": {name: self.sensors[name] for name in SENSORS},
+            "faults": dict(sorted(self.faults.items())),
+            "score_threshold": self.score_threshold,
+            "detections": self.boxes,
+            "detections_drawn": self.boxes_drawn,
+            "detections_sha256": self._digest.hexdigest(),
+            "metrics": None if self.truth is None else self.truth.metrics(),
+            "stability": self.stability.summary(),
+            "latency": self.clock.summary(deadline_ms),
+        }
+
+    def _note(self, step: Step) -> None:
+        frame, detections = step.frame, step.detections
+        drawn = int((detections.scores >= self.score_threshold).sum())
+        self.frames += 1
+        self.boxes += len(detections.scores)
+        self.boxes_drawn += drawn
+        self.scenes[frame.scene] = self.scenes.get(frame.scene, 0) + 1
+        self.sensors.update(frame.sensors)
+        self.faults.update(f"{name} {fault}" for name, fault in step.faults.items())
+        self.stability.add(frame, detections, step.tracks)
+        if self.truth is not None:
+            self.truth.add(frame, detections)
+        self._digest.update(canonical_bytes(frame.timestamp_ns, detections))
+        if drawn > self._most:
+            self._most, self.best = drawn, (frame, detections)
+
+
+def canonical_bytes(timestamp_ns: int, detections: Detections) -> bytes:
+    """Time, number of boxes and all their numbers, little-endian: equal detections have equal bytes on any machine.
+
+    Of the frame only the time is in it: the same drive has the same digest in whatever format it was recorded.
+    """
+    boxes = detections.boxes
+    floats = (boxes.center, boxes.size, boxes.yaw, boxes.velocity, detections.scores)
+    integers = (np.array([timestamp_ns, len(boxes)]), boxes.label, boxes.attribute)
+    parts = [array.astype("<i8") for array in integers] + [array.astype("<f8") for array in floats]
+    return b"".join(part.tobytes() for part in parts)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """uint8 [H, W, 3] RGB as PNG."""
+    _, data = cv2.imencode(".png", picture[..., ::-1])
+    write_file(path, data.tobytes())
+
+
+def about_detector(detector, checkpoint: str | Path) -> dict:
+    """Which detector made a result: name, digest of the weights, device, resolved config."""
+    from perception.model.detector import weights_sha256
+
+    return {
+        "checkpoint": str(checkpoint),
+        "weights_sha256": weights_sha256(checkpoint),
+        "device": str(next(detector.parameters()).device),
+        "config": asdict(detector.config),
+    }
+
+
+def versions() -> dict[str, str | int]:
+    """Of what the numbers in a result depend on."""
+    from perception import __version__
+
+    return {
+        "perception": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),  # sums over a map are split among them
+    }
+
+
+def _sink(kind: str, out: Path, score_threshold: float) -> Sink:
+    if kind == "live":
+        return LiveSink(score_threshold=score_threshold)
+    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold)
+
+
+def _remove(out: Path, kind: str) -> None:
+    """What an earlier run left, which showed other results."""
+    for path in (out / f"replay.{kind}", out / f"replay.part.{kind}"):
+        with writing(path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,182 @@
+"""One log from file to result: what ``tools/replay.py`` does, and each worker of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import perception
+from perception.cli import checked_device
+from perception.data.logs import Log, is_nuscenes, open_log
+from perception.logs.faults import parse_faults
+from perception.logs.frames import LogFrames, assembly_for
+from perception.logs.inspect import inspect
+from perception.logs.messages import LogError
+from perception.logs.rig import Rig, load_rig, to_yaml
+from perception.model.detector import find_checkpoint
+from perception.replay.playback import Playback, keyboard, looped
+from perception.replay.run import about_detector, replay
+from perception.replay.truth import GroundTruth
+from perception.sample import SENSORS
+
+_GLANCE_S = 5.0  # of a log, enough to see what its topics are
+
+
+@dataclass(frozen=True)
+class Job:
+    """A log to be replayed and how, in plain values: it can be sent to another process, or another machine.
+
+    log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
+    out: folder of the results.  rig: path of a rig file; None proposes one from the log.
+    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.run.replay` takes them.
+    frame_rate_hz: at most so many frames a second, of a log without sample marks.
+    faults: as in ``perception/logs/faults.py``.
+    truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
+    skip_damaged: go on without what cannot be decoded.
+    """
+
+    log: str
+    out: str
+    checkpoint: str
+    device: str = "auto"
+    version: str | None = None
+    scene: str | None = None
+    rig: str | None = None
+    topics: tuple[str, ...] | None = None
+    exclude_topics: tuple[str, ...] = ()
+    remap: dict[str, str] = field(default_factory=dict)
+    start_offset_s: float = 0.0
+    duration_s: float | None = None
+    sensors: tuple[str, ...] = SENSORS
+    frame_rate_hz: float | None = None
+    faults: tuple[str, ...] = ()
+    truth: str | None = None
+    score_threshold: float = 0.3
+    outputs: tuple[str, ...] = ("mp4",)
+    deadline_ms: float | None = None
+    skip_damaged: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of everything that says what the result will be, but for where it is written and what the files hold."""
+        values = {name: value for name, value in asdict(self).items() if name != "out"}
+        return _sha256(values)
+
+    @property
+    def files_digest(self) -> str:
+        """Of the files it reads, but for the weights: their sizes and times, by which a change is seen without reading.
+
+        Of a nuScenes folder these are its tables, and the folders of sensor files, whose times tell of new files.
+        """
+        paths = [*_files(Path(self.log)), find_checkpoint(self.checkpoint) / "config.yaml"]
+        paths += [] if self.rig is None else [Path(self.rig)]
+        paths += [] if self.truth is None else _files(Path(self.truth))
+        return _sha256([_state(path) for path in paths])
+
+
+def run(
+    job: Job,
+    playback: Playback | None = None,
+    loop: bool = False,
+    load: Callable = perception.load,
+    progress: bool = True,
+) -> dict:
+    """Replay the log of a job. Returns what ``summary.json`` holds.
+
+    Args:
+        playback: its pace; None is at once.
+        loop: begin again at the end, until somebody quits.
+        load: gives the detector of a checkpoint on a device.
+        progress: show a bar.
+
+    Raises:
+        PerceptionError: whatever is wrong with the input, in one line.
+        KeyboardInterrupt: after Ctrl-C or q, once all is written.
+    """
+    playback = playback or Playback()
+    files = job.files_digest
+    with _opened(job) as log:
+        detector = load(job.checkpoint, device=checked_device(job.device))
+        rig = rig_of(log, job.rig)
+        options = {"sensors": job.sensors, "rate_hz": job.frame_rate_hz, "skip_damaged": job.skip_damaged}
+        faults = parse_faults(job.faults, rig)
+        frames = LogFrames(log, rig, assembly_for(detector.config, **options), faults)
+        about = about_detector(detector, job.checkpoint)
+        about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
+        about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}
+        played = playback.play(looped(frames) if loop else frames)
+        with keyboard(playback.press), closing(played):
+            return replay(
+                detector,
+                played,
+                job.out,
+                sensors=job.sensors,
+                score_threshold=job.score_threshold,
+                outputs=job.outputs,
+                truth=_truth(job, log),
+                deadline_ms=job.deadline_ms,
+                about=about,
+                progress=progress,
+                total=log.topics[rig.samples].count if rig.samples in log.topics and not loop else None,
+                ending=lambda: {"problems": frames.problems, "dropped": playback.dropped},
+            )
+
+
+def rig_of(log: Log, path: str | Path | None) -> Rig:
+    """The rig in a file, or the one that the beginning of the log suggests.
+
+    Raises:
+        LogError: the log shows no sensor that could give frames.
+        ConfigError: the file is no rig.
+    """
+    if path is not None:
+        return load_rig(path)
+    info = inspect(log, seconds=_GLANCE_S)
+    if not info.rig.reference and not info.rig.samples:
+        lines = "; ".join(info.missing) or "no topic with a camera, a LiDAR or a radar"
+        raise LogError(f"{log.path}: a sensor was expected, found none: {lines}. tools/replay.py info shows the topics")
+    return info.rig
+
+
+def _opened(job: Job) -> Log:
+    return open_log(
+        job.log,
+        version=job.version,
+        scene=job.scene,
+        topics=job.topics,
+        exclude_topics=job.exclude_topics,
+        remap=job.remap,
+        start_offset_s=job.start_offset_s,
+        duration_s=job.duration_s,
+        strict=not job.skip_damaged,
+    )
+
+
+def _files(log: Path) -> list[Path]:
+    if is_nuscenes(log):
+        return sorted(path for pattern in ("*/*.json", "samples/*", "sweeps/*") for path in log.glob(pattern))
+    return sorted(log.rglob("*")) if log.is_dir() else [log]
+
+
+def _state(path: Path) -> tuple[str, int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return path.name, state.st_size, state.st_mtime_ns
+
+
+def _sha256(values) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _truth(job: Job, log: Log) -> GroundTruth | None:
+    if job.truth is not None:
+        return GroundTruth(job.truth)
+    if is_nuscenes(Path(job.log)):
+        return GroundTruth(log.reader.tables, log.name)
+    return None

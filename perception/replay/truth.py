@@ -1,0 +1,69 @@
+"""Ground truth for the frames of a replay: annotations of the nuScenes tables that a log was recorded or made with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from perception.data.nuscenes import NuScenes
+from perception.evaluate import EvaluationError, Submission, Truth, score_boxes
+from perception.sample import Detections, Frame
+
+_FIGURES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
+
+
+class GroundTruth:
+    """Boxes for the frames that have them, and the metric over exactly those frames that were replayed.
+
+    Args:
+        path: a root in the nuScenes layout with one version, or the folder of a version's tables in it.
+        scene: to take only this one; None: all.
+
+    Raises:
+        PerceptionError: no such tables or scene.
+    """
+
+    def __init__(self, path: str | Path, scene: str | None = None):
+        path = Path(path)
+        root, version = (path.parent, path.name) if (path / "scene.json").exists() else (path, None)
+        self._dataset = NuScenes(root, version, scenes=None if scene is None else [scene], sensors=())
+        self._frame_of_token = {token: i for i, token in enumerate(self._dataset.tokens)}
+        self._frame_at = {t: i for i, t in enumerate(self._dataset.timestamps_ns.tolist())}
+        self._submission = Submission(self._frame_of_token, None)
+        self._noted: set[str] = set()
+
+    def attach(self, frame: Frame) -> Frame:
+        """The frame with the token and boxes of the sample that it is, known by token or time; else as it is.
+
+        A sample that comes again, in the second pass of a loop, keeps the token that says so.
+        """
+        index = self._frame_of_token.get(frame.token, self._frame_at.get(frame.timestamp_ns))
+        if index is None:
+            return frame
+        token = self._dataset.tokens[index]
+        token = frame.token if token in self._noted else token
+        return replace(frame, token=token, boxes=self._dataset.boxes(index))
+
+    def add(self, frame: Frame, detections: Detections) -> None:
+        """Note what was detected in a frame that :meth:`attach` gave, the first time; others are passed over."""
+        if frame.token in self._frame_of_token and frame.token not in self._noted:
+            self._noted.add(frame.token)
+            self._submission.add(frame, detections)
+
+    def metrics(self) -> dict | None:
+        """The nuScenes metric of the frames noted, as :func:`perception.evaluate.evaluate` gives it, and how many.
+
+        None where none of them has ground truth.
+        """
+        tokens = self._submission.tokens
+        try:
+            truth = Truth.of(self._dataset)
+        except EvaluationError:
+            return None
+        if not tokens:
+            return None
+        truth = truth.of_samples(np.array([self._frame_of_token[token] for token in tokens]))
+        figures = score_boxes(truth, self._submission.boxes)
+        return {"frames": len(tokens), **{name: figures[name] for name in _FIGURES}}
