@@ -304,4 +304,7 @@ def test_bags_of_raw_packets_are_present_but_not_decodable(sensor, checkpoint, t
             assert "not decodable" in line
         with pytest.raises(PerceptionError) as error:
             main([str(bag), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--device", "cpu"])
-        assert "a sensor was expected, found none" in str(error.value) and len(str(error.value).splitlines()) == 1
+        assert (
+            "a rig file was expected (--rig), for the log lacks: no sensor" in str(error.value)
+            and len(str(error.value).splitlines()) == 1
+        )

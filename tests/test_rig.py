@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perception.config import ConfigError
 from perception.logs import rig as rig_module
 from perception.logs.messages import Topic
-from perception.logs.propose import Frames, propose
+from perception.logs.propose import Frames, complete, propose
 from perception.logs.rig import CameraSource, CloudSource, Rig, check_rig, load_rig, to_yaml
 
 LIDAR = ("x", "y", "z", "intensity")
@@ -290,3 +290,16 @@ def test_the_chain_between_two_frames_does_not_pass_what_is_above_both():
     frames = Frames({("map", "base"), ("base", "mast"), ("mast", "lidar"), ("base", "cam")})
     assert frames.between("cam", "lidar") == [("base", "cam"), ("mast", "lidar"), ("base", "mast")]
     assert not frames.connected("cam", "other") and frames.up("lidar") == ["lidar", "mast", "base", "map"]
+
+
+def test_a_proposal_to_replay_with_has_only_sensors_that_lack_nothing():
+    topics = {
+        name: Topic(name, "type", kind, count=10)
+        for name, kind in {"/cam/image_rect": "image", "/lidar_top": "cloud", "/lidar_side": "cloud"}.items()
+    }
+    frame_ids = {"/cam/image_rect": "cam", "/lidar_top": "top", "/lidar_side": "side"}
+    transforms = {("base_link", "side"), ("base_link", "cam"), ("map", "base_link")}
+    rig, missing = propose(topics, transforms, frame_ids, {})
+    assert rig.reference == "LIDAR_TOP" and len(missing) == 2  # the camera's calibration, where the LiDAR on top is
+    whole = complete(rig, topics, transforms, frame_ids)
+    assert list(whole.sensors) == ["LIDAR_SIDE"] and whole.reference == "LIDAR_SIDE" and whole.world_frame == "map"

@@ -1,6 +1,6 @@
 """Simulate a short drive, detect with every set of sensors, score each, and film the full one.
 
-Leaves under --out: what a replay leaves (docs/replay.md), scores.json and, in the nuScenes layout, the data in drive-8s/.
+Leaves under --out: what a replay leaves (docs/replay.md), scores.json and, in the nuScenes layout, drive-8s/.
 """
 
 import argparse

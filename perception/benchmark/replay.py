@@ -91,7 +91,7 @@ def _salvaged(log: Path) -> Iterator[dict]:
                 "recording": what,
                 "messages_in_complete_chunks": whole,
                 "messages_back": back,
-                "share": back / whole,
+                "share": back / whole if whole else 1.0,
                 "stopped": str(reader.stopped).replace(folder, "..."),
             }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from perception.logs.messages import Topic
 from perception.logs.rig import CameraSource, CloudSource, Rig, is_rectified
@@ -116,6 +117,20 @@ def lacks(
     return lines
 
 
+def complete(
+    rig: Rig, topics: Mapping[str, Topic], transforms: Collection[tuple[str, str]], frame_ids: Mapping[str, str]
+) -> Rig:
+    """A proposed rig without the sensors that lack something. Arguments as of :func:`propose`."""
+    whole = replace(rig, cameras={}, lidars={}, radars={})
+    for kind in ("cameras", "lidars", "radars"):
+        for name, source in getattr(rig, kind).items():
+            alone = Rig(world_frame=None, ego_frame=rig.ego_frame, **{kind: {name: source}})
+            if not lacks(alone, topics, transforms, frame_ids):
+                getattr(whole, kind)[name] = source
+    whole.reference = _reference(whole, topics)
+    return whole
+
+
 def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
     """What a proposed rig takes for granted, one line each."""
     if not rig.sensors:
@@ -126,7 +141,7 @@ def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
             f"no odometry or map frame above {rig.ego_frame}: world_frame null means that the vehicle stands still,"
             " clouds of several sweeps smear where it does not"
         )
-    if _last(rig.ego_frame) not in _EGO_FRAMES:
+    if not is_vehicle_frame(rig.ego_frame):
         owner = next((name for name, s in rig.sensors.items() if frame_ids.get(s.topic) == rig.ego_frame), None)
         whose = f"that of {owner}" if owner else "the lowest above all sensors"
         lines.append(
@@ -134,6 +149,11 @@ def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
             " on the ground, x forward, z up"
         )
     return lines
+
+
+def is_vehicle_frame(frame: str) -> bool:
+    """Whether a frame is by its name the vehicle's, and no sensor's."""
+    return _last(frame) in _EGO_FRAMES
 
 
 class Frames:

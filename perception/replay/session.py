@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -16,12 +17,15 @@ from perception.logs.faults import parse_faults
 from perception.logs.frames import LogFrames, assembly_for
 from perception.logs.inspect import inspect
 from perception.logs.messages import LogError
+from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
 from perception.model.detector import find_checkpoint
 from perception.replay.playback import Playback, keyboard, looped
 from perception.replay.run import about_detector, replay
 from perception.replay.truth import GroundTruth
 from perception.sample import SENSORS
+
+logger = logging.getLogger(__name__)
 
 _GLANCE_S = 5.0  # of a log, enough to see what its topics are
 
@@ -127,19 +131,21 @@ def run(
 
 
 def rig_of(log: Log, path: str | Path | None) -> Rig:
-    """The rig in a file, or the one that the beginning of the log suggests.
+    """The rig in a file, or the one that the beginning of the log suggests, without sensors that lack something.
 
     Raises:
-        LogError: the log shows no sensor that could give frames.
+        LogError: the log shows no sensor that could give frames, or not where the vehicle's frame is.
         ConfigError: the file is no rig.
     """
     if path is not None:
         return load_rig(path)
     info = inspect(log, seconds=_GLANCE_S)
-    if not info.rig.reference and not info.rig.samples:
-        lines = "; ".join(info.missing) or "no topic with a camera, a LiDAR or a radar"
-        raise LogError(f"{log.path}: a sensor was expected, found none: {lines}. tools/replay.py info shows the topics")
-    return info.rig
+    rig = complete(info.rig, log.topics, info.transforms, info.frame_ids)
+    if not rig.sensors or not is_vehicle_frame(rig.ego_frame):
+        raise LogError(f"{log.path}: a rig file was expected (--rig), for the log lacks: {'; '.join(info.missing)}")
+    for line in info.missing:
+        logger.warning("%s: %s", log.path, line)
+    return rig
 
 
 def _opened(job: Job) -> Log:
