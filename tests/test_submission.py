@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perception.data.nuscenes_files import DataError
-from perception.data.nuscenes_submission import read_submission
+from perception.data.nuscenes_submission import joined, read_submission
 from perception.sample import ATTRIBUTES, CLASSES
 
 BOX = {
@@ -88,3 +88,19 @@ def test_what_is_no_submission(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match=r"r\.json"):
         read_submission(tmp_path / "r.json", ["a"])
+
+
+def test_submissions_of_several_drives_are_joined(tmp_path):
+    first, second = (write(tmp_path / f"{token}.json", {token: [BOX | {"sample_token": token}]}) for token in "ab")
+    with joined([first, second]) as path:
+        assert len(read_submission(path, ["a", "b"])) == 2
+    assert not path.exists()
+    with joined([first]) as path:
+        assert path == first
+    with pytest.raises(DataError, match="sample a was expected in one submission, found it in two"):
+        with joined([first, first]):
+            pass
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataError, match="a submission"):
+        with joined([first, second]):
+            pass

@@ -1,10 +1,10 @@
 """Score a submission, a results.json of anybody's detector, with the nuScenes detection metric.
 
     python tools/score.py out/results.json --root data/nuscenes --version v1.0-trainval --split val
-    python tools/score.py out/tracks.json --tracks --root data/nuscenes --version v1.0-mini
+    python tools/score.py out/*/tracks.json --tracks --root data/drives/1000
 
-The file must hold exactly the samples that are chosen. Tracks are scored on whatever samples their file holds, by the
-devkit, which takes a minute a drive.
+Together the files must hold exactly the samples that are chosen. Tracks are scored on whatever samples there are, by
+the devkit, which takes minutes.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from perception.cli import names, run_main
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="the submission")
+    parser.add_argument("results", type=Path, nargs="+", help="the submission; of a batch, the one of every log")
     parser.add_argument("--root", required=True, help="folder in the nuScenes layout")
     parser.add_argument("--version", help="such as v1.0-mini; may be left out where the root holds one")
     which = parser.add_mutually_exclusive_group()
@@ -29,18 +29,19 @@ def main() -> None:
 
     from perception.data.nuscenes import NuScenes  # imports that take seconds: after --help
     from perception.data.nuscenes_results import check_writable, write_json
+    from perception.data.nuscenes_submission import joined
     from perception.evaluate import breakdown_table, score_file, table
     from perception.official_tracking import score_tracks
 
     if args.json is not None:
         check_writable(args.json)
     dataset = NuScenes(args.root, args.version, split=args.split, scenes=args.scenes)
+    with joined(args.results) as results:
+        figures = score_tracks(dataset, results) if args.tracks else score_file(results, dataset)
     if args.tracks:
-        figures = score_tracks(dataset, args.results)
         print("\n".join(f"{name:<8} {value}" for name, value in figures.items() if name != "classes"))
     else:
-        figures = score_file(args.results, dataset)
-        report = {"subsets": {args.results.stem: figures}, "frames": len(dataset), "skipped": 0, "frames_with": {}}
+        report = {"subsets": {args.results[0].stem: figures}, "frames": len(dataset), "skipped": 0, "frames_with": {}}
         print(table(report), breakdown_table(report), sep="\n\n")
     if args.json is not None:
         write_json(args.json, figures)

@@ -7,7 +7,9 @@ field, sample by sample, so that of a large one only the bytes and the arrays ar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,31 @@ class _Submission(msgspec.Struct):
 class _LenientSubmission(msgspec.Struct):
     meta: dict
     results: dict[str, list]
+
+
+@contextmanager
+def joined(paths: Sequence[Path]) -> Iterator[Path]:
+    """One file with the samples of several submissions, such as those of a batch; a single one is that itself.
+
+    Raises:
+        DataError: one that cannot be read or is no submission, or a sample that two of them hold.
+    """
+    if len(paths) == 1:
+        yield paths[0]
+        return
+    meta, results = {}, {}
+    for path in paths:
+        try:
+            part = msgspec.json.decode(read_bytes(path), type=_Submission)
+        except msgspec.DecodeError as error:
+            raise DataError(f"{path}: a submission, an object with meta and results, was expected: {error}") from None
+        for token in results.keys() & part.results.keys():
+            raise DataError(f"{path}: sample {token} was expected in one submission, found it in two")
+        meta, results = part.meta, results | part.results
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "joined.json"
+        path.write_bytes(msgspec.json.encode({"meta": meta, "results": results}))
+        yield path
 
 
 def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
