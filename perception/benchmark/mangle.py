@@ -7,7 +7,6 @@ decoded and assembled into frames. What may come of it is frames, or a Perceptio
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from perception.benchmark.timing import peak_resident_mb
 from perception.data.logs import open_log
 from perception.errors import PerceptionError
 from perception.keyed_rng import keyed_rng
@@ -44,7 +44,7 @@ def mangled(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
         inputs; frames: how many inputs still gave some; refused: PerceptionErrors; others: what else was raised, by
         type, which should be nothing; worst_s: the longest that one took; peak_mb: of the process, from its start.
     """
-    start_mb = _peak_mb()
+    start_mb = peak_resident_mb()
     outcomes, others, worst_s = Counter(), Counter(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         copies = [_copy(log, Path(folder) / str(i)) for i, log in enumerate(logs)]
@@ -70,7 +70,7 @@ def mangled(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
         "refused": outcomes["refused"],
         "others": dict(others),
         "worst_s": worst_s,
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_resident_mb(),
         "start_mb": start_mb,
     }
 
@@ -139,7 +139,3 @@ def _copy(log: Path, folder: Path) -> Path:
     folder.mkdir()
     shutil.copytree(log, target) if log.is_dir() else shutil.copy(log, target)
     return target
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

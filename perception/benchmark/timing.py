@@ -68,6 +68,11 @@ def resident_mb() -> float:
     return _status_kb("VmRSS") / 1000
 
 
+def peak_resident_mb() -> float:
+    """The most that this process has held so far (Linux)."""
+    return _status_kb("VmHWM") / 1000
+
+
 def _status_kb(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1])

@@ -28,7 +28,8 @@ _BAYER = {
     "bayer_gbrg8": cv2.COLOR_BayerGR2RGB,
     "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
 }
-ENCODINGS = ("jpeg", "png", *_TO_RGB, *_BAYER)
+_WIDE = {"mono16": "mono8", **{f"{name[:-1]}16": name for name in _BAYER}}  # little-endian; the upper byte is kept
+ENCODINGS = ("jpeg", "png", *_TO_RGB, *_BAYER, *_WIDE)
 
 
 def rectified_image(
@@ -64,12 +65,13 @@ def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] 
             return decode_image(image.data, size, cover)
         except ImageError as error:
             raise LogError(str(error)) from None
-    channels = _CHANNELS.get(image.encoding, 1)
     if image.encoding not in ENCODINGS:
         raise LogError(f"an encoding of {', '.join(ENCODINGS)} was expected, found {image.encoding!r}")
     found = (image.height, image.width)
     if size is not None and found != size:
         raise LogError(f"height, width {size} were expected, found {found}")
+    encoding = _WIDE.get(image.encoding, image.encoding)
+    channels = 2 if image.encoding in _WIDE else _CHANNELS.get(encoding, 1)  # bytes a pixel
     if not image.step >= image.width * channels or len(image.data) < image.height * image.step or not all(found):
         raise LogError(
             f"{image.height} rows of {image.width} x {channels} bytes were expected, found {len(image.data)} bytes in"
@@ -77,9 +79,11 @@ def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] 
         )
     rows = np.frombuffer(image.data, np.uint8, image.height * image.step).reshape(image.height, image.step)
     raw = rows[:, : image.width * channels].reshape(image.height, image.width, channels)
-    if image.encoding in _BAYER:
-        return cv2.cvtColor(np.ascontiguousarray(raw[..., 0]), _BAYER[image.encoding]), 1
-    return np.ascontiguousarray(_TO_RGB[image.encoding](raw)), 1
+    if image.encoding in _WIDE:
+        raw = raw[..., 1:]
+    if encoding in _BAYER:
+        return cv2.cvtColor(np.ascontiguousarray(raw[..., 0]), _BAYER[encoding]), 1
+    return np.ascontiguousarray(_TO_RGB[encoding](raw)), 1
 
 
 @lru_cache(maxsize=16)  # the cameras of a vehicle
