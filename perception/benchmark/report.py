@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from perception.benchmark.suite import extra_path, read_rows
@@ -25,7 +26,7 @@ def performance(path: Path) -> str:
         if extra:
             digits = _four_digits if name == "accuracy" else _number
             lines += ["", f"**{title}**", "", *_table(head, [[digits(v) for v in row.values()] for row in extra])]
-    return "\n".join(lines + _replay(path))
+    return "\n".join(lines + _replay(path) + _tracks(path))
 
 
 _REPLAY = {
@@ -62,6 +63,18 @@ def _replay(path: Path) -> list[str]:
             cells = [[_cell(key, row[key]) for key in columns] for row in own]
             lines += ["", f"**{title}**", "", *_table(tuple(columns.values()), cells)]
     return lines
+
+
+def _tracks(path: Path) -> list[str]:
+    """What ``tools/score.py --tracks --json`` wrote beside the rows."""
+    source = extra_path(path, "tracks")
+    if not source.exists():
+        return []
+    figures = json.loads(source.read_text())
+    columns = ("AMOTA", "AMOTP", "MOTA", "RECALL", "IDS", "FRAG")
+    rows = {"all": figures, **figures["classes"]}
+    cells = [[name, *("-" if row[c] is None else f"{row[c]:.3g}" for c in columns)] for name, row in rows.items()]
+    return ["", "**Tracks on simulated drives, by the devkit's metric**", "", *_table(("class", *columns), cells)]
 
 
 def _cell(key: str, value) -> str:

@@ -5,6 +5,7 @@ belong to it, so that the same code serves a log and a live vehicle:
 
 Reference   The log's sample marks where the rig names their topic, else the measurements of its reference sensor. A
             frame whose ego pose is unknown is left out and counted.
+            Reference times increase; one that does not, such as a duplicate, is left out too.
 Sensors     Of every camera, LiDAR and radar the measurement nearest to the reference time. A sensor without one that
             is near enough is absent from the frame.
 Clouds      That sweep and those shortly before it, each moved to where the vehicle is at the reference time; where
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from perception.geometry import SE3
-from perception.logs.measurements import Assembly, Measurements
+from perception.logs.measurements import Assembly, Measurements, UnknownPose
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import inverse
@@ -70,21 +71,22 @@ class Assembler:
         longest_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
         self._kept_ns = longest_ns + self._tolerance_ns + self._wait_ns + _LONGEST_WAIT_NS
         self._wanted: deque[tuple[int, str]] = deque()  # reference time and token of frames to come
-        self._latest_reference_ns = self._now_ns = -(1 << 62)
+        self._latest_reference_ns = self._now_ns = self._tidied_ns = -(1 << 62)
 
     def push(self, message: Message) -> Iterator[Frame]:
         """Take one message, none earlier than those before it; yield the frames that it completes."""
         self._now_ns = max(self._now_ns, message.timestamp_ns)
         yield from self._complete(self._is_ready)
+        self._forget()
         data = message.data
         if isinstance(data, Transform):
-            self._measurements.transforms.add(message.timestamp_ns, data)
+            self._attempt(message, lambda m: self._measurements.transforms.add(m.timestamp_ns, m.data))
         elif isinstance(data, Calibration):
             if message.topic in self._calibration_topics:
                 self._measurements.calibrations[message.topic] = data
         elif isinstance(data, Sample):
             if message.topic == self._rig.samples:
-                self._wanted.append((message.timestamp_ns, data.token))
+                self._want(message.timestamp_ns, data.token)
         else:
             self._take(message)
 
@@ -93,8 +95,8 @@ class Assembler:
         yield from self._complete(lambda reference_ns: True)
 
     def _take(self, message: Message) -> None:
-        if message.topic == self._reference_topic and self._is_due(message.timestamp_ns):
-            self._wanted.append((message.timestamp_ns, str(message.timestamp_ns)))
+        if message.topic == self._reference_topic:
+            self._want(message.timestamp_ns, str(message.timestamp_ns), self._assembly.rate_hz)
         sensor = self._sensors.get(message.topic)
         if sensor is None:
             return
@@ -103,16 +105,16 @@ class Assembler:
             found = type(message.data).__name__
             raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
         sensor.recent.append(message)
-        while self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns:
+        while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns:
             sensor.recent.popleft()
 
-    def _is_due(self, reference_ns: int) -> bool:
-        """Whether the rate allows one more frame; a tenth of the interval early is in time."""
-        rate_hz = self._assembly.rate_hz
-        if rate_hz is not None and reference_ns - self._latest_reference_ns < 0.9e9 / rate_hz:
-            return False
-        self._latest_reference_ns = reference_ns
-        return True
+    def _want(self, reference_ns: int, token: str, rate_hz: float | None = None) -> None:
+        """One more frame, if the rate allows it; a tenth of the interval early is in time."""
+        if reference_ns <= self._latest_reference_ns:
+            self.counts["frames left out: not later than the one before"] += 1
+        elif rate_hz is None or reference_ns - self._latest_reference_ns >= 0.9e9 / rate_hz:
+            self._wanted.append((reference_ns, token))
+            self._latest_reference_ns = reference_ns
 
     def _is_ready(self, reference_ns: int) -> bool:
         latest_ns = reference_ns + self._wait_ns
@@ -129,7 +131,13 @@ class Assembler:
             frame = self._frame(reference_ns, token)
             if frame is not None:
                 yield frame
-            self._measurements.transforms.forget_before(reference_ns - self._kept_ns)
+
+    def _forget(self) -> None:
+        """Poses that no frame to come needs, from time to time, whether or not there are frames."""
+        if self._now_ns - self._tidied_ns > _LONGEST_WAIT_NS:
+            oldest_ns = self._wanted[0][0] if self._wanted else self._now_ns
+            self._measurements.transforms.forget_before(oldest_ns - self._kept_ns)
+            self._tidied_ns = self._now_ns
 
     def _frame(self, reference_ns: int, token: str) -> Frame | None:
         world_T_ego = self._measurements.world_T_ego(reference_ns)
@@ -189,6 +197,9 @@ class Assembler:
         """What ``read`` makes of a message. An error gains file, topic and time, or is counted if the user said so."""
         try:
             return read(message, *args)
+        except UnknownPose:
+            self.counts[f"{message.topic}: measurements without an ego pose"] += 1
+            return None
         except (LogError, SampleError) as error:
             if not self._assembly.skip_damaged:
                 raise self._error(message, str(error)) from None

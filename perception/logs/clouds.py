@@ -20,6 +20,7 @@ _RING = ("ring", "channel", "laser_id", "line")
 _TIME = ("time", "t", "timestamp", "time_stamp", "timeStamp", "offset_time", "time_offset")
 _RADIAL = ("doppler_velocity", "doppler", "radial_velocity", "radial_speed", "range_rate", "v_r", "velocity")
 _STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
+_FARTHEST_NS = 1_000_000_000  # from a point to its cloud's stamp; no sweep takes longer
 _STATES = ("invalid_state", "dyn_prop", "ambig_state")
 
 RADAR = np.dtype(
@@ -57,22 +58,19 @@ def point_times_ns(cloud: Cloud, stamp_ns: int) -> np.ndarray | None:
     """int64 [N]: when each point was measured; None where the cloud does not say.
 
     Floating point is in seconds, integers in nanoseconds; numbers that are as large as the time since 1970 in either
-    unit are that, all others count from the cloud's stamp.
+    unit are that, all others count from the cloud's stamp. A time that is not finite, or more than a second from the
+    stamp, such as the 0 of a point without return or what another clock says, is taken to be the stamp.
     """
     name = _first(cloud.records, _TIME)
     if name is None or not len(cloud.records):
         return None
     times = cloud.records[name]
-    largest = float(np.nanmax(np.abs(times.astype(np.float64)))) if len(times) else 0.0
-    if not np.isfinite(largest):
-        return None
-    if times.dtype.kind == "f":
-        if largest > 1e17:
-            return np.nan_to_num(times.astype(np.float64)).astype(np.int64)
-        if largest > 1e8:  # doubles since 1970 resolve a quarter of a microsecond
-            return np.round(np.nan_to_num(times.astype(np.float64)) * 1e9).astype(np.int64)
-        return stamp_ns + np.round(np.nan_to_num(times.astype(np.float64)) * 1e9).astype(np.int64)
-    return times.astype(np.int64) + (0 if largest > 1e17 else stamp_ns)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no time may be any number
+        largest = float(np.max(np.abs(times.astype(np.float64)), initial=0.0, where=np.isfinite(times)))
+        if times.dtype.kind == "f" and largest <= 1e17:  # doubles since 1970 resolve a quarter of a microsecond
+            times = np.round(times.astype(np.float64) * 1e9)
+        offsets = times.astype(np.int64) - (stamp_ns if largest > 1e17 or _is_epoch(largest, name) else 0)
+    return stamp_ns + np.where((-_FARTHEST_NS <= offsets) & (offsets <= _FARTHEST_NS), offsets, 0)
 
 
 def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:

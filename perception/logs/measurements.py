@@ -18,8 +18,11 @@ from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
 from perception.logs.transforms import HOLD_NS, Transforms, inverse, matrix
 from perception.sample import SENSORS, CameraImage
 
-_LONGEST_SWEEP_NS = 1_000_000_000  # what claims to have taken longer has no times of points
 _ALL_RINGS = True, np.zeros(0, dtype=bool)
+
+
+class UnknownPose(LogError):
+    """Nothing says where the vehicle was at the time of a measurement, as at the ends of a log."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Measurements:
         if times_ns is None or self._rig.world_frame is None:
             return
         first, last = int(times_ns.min()), int(times_ns.max())
-        if not 0 < last - first <= _LONGEST_SWEEP_NS:
+        if first == last:
             return
         stamp_T_world = inverse(self._world_T_sensor(message, source, message.timestamp_ns))
         start, end = (stamp_T_world @ self._world_T_sensor(message, source, time_ns) for time_ns in (first, last))
@@ -131,9 +134,9 @@ class Measurements:
         if world is None:
             return np.zeros(3)
         first, last = self.transforms.measured(world, ego)
-        start = int(max(message.timestamp_ns - HOLD_NS, first))
-        end = int(min(message.timestamp_ns + HOLD_NS, last))
-        if end <= start:
+        nearest_ns = min(max(message.timestamp_ns, first), last)
+        start, end = int(max(nearest_ns - HOLD_NS, first)), int(min(nearest_ns + HOLD_NS, last))
+        if start == end:
             raise LogError(f"poses of {ego} before and after were expected, to know how the radar moves, found one")
         before, after = (self._world_T_sensor(message, source, time_ns)[:3, 3] for time_ns in (start, end))
         return world_T_sensor[:3, :3].T @ (after - before) / (1e-9 * (end - start))
@@ -142,7 +145,7 @@ class Measurements:
         """[4, 4] at a time that may differ from the message's."""
         world_T_ego = self.world_T_ego(time_ns)
         if world_T_ego is None:
-            raise LogError(f"a pose of {self._rig.ego_frame} in {self._rig.world_frame} was expected, found none")
+            raise UnknownPose(f"a pose of {self._rig.ego_frame} in {self._rig.world_frame} was expected, found none")
         world_T_sensor = world_T_ego @ self._ego_T_sensor(message, source, time_ns)
         bias = self._assembly.bias.get(message.topic)
         return world_T_sensor if bias is None else world_T_sensor @ bias

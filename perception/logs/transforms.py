@@ -22,7 +22,7 @@ _FARTHEST_M = 1e9  # further than any map or planet; keeps products of transform
 
 @dataclass
 class _Edge:
-    """parent_SE3_child at increasing times; a static one has a single pose."""
+    """parent_SE3_child at increasing times; a static one has a single pose, the latest."""
 
     parent: str
     static: bool
@@ -31,6 +31,9 @@ class _Edge:
     constant: bool = True
 
     def add(self, time_ns: int, pose: np.ndarray) -> None:
+        if self.static:
+            self.times_ns, self.poses = [time_ns], [pose]
+            return
         at = bisect_right(self.times_ns, time_ns)
         if at and self.times_ns[at - 1] == time_ns:
             return  # of two poses at one time the first one holds
@@ -73,13 +76,14 @@ class Transforms:
         if not (np.abs(pose[:3]).max() < _FARTHEST_M and abs(norm - 1) < 1e-2):  # nor is NaN less than anything
             raise LogError(f"{name}: metres and a unit quaternion were expected, found {pose.tolist()}")
         edge = self._edges.get(transform.child)
-        if edge is None:
-            if transform.child in (transform.parent, *self._ancestors(transform.parent)):
-                raise LogError(f"{name}: a tree was expected, found a circle")
-            edge = self._edges[transform.child] = _Edge(transform.parent, transform.static)
-        elif edge.parent != transform.parent:
+        if edge is None and transform.child in (transform.parent, *self._ancestors(transform.parent)):
+            raise LogError(f"{name}: a tree was expected, found a circle")
+        if edge is not None and edge.parent != transform.parent:
             raise LogError(f"{name}: one parent was expected, found {edge.parent} too")
-        edge.add(time_ns, pose)
+        if edge is None or edge.static > transform.static:  # it moves, whatever else was said
+            edge = self._edges[transform.child] = _Edge(transform.parent, transform.static)
+        if edge.static == transform.static:
+            edge.add(time_ns, pose)
 
     def lookup(self, target: str, source: str, time_ns: int) -> np.ndarray | None:
         """target_T_source, float64 [4, 4]: maps points in ``source`` to ``target``. None where it is unknown."""
