@@ -67,9 +67,11 @@ def point_times_ns(cloud: Cloud, stamp_ns: int) -> np.ndarray | None:
     times = cloud.records[name]
     with np.errstate(over="ignore", invalid="ignore"):  # what is no time may be any number
         largest = float(np.max(np.abs(times.astype(np.float64)), initial=0.0, where=np.isfinite(times)))
-        if times.dtype.kind == "f" and largest <= 1e17:  # doubles since 1970 resolve a quarter of a microsecond
+        in_seconds = times.dtype.kind == "f" and largest <= 1e17
+        since_1970 = largest > (1e8 if in_seconds else 1e17)
+        if in_seconds:  # doubles since 1970 resolve a quarter of a microsecond
             times = np.round(times.astype(np.float64) * 1e9)
-        offsets = times.astype(np.int64) - (stamp_ns if largest > 1e17 or _is_epoch(largest, name) else 0)
+        offsets = times.astype(np.int64) - (stamp_ns if since_1970 else 0)
     return stamp_ns + np.where((-_FARTHEST_NS <= offsets) & (offsets <= _FARTHEST_NS), offsets, 0)
 
 
@@ -83,9 +85,9 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
         LogError: fields that tell neither where a return is nor how fast.
     """
     records = cloud.records
-    names = records.dtype.names or ()
+    names = _single(records)
     points = np.zeros(len(records), dtype=RADAR)  # always of this type: each new one would be compiled for
-    if set(RADAR.names) <= set(names):
+    if set(RADAR.names) <= names:
         for name in RADAR.names:
             points[name] = records[name]
         return points, True
@@ -95,22 +97,23 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
     if strength is not None:
         points["rcs"] = records[strength]
     radial = _first(records, _RADIAL)
-    if {"vx_comp", "vy_comp"} <= set(names):
+    if {"vx_comp", "vy_comp"} <= names:
         points["vx_comp"], points["vy_comp"] = records["vx_comp"], records["vy_comp"]
     elif radial is not None:
         direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
         over_ground = (records[radial] + direction @ sensor_velocity())[:, None] * direction
         points["vx_comp"], points["vy_comp"] = over_ground[:, 0], over_ground[:, 1]
-    elif {"vx", "vy"} <= set(names):  # tracks: over ground already
+    elif {"vx", "vy"} <= names:  # tracks: over ground already
         points["vx_comp"], points["vy_comp"] = records["vx"], records["vy"]
     else:
-        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {' '.join(names)}")
+        found = " ".join(records.dtype.names)
+        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {found}")
     return points, False
 
 
 def _positions(records: np.ndarray) -> np.ndarray:
     """float64 [N, 3], x, y, z."""
-    names = set(records.dtype.names or ())
+    names = _single(records)
     if {"range", "azimuth"} <= names and not {"x", "y"} <= names:
         distance, azimuth = records["range"].astype(np.float64), records["azimuth"].astype(np.float64)
         elevation = records["elevation"].astype(np.float64) if "elevation" in names else np.zeros(len(records))
@@ -122,12 +125,16 @@ def _positions(records: np.ndarray) -> np.ndarray:
 
 def _first(records: np.ndarray, names: tuple[str, ...]) -> str | None:
     """The first of ``names`` that is a field of single numbers."""
-    fields = records.dtype.fields or {}
-    return next((name for name in names if name in fields and fields[name][0].shape == ()), None)
+    return next((name for name in names if name in _single(records)), None)
+
+
+def _single(records: np.ndarray) -> set[str]:
+    """The fields of single numbers; others hold several."""
+    return {name for name, (dtype, *_) in (records.dtype.fields or {}).items() if dtype.shape == ()}
 
 
 def _require(records: np.ndarray, names: tuple[str, ...]) -> None:
-    found = records.dtype.names or ()
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in _single(records)]
     if missing:
-        raise LogError(f"a field {missing[0]} was expected, found {' '.join(found) or 'none'}")
+        found = " ".join(records.dtype.names or ()) or "none"
+        raise LogError(f"a field {missing[0]} of single numbers was expected, found {found}")

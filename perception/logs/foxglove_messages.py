@@ -15,9 +15,17 @@ from functools import lru_cache
 import numpy as np
 
 from perception.errors import PerceptionError
-from perception.logs.messages import Calibration, Cloud, Decode, Image, LogError, Payload, Sample, Transform
-
-SAMPLE_NAME = "sample"  # of a foxglove.Log that marks a sample, its message being the token
+from perception.logs.messages import (
+    SAMPLE_NAME,
+    Calibration,
+    Cloud,
+    Decode,
+    Image,
+    LogError,
+    Payload,
+    Sample,
+    Transform,
+)
 
 # https://docs.foxglove.dev/docs/sdk/schemas/packed-element-field: not the numbers of sensor_msgs/PointField
 NUMERIC_TYPES = {

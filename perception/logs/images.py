@@ -51,12 +51,22 @@ def rectified_image(
     to_reduced = scaling(1 / n, 1 / n)
     projection = calibration.projection[:, :3]
     intrinsics = projection if projection[0, 0] > 0 else calibration.intrinsics
-    if not is_rectified and calibration.distortion.any():
+    if not is_rectified and not _is_pinhole(calibration, intrinsics):
         key = (calibration.model, calibration.distortion.tobytes(), calibration.rectification.tobytes())
         raw = to_reduced @ calibration.intrinsics
         maps = _maps(*key, raw.tobytes(), (to_reduced @ intrinsics).tobytes(), pixels.shape[:2])
-        pixels = cv2.remap(pixels, *maps, cv2.INTER_LINEAR)
+        try:
+            pixels = cv2.remap(pixels, *maps, cv2.INTER_LINEAR)
+        except cv2.error as error:  # of more than 32767 pixels a side
+            raise LogError(f"the image cannot be freed of distortion: {error.err}") from None
     return pixels, to_reduced @ intrinsics
+
+
+def _is_pinhole(calibration: Calibration, intrinsics: np.ndarray) -> bool:
+    """Whether the image as recorded is the one of these intrinsics: no distortion, no turn by R, no other P."""
+    r = calibration.rectification
+    turned = r.any() and not np.array_equal(r, np.eye(3))
+    return not (calibration.distortion.any() or turned or not np.array_equal(intrinsics, calibration.intrinsics))
 
 
 def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] | None) -> tuple[np.ndarray, int]:
@@ -94,6 +104,7 @@ def _maps(
     k, p = (np.frombuffer(m).reshape(3, 3) for m in (raw, new))
     d, r = np.frombuffer(distortion), np.frombuffer(rectification).reshape(3, 3)
     r = r if r.any() else np.eye(3)
+    d = d if d.any() else np.zeros(4)  # whatever the model: there is no distortion
     if model in ("plumb_bob", "rational_polynomial", "") and len(d) in (4, 5, 8, 12, 14):
         return cv2.initUndistortRectifyMap(k, d, r, p, size[::-1], cv2.CV_16SC2)
     if model in ("equidistant", "fisheye", "kannala_brandt") and len(d) == 4:

@@ -15,8 +15,18 @@ from types import TracebackType
 import numpy as np
 
 from perception.errors import PerceptionError
-from perception.logs.foxglove_messages import NUMERIC_TYPES, SAMPLE_NAME
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Payload, Sample, Transform
+from perception.logs.foxglove_messages import NUMERIC_TYPES
+from perception.logs.messages import (
+    SAMPLE_NAME,
+    Calibration,
+    Cloud,
+    Image,
+    LogError,
+    Message,
+    Payload,
+    Sample,
+    Transform,
+)
 
 _TYPE_NAMES = {dtype: dtype.name.capitalize() for dtype in NUMERIC_TYPES.values()}  # such as Uint8
 _COMPRESSED = ("jpeg", "png")

@@ -80,6 +80,9 @@ class Transform:
     static: bool = False
 
 
+SAMPLE_NAME = "sample"  # of a foxglove.Log or rcl_interfaces/Log that marks a sample, its message being the token
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
     """A mark that at this time a frame is wanted; token is its name in the tables the log was converted from."""

@@ -24,8 +24,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perception.errors import PerceptionError
-from perception.logs.foxglove_messages import SAMPLE_NAME
-from perception.logs.messages import Calibration, Cloud, Decode, Image, LogError, Payload, Sample, Transform
+from perception.logs.messages import (
+    SAMPLE_NAME,
+    Calibration,
+    Cloud,
+    Decode,
+    Image,
+    LogError,
+    Payload,
+    Sample,
+    Transform,
+)
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore

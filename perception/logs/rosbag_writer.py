@@ -19,8 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perception.logs.foxglove_messages import SAMPLE_NAME
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
+from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.ros_messages import PIXEL_BYTES, POINT_TYPES, is_static, known_types
 
 _POINT_NUMBERS = {name: number for number, name in POINT_TYPES.items()}
