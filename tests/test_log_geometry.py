@@ -161,19 +161,20 @@ def test_names_types_and_scales_of_drivers():
 @pytest.mark.parametrize(
     ("name", "kind", "values", "expected"),
     [
-        ("time", "<f4", [-0.05, 0.0], [1.95, 2.0]),  # Velodyne
-        ("timestamp", "<f8", [1.6e9, 1.6e9 + 0.25], [1.6e9, 1.6e9 + 0.25]),  # Hesai
-        ("timestamp", "<f8", [1.6e18, 1.6e18 + 1e9], [1.6e9, 1.6e9 + 1]),  # Livox
-        ("time_stamp", "<u4", [0, 10_000_000], [2.0, 2.01]),  # Autoware
-        ("offset_time", "<u8", [1_600_000_000 * S, 1_600_000_001 * S], [1.6e9, 1.6e9 + 1]),
+        ("time", "<f4", [-0.05, 0.0], [-0.05, 0.0]),  # Velodyne
+        ("timestamp", "<f8", [1.6e9, 1.6e9 + 0.25], [0.0, 0.25]),  # Hesai
+        ("timestamp", "<f8", [1.6e18, 1.6e18 + 1e9], [0.0, 1.0]),  # Livox
+        ("time_stamp", "<u4", [0, 10_000_000], [0.0, 0.01]),  # Autoware
+        ("offset_time", "<u8", [1_600_000_000 * S, 1_600_000_001 * S], [0.0, 1.0]),
     ],
 )
 def test_times_of_points(name, kind, values, expected):
     records = np.zeros(2, [("x", "<f4"), (name, kind)])
     records[name] = values
-    assert point_times_ns(Cloud("l", records), 2 * S) * 1e-9 == pytest.approx(expected, abs=1e-6)
-    assert point_times_ns(Cloud("l", records[:0]), 2 * S) is None
-    assert point_times_ns(Cloud("l", records[["x"]]), 2 * S) is None
+    stamp_ns = 1_600_000_000 * S
+    assert (point_times_ns(Cloud("l", records), stamp_ns) - stamp_ns) * 1e-9 == pytest.approx(expected, abs=1e-6)
+    assert point_times_ns(Cloud("l", records[:0]), stamp_ns) is None
+    assert point_times_ns(Cloud("l", records[["x"]]), stamp_ns) is None
 
 
 def test_a_standing_target_has_no_speed_over_ground_whatever_the_radar_does():

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from perception.logs.images import rectified_image
+from perception.logs.images import ENCODINGS, rectified_image
 from perception.logs.messages import Calibration, Image, LogError
 
 K = np.array([[60.0, 0, 39.5], [0, 60.0, 29.5], [0, 0, 1]])
@@ -120,6 +120,64 @@ def test_a_spot_of_a_distorted_image_is_found_where_a_pinhole_would_see_it(model
     assert np.array_equal(intrinsics, p) and [u.mean(), v.mean()] == pytest.approx(expected, abs=0.6)
     same, _ = rectified_image(raw(pixels, "mono8"), made, True, None)
     assert np.array_equal(same[..., 0], pixels[..., 0])  # said to be rectified: left alone
+
+
+@pytest.mark.parametrize("model", ["", "plumb_bob", "equidistant", "of our own"])
+@pytest.mark.parametrize("distortion", [[], [0.0] * 5])
+def test_a_raw_image_without_distortion_is_still_brought_to_r_and_p(model, distortion):
+    """As of a stereo camera: a pixel is where K sees it, and must come to where P does."""
+    pixels = np.zeros((60, 80, 1), np.uint8)
+    pixels[18:23, 56:61] = 255  # around (u, v) = (58, 20)
+    r = cv2.Rodrigues(np.array([0.02, 0.0, 0.05]))[0]
+    p = np.array([[50.0, 0, 40], [0, 50.0, 30], [0, 0, 1]])
+    image, intrinsics = rectified_image(raw(pixels, "mono8"), calibration(distortion, model, p=p, r=r), False, None)
+    expected = p @ r @ np.linalg.inv(K) @ [58, 20, 1]
+    v, u = np.nonzero(image[..., 0] > 127)
+    assert np.array_equal(intrinsics, p) and [u.mean(), v.mean()] == pytest.approx(expected[:2] / expected[2], abs=0.6)
+
+
+def test_a_raw_image_of_a_pinhole_camera_is_left_alone():
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 1), np.uint8)
+    for r in (np.eye(3), np.zeros((3, 3))):  # not filled in
+        for p in (K, np.zeros((3, 3))):
+            image, intrinsics = rectified_image(raw(pixels, "mono8"), calibration(p=p, r=r), False, None)
+            assert np.array_equal(image[..., :1], pixels) and np.array_equal(intrinsics, K)
+
+
+def test_a_distorted_jpeg_that_is_decoded_smaller_shows_the_same():
+    """Freed of distortion at a quarter of its size, it is what the whole one is when it is scaled afterwards."""
+    size, k = (240, 320), np.array([[200.0, 0, 159.5], [0, 200.0, 119.5], [0, 0, 1]])
+    v, u = np.mgrid[:240, :320]
+    smooth = np.stack([127 + 100 * np.sin(u / 40), 127 + 100 * np.cos(v / 30), 127 + 0 * u], axis=2).astype(np.uint8)
+    jpeg = cv2.imencode(".jpg", smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    made = calibration([-0.2, 0.05, 0.0, 0.0, 0.0], p=k, size=size, k=k)
+    whole, _ = rectified_image(Image("cam", "jpeg", jpeg), made, False, None)
+    small, intrinsics = rectified_image(Image("cam", "jpeg", jpeg), made, False, (60, 80))
+    scaled = cv2.resize(whole, (80, 60), interpolation=cv2.INTER_AREA)
+    assert small.shape == (60, 80, 3) and intrinsics[0, 0] == 50
+    assert np.abs(small.astype(int) - scaled)[3:-3, 3:-3].max() <= 6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 3)])
+@pytest.mark.parametrize("encoding", ENCODINGS[2:])
+def test_the_smallest_images(encoding, size):
+    image = Image("cam", encoding, bytes(size[0] * size[1] * 4), size[1], size[0], size[1] * 4)
+    assert decoded(image).shape == (*size, 3)
+
+
+def test_an_image_too_wide_to_be_freed_of_distortion():
+    wide = Image("cam", "mono8", bytes(40000), 40000, 1, 40000)
+    with pytest.raises(LogError, match="cannot be freed of distortion"):
+        rectified_image(wide, calibration([0.1, 0, 0, 0], size=(1, 40000)), False, None)
+
+
+def test_numbers_of_a_calibration_that_make_no_sense_give_some_picture():
+    image = raw(np.zeros((60, 80, 1), np.uint8), "mono8")
+    for distortion in ([1e300] * 4, [1e9, -1e9, 0, 0, 0]):
+        for k in (K, np.zeros((3, 3)), np.full((3, 3), 1e300)):
+            for r in (np.eye(3), np.ones((3, 3))):
+                made = calibration(distortion, k=k, r=r)
+                assert rectified_image(image, made, False, None)[0].shape == (60, 80, 3)
 
 
 def test_an_unknown_distortion():

@@ -15,6 +15,7 @@ Poses       ``transforms.py`` says how they are interpolated. A frame waits for 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ class _Sensor:
     span_ns: int
     recent: deque[Message] = field(default_factory=deque)
 
+    def remember(self, message: Message) -> None:
+        """In its place, should it come late; of two at one time the first one counts."""
+        at = bisect_right(self.recent, message.timestamp_ns, key=lambda m: m.timestamp_ns)
+        if not at or self.recent[at - 1].timestamp_ns < message.timestamp_ns:
+            self.recent.insert(at, message)
+
 
 class Assembler:
     """See the module docstring. One drive each.
@@ -68,10 +75,10 @@ class Assembler:
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
         self._calibration_topics = {source.calibration for source in rig.cameras.values()}
         self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
-        longest_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
-        self._kept_ns = longest_ns + self._tolerance_ns + self._wait_ns + _LONGEST_WAIT_NS
+        self._kept_ns = self._tolerance_ns + self._wait_ns + _LONGEST_WAIT_NS  # and its span, of each sensor
+        self._longest_span_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
         self._wanted: deque[tuple[int, str]] = deque()  # reference time and token of frames to come
-        self._latest_reference_ns = self._now_ns = self._tidied_ns = -(1 << 62)
+        self._latest_reference_ns = self._due_ns = self._now_ns = self._tidied_ns = -(1 << 62)
 
     def push(self, message: Message) -> Iterator[Frame]:
         """Take one message, none earlier than those before it; yield the frames that it completes."""
@@ -104,17 +111,20 @@ class Assembler:
         if not isinstance(message.data, expected):
             found = type(message.data).__name__
             raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
-        sensor.recent.append(message)
-        while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns:
+        sensor.remember(message)
+        while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
 
     def _want(self, reference_ns: int, token: str, rate_hz: float | None = None) -> None:
         """One more frame, if the rate allows it; a tenth of the interval early is in time."""
         if reference_ns <= self._latest_reference_ns:
             self.counts["frames left out: not later than the one before"] += 1
-        elif rate_hz is None or reference_ns - self._latest_reference_ns >= 0.9e9 / rate_hz:
+            return
+        self._latest_reference_ns = reference_ns
+        interval_ns = 0 if rate_hz is None else round(1e9 / rate_hz)
+        if reference_ns >= self._due_ns - interval_ns // 10:
             self._wanted.append((reference_ns, token))
-            self._latest_reference_ns = reference_ns
+            self._due_ns = max(reference_ns, self._due_ns) + interval_ns
 
     def _is_ready(self, reference_ns: int) -> bool:
         latest_ns = reference_ns + self._wait_ns
@@ -136,7 +146,7 @@ class Assembler:
         """Poses that no frame to come needs, from time to time, whether or not there are frames."""
         if self._now_ns - self._tidied_ns > _LONGEST_WAIT_NS:
             oldest_ns = self._wanted[0][0] if self._wanted else self._now_ns
-            self._measurements.transforms.forget_before(oldest_ns - self._kept_ns)
+            self._measurements.transforms.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
             self._tidied_ns = self._now_ns
 
     def _frame(self, reference_ns: int, token: str) -> Frame | None:

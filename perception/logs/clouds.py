@@ -27,7 +27,11 @@ RADAR = np.dtype(
     [(name, "<f4") for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")] + [(name, "i1") for name in _STATES]
 )
 
+# A file may claim any number; what is not finite is dropped later, and counted.
+_any_number = np.errstate(over="ignore", invalid="ignore")
 
+
+@_any_number
 def lidar_points(cloud: Cloud, intensity_max: float | None) -> np.ndarray:
     """float32 [N, 5], the caller's own: x, y, z (sensor frame, metres), intensity 0..255, ring; 0 where not recorded.
 
@@ -54,6 +58,7 @@ def lidar_points(cloud: Cloud, intensity_max: float | None) -> np.ndarray:
     return points
 
 
+@_any_number
 def point_times_ns(cloud: Cloud, stamp_ns: int) -> np.ndarray | None:
     """int64 [N]: when each point was measured; None where the cloud does not say.
 
@@ -65,16 +70,16 @@ def point_times_ns(cloud: Cloud, stamp_ns: int) -> np.ndarray | None:
     if name is None or not len(cloud.records):
         return None
     times = cloud.records[name]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is no time may be any number
-        largest = float(np.max(np.abs(times.astype(np.float64)), initial=0.0, where=np.isfinite(times)))
-        in_seconds = times.dtype.kind == "f" and largest <= 1e17
-        since_1970 = largest > (1e8 if in_seconds else 1e17)
-        if in_seconds:  # doubles since 1970 resolve a quarter of a microsecond
-            times = np.round(times.astype(np.float64) * 1e9)
-        offsets = times.astype(np.int64) - (stamp_ns if since_1970 else 0)
+    largest = float(np.max(np.abs(times.astype(np.float64)), initial=0.0, where=np.isfinite(times)))
+    in_seconds = times.dtype.kind == "f" and largest <= 1e17
+    since_1970 = largest > (1e8 if in_seconds else 1e17)
+    if in_seconds:  # doubles since 1970 resolve a quarter of a microsecond
+        times = np.round(times.astype(np.float64) * 1e9)
+    offsets = times.astype(np.int64) - (stamp_ns if since_1970 else 0)
     return stamp_ns + np.where((-_FARTHEST_NS <= offsets) & (offsets <= _FARTHEST_NS), offsets, 0)
 
 
+@_any_number
 def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
     """Records that :func:`perception.data.cloud_kernels.radar_to_ego` takes, and whether their states are the sensor's.
 
@@ -87,7 +92,7 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
     records = cloud.records
     names = _single(records)
     points = np.zeros(len(records), dtype=RADAR)  # always of this type: each new one would be compiled for
-    if set(RADAR.names) <= names:
+    if set(RADAR.names) <= set(names):
         for name in RADAR.names:
             points[name] = records[name]
         return points, True
@@ -97,23 +102,22 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
     if strength is not None:
         points["rcs"] = records[strength]
     radial = _first(records, _RADIAL)
-    if {"vx_comp", "vy_comp"} <= names:
+    if {"vx_comp", "vy_comp"} <= set(names):
         points["vx_comp"], points["vy_comp"] = records["vx_comp"], records["vy_comp"]
     elif radial is not None:
         direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
         over_ground = (records[radial] + direction @ sensor_velocity())[:, None] * direction
         points["vx_comp"], points["vy_comp"] = over_ground[:, 0], over_ground[:, 1]
-    elif {"vx", "vy"} <= names:  # tracks: over ground already
+    elif {"vx", "vy"} <= set(names):  # tracks: over ground already
         points["vx_comp"], points["vy_comp"] = records["vx"], records["vy"]
     else:
-        found = " ".join(records.dtype.names)
-        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {found}")
+        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {' '.join(names)}")
     return points, False
 
 
 def _positions(records: np.ndarray) -> np.ndarray:
     """float64 [N, 3], x, y, z."""
-    names = _single(records)
+    names = set(_single(records))
     if {"range", "azimuth"} <= names and not {"x", "y"} <= names:
         distance, azimuth = records["range"].astype(np.float64), records["azimuth"].astype(np.float64)
         elevation = records["elevation"].astype(np.float64) if "elevation" in names else np.zeros(len(records))
@@ -125,16 +129,17 @@ def _positions(records: np.ndarray) -> np.ndarray:
 
 def _first(records: np.ndarray, names: tuple[str, ...]) -> str | None:
     """The first of ``names`` that is a field of single numbers."""
-    return next((name for name in names if name in _single(records)), None)
+    fields = _single(records)
+    return next((name for name in names if name in fields), None)
 
 
-def _single(records: np.ndarray) -> set[str]:
+def _single(records: np.ndarray) -> list[str]:
     """The fields of single numbers; others hold several."""
-    return {name for name, (dtype, *_) in (records.dtype.fields or {}).items() if dtype.shape == ()}
+    return [name for name in records.dtype.names or () if records.dtype[name].shape == ()]
 
 
 def _require(records: np.ndarray, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in _single(records)]
+    found = _single(records)
+    missing = [name for name in names if name not in found]
     if missing:
-        found = " ".join(records.dtype.names or ()) or "none"
-        raise LogError(f"a field {missing[0]} of single numbers was expected, found {found}")
+        raise LogError(f"a field {missing[0]} was expected, found {' '.join(found) or 'none'}")

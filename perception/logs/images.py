@@ -104,7 +104,7 @@ def _maps(
     k, p = (np.frombuffer(m).reshape(3, 3) for m in (raw, new))
     d, r = np.frombuffer(distortion), np.frombuffer(rectification).reshape(3, 3)
     r = r if r.any() else np.eye(3)
-    d = d if d.any() else np.zeros(4)  # whatever the model: there is no distortion
+    model, d = (model, d) if d.any() else ("", np.zeros(4))  # whatever the model is, there is no distortion
     if model in ("plumb_bob", "rational_polynomial", "") and len(d) in (4, 5, 8, 12, 14):
         return cv2.initUndistortRectifyMap(k, d, r, p, size[::-1], cv2.CV_16SC2)
     if model in ("equidistant", "fisheye", "kannala_brandt") and len(d) == 4:

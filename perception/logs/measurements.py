@@ -97,7 +97,7 @@ class Measurements:
     ) -> int:
         """Fill ``out``, float32 [>= N, 7], as in a RadarCloud; returns how many points."""
         world_T_sensor = self._world_T_sensor(message, source, message.timestamp_ns)
-        records, has_states = radar_records(message.data, lambda: self._velocity(message, source, world_T_sensor))
+        records, has_states = radar_records(message.data, lambda: self._velocity(message, source))
         filtered = self._assembly.radar_filter and has_states
         pose = ego_T_world @ world_T_sensor
         kept, not_finite = radar_to_ego(records, pose, age_s, self._assembly.min_distance_m, filtered, out)
@@ -114,32 +114,45 @@ class Measurements:
         return self.calibrations[source.calibration]
 
     def _deskew(self, points: np.ndarray, message: Message, source: CloudSource) -> None:
-        """Move every point from the sensor as it was when it was measured to the sensor as it was at the stamp."""
-        times_ns = point_times_ns(message.data, message.timestamp_ns)
-        if times_ns is None or self._rig.world_frame is None:
+        """Move every point from the sensor as it was when it was measured to the sensor as it was at the stamp.
+
+        Those near enough to be dropped stay: they are the vehicle, and move with the sensor.
+        """
+        stamp_ns, times_ns = message.timestamp_ns, point_times_ns(message.data, message.timestamp_ns)
+        if times_ns is None or self._rig.world_frame is None or times_ns.min() == times_ns.max():
             return
-        first, last = int(times_ns.min()), int(times_ns.max())
-        if first == last:
-            return
-        stamp_T_world = inverse(self._world_T_sensor(message, source, message.timestamp_ns))
+        first, last, shift = self._known_motion(int(times_ns.min()), stamp_ns, int(times_ns.max()))
+        stamp_T_world = inverse(self._world_T_sensor(message, source, stamp_ns + shift))
         start, end = (stamp_T_world @ self._world_T_sensor(message, source, time_ns) for time_ns in (first, last))
-        share = ((times_ns - first) / (last - first))[:, None]
+        share = ((times_ns + shift - first) / (last - first))[:, None]
         turn = Rotation.from_matrix(start[:3, :3].T @ end[:3, :3]).as_rotvec()
         turned = Rotation.from_rotvec(share * turn).apply(points[:, :3]) @ start[:3, :3].T
-        points[:, :3] = turned + start[:3, 3] + share * (end[:3, 3] - start[:3, 3])
+        moved = turned + start[:3, 3] + share * (end[:3, 3] - start[:3, 3])
+        near = (np.abs(points[:, :2]) < self._assembly.min_distance_m).all(axis=1)
+        points[~near, :3] = moved[~near]
 
-    def _velocity(self, message: Message, source: CloudSource, world_T_sensor: np.ndarray) -> np.ndarray:
+    def _velocity(self, message: Message, source: CloudSource) -> np.ndarray:
         """[3] of the sensor over ground, in its own axes, m/s; from where it was around the time of measurement."""
-        world, ego = self._rig.world_frame, self._rig.ego_frame
-        if world is None:
+        if self._rig.world_frame is None:
             return np.zeros(3)
-        first, last = self.transforms.measured(world, ego)
-        nearest_ns = min(max(message.timestamp_ns, first), last)
-        start, end = int(max(nearest_ns - HOLD_NS, first)), int(min(nearest_ns + HOLD_NS, last))
-        if start == end:
-            raise LogError(f"poses of {ego} before and after were expected, to know how the radar moves, found one")
-        before, after = (self._world_T_sensor(message, source, time_ns)[:3, 3] for time_ns in (start, end))
-        return world_T_sensor[:3, :3].T @ (after - before) / (1e-9 * (end - start))
+        stamp_ns, half_ns = message.timestamp_ns, HOLD_NS // 2
+        first, last, shift = self._known_motion(stamp_ns - half_ns, stamp_ns, stamp_ns + half_ns)
+        before, at, after = (self._world_T_sensor(message, source, t) for t in (first, stamp_ns + shift, last))
+        return at[:3, :3].T @ (after[:3, 3] - before[:3, 3]) / (1e-9 * (last - first))
+
+    def _known_motion(self, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
+        """An interval with poses in which the vehicle moved as around this stamp, and how much later it is.
+
+        Poses may end before the last point of a sweep, or begin after its first: a vehicle moves on as it did.
+        """
+        world, ego = self._rig.world_frame, self._rig.ego_frame
+        since_ns, until_ns = self.transforms.measured(world, ego) or (0, 0)
+        shift_ns = max(0, since_ns - first_ns) + min(0, until_ns - last_ns)
+        shift_ns = min(max(stamp_ns + shift_ns, since_ns), until_ns) - stamp_ns
+        first_ns, last_ns = max(first_ns + shift_ns, since_ns), min(last_ns + shift_ns, until_ns)
+        if first_ns >= last_ns:
+            raise UnknownPose(f"poses of {ego} in {world} at two times were expected, to know how it moves")
+        return first_ns, last_ns, shift_ns
 
     def _world_T_sensor(self, message: Message, source: Mount, time_ns: int) -> np.ndarray:
         """[4, 4] at a time that may differ from the message's."""

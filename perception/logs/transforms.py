@@ -100,13 +100,15 @@ class Transforms:
     def measured(self, target: str, source: str) -> tuple[float, float] | None:
         """From when to when what is between the two frames was measured, in ns; without end where it is static.
 
+        Where something moves, what has had a single value ever, such as an odometry's origin, counts as static too.
         None where they are not connected.
         """
         up_target, up_source = [target, *self._ancestors(target)], [source, *self._ancestors(source)]
         if up_target[-1] != up_source[-1]:
             return None
         between = [self._edges[frame] for frame in set(up_target) ^ set(up_source)]
-        moving = [edge.times_ns for edge in between if not edge.static]
+        dynamic = [edge for edge in between if not edge.static]
+        moving = [edge.times_ns for edge in dynamic if not edge.constant] or [edge.times_ns for edge in dynamic]
         return max((times[0] for times in moving), default=-np.inf), min(
             (times[-1] for times in moving), default=np.inf
         )
