@@ -52,9 +52,9 @@ CLASS_COLOURS = {
     "barrier": (150, 170, 200),
 }
 _TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
-_PALETTE = np.array([CLASS_COLOURS[name] for name in CLASSES])
-_HEIGHTS_M = (-1.0, 0.0, 0.4, 1.5, 3.5, 8.0)
-_HEIGHT_COLOURS = np.array(
+PALETTE = np.array([CLASS_COLOURS[name] for name in CLASSES])
+HEIGHTS_M = (-1.0, 0.0, 0.4, 1.5, 3.5, 8.0)
+HEIGHT_COLOURS = np.array(
     [(58, 74, 128), (66, 96, 158), (72, 140, 180), (104, 190, 184), (190, 224, 170), (250, 236, 180)]
 )
 
@@ -119,7 +119,11 @@ class TopDown:
 
 
 def draw_frame(
-    frame: Frame, detections: Detections | None = None, score_threshold: float = 0.3, latency_ms: float | None = None
+    frame: Frame,
+    detections: Detections | None = None,
+    score_threshold: float = 0.3,
+    latency_ms: float | None = None,
+    tracks: np.ndarray | None = None,
 ) -> np.ndarray:
     """The whole picture, [1080, 1920, 3].
 
@@ -128,9 +132,11 @@ def draw_frame(
             truth, except those without a single LiDAR or radar point.
         detections: drawn where the score is at least ``score_threshold``.
         latency_ms: what the detections took, for the title.
+        tracks: [N] the track each detection belongs to, -1 for none; written above the boxes in the view from behind.
     """
     boxes = Boxes3D.empty() if detections is None else detections.boxes[detections.scores >= score_threshold]
-    truth = None if frame.boxes is None else frame.boxes[_hit(frame.boxes)]
+    tracks = None if tracks is None else tracks[detections.scores >= score_threshold]
+    truth = None if frame.boxes is None else frame.boxes[hit(frame.boxes)]
     canvas = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
     _draw_header(canvas, frame, f"{len(boxes)} boxes, score >= {score_threshold:.2f}", latency_ms)
 
@@ -138,7 +144,7 @@ def draw_frame(
     cameras = draw_cameras(frame.cameras or {}, boxes, left_width)
     _paste(canvas, cameras, MARGIN, HEADER)
     top = HEADER + len(cameras) + GAP
-    _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width)), MARGIN, top)
+    _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width), tracks), MARGIN, top)
     bev_height = HEIGHT - HEADER - MARGIN - LEGEND_HEIGHT - GAP
     left = WIDTH - MARGIN - BEV_WIDTH
     _paste(canvas, draw_bev(frame, boxes, truth, (bev_height, BEV_WIDTH)), left, HEADER)
@@ -174,11 +180,17 @@ def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int
     return tile
 
 
-def draw_chase(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int]) -> np.ndarray:
+def draw_chase(
+    frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int], tracks: np.ndarray | None = None
+) -> np.ndarray:
     """The scene as seen from behind and above the vehicle; ``size`` is (height, width)."""
     panel = np.full((*size, 3), PANEL, np.uint8)
     view = Pinhole.looking((-15.0, 0.0, 9.5), (9.0, 0.0, 0.0), 0.62 * size[1], size)
     _draw_scene(panel, view, frame, boxes, truth)
+    if tracks is not None:
+        pixels, depth = view.points(boxes.center + boxes.size * (0, 0, 0.5))
+        for i in np.flatnonzero((tracks >= 0) & np.isfinite(depth) & _inside(panel, pixels)):
+            _text(panel, f"#{tracks[i]}", pixels[i] - (0, 10), 13, TEXT, bold=True, anchor=0.5)
     _label(panel, "FROM BEHIND")
     return panel
 
@@ -203,12 +215,12 @@ def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Bo
     for radius in (20, 40, 60, 80):
         _draw_segments(panel, view, _ring(radius), RING)
     if frame.lidar is not None:
-        _splat(panel, view, _recent(frame.lidar.points)[:, :3])
+        _splat(panel, view, recent(frame.lidar.points)[:, :3])
     if frame.radar is not None:
-        _draw_radar(panel, view, _recent(frame.radar.points))
+        _draw_radar(panel, view, recent(frame.radar.points))
     _draw_boxes(panel, view, boxes)
     arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
-    _draw_segments(panel, view, arrows, np.repeat(_PALETTE[boxes.label], 3, axis=0), 2)
+    _draw_segments(panel, view, arrows, np.repeat(PALETTE[boxes.label], 3, axis=0), 2)
     ego = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
     _draw_boxes(panel, view, ego, np.array([EGO]))
     if truth is not None:  # last: a detection that fits would hide it
@@ -219,7 +231,7 @@ def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray | N
     """Edges, a shaded floor and front, and a line from the middle of the floor to the front; far boxes first."""
     if not len(boxes):
         return
-    colours = _PALETTE[boxes.label] if colours is None else colours
+    colours = PALETTE[boxes.label] if colours is None else colours
     corners = _corners(boxes)
     pixels, depth = view.points(corners.reshape(-1, 3))
     pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
@@ -247,12 +259,12 @@ def _draw_radar(panel: np.ndarray, view, points: np.ndarray) -> None:
         cv2.circle(panel, _fixed(pixel).tolist(), round(2.2 * 2**_SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
-def _recent(points: np.ndarray) -> np.ndarray:
+def recent(points: np.ndarray) -> np.ndarray:
     """The newest of a cloud [N, C], whose last field is age_s."""
     return points[points[:, -1] <= points[:, -1].min(initial=np.inf) + RECENT_S]
 
 
-def _hit(boxes: Boxes3D) -> np.ndarray:
+def hit(boxes: Boxes3D) -> np.ndarray:
     """Boxes [N] with a point on them, or of which that is unknown: the others are no fault of a detector."""
     return (boxes.num_lidar_points != 0) | (boxes.num_radar_points != 0)
 
@@ -316,7 +328,7 @@ def _splat(image: np.ndarray, view, points: np.ndarray) -> None:
     shown = np.flatnonzero(np.isfinite(depth) & _inside(big, pixels, border=2))
     shown = shown[np.argsort(-depth[shown], kind="stable")]
     u, v = pixels[shown].astype(int).T
-    channels = [np.interp(points[shown, 2], _HEIGHTS_M, _HEIGHT_COLOURS[:, c]) for c in range(3)]
+    channels = [np.interp(points[shown, 2], HEIGHTS_M, HEIGHT_COLOURS[:, c]) for c in range(3)]
     colours = np.stack(channels, axis=1).astype(np.uint8)
     for du, dv in np.ndindex(3, 3):
         big[v + dv, u + du] = colours
@@ -362,8 +374,8 @@ def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None) -> np.ndarray:
     for x in range(240, 268, 9):
         cv2.line(panel, (x, y), (x + 4, y), WHITE, 1, cv2.LINE_AA)
     _text(panel, "no ground truth" if truth is None else f"ground truth {len(truth)}", (276, y), 14, DIM)
-    heights = np.linspace(_HEIGHTS_M[0], _HEIGHTS_M[-1], 104)
-    panel[y - 5 : y + 6, 424:528] = np.stack([np.interp(heights, _HEIGHTS_M, c) for c in _HEIGHT_COLOURS.T], axis=1)
+    heights = np.linspace(HEIGHTS_M[0], HEIGHTS_M[-1], 104)
+    panel[y - 5 : y + 6, 424:528] = np.stack([np.interp(heights, HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
     _text(panel, "LiDAR -1..8 m", (536, y), 12, DIM)
     return panel
 

@@ -381,3 +381,11 @@ def test_the_exit_code_tells_of_failures(tmp_path, template, capsys, monkeypatch
     jobs = jobs_of([f"{tmp_path}/empty.mcap"], template)
     assert batch.main(jobs, template.out) == 1
     assert "1 logs: 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "..", ""])
+def test_the_name_of_a_scene_never_leads_out_of_the_results(tmp_path, name):
+    world = World()
+    world.tables["scene"][0]["name"] = name
+    with pytest.raises(PerceptionError, match="a scene whose name can be a folder's"):
+        jobs_of([str(world.write(tmp_path / "drive"))], Job("", str(tmp_path / "out"), "sim"))

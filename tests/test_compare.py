@@ -180,13 +180,24 @@ def test_frames_that_only_one_has(tmp_path):
 
 
 def test_results_of_different_scenes(tmp_path):
-    a, b = save(tmp_path / "a", found({})), save(tmp_path / "b", found({}), scene="another")
+    a, b = save(tmp_path / "a", found({})), save(tmp_path / "b", found({}), scene="another", start=7)
     off = Tolerances(**{field.name: None for field in dataclasses.fields(Tolerances)})
     assert compare(a, b, off).exceeded == ["no frame is in both results"]
     empty = save(tmp_path / "empty")
     assert compare(empty, empty).exceeded == ["no frame is in both results"]
     for report in ("r.html", "r.png"):
         assert command(a, b, "--report", tmp_path / report) == 1
+
+
+def test_a_drive_may_have_another_name_in_another_form(tmp_path):
+    a, b = save(tmp_path / "a", found({})), save(tmp_path / "b", found({}), scene="another")
+    assert len(compare(a, b).frames) == 1 and not compare(a, b).exceeded
+
+
+def test_what_ended_early_is_no_reference(tmp_path):
+    a, b = save(tmp_path / "a", found({})), save(tmp_path / "b", found({}), summary={"complete": False})
+    with pytest.raises(ReplayResultError, match="of an interrupted one"):
+        update_reference(b, a)
 
 
 def test_order_does_not_matter_and_a_loop_is_compared_round_by_round(tmp_path):

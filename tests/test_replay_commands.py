@@ -134,7 +134,7 @@ def test_only_a_single_log_has_a_pace(logs, option):
 
 @pytest.mark.parametrize("log", ["nuscenes", "mcap", "sqlite3", "ros2_mcap"])
 def test_a_replay_says_what_it_found(replayed, logs, log, capsys, tmp_path):
-    code, summary = replayed(logs[log], "--truth", logs["nuscenes"], "--deadline-ms", "0")
+    code, summary = replayed(logs[log], "--truth", logs["nuscenes"], "--deadline-ms", "0.001")
     out = capsys.readouterr().out
     assert code == 0 and summary["frames"] == summary["metrics"]["frames"] == 6
     assert summary["latency"]["deadline_misses"] == 6

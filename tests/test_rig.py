@@ -99,10 +99,16 @@ def test_yaml_reads_back_as_the_same_rig(tmp_path_factory, text, rectified):
     camera = CameraSource(
         text, [0.0, 1.5, 0, 1, 0, 0, 0], image=text, intrinsics=[1e-7, 4e10, 1, 2], rectified=rectified
     )
-    rig = Rig(text, text, "on", None, {"on": camera}, {"null": CloudSource(cloud=text)})
+    rig = Rig(text, text, "on", None, {"on": camera}, {"null": CloudSource(cloud=f"{text}/")})
     file = tmp_path_factory.mktemp("rig") / "rig.yaml"
     file.write_text(to_yaml(rig))
     assert load_rig(file) == rig
+
+
+def test_two_sensors_on_one_topic():
+    rig = Rig(reference="A", lidars={"A": CloudSource(cloud="/p"), "B": CloudSource(cloud="/p")})
+    with pytest.raises(ConfigError, match="A: a topic of its own was expected, found /p of two sensors"):
+        check_rig(rig, "rig.yaml")
 
 
 def proposed(topics, transforms=(), frame_ids=None, fields=None):

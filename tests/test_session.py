@@ -13,9 +13,12 @@ from perception import load
 from perception.data.logs import open_log
 from perception.errors import PerceptionError
 from perception.logs.convert import convert
+from perception.logs.frames import LogFrames
 from perception.logs.mcap_writer import McapLogWriter
-from perception.logs.messages import LogError
+from perception.logs.measurements import Assembly
+from perception.logs.messages import LogError, Transform
 from perception.logs.rig import to_yaml
+from perception.logs.rosbag_writer import RosbagWriter
 from perception.replay.playback import Playback
 from perception.replay.session import Job, rig_of, run
 
@@ -289,3 +292,44 @@ def test_the_digest_of_files_sees_their_changes(logs, checkpoint, tmp_path):
     digests.append(job.files_digest)
     assert len(set(digests)) == 4 and digests[0] == digests[1]
     assert dataclasses.replace(job, log="nowhere").files_digest not in digests
+
+
+def test_a_sensor_that_begins_late_is_said_to_be_left_out(logs, tmp_path, caplog):
+    late = tmp_path / "late.mcap"
+    with open_log(logs["mcap"]) as log, McapLogWriter(late) as writer:
+        for message in log:
+            shift = 10_000_000_000 if message.topic == "/radar_front" else 0
+            times = {"timestamp_ns": message.timestamp_ns + shift, "log_time_ns": message.log_time_ns + shift}
+            writer.write(dataclasses.replace(message, **times))
+    with open_log(late) as log:
+        assert "RADAR_FRONT" not in rig_of(log, None).sensors
+    assert "/radar_front: left out, no message in the first 5 s" in caplog.text
+
+
+def test_static_transforms_of_a_robot_survive_the_way_to_mcap(logs, tmp_path):
+    """Mounts on /tf_static once, as robots have them; a bag, and the MCAP file made of it, give the same frames."""
+    bag, mcap = tmp_path / "bag", tmp_path / "bag.mcap"
+    with open_log(logs["mcap"]) as log, RosbagWriter(bag) as writer:
+        known = set()
+        for message in log:
+            data = message.data
+            if isinstance(data, Transform) and data.child != "base_link":
+                if data.child in known:
+                    continue
+                known.add(data.child)
+                message = dataclasses.replace(message, topic="/tf_static", data=dataclasses.replace(data, static=True))
+            writer.write(message)
+    with open_log(bag) as log, McapLogWriter(mcap) as writer:
+        convert(log, writer)
+    found = []
+    for path in (logs["mcap"], bag, mcap):
+        with open_log(path) as log:
+            found.append([f.lidar.points.tobytes() for f in LogFrames(log, rig_of(log, None), Assembly())])
+    assert found[0] == found[1] == found[2] and len(found[0]) > 3
+
+
+def test_frames_of_a_log_with_marks_may_be_fewer(logs):
+    with open_log(logs["mcap"]) as log:
+        rig = rig_of(log, None)
+        every, fewer = (list(LogFrames(log, rig, Assembly(rate_hz=rate))) for rate in (None, 1.0))
+    assert len(fewer) == (len(every) + 1) // 2 and {f.token for f in fewer} < {f.token for f in every}

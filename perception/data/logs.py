@@ -26,6 +26,7 @@ from perception.logs.messages import Calibration, LogError, Message, Reader, Top
 
 WINDOW_NS = 500_000_000
 _LEAP_NS = 60_000_000_000
+_FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 
 class Log:
@@ -96,7 +97,7 @@ class Log:
             offset_ns = message.timestamp_ns - first_ns - self._start_ns
             if self._length_ns is not None and offset_ns > self._length_ns:
                 return
-            if offset_ns >= 0 or not self._start_ns or isinstance(message.data, Calibration):
+            if offset_ns >= 0 or not self._start_ns or isinstance(message.data, Calibration | Transform):
                 yield message
 
     def messages(self, topics: Collection[str] | None = None, strict: bool | None = None) -> Iterator[Message]:
@@ -142,7 +143,8 @@ class Log:
                 if changed is not None:
                     yield changed
                 continue
-            now_ns = max(now_ns, message.timestamp_ns)
+            if not isinstance(message.data, Transform):  # localisation stamps them ahead, for listeners to have them
+                now_ns = max(now_ns, message.timestamp_ns)
             if changed is not None:
                 place = changed.timestamp_ns, changed.topic, changed.sequence
                 if place < passed:
@@ -176,8 +178,8 @@ def open_log(
         version, scene: of a nuScenes folder; may be left out where there is one only.
         topics: to read only these; exclude_topics: to read all but these. As they are named in the log.
         remap: topic in the log -> what it is called from here on.
-        start_offset_s: how far into the drive to begin, and duration_s: how much of it. Static transforms and
-            calibrations from before the beginning still come.
+        start_offset_s: how far into the drive to begin, and duration_s: how much of it. Transforms and calibrations
+            from before the beginning still come.
         strict: a message that cannot be decoded is an error, else it is left out and listed in ``damage``.
 
     Raises:
@@ -200,6 +202,15 @@ def is_nuscenes(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*/scene.json"))
 
 
+def is_log(path: Path) -> bool:
+    """Whether a path looks like a log. A folder of MCAP files does not, unless they are called as parts of a bag."""
+    if path.is_dir():
+        parts = (part.name for part in path.iterdir() if part.name.endswith(_FILES))
+        is_bag = (path / "metadata.yaml").is_file() or any(part.startswith(path.name) for part in parts)
+        return is_bag or is_nuscenes(path)
+    return path.name.endswith(_FILES)
+
+
 def is_timeless(message: Message) -> bool:
     return isinstance(message.data, Transform) and message.data.static
 
@@ -218,7 +229,7 @@ def _open(path: Path, version: str | None, scene: str | None) -> tuple[Reader, s
         from perception.logs.mcap_log import McapReader
 
         return McapReader(path), path.stem
-    if path.is_dir() or path.name.endswith((".db3", ".db3.zstd", ".mcap.zstd")):
+    if path.is_dir() or path.name.endswith(_FILES):
         from perception.logs.rosbag_log import RosbagReader
 
         return RosbagReader(path), path.stem

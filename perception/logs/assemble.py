@@ -103,7 +103,7 @@ class Assembler:
 
     def _take(self, message: Message) -> None:
         if message.topic == self._reference_topic:
-            self._want(message.timestamp_ns, str(message.timestamp_ns), self._assembly.rate_hz)
+            self._want(message.timestamp_ns, str(message.timestamp_ns))
         sensor = self._sensors.get(message.topic)
         if sensor is None:
             return
@@ -115,13 +115,13 @@ class Assembler:
         while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
 
-    def _want(self, reference_ns: int, token: str, rate_hz: float | None = None) -> None:
+    def _want(self, reference_ns: int, token: str) -> None:
         """One more frame, if the rate allows it; a tenth of the interval early is in time."""
         if reference_ns <= self._latest_reference_ns:
             self.counts["frames left out: not later than the one before"] += 1
             return
         self._latest_reference_ns = reference_ns
-        interval_ns = 0 if rate_hz is None else round(1e9 / rate_hz)
+        interval_ns = 0 if self._assembly.rate_hz is None else round(1e9 / self._assembly.rate_hz)
         if reference_ns >= self._due_ns - interval_ns // 10:
             self._wanted.append((reference_ns, token))
             self._due_ns = max(reference_ns, self._due_ns) + interval_ns

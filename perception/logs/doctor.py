@@ -55,7 +55,7 @@ def _file(info: LogInfo) -> Iterator[Finding]:
 
 def _topics(info: LogInfo) -> Iterator[Finding]:
     for name, topic in info.topics.items():
-        if topic.topic.kind is None:
+        if topic.topic.kind is None or (topic.topic.kind == "sample" and not topic.times.count):  # another log
             continue
         if not topic.times.count:
             found = f"none of {topic.count:,} messages could be decoded" if topic.count else "no message"

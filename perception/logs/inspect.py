@@ -230,7 +230,7 @@ def seconds_in(log: LogInfo, time_ns: int) -> str:
 def _content(topic: TopicInfo, log: LogInfo) -> str:
     kind, calibration = topic.topic.kind, topic.calibration
     if not topic.times.count:
-        return "no message decoded"
+        return "no sample marks" if kind == "sample" else "no message decoded"
     if kind == "cloud":
         more = f" +{len(topic.fields) - _FIELDS_SHOWN}" * (len(topic.fields) > _FIELDS_SHOWN)
         return f"{topic.points / topic.times.count:,.0f} points: {' '.join(topic.fields[:_FIELDS_SHOWN])}{more}"

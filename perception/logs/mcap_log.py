@@ -9,6 +9,7 @@ from pathlib import Path
 from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_records import Channel, Schema
 from perception.logs.messages import Decode, LogError, Message, Topic
+from perception.logs.ros_messages import as_static, is_static
 
 _LINES = 10  # on messages of one topic that cannot be decoded; the others are counted
 
@@ -105,20 +106,19 @@ def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, 
     if encoding == "protobuf" and schema.encoding == "protobuf":
         from perception.logs import foxglove_messages
 
-        return foxglove_messages.decoder(schema.name, schema.data)
-    if encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": its name has to do
+        kind, note, decode = foxglove_messages.decoder(schema.name, schema.data)
+    elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": its name has to do
         from perception.logs import ros_messages
 
         definition = schema.data.decode("utf-8", "replace") if schema.encoding else None
         kind, note, decode = ros_messages.decoder(schema.name, definition, schema.encoding)
-        if decode and ros_messages.is_static(channel.topic):
-            return kind, note, _static(decode)
-        return kind, note, decode
-    described = f" with a schema in {schema.encoding}" if encoding in ("protobuf", "cdr") else ""
-    return None, f"{encoding or 'unnamed'} messages{described} are not decoded", None
+    else:
+        described = f" with a schema in {schema.encoding}" if encoding in ("protobuf", "cdr") else ""
+        return None, f"{encoding or 'unnamed'} messages{described} are not decoded", None
+    if decode and is_static(channel.topic):
+        return kind, note, _static(decode)
+    return kind, note, decode
 
 
 def _static(decode: Decode) -> Decode:
-    from perception.logs.ros_messages import as_static
-
     return lambda data, log_time_ns: [(time_ns, as_static(payload)) for time_ns, payload in decode(data, log_time_ns)]

@@ -31,7 +31,7 @@ class Assembly:
 
     sensors: the kinds that are read.
     lidar_span_s, radar_span_s: how far the sweeps of a cloud reach back from its newest one.
-    rate_hz: at most so many frames a second, where the log has no sample marks.
+    rate_hz: at most so many frames a second.
     tolerance_s: how far a measurement may be from the reference time; wait_s: how much later it may be.
     bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``faults.py``).
     skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.

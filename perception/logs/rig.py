@@ -132,6 +132,10 @@ def check_rig(rig: Rig, where: str) -> None:
         if name in names[:i]:
             raise ConfigError(f"{where}: {key}: a name of its own was expected, found a second {name}")
         _check_source(getattr(rig, kind)[name], f"{where}: {key}")
+    topics = [source.topic for source in rig.sensors.values()]
+    for name, topic in zip(names, topics):
+        if topics.count(topic) > 1:
+            raise ConfigError(f"{where}: {name}: a topic of its own was expected, found {topic} of two sensors")
     if rig.reference not in names and (rig.reference or rig.samples is None):
         closest = difflib.get_close_matches(rig.reference, names, n=1, cutoff=0.0)
         hint = f"; the closest is '{closest[0]}'" if closest else ""

@@ -73,7 +73,7 @@ class Transforms:
         pose = np.asarray(transform.pose, dtype=np.float64)
         norm = float(np.linalg.norm(pose[3:]))
         name = f"transform {transform.parent} -> {transform.child}"
-        if not (np.abs(pose[:3]).max() < _FARTHEST_M and abs(norm - 1) < 1e-2):  # nor is NaN less than anything
+        if not (np.abs(pose[:3]).max() < _FARTHEST_M and abs(norm - 1) < 0.05):  # nor is NaN less than anything
             raise LogError(f"{name}: metres and a unit quaternion were expected, found {pose.tolist()}")
         edge = self._edges.get(transform.child)
         if edge is None and transform.child in (transform.parent, *self._ancestors(transform.parent)):

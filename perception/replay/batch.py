@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from perception.cli import keep_memory
-from perception.data.logs import is_nuscenes
+from perception.data.logs import is_log, is_nuscenes
 from perception.data.nuscenes_results import check_writable, write_json
 from perception.errors import PerceptionError
 from perception.replay.playback import Playback
@@ -181,22 +181,20 @@ def run_batch(
 def _matching(source: str) -> list[Path]:
     if Path(source).exists():
         return [Path(source)]
-    logs = {path for path in map(Path, glob.glob(source, recursive=True)) if _is_log(path)}
+    logs = {path for path in map(Path, glob.glob(source, recursive=True)) if is_log(path)}
     if not logs:
         raise PerceptionError(f"{source}: a log was expected, found nothing")
     return [path for path in logs if logs.isdisjoint(path.parents)]
 
 
-def _is_log(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or is_nuscenes(path)
-    return path.suffix in (".mcap", ".db3")
-
-
 def _scenes(root: Path, version: str | None) -> list[str]:
     from perception.data.nuscenes import NuScenes
 
-    return sorted(NuScenes(root, version, sensors=()).scenes)
+    scenes = sorted(NuScenes(root, version, sensors=()).scenes)
+    for name in scenes:  # folders will be called so
+        if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise PerceptionError(f"{root}: a scene whose name can be a folder's was expected, found {name!r}")
+    return scenes
 
 
 def _names(drives: Sequence[tuple[Path, str | None]]) -> list[str]:

@@ -52,7 +52,9 @@ def _replay_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what is replayed")
     _add_scene_options(what, "scenes")
     what.add_argument("--rig", help="file that says which topics are which sensors (default: proposed from the log)")
-    what.add_argument("--topics", nargs="+", help="only these topics")
+    what.add_argument(
+        "--topics", nargs="+", metavar="TOPIC", help="only these topics; transforms and calibrations are topics too"
+    )
     what.add_argument("--exclude-topics", nargs="+", default=(), metavar="TOPIC", help="all topics but these")
     what.add_argument("-m", "--remap", nargs="+", default=(), metavar="OLD:=NEW", help="topics by other names")
     what.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="seconds into the log to begin at")
@@ -78,7 +80,10 @@ def _replay_parser() -> argparse.ArgumentParser:
 
     results = parser.add_argument_group("results")
     results.add_argument(
-        "--outputs", type=names, default=("mp4",), help="some of mp4,rrd,mcap,live, or none; default: mp4"
+        "--outputs",
+        type=names,
+        default=("mp4",),
+        help="some of mp4, rrd (Rerun), mcap (Foxglove), live (a running Foxglove app), or none; default: mp4",
     )
     results.add_argument("--score-threshold", type=float, default=0.3, help="of the boxes drawn; default: 0.3")
     results.add_argument("--truth", metavar="TABLES", help="nuScenes tables to score against; default: the log's own")
@@ -95,9 +100,10 @@ def _replay(args: argparse.Namespace) -> int:
     from perception.replay.latency import table
     from perception.replay.playback import Playback
 
-    for option, value in (("--rate", args.rate), ("--frame-rate", args.frame_rate), ("--jobs", args.jobs)):
+    for option in ("rate", "frame_rate", "jobs", "deadline_ms"):
+        value = getattr(args, option)
         if value is not None and not value > 0:
-            raise PerceptionError(f"{option}: a number above 0 was expected, found {value}")
+            raise PerceptionError(f"--{option.replace('_', '-')}: a number above 0 was expected, found {value}")
     template = session.Job(
         log="",
         out=args.out,
@@ -176,7 +182,10 @@ def _convert_parser() -> argparse.ArgumentParser:
     parser.add_argument("log", metavar="ROOT", help="nuScenes folder; .mcap files and ROS 2 bags will do as well")
     _add_scene_options(parser, "scene")
     parser.add_argument(
-        "--to", required=True, choices=("mcap", "ros2"), help="MCAP as of Foxglove's nuScenes converter"
+        "--to",
+        required=True,
+        choices=("mcap", "ros2"),
+        help="MCAP, laid out as by Foxglove's nuScenes converter, or a ROS 2 bag",
     )
     parser.add_argument("--out", required=True, type=Path, help="the .mcap file, or the folder of the bag")
     parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3", help="of a bag; default: sqlite3")
@@ -222,7 +231,7 @@ def _add_scene_options(parser, name: str) -> None:
     parser.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; may be left out if it holds one")
     if name == "scenes":
         parser.add_argument(
-            "--scenes", type=names, help="of a nuScenes folder, such as scene-0103,scene-0916; default: all"
+            "--scenes", "--scene", type=names, help="of a nuScenes folder, such as scene-0103,scene-0916; default: all"
         )
     else:
         parser.add_argument("--scene", help="of a nuScenes folder; may be left out if it holds one")

@@ -185,7 +185,7 @@ def compare(
         found = f"{score_threshold} and {match_distance_m} m"
         raise CompareError(f"a score threshold in 0..1 and a positive match distance were expected, found {found}")
     files, summaries = (ResultFile(a), ResultFile(b)), (read_summary(a), read_summary(b))
-    places = files[0].places(), files[1].places()
+    places = _same_scene(files[0].places(), files[1].places())
     tally = Tally(score_threshold, match_distance_m)
     for key, place in places[0].items():
         if key in places[1]:
@@ -207,6 +207,15 @@ def compare(
     comparison.figures = figures(comparison)
     comparison.exceeded = (tolerances or Tolerances()).exceeded(comparison)
     return comparison
+
+
+def _same_scene(a: dict[Key, Place], b: dict[Key, Place]) -> tuple[dict[Key, Place], dict[Key, Place]]:
+    """Of one drive in two forms the scene may be called differently: where each has one, it is the same."""
+    scenes = [{key.scene for key in places} for places in (a, b)]
+    if all(len(names) == 1 for names in scenes):
+        (scene,) = scenes[0]
+        b = {key._replace(scene=scene): place for key, place in b.items()}
+    return a, b
 
 
 class Tally:

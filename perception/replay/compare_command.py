@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perception.data.nuscenes_results import check_writable, write_json, writing
 from perception.replay.compare import Comparison, compare
-from perception.replay.result import ReplayResultError, ResultFile
+from perception.replay.result import ReplayResultError, ResultFile, read_summary
 from perception.replay.tolerance import Tolerances, tolerances_help
 
 _LISTED = 5  # frames of a kind that are named; the report and the JSON file have more
@@ -209,7 +209,7 @@ def update_reference(new: str | Path, reference: str | Path) -> None:
     """
     # Through a link, the folder that it leads to is replaced and not the link.
     new, reference = Path(new).resolve(), Path(reference).resolve()
-    if ResultFile(new).interrupted:
+    if ResultFile(new).interrupted or not read_summary(new).get("complete", True):
         raise ReplayResultError(f"{new}: the result of a whole run was expected, found that of an interrupted one")
     if new.is_relative_to(reference) or reference.is_relative_to(new):
         raise ReplayResultError(f"{reference}: a folder apart from {new} was expected")

@@ -32,19 +32,19 @@ from perception.geometry import SE3
 from perception.replay.step import Step
 from perception.sample import CLASSES, Boxes3D, CameraImage, Frame, fit_image
 from perception.viz import (
-    _HEIGHT_COLOURS,
-    _HEIGHTS_M,
-    _PALETTE,
     ARROW_S,
     BACKGROUND,
     BEV_HALF_WIDTH_M,
     EGO,
+    HEIGHT_COLOURS,
+    HEIGHTS_M,
+    PALETTE,
     RADAR,
     STANDING_MPS,
     WHITE,
     Pinhole,
-    _hit,
-    _recent,
+    hit,
+    recent,
 )
 
 LABEL_RANGE_M = 25.0  # the words of a box farther off are seen when the mouse is on it
@@ -90,7 +90,7 @@ class RerunSink:
             self._log(entity, self.rr.ViewCoordinates.FLU, static=True)
         self._log("world/ego", self._boxes(EGO_BOX, np.array([EGO])), static=True)
         self._log("world/ego/chase", *self._pinhole(CHASE, CHASE_SIZE), static=True)
-        self._log("plots/detections", self.rr.SeriesLines(colors=_PALETTE, names=CLASSES), static=True)
+        self._log("plots/detections", self.rr.SeriesLines(colors=PALETTE, names=CLASSES), static=True)
         return self
 
     def add(self, step: Step) -> None:
@@ -158,21 +158,21 @@ class RerunSink:
         if frame.lidar is None:
             self._clear("world/ego/lidar")
         else:
-            points = _recent(frame.lidar.points)[:, :3]
+            points = recent(frame.lidar.points)[:, :3]
             points = points[within(points)]
-            colours = np.stack([np.interp(points[:, 2], _HEIGHTS_M, c) for c in _HEIGHT_COLOURS.T], axis=1)
+            colours = np.stack([np.interp(points[:, 2], HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
             self._log("world/ego/lidar", self._points(points, colours.astype(np.uint8), 1.0))
         if frame.radar is None:
             self._clear("world/ego/radar")
         else:
-            points = _recent(frame.radar.points)
+            points = recent(frame.radar.points)
             points = points[within(points)]
             self._log("world/ego/radar", self._points(points[:, :3], np.array([RADAR]), 2.0))
             arrows = self._arrows(points[:, :3], points[:, 4:6], np.array([RADAR]) // 2, 0.02)
             self._log("world/ego/radar/velocity", arrows)
 
     def _log_detections(self, boxes: Boxes3D, words: list[str]) -> None:
-        colours, half_height = _PALETTE[boxes.label], boxes.size * (0, 0, 0.5)
+        colours, half_height = PALETTE[boxes.label], boxes.size * (0, 0, 0.5)
         self._log("world/ego/detections", self._boxes(boxes, colours, words))
         arrows = self._arrows(boxes.center - half_height, boxes.velocity, colours, 0.06)
         self._log("world/ego/detections/velocity", arrows)
@@ -191,7 +191,7 @@ class RerunSink:
         if truth is None:
             self._clear("world/ego/truth")
         else:
-            truth = truth[_hit(truth) & within(truth.center)]
+            truth = truth[hit(truth) & within(truth.center)]
             self._log("world/ego/truth", self._boxes(truth, np.array([WHITE]), width=0.4))
 
     def _log_plots(self, boxes: Boxes3D, scores: np.ndarray, latency_ms: dict[str, float]) -> None:

@@ -21,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def replay(
     truth: GroundTruth | None = None,
     deadline_ms: float | None = None,
     total: int | None = None,
+    pace: Callable[[Iterable[Frame]], Generator[Frame, None, None]] | None = None,
     progress: bool = True,
     about: dict | None = None,
     ending: Callable[[], dict] = dict,
@@ -89,6 +90,7 @@ def replay(
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
         truth: what the detections are scored against, and drawn with.
         deadline_ms: how long a detection may take; what takes longer is counted.
+        pace: hands the frames out when they are due, such as :meth:`Playback.play`; waiting is no stage's time.
         total: how many frames there will be, for the progress bar; progress: whether there is one.
         about: what else the summary should say, such as :func:`about_detector`; ending: what it should say of things
             that are known only when all frames have been replayed.
@@ -125,7 +127,9 @@ def replay(
         run = Replay(detector, results, tracks, sinks, score_threshold, truth)
         interrupts = stack.enter_context(Interrupts())
         try:
-            for frame in tqdm(run.timed(frames), desc="replay", unit="frame", total=total, disable=not progress):
+            paced = run.timed(frames) if pace is None else pace(run.timed(frames))
+            stack.enter_context(closing(paced))
+            for frame in tqdm(paced, desc="replay", unit="frame", total=total, disable=not progress):
                 with interrupts.deferred():
                     run.step(frame.only(sensors))
         except KeyboardInterrupt:
@@ -196,7 +200,7 @@ class Replay:
                 sink.add(step)
         return detections
 
-    def timed(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+    def timed(self, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
         """The same frames; the time that each takes to arrive is the stage "load"."""
         frames = iter(frames)
         while True:

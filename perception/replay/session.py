@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Job:
     log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
     sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.run.replay` takes them.
-    frame_rate_hz: at most so many frames a second, of a log without sample marks.
+    frame_rate_hz: at most so many frames a second.
     faults: as in ``perception/logs/faults.py``.
     truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
     skip_damaged: go on without what cannot be decoded.
@@ -112,12 +111,12 @@ def run(
         about = about_detector(detector, job.checkpoint)
         about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
         about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}
-        played = playback.play(looped(frames) if loop else frames)
-        with keyboard(playback.press), closing(played):
+        with keyboard(playback.press):
             return replay(
                 detector,
-                played,
+                looped(frames) if loop else frames,
                 job.out,
+                pace=playback.play,
                 sensors=job.sensors,
                 score_threshold=job.score_threshold,
                 outputs=job.outputs,
@@ -145,6 +144,9 @@ def rig_of(log: Log, path: str | Path | None) -> Rig:
         raise LogError(f"{log.path}: a rig file was expected (--rig), for the log lacks: {'; '.join(info.missing)}")
     for line in info.missing:
         logger.warning("%s: %s", log.path, line)
+    for name, topic in info.topics.items():
+        if topic.topic.kind in ("image", "cloud") and not topic.times.count:
+            logger.warning("%s: %s: left out, no message in the first %g s", log.path, name, _GLANCE_S)
     return rig
 
 

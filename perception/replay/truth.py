@@ -39,7 +39,9 @@ class GroundTruth:
 
         A sample that comes again, in the second pass of a loop, keeps the token that says so.
         """
-        index = self._frame_of_token.get(frame.token, self._frame_at.get(frame.timestamp_ns))
+        index = self._frame_of_token.get(frame.token)
+        if index is None and frame.token == str(frame.timestamp_ns):  # of a log without sample marks
+            index = self._frame_at.get(frame.timestamp_ns)
         if index is None:
             return frame
         token = self._dataset.tokens[index]

@@ -46,7 +46,8 @@ class VideoSink:
     def add(self, step: Step) -> None:
         latency_ms = sum(step.latency_ms.get(name, 0.0) for name in DETECTOR_STAGES)
         self.add_picture(
-            draw_frame(step.frame, step.detections, self.score_threshold, latency_ms), step.frame.timestamp_ns
+            draw_frame(step.frame, step.detections, self.score_threshold, latency_ms, step.tracks),
+            step.frame.timestamp_ns,
         )
 
     def add_picture(self, picture: np.ndarray, timestamp_ns: int) -> None:
