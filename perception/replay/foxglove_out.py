@@ -6,6 +6,8 @@ Both are told the same; :mod:`perception.replay.foxglove_publisher` lists the to
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"  # a live view shows camera images: it is for this machine only
 BACKLOG = 128  # messages kept for an app that is slow, a few frames; then the oldest are dropped
+CLOSING_S = 5.0  # the longest wait for the port of a server that was stopped
 
 
 class FoxgloveSink:
@@ -124,6 +127,22 @@ class LiveSink:
     def __exit__(self, kind, error, trace) -> None:
         self._server.stop()
         self._publisher.close()
+        if not _freed(self._port):
+            logger.warning("%s: the port is still taken %g s after the live view ended", self.url, CLOSING_S)
+
+
+def _freed(port: int) -> bool:
+    """Waits until nobody listens at the port: the SDK's ``stop`` returns before its server thread has closed it."""
+    deadline = time.monotonic() + CLOSING_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no listener
+            try:
+                probe.bind((HOST, port))
+                return True
+            except OSError:
+                time.sleep(0.005)
+    return False
 
 
 class _File:
