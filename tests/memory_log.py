@@ -31,6 +31,11 @@ class MemoryLog:
             message = Message(topic, stamp, at + round(delay_s * 1e9), len(self._messages), data)
             self._messages.append(message)
 
+    def as_recorded(self) -> "MemoryLog":
+        """In order of recording time instead."""
+        self._messages.sort(key=lambda message: message.log_time_ns)
+        return self
+
     def messages(self, topics=None, strict=False):
         yield from (message for message in self._messages if topics is None or message.topic in topics)
 

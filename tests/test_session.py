@@ -7,10 +7,11 @@ import shutil
 import threading
 
 import pytest
+from memory_log import START_NS, foxglove_log
 from tiny_drive import save_tiny_detector, tiny_world, write_logs
 
 from perception import load
-from perception.data.logs import open_log
+from perception.data.logs import Log, open_log
 from perception.errors import PerceptionError
 from perception.logs.convert import convert
 from perception.logs.frames import LogFrames
@@ -333,3 +334,21 @@ def test_frames_of_a_log_with_marks_may_be_fewer(logs):
         rig = rig_of(log, None)
         every, fewer = (list(LogFrames(log, rig, Assembly(rate_hz=rate))) for rate in (None, 1.0))
     assert len(fewer) == (len(every) + 1) // 2 and {f.token for f in fewer} < {f.token for f in every}
+
+
+@pytest.mark.parametrize(
+    ("start_s", "length_s", "times"), [(5.0, None, range(10, 21)), (0, 5.0, range(11)), (0.9, 2.0, range(2, 6))]
+)
+def test_frames_of_a_part_are_those_of_the_whole_drive(start_s, length_s, times):
+    """Sweeps from before its beginning and measurements shortly after its end included."""
+
+    def frames(start_s, length_s):
+        log = Log(foxglove_log().as_recorded(), "drive", None, (), {}, start_s, length_s, strict=True)
+        assembly = Assembly(lidar_span_s=0.12, radar_span_s=0.15, min_distance_m=0.0)
+        for frame in LogFrames(log, rig_of(log, None), assembly):
+            cameras = [(name, camera.timestamp_ns) for name, camera in frame.cameras.items()]
+            yield frame.timestamp_ns, cameras, len(frame.lidar.points), frame.radar.points.tobytes()
+
+    whole, part = list(frames(0, None)), list(frames(start_s, length_s))
+    assert [frame[0] for frame in part] == [START_NS + i * 500_000_000 for i in times]
+    assert part == [whole[i] for i in times]

@@ -26,6 +26,7 @@ from perception.logs.messages import Calibration, LogError, Message, Reader, Top
 
 WINDOW_NS = 500_000_000
 _LEAP_NS = 60_000_000_000
+_ALWAYS = -(1 << 62), 1 << 62
 _FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 
@@ -40,7 +41,10 @@ class Log:
         stopped: where and why the recording ends early, once it has been read to its end; None if it does not.
         damage: what was left out, in lines, once it has been read.
         late: topic -> how many messages came too late to be sorted in.
+        part_ns: from when to when the chosen part lasts, known when the first message has come.
     """
+
+    part_ns = _ALWAYS
 
     def __init__(
         self,
@@ -85,20 +89,29 @@ class Log:
         return [*self.reader.damage, *leaps]
 
     def __iter__(self) -> Iterator[Message]:
-        """In order of (timestamp_ns, topic, sequence). What holds for the whole drive comes as soon as it is read."""
+        """The chosen part, in order of (timestamp_ns, topic, sequence), with transforms and calibrations before it."""
+        for message in self.whole():
+            if not is_timeless(message):
+                since_ns, until_ns = self.part_ns
+                if message.timestamp_ns > until_ns:
+                    return
+                if message.timestamp_ns < since_ns and not isinstance(message.data, Calibration | Transform):
+                    continue
+            yield message
+
+    def whole(self) -> Iterator[Message]:
+        """All of it, in the same order, for those to whom the edges of the chosen part matter: ``part_ns`` says where.
+
+        What holds for the whole drive comes as soon as it is read.
+        """
         self.late.clear()
         self._leaps.clear()
         first_ns = None
         for message in self._sorted(self._read()):
-            if is_timeless(message):
-                yield message
-                continue
-            first_ns = message.timestamp_ns if first_ns is None else first_ns
-            offset_ns = message.timestamp_ns - first_ns - self._start_ns
-            if self._length_ns is not None and offset_ns > self._length_ns:
-                return
-            if offset_ns >= 0 or not self._start_ns or isinstance(message.data, Calibration | Transform):
-                yield message
+            if first_ns is None and not is_timeless(message):
+                first_ns = message.timestamp_ns
+                self.part_ns = self._part_of(first_ns)
+            yield message
 
     def messages(self, topics: Collection[str] | None = None, strict: bool | None = None) -> Iterator[Message]:
         """In the order of the file, unchanged, as a :class:`Reader` gives them. topics: as they are called here."""
@@ -116,6 +129,11 @@ class Log:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def _part_of(self, first_ns: int) -> tuple[int, int]:
+        since_ns = first_ns + self._start_ns
+        until_ns = _ALWAYS[1] if self._length_ns is None else since_ns + self._length_ns
+        return since_ns if self._start_ns else _ALWAYS[0], until_ns
 
     def _named(self, message: Message) -> Message:
         return replace(message, topic=self._remap[message.topic]) if message.topic in self._remap else message

@@ -30,7 +30,7 @@ from perception.logs.transforms import inverse
 from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, Frame, LidarCloud, RadarCloud, SampleError
 
 LIDAR_HZ, RADAR_HZ = 20.0, 13.0  # of nuScenes, whose sweeps a checkpoint's configuration counts
-_LONGEST_WAIT_NS = 500_000_000
+LONGEST_WAIT_NS = 500_000_000
 
 
 def sweep_span_s(sweeps: int, rate_hz: float) -> float:
@@ -61,12 +61,21 @@ class Assembler:
     Args:
         scene: the drive's name, for its frames.
         where: the log's name, for errors.
+        is_wanted: whether there shall be a frame at this reference time.
 
     Attributes:
         counts: what was left out, and how often.
     """
 
-    def __init__(self, rig: Rig, assembly: Assembly, scene: str = "", where: str = "log"):
+    def __init__(
+        self,
+        rig: Rig,
+        assembly: Assembly,
+        scene: str = "",
+        where: str = "log",
+        is_wanted: Callable[[int], bool] = lambda reference_ns: True,
+    ):
+        self._is_wanted = is_wanted
         self._rig, self._assembly, self._scene, self._where = rig, assembly, scene, where
         self._measurements = Measurements(rig, assembly)
         self.counts = self._measurements.counts
@@ -75,7 +84,7 @@ class Assembler:
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
         self._calibration_topics = {source.calibration for source in rig.cameras.values()}
         self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
-        self._kept_ns = self._tolerance_ns + self._wait_ns + _LONGEST_WAIT_NS  # and its span, of each sensor
+        self._kept_ns = self._tolerance_ns + self._wait_ns + LONGEST_WAIT_NS  # and its span, of each sensor
         self._longest_span_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
         self._wanted: deque[tuple[int, str]] = deque()  # reference time and token of frames to come
         self._latest_reference_ns = self._due_ns = self._now_ns = self._tidied_ns = -(1 << 62)
@@ -123,14 +132,15 @@ class Assembler:
         self._latest_reference_ns = reference_ns
         interval_ns = 0 if self._assembly.rate_hz is None else round(1e9 / self._assembly.rate_hz)
         if reference_ns >= self._due_ns - interval_ns // 10:
-            self._wanted.append((reference_ns, token))
+            if self._is_wanted(reference_ns):
+                self._wanted.append((reference_ns, token))
             self._due_ns = max(reference_ns, self._due_ns) + interval_ns
 
     def _is_ready(self, reference_ns: int) -> bool:
         latest_ns = reference_ns + self._wait_ns
         if self._now_ns <= latest_ns:
             return False
-        if self._rig.world_frame is None or self._now_ns > reference_ns + _LONGEST_WAIT_NS:
+        if self._rig.world_frame is None or self._now_ns > reference_ns + LONGEST_WAIT_NS:
             return True
         measured = self._measurements.transforms.measured(self._rig.world_frame, self._rig.ego_frame)
         return measured is not None and measured[1] >= latest_ns
@@ -144,7 +154,7 @@ class Assembler:
 
     def _forget(self) -> None:
         """Poses that no frame to come needs, from time to time, whether or not there are frames."""
-        if self._now_ns - self._tidied_ns > _LONGEST_WAIT_NS:
+        if self._now_ns - self._tidied_ns > LONGEST_WAIT_NS:
             oldest_ns = self._wanted[0][0] if self._wanted else self._now_ns
             self._measurements.transforms.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
             self._tidied_ns = self._now_ns

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from perception.config import Config
-from perception.data.logs import Log
-from perception.logs.assemble import LIDAR_HZ, RADAR_HZ, Assembler, sweep_span_s
+from perception.data.logs import Log, is_timeless
+from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
 from perception.logs.faults import Fault, Faults, biases
 from perception.logs.measurements import Assembly
 from perception.logs.messages import LogError
@@ -28,6 +28,9 @@ def assembly_for(config: Config, **changes) -> Assembly:
 class LogFrames:
     """The frames of a log, with faults put into it if there are any.
 
+    Those of a part of a drive are the same as in the whole of it: what was measured before its beginning, such as
+    sweeps, and shortly after its end belongs to them.
+
     Attributes:
         problems: one line each of what was left out; complete once it has been iterated.
     """
@@ -39,10 +42,13 @@ class LogFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises LogError at the end of a log that gave no frame, saying what is missing."""
-        self._log.change = Faults(self._faults)
-        self._assembler = Assembler(self._rig, self._assembly, self._log.name, str(self._log.path))
+        log = self._log
+        log.change = Faults(self._faults)
+        self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
         empty = True
-        for message in self._log:
+        for message in log.whole():
+            if message.timestamp_ns > log.part_ns[1] + LONGEST_WAIT_NS and not is_timeless(message):
+                break
             for frame in self._assembler.push(message):
                 empty = False
                 yield frame
@@ -52,7 +58,11 @@ class LogFrames:
         if empty:
             wanted = self._rig.samples or self._rig.reference or "a sensor in the rig"
             reasons = "; ".join(self.problems) or f"nothing on {wanted}"
-            raise LogError(f"{self._log.path}: at least one frame was expected, found none: {reasons}")
+            raise LogError(f"{log.path}: at least one frame was expected, found none: {reasons}")
+
+    def _is_in_part(self, reference_ns: int) -> bool:
+        since_ns, until_ns = self._log.part_ns
+        return since_ns <= reference_ns <= until_ns
 
     @property
     def problems(self) -> list[str]:
