@@ -108,7 +108,8 @@ class Log:
         self._leaps.clear()
         first_ns = None
         for message in self._sorted(self._read()):
-            if first_ns is None and not is_timeless(message):
+            # What is latched may have been stamped long before the drive.
+            if first_ns is None and not isinstance(message.data, Calibration | Transform):
                 first_ns = message.timestamp_ns
                 self.part_ns = self._part_of(first_ns)
             yield message

@@ -91,20 +91,25 @@ class Assembler:
 
     def push(self, message: Message) -> Iterator[Frame]:
         """Take one message, none earlier than those before it; yield the frames that it completes."""
-        self._now_ns = max(self._now_ns, message.timestamp_ns)
+        data = message.data
+        if not (isinstance(data, Transform) and data.static):  # which may be stamped with any time
+            self._now_ns = max(self._now_ns, message.timestamp_ns)
         yield from self._complete(self._is_ready)
         self._forget()
-        data = message.data
-        if isinstance(data, Transform):
-            self._attempt(message, lambda m: self._measurements.transforms.add(m.timestamp_ns, m.data))
-        elif isinstance(data, Calibration):
-            if message.topic in self._calibration_topics:
-                self._measurements.calibrations[message.topic] = data
+        if isinstance(data, Calibration | Transform):
+            self.learn(message)
         elif isinstance(data, Sample):
             if message.topic == self._rig.samples:
                 self._want(message.timestamp_ns, data.token)
         else:
             self._take(message)
+
+    def learn(self, message: Message) -> None:
+        """Take a calibration or a transform; before the first ``push`` it is one that holds from the beginning."""
+        if isinstance(message.data, Transform):
+            self._attempt(message, lambda m: self._measurements.transforms.add(m.timestamp_ns, m.data))
+        elif message.topic in self._calibration_topics:
+            self._measurements.calibrations[message.topic] = message.data
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the log completes."""

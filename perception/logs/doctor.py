@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median_high, median_low
 from typing import Literal
 
+from perception.logs.assemble import LONGEST_WAIT_NS
 from perception.logs.images import ENCODINGS
 from perception.logs.inspect import EdgeInfo, LogInfo, TopicInfo, counted, first_lines, seconds_in
 from perception.logs.propose import Frames, doubts, lacks
@@ -20,7 +21,6 @@ from perception.logs.transforms import HOLD_NS
 _MOST_BACK_NS = 1_000_000_000  # what sorting a stream mends; further back, the clock was set
 _OFFSET_NS = 1_000_000_000  # between measurement and recording
 _CLOCKS_NS = 200_000_000  # between the offsets of two sensors; cameras and LiDARs differ by a tenth of a second
-_POSE_GAP_NS = 1_000_000_000
 _SEVERITIES = ("error", "warning", "note")
 
 
@@ -183,9 +183,10 @@ def _frames(info: LogInfo) -> Iterator[Finding]:
 def _pose(name: str, edge: EdgeInfo, info: LogInfo) -> Iterator[Finding]:
     times = edge.times
     yield from _order(name, times)
-    if times.gap_ns > _POSE_GAP_NS:
+    if times.gap_ns > LONGEST_WAIT_NS:
         longest = f"{_s(times.gap_ns)} from {seconds_in(info, times.gap_at_ns)}"
-        yield Finding("warning", f"{name}: no pose for {longest}; the vehicle is taken to move straight between")
+        effect = f"frames that would wait for one longer than {_s(LONGEST_WAIT_NS)} are left out"
+        yield Finding("warning", f"{name}: no pose for {longest}; {effect}")
     if times.first_ns is None or info.start_ns is None:
         return
     late, early = times.first_ns - info.start_ns, info.end_ns - times.last_ns

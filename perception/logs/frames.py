@@ -10,9 +10,11 @@ from perception.data.logs import Log, is_timeless
 from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
 from perception.logs.faults import Fault, Faults, biases
 from perception.logs.measurements import Assembly
-from perception.logs.messages import LogError
+from perception.logs.messages import LogError, Message
 from perception.logs.rig import Rig
 from perception.sample import Frame
+
+_GLANCE_NS = 5_000_000_000
 
 
 def assembly_for(config: Config, **changes) -> Assembly:
@@ -45,6 +47,8 @@ class LogFrames:
         log = self._log
         log.change = Faults(self._faults)
         self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
+        for message in self._known_from_the_start():
+            self._assembler.learn(message)
         empty = True
         for message in log.whole():
             if message.timestamp_ns > log.part_ns[1] + LONGEST_WAIT_NS and not is_timeless(message):
@@ -59,6 +63,26 @@ class LogFrames:
             wanted = self._rig.samples or self._rig.reference or "a sensor in the rig"
             reasons = "; ".join(self.problems) or f"nothing on {wanted}"
             raise LogError(f"{log.path}: at least one frame was expected, found none: {reasons}")
+
+    def _known_from_the_start(self) -> Iterator[Message]:
+        """Static transforms and the first calibrations that are heard within seconds of the first measurement.
+
+        Recorders often begin before those who publish them do, and what is on a vehicle was there before.
+        """
+        calibrations = {source.calibration for source in self._rig.cameras.values()} - {None}
+        sensors = {source.topic for source in self._rig.sensors.values()}
+        transforms = {topic.name for topic in self._log.topics.values() if topic.kind == "transform"}
+        end_ns = None
+        for message in self._log.messages(calibrations | sensors | transforms, strict=False):
+            if end_ns is not None and message.log_time_ns > end_ns:
+                return
+            if message.topic in sensors and end_ns is None:
+                end_ns = message.log_time_ns + _GLANCE_NS
+            if message.topic in calibrations:
+                calibrations.remove(message.topic)
+                yield message
+            elif is_timeless(message):
+                yield message
 
     def _is_in_part(self, reference_ns: int) -> bool:
         since_ns, until_ns = self._log.part_ns

@@ -90,17 +90,17 @@ def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None
 
     Args:
         rig: what to judge it by; None: what is proposed.
-        seconds: how much of it, by the clock it was recorded with; None: all.
+        seconds: how much of it since the first image or cloud, by the clock it was recorded with; None: all.
     """
     topics: dict[str, TopicInfo] = {}
     edges: dict[tuple[str, str], EdgeInfo] = {}
     total = sum(topic.count or 0 for topic in reader.topics.values() if topic.kind) or None
     end_ns = None
     for message in tqdm(reader.messages(), total=total, desc="inspect", unit="msg", disable=not progress):
-        if seconds is not None:
-            end_ns = message.log_time_ns + round(1e9 * seconds) if end_ns is None else end_ns
-            if message.log_time_ns > end_ns:
-                break
+        if end_ns is not None and message.log_time_ns > end_ns:
+            break
+        if seconds is not None and end_ns is None and isinstance(message.data, Image | Cloud):
+            end_ns = message.log_time_ns + round(1e9 * seconds)
         info = topics.get(message.topic)
         if info is None:
             info = topics[message.topic] = TopicInfo(reader.topics[message.topic])

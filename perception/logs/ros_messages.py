@@ -44,6 +44,7 @@ POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8:
 # sensor_msgs/image_encodings.hpp: bytes a pixel
 PIXEL_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2}
 PIXEL_BYTES |= {f"bayer_{order}{bits}": bits // 8 for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
+_SAME_PIXELS = {"8UC1": "mono8", "8UC3": "bgr8"}  # OpenCV's names, which cv_bridge passes through
 RETURN = np.dtype([(name, "<f4") for name in ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")])
 TRACK = np.dtype(
     [(name, "<f8") for name in ("x", "y", "z", "vx", "vy", "vz")]
@@ -81,6 +82,7 @@ _MOST_FIELDS = 1000  # of a point
 _LARGEST_MESSAGE = 1 << 28  # bytes that a compressed message may become
 
 _PACKETS = re.compile(r"Packets?(Msg)?$|/(Velodyne|Hesai|Pandar|Rslidar|Robosense)Scan$|UdpFrame$")
+_FIRST_BYTES = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
@@ -211,7 +213,8 @@ def _decompressed(data: bytes | memoryview) -> bytes:
 
 def _image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     """16-bit pixels become little-endian."""
-    encoding, width, height, step, data = message.encoding, message.width, message.height, message.step, message.data
+    encoding = _SAME_PIXELS.get(message.encoding, message.encoding)
+    width, height, step, data = message.width, message.height, message.step, message.data
     if encoding not in PIXEL_BYTES:
         raise LogError(f"an encoding of {', '.join(PIXEL_BYTES)} was expected, found '{encoding[:40]}'")
     if not (width and height and step >= width * PIXEL_BYTES[encoding] and len(data) == height * step):
@@ -222,23 +225,30 @@ def _image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
         if step % 2:
             raise LogError(f"rows of whole 16-bit pixels were expected, found rows of {step} bytes")
         data = data.view(">u2").astype("<u2").view(np.uint8)
-    image = Image(message.header.frame_id, encoding, data.data, width, height, step)
+    image = Image(_frame(message.header.frame_id), encoding, data.data, width, height, step)
     return [(_timestamp_ns(message.header.stamp, log_time_ns), image)]
 
 
 def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    """format: "jpeg", "png", or what image_transport writes, such as "rgb8; jpeg compressed bgr8"."""
+    """format: "jpeg", "png", or what image_transport writes, such as "rgb8; jpeg compressed bgr8".
+
+    Where it says neither, such as "mjpeg" or nothing at all, the data tell.
+    """
     words = re.findall(r"\w+", message.format.lower())
     encoding = next((name for name in ("jpeg", "jpg", "png") if name in words), None)
+    if encoding is None and "compresseddepth" not in words:
+        encoding = next(
+            (name for name, first in _FIRST_BYTES.items() if bytes(message.data[:4]).startswith(first)), None
+        )
     if encoding is None or "compresseddepth" in words:
         raise LogError(f"an image in the format jpeg or png was expected, found '{message.format[:40]}'")
-    image = Image(message.header.frame_id, encoding.replace("jpg", "jpeg"), message.data.data)
+    image = Image(_frame(message.header.frame_id), encoding.replace("jpg", "jpeg"), message.data.data)
     return [(_timestamp_ns(message.header.stamp, log_time_ns), image)]
 
 
 def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     calibration = Calibration(
-        frame_id=message.header.frame_id,
+        frame_id=_frame(message.header.frame_id),
         width=message.width,
         height=message.height,
         intrinsics=_numbers("k", message.k).reshape(3, 3),
@@ -266,7 +276,7 @@ def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     dtype = _point_dtype(layout, message.point_step, ">" if message.is_bigendian else "<")
     shape = (height, width) if len(data) else (0, 0)
     records = np.ndarray(shape, dtype, data, strides=(row_step, message.point_step)).reshape(-1)
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), Cloud(message.header.frame_id, records))]
+    return [(_timestamp_ns(message.header.stamp, log_time_ns), Cloud(_frame(message.header.frame_id), records))]
 
 
 @lru_cache(maxsize=256)
@@ -299,14 +309,14 @@ def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
         pose = _numbers("translation and rotation", (at.x, at.y, at.z, turn.w, turn.x, turn.y, turn.z))
         if not abs(math.hypot(*pose[3:]) - 1) <= 0.05:
             raise LogError(f"a unit quaternion was expected, found (w, x, y, z) {pose[3:].tolist()}")
-        transform = Transform(each.header.frame_id, each.child_frame_id, pose)
+        transform = Transform(_frame(each.header.frame_id), _frame(each.child_frame_id), pose)
         stamped.append((_timestamp_ns(each.header.stamp, log_time_ns), transform))
     return stamped
 
 
 def _radar_scan(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     returns = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in message.returns]
-    cloud = Cloud(message.header.frame_id, np.array(returns, dtype=RETURN))
+    cloud = Cloud(_frame(message.header.frame_id), np.array(returns, dtype=RETURN))
     return [(_timestamp_ns(message.header.stamp, log_time_ns), cloud)]
 
 
@@ -315,7 +325,7 @@ def _radar_tracks(message, log_time_ns: int) -> list[tuple[int, Payload]]:
         tuple(getattr(vector, axis) for vector in (track.position, track.velocity, track.size) for axis in "xyz")
         for track in message.tracks
     ]
-    cloud = Cloud(message.header.frame_id, np.array(tracks, dtype=TRACK))
+    cloud = Cloud(_frame(message.header.frame_id), np.array(tracks, dtype=TRACK))
     return [(_timestamp_ns(message.header.stamp, log_time_ns), cloud)]
 
 
@@ -328,6 +338,11 @@ def _numbers(what: str, values) -> np.ndarray:
     if not np.isfinite(array).all():
         raise LogError(f"{what}: finite numbers were expected, found {array[:12].tolist()}")
     return array
+
+
+def _frame(frame_id: str) -> str:
+    """Bags that were converted from ROS 1 have names with a slash in front; as in tf2 it counts for nothing."""
+    return frame_id.removeprefix("/")
 
 
 def _timestamp_ns(stamp, log_time_ns: int) -> int:
