@@ -212,6 +212,17 @@ def test_compressed_images(text, encoding):
     assert (image.frame_id, image.encoding, bytes(image.data), image.width) == ("camera", encoding, b"the file", 0)
 
 
+@pytest.mark.parametrize("first, encoding", [(b"\xff\xd8\xff\xe0", "jpeg"), (b"\x89PNG", "png")])
+@pytest.mark.parametrize("text", ["", "mjpeg", "bgr8"])
+def test_compressed_images_whose_format_does_not_say_it(text, first, encoding):
+    assert only(make("CompressedImage", header(), text, bytes_of(first + b"..."))).encoding == encoding
+
+
+@pytest.mark.parametrize("name, encoding, size", [("8UC1", "mono8", 1), ("8UC3", "bgr8", 3)])
+def test_pixels_by_the_names_of_opencv(name, encoding, size):
+    assert only(make("Image", header(), 2, 2, name, 0, 2 * size, bytes_of(bytes(4 * size)))).encoding == encoding
+
+
 @pytest.mark.parametrize("text", ["", "h264", "16UC1; compressedDepth png", "jpegxl"])
 def test_compressed_images_of_other_formats(text):
     with pytest.raises(LogError, match="jpeg or png"):
@@ -251,6 +262,13 @@ def test_calibration_that_is_not_finite():
 def transform(w: float = 1.0, seconds: int = SECONDS, child: str = "base_link"):
     turn = make("Transform", make("Vector3", 0.1, -2.0, 1e-300), make("Quaternion", 0.0, 0.0, 0.0, w))
     return make("TransformStamped", header("map", seconds), child, turn)
+
+
+def test_a_slash_in_front_of_a_frame_counts_for_nothing():
+    turn = make("Transform", make("Vector3", 0.0, 0.0, 0.0), make("Quaternion", 0.0, 0.0, 0.0, 1.0))
+    message = make("TFMessage", [make("TransformStamped", header("/base_link"), "/lidar", turn)])
+    assert (only(message).parent, only(message).child) == ("base_link", "lidar")
+    assert only(make("RadarScan", header("/ns/radar"), [])).frame_id == "ns/radar"
 
 
 def test_every_transform_has_its_own_time():

@@ -7,7 +7,7 @@ import shutil
 import threading
 
 import pytest
-from memory_log import START_NS, foxglove_log
+from memory_log import START_NS, MemoryLog, calibration, cloud, drive, every, foxglove_log, image, transform
 from tiny_drive import save_tiny_detector, tiny_world, write_logs
 
 from perception import load
@@ -352,3 +352,35 @@ def test_frames_of_a_part_are_those_of_the_whole_drive(start_s, length_s, times)
     whole, part = list(frames(0, None)), list(frames(start_s, length_s))
     assert [frame[0] for frame in part] == [START_NS + i * 500_000_000 for i in times]
     assert part == [whole[i] for i in times]
+
+
+LATE = ("late calibration", "late mounts", "statics ahead", "old latched stamp", "early recorder")
+
+
+@pytest.mark.parametrize("how", LATE)
+def test_logs_whose_frames_and_calibrations_come_at_odd_times(how):
+    """A robot's log in which only that differs gives the same frames."""
+
+    def frames(how):
+        reader = MemoryLog()
+        late_s = {"late calibration": 1.6}.get(how, 0.0)
+        reader.add("/cam/image_rect", image("cam"), every(0.1, 4.0))
+        reader.add("/cam/camera_info", calibration("cam"), [t + late_s for t in every(0.1, 4.0 - late_s)])
+        reader.add("/top", cloud("top", points=3), every(0.1, 4.0))
+        drive(reader, "odom", "base_link", every(0.02, 4.0))
+        for name in ("cam", "top"):
+            at_s = {"late mounts": 1.6, "early recorder": -20.0}.get(how, 0.0)
+            reader.add("/tf_static", transform("base_link", name, static=True), [at_s])
+            if how == "statics ahead":
+                stamp_s = 0.4  # after what is recorded with it
+                reader.add("/tf_static", transform("base_link", name, static=True), every(0.25, 3.5), delay_s=-stamp_s)
+        if how == "old latched stamp":
+            reader.add("/tf", transform("map", "odom"), [-3600.0], delay_s=3600.0)
+        log = Log(reader.as_recorded(), "drive", None, (), {}, 1.0, 2.0, strict=True)
+        for frame in LogFrames(log, rig_of(log, None), Assembly(lidar_span_s=0.25, min_distance_m=0.0)):
+            camera = frame.cameras["CAM"]
+            pose = frame.world_SE3_ego.matrix.tobytes()
+            yield frame.timestamp_ns, pose, camera.timestamp_ns, frame.lidar.points.tobytes()
+
+    found, usual = list(frames(how)), list(frames(""))
+    assert len(usual) == 21 and found == usual

@@ -96,7 +96,7 @@ def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None
     edges: dict[tuple[str, str], EdgeInfo] = {}
     total = sum(topic.count or 0 for topic in reader.topics.values() if topic.kind) or None
     end_ns = None
-    for message in tqdm(reader.messages(), total=total, desc="inspect", unit="msg", disable=not progress):
+    for message in tqdm(reader.messages(strict=False), total=total, desc="inspect", unit="msg", disable=not progress):
         if end_ns is not None and message.log_time_ns > end_ns:
             break
         if seconds is not None and end_ns is None and isinstance(message.data, Image | Cloud):
