@@ -384,3 +384,24 @@ def test_logs_whose_frames_and_calibrations_come_at_odd_times(how):
 
     found, usual = list(frames(how)), list(frames(""))
     assert len(usual) == 21 and found == usual
+
+
+def test_what_is_wrong_with_topics_that_are_not_in_the_rig_does_not_matter():
+    class WithDepth(MemoryLog):
+        def messages(self, topics=None, strict=False):
+            if strict and (topics is None or "/depth" in topics):
+                raise LogError("/depth: 16UC1")
+            yield from super().messages(topics, strict)
+
+    reader = WithDepth()
+    reader.add("/top", cloud("top"), every(0.1, 3.0))
+    reader.add("/depth", image("depth"), every(0.1, 3.0))
+    drive(reader, "odom", "base_link", every(0.02, 3.0))
+    reader.add("/tf_static", transform("base_link", "top", static=True), [0.0])
+    log = Log(reader.as_recorded(), "drive", None, (), {"/top": "/roof"}, 0.0, None, strict=True)
+    rig = rig_of(log, None)
+    assert [source.cloud for source in rig.lidars.values()] == ["/roof"] and len(
+        list(LogFrames(log, rig, Assembly()))
+    ) == 31
+    with pytest.raises(LogError, match="16UC1"):
+        list(log)

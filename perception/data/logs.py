@@ -99,15 +99,16 @@ class Log:
                     continue
             yield message
 
-    def whole(self) -> Iterator[Message]:
+    def whole(self, topics: Collection[str] | None = None) -> Iterator[Message]:
         """All of it, in the same order, for those to whom the edges of the chosen part matter: ``part_ns`` says where.
 
-        What holds for the whole drive comes as soon as it is read.
+        Of ``topics`` only, if they are named: what is wrong with others does not matter then. What holds for the whole
+        drive comes as soon as it is read.
         """
         self.late.clear()
         self._leaps.clear()
         first_ns = None
-        for message in self._sorted(self._read()):
+        for message in self._sorted(self._read(topics)):
             # What is latched may have been stamped long before the drive.
             if first_ns is None and not isinstance(message.data, Calibration | Transform):
                 first_ns = message.timestamp_ns
@@ -117,7 +118,11 @@ class Log:
     def messages(self, topics: Collection[str] | None = None, strict: bool | None = None) -> Iterator[Message]:
         """In the order of the file, unchanged, as a :class:`Reader` gives them. topics: as they are called here."""
         strict = self._strict if strict is None else strict
-        for message in self.reader.messages(None if self._all else self._chosen, strict):
+        wanted = None if self._all else self._chosen
+        if topics is not None:
+            recorded = {*topics, *(name for name, new in self._remap.items() if new in topics)}
+            wanted = recorded if wanted is None else recorded & wanted
+        for message in self.reader.messages(wanted, strict):
             message = self._named(message)
             if topics is None or message.topic in topics:
                 yield message
@@ -139,10 +144,10 @@ class Log:
     def _named(self, message: Message) -> Message:
         return replace(message, topic=self._remap[message.topic]) if message.topic in self._remap else message
 
-    def _read(self) -> Iterator[Message]:
+    def _read(self, topics: Collection[str] | None) -> Iterator[Message]:
         """In the order of the file, without leaps of time."""
         usual_ns: int | None = None
-        for message in self.messages():
+        for message in self.messages(topics):
             if not is_timeless(message):
                 ahead_ns = message.timestamp_ns - message.log_time_ns
                 if usual_ns is None or abs(ahead_ns - usual_ns) <= _LEAP_NS or 2 * abs(ahead_ns) < abs(usual_ns):

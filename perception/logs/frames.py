@@ -47,10 +47,15 @@ class LogFrames:
         log = self._log
         log.change = Faults(self._faults)
         self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
-        for message in self._known_from_the_start():
+        calibrations = {source.calibration for source in self._rig.cameras.values()} - {None}
+        sensors = {source.topic for source in self._rig.sensors.values()}
+        transforms = {"/tf", "/tf_static"}  # a file that was cut short may not have told of them yet
+        transforms |= {topic.name for topic in log.topics.values() if topic.kind == "transform"}
+        for message in self._known_from_the_start(calibrations, sensors, transforms):
             self._assembler.learn(message)
         empty = True
-        for message in log.whole():
+        marks = {self._rig.samples} - {None}
+        for message in log.whole(calibrations | sensors | transforms | marks):
             if message.timestamp_ns > log.part_ns[1] + LONGEST_WAIT_NS and not is_timeless(message):
                 break
             for frame in self._assembler.push(message):
@@ -64,22 +69,21 @@ class LogFrames:
             reasons = "; ".join(self.problems) or f"nothing on {wanted}"
             raise LogError(f"{log.path}: at least one frame was expected, found none: {reasons}")
 
-    def _known_from_the_start(self) -> Iterator[Message]:
+    def _known_from_the_start(
+        self, calibrations: set[str], sensors: set[str], transforms: set[str]
+    ) -> Iterator[Message]:
         """Static transforms and the first calibrations that are heard within seconds of the first measurement.
 
         Recorders often begin before those who publish them do, and what is on a vehicle was there before.
         """
-        calibrations = {source.calibration for source in self._rig.cameras.values()} - {None}
-        sensors = {source.topic for source in self._rig.sensors.values()}
-        transforms = {topic.name for topic in self._log.topics.values() if topic.kind == "transform"}
-        end_ns = None
+        end_ns, missing = None, set(calibrations)
         for message in self._log.messages(calibrations | sensors | transforms, strict=False):
             if end_ns is not None and message.log_time_ns > end_ns:
                 return
             if message.topic in sensors and end_ns is None:
                 end_ns = message.log_time_ns + _GLANCE_NS
-            if message.topic in calibrations:
-                calibrations.remove(message.topic)
+            if message.topic in missing:
+                missing.remove(message.topic)
                 yield message
             elif is_timeless(message):
                 yield message
