@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from perception.config import AugmentConfig
-from perception.data.augment import (
+from perception.geometry import SE3, box_corners, project
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, fit_image
+from perception.train.augment import (
     ImageTransform,
     WorldTransform,
     augment,
@@ -18,8 +20,6 @@ from perception.data.augment import (
     transform_camera,
     transform_world,
 )
-from perception.geometry import SE3, box_corners, project
-from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, fit_image
 
 # Camera axes (x right, y down, z forward) of a camera that looks along the ego's x axis.
 FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from perception.benchmark import report, suite
-from perception.benchmark.timing import compare, peak_mb, row, timed
+from benchmarks import document, suite
+from benchmarks.timing import compare, peak_mb, row, timed
 from perception.errors import PerceptionError
 
 NEEDS = suite.Needs("sim", None, None, None, None, None)
@@ -40,7 +40,7 @@ def test_rows_replace_those_of_the_same_name_and_peer(tmp_path, monkeypatch):
     assert {r["peer"]: r["ratio"] for r in json.loads(path.read_text())} == {"p": 4.0, "q": 8.0}
     assert json.loads((tmp_path / "out" / "rows.model.json").read_text()) == [{"stage": "all", "ms": 3.0}]
 
-    tables = report.performance(path)
+    tables = document.performance(path)
     assert "| `a` | p | 1 | 4 | 4× | 0 | cpu |" in tables
     assert "Still to be taken, for want of a GPU: `gpu_voxelize`" in tables and "| all | 3 |" in tables
 

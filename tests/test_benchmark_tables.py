@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import perception
-from perception.benchmark import tables
+from benchmarks import tables
 from perception.data.nuscenes_annotations import DETECTION_CLASS
 
 COUNTS = {"SCENES": 2, "SAMPLES": 81, "SENSOR_ROWS": 81 * 76 + 100, "ANNOTATIONS": 40 * 18 + 3, "INSTANCES": 40}

@@ -6,7 +6,7 @@ import torch
 from scipy.special import expit, logit
 from test_model import make_frame, small_config
 
-from perception.calibration import (
+from perception.eval.calibration import (
     Judged,
     calibrate,
     classification_report,
@@ -17,7 +17,7 @@ from perception.calibration import (
     matched,
     reliability,
 )
-from perception.evaluate import ALL_SUBSETS, subset_name
+from perception.eval.evaluate import ALL_SUBSETS, subset_name
 from perception.model.detector import build
 from perception.sample import CLASSES, Boxes3D, Detections
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from perception.cli import add_device_option, checked_device, names, run_main
+from perception.cli.options import add_device_option, names, run_main
+from perception.device import checked_device
 from perception.errors import PerceptionError
 
 
@@ -49,7 +50,8 @@ def test_a_bug_keeps_its_traceback(error):
 
 
 def test_a_closed_pipe_is_silent():
-    code = "from perception.cli import run_main; run_main(lambda: [print('x' * 80) for _ in range(100000)] and None)"
+    loop = "[print('x' * 80) for _ in range(100000)] and None"
+    code = f"from perception.cli.options import run_main; run_main(lambda: {loop})"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
@@ -91,5 +93,5 @@ def test_the_default_device_is_the_best_one():
 
 
 def test_a_tool_starts_without_torch():
-    code = "import sys, perception.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, perception.cli.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.data.nuscenes_results import ResultsError
 from perception.errors import PerceptionError
+from perception.files import ResultsError
 from perception.replay.compare import ClassCounts, CompareError, compare
 from perception.replay.compare_command import add_arguments, run, table, update_reference
 from perception.replay.matching import match, shifts

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from frames import FRAMES, changed_parts, content, make_frame
 
-from perception.data.conditions import CAMERAS, RADARS, Moment, all_conditions, multicorrupt
-from perception.data.faults import EGO_SE3_LIDAR
+from benchmarks.conditions import CAMERAS, RADARS, Moment, all_conditions, multicorrupt
+from perception.data.corruptions import EGO_SE3_LIDAR
 
 CONDITIONS = {condition.key: condition for condition in all_conditions()}
 FULL, BEFORE, FIRST = make_frame(2), make_frame(1), make_frame(0)

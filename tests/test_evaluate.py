@@ -19,7 +19,15 @@ import perception.sim
 from perception.config import load_config
 from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
-from perception.evaluate import ALL_SUBSETS, EvaluationError, evaluate, evaluate_subsets, score_file, subset_name, table
+from perception.eval.evaluate import (
+    ALL_SUBSETS,
+    EvaluationError,
+    evaluate,
+    evaluate_subsets,
+    score_file,
+    subset_name,
+    table,
+)
 from perception.geometry import SE3, wrap_angle
 from perception.model.detector import build
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame, RadarCloud

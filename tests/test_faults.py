@@ -8,8 +8,8 @@ from frames import FRAMES, changed_parts, content, make_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.data import faults
-from perception.data.faults import EGO_SE3_LIDAR, Faulty, draw_faults
+from perception.data import corruptions as faults
+from perception.data.corruptions import EGO_SE3_LIDAR, Faulty, draw_faults
 from perception.sample import SENSORS, Frame
 
 LIDAR = EGO_SE3_LIDAR.translation

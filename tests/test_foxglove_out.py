@@ -20,8 +20,8 @@ from mcap.decoder import DecoderFactory
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory as ProtobufDecoders
 
-from perception.data.nuscenes_results import ResultsError
 from perception.errors import PerceptionError
+from perception.files import ResultsError
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.step import Step
 from perception.sample import Boxes3D, Detections

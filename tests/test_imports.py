@@ -12,17 +12,14 @@ MODULES = sorted((ROOT / "perception").rglob("*.py"))
 # A module may import its own layer and the layers above it in this list.
 LAYERS = (
     {"errors"},
-    {"geometry", "cli", "report", "plots", "keyed_rng"},
-    {"grid"},
+    {"geometry", "grid", "files", "seeding", "device", "config"},
     {"sample"},
-    {"batch", "health", "metric", "metric_kernel"},
-    {"config"},
-    {"data", "logs", "ops", "sim"},
-    {"model"},
-    {"losses", "optim", "checkpoint", "journal", "evaluate", "viz", "tracking", "export", "cost", "official"},
-    {"official_tracking"},
-    {"calibration", "robustness", "train", "replay", "stream"},
-    {"benchmark"},
+    {"batch", "health", "viz", "tracking", "ops"},
+    {"data", "sim"},
+    {"logs", "model"},
+    {"train", "eval"},
+    {"replay", "stream", "export"},
+    {"cli"},
 )
 OPTIONAL = (
     "open3d",

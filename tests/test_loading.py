@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from nuscenes_world import RADAR_DTYPE, World, pcd_bytes, radar_points
 
 import perception
+from benchmarks import loading
 from perception.batch import collate
-from perception.benchmark import loading
 from perception.config import Config
-from perception.data.augment import ImageTransform
-from perception.data.batches import training_image_size
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.errors import PerceptionError
 from perception.geometry import SE3, project
 from perception.sample import CameraImage, Frame, LidarCloud, fit_image, fitted, scaled_below
 from perception.sim import simulate
+from perception.train.augment import ImageTransform
+from perception.train.batches import training_image_size
 
 fast = settings(max_examples=60, deadline=None)
 POSE = SE3.from_quaternion([0.5, -0.1, 0.7, 0.5], [3.0, -2.0, 1.5])

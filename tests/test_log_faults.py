@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from memory_log import START_NS, MemoryLog, every, image, transform
 from nuscenes_world import World
 
-from perception.data.logs import Log, open_log
 from perception.geometry import SE3
 from perception.logs.faults import FaultError, Faults, biases, parse_faults
 from perception.logs.frames import LogFrames
 from perception.logs.images import rectified_image
+from perception.logs.log import Log, open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig

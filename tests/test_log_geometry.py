@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from perception.data.logs import open_log
 from perception.data.nuscenes import NuScenes
 from perception.logs.assemble import Assembler, sweep_span_s
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
 from perception.logs.frames import LogFrames
+from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from memory_log import START_NS, MemoryLog, calibration, cloud, every, image, transform
 from nuscenes_world import World
 
-from perception.data.logs import Log, open_log
 from perception.logs.convert import convert
 from perception.logs.inspect import inspect
+from perception.logs.log import Log, open_log
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.messages import Cloud, LogError, Message, Sample, Topic
 from perception.logs.rosbag_writer import RosbagWriter

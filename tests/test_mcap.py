@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.benchmark.logs import mcap_reading
+from benchmarks.logs import mcap_reading
 from perception.logs import foxglove_messages, mcap_records
 from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_log import McapReader

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.metric import (
+from perception.eval.metric import (
     AP_WEIGHT,
     CLASS_RANGE_M,
     ERROR_THRESHOLD_M,
@@ -121,7 +121,7 @@ def assert_parity(truth: MetricBoxes, predictions: MetricBoxes, samples: int) ->
 
 def test_the_settings_are_those_of_the_benchmark():
     config = devkit_settings()
-    from perception.data.nuscenes_results import MAX_BOXES
+    from perception.eval.submission import MAX_BOXES
 
     assert config.class_range == CLASS_RANGE_M and list(config.class_range) == list(CLASSES)
     assert (tuple(config.dist_ths), config.dist_th_tp) == (THRESHOLDS_M, ERROR_THRESHOLD_M)

@@ -13,13 +13,13 @@ from perception.config import Config, load_config
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
-from perception.losses import DetectionLoss, depth_target, focal_loss
 from perception.model.camera import EfficientNetLite0, SamePadConv2d
 from perception.model.detector import build, load
 from perception.model.layers import PointwiseConv2d
 from perception.model.pillars import PillarEncoder
 from perception.model.view_transform import LiftSplat
 from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.train.losses import DetectionLoss, depth_target, focal_loss
 
 CAMERA_AXES = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # looking along the ego's x
 SUBSETS = [[s for i, s in enumerate(SENSORS) if bits & 1 << i] for bits in range(1, 8)]

@@ -10,10 +10,10 @@ pytest.importorskip("motmetrics", reason="the tracking metric needs the nuscenes
 from test_evaluate import Thing, write_drive
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_results import ResultsWriter
-from perception.data.nuscenes_tracks import to_tracking_submission
-from perception.official import OfficialError
-from perception.official_tracking import score_tracks
+from perception.eval.official import OfficialError
+from perception.eval.official_tracking import score_tracks
+from perception.eval.submission import ResultsWriter
+from perception.eval.tracks import to_tracking_submission
 from perception.sample import Detections
 from perception.tracking import Tracker
 

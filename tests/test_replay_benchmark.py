@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_drive import save_tiny_detector, tiny_world, write_logs
 
-from perception.benchmark import mangle, replay, report
-from perception.data.nuscenes_results import write_json
+from benchmarks import document, mangle, replay
+from perception.files import write_json
 
 pytest.importorskip("mcap")
 pytest.importorskip("rosbags")
@@ -48,6 +48,6 @@ def test_the_tables_of_the_document(tmp_path):
         {"check": "salvaged", "recording": "cut", "messages_in_complete_chunks": 10, "messages_back": 10,
          "share": 1.0, "stopped": "at byte 5"},
     ]  # fmt: skip
-    write_json(report.extra_path(path, "replay"), rows)
-    text = report.performance(path)
+    write_json(document.extra_path(path, "replay"), rows)
+    text = document.performance(path)
     assert "| MCAP | 1 | 40 | `abababababababab` | 20 | 180 | 10.0% |" in text and "| cut | 10 | 10 | 100.0% |" in text

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tiny_drive import save_tiny_detector, write_logs
 
-from perception.cli import run_main
-from perception.data.logs import open_log
+from perception.cli.options import run_main
+from perception.cli.replay import main
 from perception.errors import PerceptionError
+from perception.logs.log import open_log
 from perception.logs.rig import load_rig
 from perception.replay import batch, session
-from perception.replay.commands import main
 from perception.replay.session import Job
 
 SUMMARY = {

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from benchmarks.report import put_between_markers, sections
 from perception.errors import PerceptionError
-from perception.report import put_between_markers, sections
 
 
 def scores(**changes):
@@ -85,7 +85,7 @@ def test_the_ablation_by_hand(tmp_path):
 
 def test_plots_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    from perception.plots import draw_plots
+    from benchmarks.plots import draw_plots
 
     cells = [row("mc:fog", severity=s) for s in (1, 2, 3)]
     path = write(tmp_path, [row(), *cells, row(run="ablation"), row(run="ablation", fusion="concat")])

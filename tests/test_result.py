@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.data.nuscenes_results import ResultsError
 from perception.errors import PerceptionError
+from perception.files import ResultsError
 from perception.geometry import SE3
 from perception.replay.result import LinesSink, ReplayResultError, ResultFile, read_result, read_summary
 from perception.replay.step import Step

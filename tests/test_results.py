@@ -5,14 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from perception.data.nuscenes_results import (
-    MAX_BOXES,
-    ResultsError,
-    ResultsWriter,
-    check_writable,
-    to_submission,
-    write_json,
-)
+from perception.eval.submission import MAX_BOXES, ResultsWriter, to_submission
+from perception.files import ResultsError, check_writable, write_json
 from perception.geometry import SE3
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame
 

@@ -11,11 +11,8 @@ from nuscenes_world import World
 from test_model import make_frame, small_config
 
 import perception
-from perception.config import ConfigError
-from perception.data.conditions import all_conditions
-from perception.errors import PerceptionError
-from perception.model.detector import build
-from perception.robustness import (
+from benchmarks.conditions import all_conditions
+from benchmarks.robustness import (
     Drives,
     EncodeOnce,
     chosen_conditions,
@@ -25,6 +22,9 @@ from perception.robustness import (
     moments,
     table,
 )
+from perception.config import ConfigError
+from perception.errors import PerceptionError
+from perception.model.detector import build
 from perception.sample import LidarCloud
 
 ROOT = Path(__file__).parents[1]

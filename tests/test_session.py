@@ -11,10 +11,10 @@ from memory_log import START_NS, MemoryLog, calibration, cloud, drive, every, fo
 from tiny_drive import save_tiny_detector, tiny_world, write_logs
 
 from perception import load
-from perception.data.logs import Log, open_log
 from perception.errors import PerceptionError
 from perception.logs.convert import convert
 from perception.logs.frames import LogFrames
+from perception.logs.log import Log, open_log
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.measurements import Assembly
 from perception.logs.messages import LogError, Transform

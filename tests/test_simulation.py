@@ -15,8 +15,8 @@ pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_results import ResultsWriter, to_submission
 from perception.errors import PerceptionError
+from perception.eval.submission import ResultsWriter, to_submission
 from perception.geometry import SE3, box_corners, project
 from perception.sample import CLASSES, SENSORS, Detections
 from perception.sim import Settings, SimulationError, simulate

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perception.data.nuscenes_files import DataError
-from perception.data.nuscenes_submission import joined, read_submission
+from perception.eval.submission_reader import joined, read_submission
 from perception.sample import ATTRIBUTES, CLASSES
 
 BOX = {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_tracks import to_tracking_submission
+from perception.eval.tracks import to_tracking_submission
 from perception.geometry import SE3, wrap_angle
 from perception.sample import CLASSES, Boxes3D, Detections, Frame
 from perception.tracking import _GATE, _NOISE, Tracker, _born, _measured, associate, predict, update

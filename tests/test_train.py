@@ -17,10 +17,13 @@ from frames import make_frame as drive_frame
 from torch import nn
 
 from perception.batch import Batch
-from perception.checkpoint import read_checkpoint
 from perception.config import AugmentConfig, Config, load_config, save_config
-from perception.data.augment import draw_world
-from perception.data.batches import (
+from perception.errors import PerceptionError
+from perception.geometry import SE3
+from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError, fit_image
+from perception.seeding import keyed_rng
+from perception.train.augment import draw_world
+from perception.train.batches import (
     PROPER_SUBSETS,
     Draw,
     FrameCache,
@@ -28,12 +31,9 @@ from perception.data.batches import (
     TrainingData,
     without_unseen,
 )
-from perception.errors import PerceptionError
-from perception.geometry import SE3
-from perception.keyed_rng import keyed_rng
-from perception.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
-from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError, fit_image
-from perception.train import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
+from perception.train.checkpoint import read_checkpoint
+from perception.train.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
+from perception.train.trainer import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
 
 ROOT = Path(__file__).parent.parent
 IMAGE_SIZE = (8, 16)
@@ -527,7 +527,7 @@ import torch
 sys.path.insert(0, "tests")
 from test_train import Frames, StubLoss, StubModel, make_config
 from pathlib import Path
-from perception.train import Trainer, process_group
+from perception.train.trainer import Trainer, process_group
 
 with process_group("cpu") as device:
     # Five frames of twelve cannot be read, so a process may find its batch empty while the other does not.
@@ -558,7 +558,7 @@ INTERRUPTED = """
 import sys
 sys.path.insert(0, "tests")
 from test_train import Frames, make_config, trainer
-from perception.cli import run_main
+from perception.cli.options import run_main
 
 config = make_config(epochs=10000)
 config.data.workers = 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception.benchmark import voxelize as benchmark
+from benchmarks import voxelize as benchmark
 from perception.errors import PerceptionError
 
 

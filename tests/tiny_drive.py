@@ -7,8 +7,8 @@ import numpy as np
 from nuscenes_world import World, pcd_bytes, radar_points
 
 from perception.config import load_config
-from perception.data.logs import open_log
 from perception.logs.convert import convert
+from perception.logs.log import open_log
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.rosbag_writer import RosbagWriter
 from perception.model.detector import build

@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before torch: spinning threads stall a busy machine
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from perception.cli import run_main
+from perception.cli.options import run_main
 
 ALL = ("tables", "loading", "metric", "voxelize", "pool", "fusion", "frames", "logs", "model", "sweep", "accuracy")
 MORE = ("gpu", "replay", "mangled", "hour")
@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("--lss", type=Path, help="clone of Lift-Splat-Shoot, for frames")
     args = parser.parse_args()
 
-    from perception.benchmark import report, suite, voxelize  # imports that take seconds: after --help
-    from perception.data.nuscenes_results import check_writable
-    from perception.report import put_between_markers
+    from benchmarks import document, suite, voxelize  # imports that take seconds: after --help
+    from benchmarks.report import put_between_markers
+    from perception.files import check_writable
 
     check_writable(args.json)
     keys = ("checkpoint", "scene", "drives", "tables", "peers_python", "lss")
@@ -48,7 +48,7 @@ def main() -> None:
     if args.plot is not None:
         voxelize.plot(suite.read_rows(suite.extra_path(args.json, "sweep")), args.plot)
     if args.into is not None:
-        put_between_markers(args.into, report.performance(args.json))
+        put_between_markers(args.into, document.performance(args.json))
 
 
 if __name__ == "__main__":

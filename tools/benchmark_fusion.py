@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
-from perception.cli import run_main
+from perception.cli.options import run_main
 from perception.errors import PerceptionError
 
 
@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes; one a core when not given")
     args = parser.parse_args()
 
-    from perception.data.nuscenes_results import check_writable
-    from perception.robustness import benchmark, chosen_conditions, load_drives, merge_rows, read_rows, table
+    from benchmarks.robustness import benchmark, chosen_conditions, load_drives, merge_rows, read_rows, table
+    from perception.files import check_writable
     from perception.sim import simulate
 
     check_writable(args.json)

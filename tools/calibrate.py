@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import perception
-from perception.cli import run_main
+from perception.cli.options import run_main
 
 
 def main() -> None:
@@ -26,10 +26,10 @@ def main() -> None:
     if bool(args.report) != bool(args.json) or not (args.fit or args.report):
         parser.error("--fit ROOT, or --report ROOT with --json FILE, or both were expected")
 
-    from perception.calibration import calibrate, classification_report, judge
     from perception.data.nuscenes import open_source
-    from perception.data.nuscenes_results import check_writable, write_json
-    from perception.evaluate import ALL_SUBSETS
+    from perception.eval.calibration import calibrate, classification_report, judge
+    from perception.eval.evaluate import ALL_SUBSETS
+    from perception.files import check_writable, write_json
     from perception.model.detector import find_checkpoint, weights_sha256
 
     if args.json:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from perception.cli import run_main
-from perception.report import put_between_markers
+from benchmarks.report import put_between_markers
+from perception.cli.options import run_main
 from perception.sim.compare import comparison
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import perception
-from perception.cli import run_main
+from perception.cli.options import run_main
 
 SEED = 2000  # the shipped detector was trained on seeds below 1000
 
@@ -24,8 +24,8 @@ def main() -> None:
     args = parser.parse_args()
 
     from perception.data.nuscenes import open_source
-    from perception.data.nuscenes_results import check_writable, write_json
-    from perception.evaluate import ALL_SUBSETS, evaluate_subsets, table
+    from perception.eval.evaluate import ALL_SUBSETS, evaluate_subsets, table
+    from perception.files import check_writable, write_json
     from perception.replay.latency import table as latency_table
     from perception.replay.run import about_detector, replay
     from perception.sim import simulate

@@ -11,7 +11,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import perception
-from perception.cli import add_device_option, checked_device, names, run_main
+from perception.cli.options import add_device_option, names, run_main
+from perception.device import checked_device
 
 
 def main() -> None:
@@ -35,8 +36,8 @@ def main() -> None:
 
     from perception.config import save_config  # imports that take seconds: after --help
     from perception.data.nuscenes import open_source
-    from perception.data.nuscenes_results import check_writable, write_json
-    from perception.evaluate import ALL_SUBSETS, breakdown_table, evaluate_subsets, table
+    from perception.eval.evaluate import ALL_SUBSETS, breakdown_table, evaluate_subsets, table
+    from perception.files import check_writable, write_json
     from perception.model.detector import weights_sha256
 
     check_writable(args.json)
@@ -49,7 +50,6 @@ def main() -> None:
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = ALL_SUBSETS if args.all_subsets else [args.sensors]
     report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
-
     print(table(report), breakdown_table(report), sep="\n\n")
     write_json(args.json, report)
     save_config(detector.config, args.json.with_suffix(".config.yaml"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
-from perception.cli import run_main
+from perception.cli.options import run_main
 
 
 def main() -> None:
@@ -19,9 +19,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each block, interleaved")
     args = parser.parse_args()
 
+    from benchmarks.cost import fusion_costs
     from perception.config import load_config
-    from perception.cost import fusion_costs
-    from perception.data.nuscenes_results import check_writable, write_json
+    from perception.files import check_writable, write_json
     from perception.grid import BEVGrid
 
     check_writable(args.json)

@@ -4,8 +4,8 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
-from perception.cli import run_main
-from perception.replay.commands import main
+from perception.cli.options import run_main
+from perception.cli.replay import main
 
 if __name__ == "__main__":
     run_main(main)

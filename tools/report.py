@@ -9,8 +9,8 @@ tools/benchmark_fusion.py's rows go to <!-- shipped --> and <!-- ablation -->.
 import argparse
 from pathlib import Path
 
-from perception.cli import run_main
-from perception.report import put_between_markers, sections
+from benchmarks.report import put_between_markers, sections
+from perception.cli.options import run_main
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         for name, text in sections(path).items():
             put_between_markers(args.into, text, name)
     if args.plots:
-        from perception.plots import draw_plots
+        from benchmarks.plots import draw_plots
 
         for path in draw_plots(args.files, args.plots):
             print(path)

@@ -10,7 +10,7 @@ the devkit, which takes minutes.
 import argparse
 from pathlib import Path
 
-from perception.cli import names, run_main
+from perception.cli.options import names, run_main
 
 
 def main() -> None:
@@ -28,10 +28,10 @@ def main() -> None:
     args = parser.parse_args()
 
     from perception.data.nuscenes import NuScenes  # imports that take seconds: after --help
-    from perception.data.nuscenes_results import check_writable, write_json
-    from perception.data.nuscenes_submission import joined
-    from perception.evaluate import breakdown_table, score_file, table
-    from perception.official_tracking import score_tracks
+    from perception.eval.evaluate import breakdown_table, score_file, table
+    from perception.eval.official_tracking import score_tracks
+    from perception.eval.submission_reader import joined
+    from perception.files import check_writable, write_json
 
     if args.json is not None:
         check_writable(args.json)

@@ -5,7 +5,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from perception.cli import run_main
+from perception.cli.options import run_main
 from perception.sim import simulate
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve the loader's workers
 
-from perception.cli import add_device_option, checked_device, run_main
+from perception.cli.options import add_device_option, run_main
 from perception.config import load_config
+from perception.device import checked_device
 
 
 def main() -> int:
@@ -24,8 +25,8 @@ def main() -> int:
 
     config = load_config(args.config, args.overrides)
     out = args.out or Path("runs") / Path(args.config).stem
-    from perception.data.nuscenes_results import check_writable  # takes seconds; a mistyped key should not
-    from perception.train import train
+    from perception.files import check_writable  # takes seconds; a mistyped key should not
+    from perception.train.trainer import train
 
     check_writable(out / "log.jsonl")
     return 0 if train(config, out, args.resume, checked_device(args.device)) else 130

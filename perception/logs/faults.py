@@ -26,9 +26,9 @@ from scipy.spatial.transform import Rotation
 
 from perception.data.image_files import ImageError, image_size
 from perception.errors import PerceptionError
-from perception.keyed_rng import keyed_rng
 from perception.logs.messages import Calibration, Cloud, Image, Message, Payload, Sample, Transform
 from perception.logs.rig import Rig
+from perception.seeding import keyed_rng
 
 KINDS = ("drop", "delay", "jitter", "freeze", "blank", "bias")
 _FORM = re.compile(r"(?P<kind>\w+):(?P<sensor>[^:@]+)(:(?P<amount>[^@]+))?(@(?P<start>[\d.]+)-(?P<end>[\d.]+))?")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from perception.config import Config
-from perception.data.logs import Log, is_timeless
 from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
 from perception.logs.faults import Fault, Faults, biases
+from perception.logs.log import Log, is_timeless
 from perception.logs.measurements import Assembly
 from perception.logs.messages import LogError, Message
 from perception.logs.rig import Rig

@@ -64,7 +64,7 @@ class Detector(nn.Module):
         self.camera, self.view_transform, self.radar, self.lidar = camera, view_transform, radar, lidar
         self.fusion, self.trunk, self.head = fusion, trunk, head
         # Slope (inverse temperature) and offset of the logits of scores for each set of sensors, so that a score means
-        # the same whatever sensors there are; see ``perception.calibration``.
+        # the same whatever sensors there are; see ``perception.eval.calibration``.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]]).repeat(2 ** len(SENSORS), 1))
         self.to(memory_format=torch.channels_last)
 

@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from perception.cli import keep_memory
-from perception.data.logs import is_log, is_nuscenes
-from perception.data.nuscenes_results import check_writable, write_json
+from perception.device import keep_memory
 from perception.errors import PerceptionError
+from perception.files import check_writable, write_json
+from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
 
 if TYPE_CHECKING:  # it imports torch, for which a worker that is told to stop would have to wait

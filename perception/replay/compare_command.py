@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from perception.data.nuscenes_results import check_writable, write_json, writing
+from perception.files import check_writable, write_json, writing
 from perception.replay.compare import Comparison, compare
 from perception.replay.result import ReplayResultError, ResultFile, read_summary
 from perception.replay.tolerance import Tolerances, tolerances_help

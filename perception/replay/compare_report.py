@@ -12,8 +12,8 @@ from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
-from perception.data.nuscenes_results import check_writable, write_file
 from perception.errors import PerceptionError
+from perception.files import check_writable, write_file
 from perception.replay.compare import Comparison, FrameDifference
 from perception.replay.compare_command import Table, aligned, frames_line, heading, tables
 from perception.replay.compare_plots import COLOURS, STYLE, draw_frame, draw_histogram, draw_timeline

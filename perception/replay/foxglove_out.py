@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from perception.data.nuscenes_results import ResultsError, check_writable, writing
 from perception.errors import PerceptionError
+from perception.files import ResultsError, check_writable, writing
 from perception.replay.step import Step
 
 logger = logging.getLogger(__name__)

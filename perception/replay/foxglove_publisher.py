@@ -25,7 +25,7 @@ import simplejpeg
 from foxglove import channels
 from foxglove import messages as fox
 
-from perception.data.nuscenes_results import ResultsError
+from perception.files import ResultsError
 from perception.geometry import SE3, box_corners
 from perception.replay.step import Step
 from perception.sample import CLASSES, LIDAR_FIELDS, RADAR_FIELDS, Boxes3D, CameraImage, Frame

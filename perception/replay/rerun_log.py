@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from perception.data.nuscenes_results import ResultsError, check_writable, writing
 from perception.errors import PerceptionError
+from perception.files import ResultsError, check_writable, writing
 from perception.geometry import SE3
 from perception.replay.step import Step
 from perception.sample import CLASSES, Boxes3D, CameraImage, Frame, fit_image

@@ -24,8 +24,8 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from perception.data.nuscenes_results import check_writable, writing
 from perception.errors import PerceptionError
+from perception.files import check_writable, writing
 from perception.geometry import SE3
 from perception.replay.step import Step
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Boxes3D, Detections

@@ -31,16 +31,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from perception.data.nuscenes_results import (
-    ResultsWriter,
-    check_writable,
-    to_submission,
-    write_file,
-    write_json,
-    writing,
-)
-from perception.data.nuscenes_tracks import to_tracking_submission
 from perception.errors import PerceptionError
+from perception.eval.submission import ResultsWriter, to_submission
+from perception.eval.tracks import to_tracking_submission
+from perception.files import check_writable, write_file, write_json, writing
 from perception.health import HealthMonitor
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.interrupts import Interrupts

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import perception
-from perception.cli import checked_device
-from perception.data.logs import Log, is_nuscenes, open_log
+from perception.device import checked_device
 from perception.logs.faults import parse_faults
 from perception.logs.frames import LogFrames, assembly_for
 from perception.logs.inspect import inspect
+from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.messages import LogError
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml

@@ -33,7 +33,7 @@ class Sink(Protocol):
 
     It is written as it goes, in bounded memory, into ``<stem>.part<suffix>``, and takes its name when the block ends
     without an error (Ctrl-C counts as an end, and never reaches a sink). After an error the part file is left, closed
-    and readable. What cannot be written raises ResultsError (``perception.data.nuscenes_results``).
+    and readable. What cannot be written raises ResultsError (``perception.eval.submission``).
     """
 
     def __enter__(self) -> Sink: ...

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.nuscenes import NuScenes
-from perception.evaluate import EvaluationError, Submission, Truth, score_boxes
+from perception.eval.evaluate import EvaluationError, Submission, Truth, score_boxes
 from perception.sample import Detections, Frame
 
 _FIGURES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
@@ -55,7 +55,7 @@ class GroundTruth:
             self._submission.add(frame, detections)
 
     def metrics(self) -> dict | None:
-        """The nuScenes metric of the frames noted, as :func:`perception.evaluate.evaluate` gives it, and how many.
+        """The nuScenes metric of the frames noted, as :func:`perception.eval.evaluate.evaluate` gives it, and how many.
 
         None where none of them has ground truth.
         """

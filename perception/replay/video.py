@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from perception.data.nuscenes_results import ResultsError, check_writable, writing
+from perception.files import ResultsError, check_writable, writing
 from perception.replay.step import Step
 from perception.viz import draw_frame
 

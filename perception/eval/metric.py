@@ -1,0 +1,220 @@
+"""The nuScenes detection metric on arrays: mean average precision, true-positive errors and NDS.
+
+The definition is that of Caesar et al., 2020, in the settings of the benchmark (detection_cvpr_2019 of the devkit), and
+the devkit's figures are the oracle: these agree with them to rounding, ties in scores and distances included.
+
+A prediction matches the nearest ground truth of its class and sample that no better prediction has taken, if its centre
+is nearer than a threshold in the ground plane. Average precision is the area under the interpolated precision above
+10 % recall and 10 % precision, averaged over the four thresholds; errors are means over the matches at 2 m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from perception.sample import CLASSES
+
+CLASS_RANGE_M = dict(zip(CLASSES, (50.0, 50.0, 50.0, 50.0, 50.0, 40.0, 40.0, 40.0, 30.0, 30.0)))
+THRESHOLDS_M = (0.5, 1.0, 2.0, 4.0)
+ERROR_THRESHOLD_M = 2.0
+MIN_RECALL, MIN_PRECISION = 0.1, 0.1
+AP_WEIGHT = 5  # of mAP in NDS, against the five errors
+ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")  # translation, scale, orientation, velocity, attribute
+_WITHOUT = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}  # errors that make no sense for a class
+_RACKED = [CLASSES.index(name) for name in ("bicycle", "motorcycle")]
+_RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, eq=False)
+class MetricBoxes:
+    """Boxes of many samples, in the world frame.
+
+    sample: int64 [N].  center: [N, 3].  size: [N, 3], in any one order.  yaw: [N].  velocity: [N, 2], NaN if unknown.
+    label: int64 [N] index into CLASSES.  attribute: int64 [N], -1 for none.  score: [N], of predictions.
+    """
+
+    sample: np.ndarray
+    center: np.ndarray
+    size: np.ndarray
+    yaw: np.ndarray
+    velocity: np.ndarray
+    label: np.ndarray
+    attribute: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: list[MetricBoxes]) -> MetricBoxes:
+        """One behind the other; of none, no boxes."""
+        shapes = {"center": (0, 3), "size": (0, 3), "velocity": (0, 2)}
+        whole = ("sample", "label", "attribute")
+        nothing = {f.name: np.zeros(shapes.get(f.name, 0), np.int64 if f.name in whole else float) for f in fields(cls)}
+        return cls(**{name: np.concatenate([none, *(vars(p)[name] for p in parts)]) for name, none in nothing.items()})
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __getitem__(self, index) -> MetricBoxes:
+        return MetricBoxes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Racks:
+    """Bicycle racks. first: int64 [S + 1], those of sample i are first[i] to first[i + 1].
+
+    center: [R, 3].  size: [R, 3] (l, w, h).  rotation: [R, 4] unit quaternions (w, x, y, z).
+    """
+
+    first: np.ndarray
+    center: np.ndarray
+    size: np.ndarray
+    rotation: np.ndarray
+
+
+def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks) -> np.ndarray:
+    """bool [N]: boxes in range of their class and, if they are cycles, in no bicycle rack.
+
+    ego_positions: [S, 3] of the vehicle at each sample.
+    """
+    away = boxes.center[:, :2] - ego_positions[boxes.sample, :2]
+    ranges = np.array([CLASS_RANGE_M[name] for name in CLASSES])
+    kept = np.sqrt(np.square(away).sum(axis=1)) < ranges[boxes.label]
+    cycles = np.flatnonzero(kept & np.isin(boxes.label, _RACKED) & (np.diff(racks.first) > 0)[boxes.sample])
+    cycles = cycles[np.argsort(boxes.sample[cycles], kind="stable")]
+    for own in np.split(cycles, np.flatnonzero(np.diff(boxes.sample[cycles])) + 1):
+        if len(own):
+            kept[own] = ~_in_racks(boxes.center[own], racks, boxes.sample[own[0]])
+    return kept
+
+
+def _in_racks(points: np.ndarray, racks: Racks, sample: int) -> np.ndarray:
+    """bool [P]: a point of [P, 3] lies in some rack of the sample, its border included."""
+    own = slice(racks.first[sample], racks.first[sample + 1])
+    w, axis = racks.rotation[own, :1], -racks.rotation[own, 1:]  # of the inverse rotations
+    offset = points[:, None] - racks.center[own]
+    turned = offset + 2 * np.cross(axis, np.cross(axis, offset) + w * offset)
+    return (np.abs(turned) <= racks.size[own] / 2).all(axis=2).any(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """ap: [10, 4] of each class and threshold.  errors: [10, 5], of ERRORS, NaN where a class has none."""
+
+    ap: np.ndarray
+    errors: np.ndarray
+
+    @property
+    def mean_ap(self) -> float:
+        return float(self.ap.mean(axis=1).mean())
+
+    @property
+    def mean_errors(self) -> np.ndarray:
+        """[5] over the classes that have the error."""
+        return np.nanmean(self.errors, axis=0)
+
+    @property
+    def nds(self) -> float:
+        scores = np.maximum(0.0, 1.0 - self.mean_errors)
+        return float((AP_WEIGHT * self.mean_ap + scores.sum()) / (AP_WEIGHT + len(ERRORS)))
+
+
+def score(truth: MetricBoxes, predictions: MetricBoxes) -> Figures:
+    """The figures of predictions against ground truth, both filtered already (:func:`counted`).
+
+    The order of predictions decides between equal scores: the later one comes first, as in the devkit.
+    """
+    ap, errors = np.zeros((len(CLASSES), len(THRESHOLDS_M))), np.ones((len(CLASSES), len(ERRORS)))
+    for label, name in enumerate(CLASSES):
+        actual, own, matches = _match(truth, predictions, label)
+        ap[label] = [_average_precision(match >= 0, len(actual)) for match in matches]
+        match = matches[THRESHOLDS_M.index(ERROR_THRESHOLD_M)]
+        hit = match >= 0
+        singles = _single_errors(name, truth[actual[match[hit]]], predictions[own[hit]])
+        errors[label] = _mean_errors(singles, hit, predictions.score[own], len(actual))
+        for error in _WITHOUT.get(name, ()):
+            errors[label, ERRORS.index(error)] = np.nan
+    return Figures(ap, errors)
+
+
+def found(truth: MetricBoxes, predictions: MetricBoxes) -> np.ndarray:
+    """bool [G]: which ground truth some prediction matches at ERROR_THRESHOLD_M, whatever its score."""
+    hit = np.zeros(len(truth), bool)
+    for label in range(len(CLASSES)):
+        actual, _, matches = _match(truth, predictions, label)
+        match = matches[THRESHOLDS_M.index(ERROR_THRESHOLD_M)]
+        hit[actual[match[match >= 0]]] = True
+    return hit
+
+
+def _match(truth: MetricBoxes, predictions: MetricBoxes, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one class: rows of ground truth [G], rows of predictions [P], best first, and what those are matched with.
+
+    The last is int64 [thresholds, P], places in the first; -1 for none.
+    """
+    from perception.eval.metric_kernel import (
+        match_nearest,  # compiles loops, so it is not for those who only import this
+    )
+
+    actual, own = (np.flatnonzero(boxes.label == label) for boxes in (truth, predictions))
+    actual = actual[np.argsort(truth.sample[actual], kind="stable")]
+    own = own[np.argsort(predictions.score[own], kind="stable")[::-1]]  # of equal scores the later one is first
+    samples = 1 + max(truth.sample[actual].max(initial=0), predictions.sample[own].max(initial=0))
+    first = np.searchsorted(truth.sample[actual], np.arange(samples + 1))
+    where = (truth.center[actual, :2], predictions.center[own, :2])
+    return actual, own, match_nearest(first, *where, predictions.sample[own], np.array(THRESHOLDS_M))
+
+
+def _average_precision(matched: np.ndarray, positives: int) -> float:
+    if not matched.any():
+        return 0.0
+    precision = np.interp(_RECALLS, *_curve(matched, positives), right=0)
+    above = np.maximum(precision[round(100 * MIN_RECALL) + 1 :] - MIN_PRECISION, 0)
+    return float(np.mean(above)) / (1.0 - MIN_PRECISION)
+
+
+def _curve(matched: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision once the best 1, 2, ... predictions are taken."""
+    hits = np.cumsum(matched).astype(float)
+    return hits / float(positives), hits / np.arange(1, len(hits) + 1)
+
+
+def _mean_errors(singles: tuple[np.ndarray, ...], hit: np.ndarray, score: np.ndarray, positives: int) -> np.ndarray:
+    """[5] ERRORS of a class: running means over the matches, averaged over the recalls above 10 % that were reached.
+
+    singles: [K] each, of the matches.  hit, score: [P], of the predictions, best first.
+    """
+    if not hit.any():
+        return np.ones(len(ERRORS))
+    recall, _ = _curve(hit, positives)
+    confidence = np.interp(_RECALLS, recall, score, right=0)
+    reached = np.flatnonzero(confidence)
+    first, last = round(100 * MIN_RECALL) + 1, reached[-1] if len(reached) else 0
+    if last < first:
+        return np.ones(len(ERRORS))
+    values = []
+    for error in singles:
+        means = np.interp(confidence[::-1], score[hit][::-1], _running_mean(error)[::-1])[::-1]
+        values.append(np.mean(means[first : last + 1]))
+    return np.array(values)
+
+
+def _single_errors(name: str, actual: MetricBoxes, found: MetricBoxes) -> tuple[np.ndarray, ...]:
+    """The errors of each match, [K] in the order of ERRORS. NaN counts for nothing."""
+    distance = np.sqrt(np.square(found.center[:, :2] - actual.center[:, :2]).sum(axis=1))
+    volumes = [boxes.size.prod(axis=1) for boxes in (actual, found)]
+    overlap = np.minimum(actual.size, found.size).prod(axis=1)
+    period = np.pi if name == "barrier" else 2 * np.pi  # which end of a barrier is its front is not to be known
+    turn = (actual.yaw - found.yaw + period / 2) % period - period / 2
+    speed = np.sqrt(np.square(found.velocity - actual.velocity).sum(axis=1))
+    wrong = np.where(actual.attribute < 0, np.nan, (actual.attribute != found.attribute).astype(float))
+    return distance, 1 - overlap / (sum(volumes) - overlap), np.abs(turn), speed, wrong
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Over the values so far that are numbers: 0 before the first, 1 throughout if there is none."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return np.ones(len(values))
+    count = np.cumsum(known)
+    return np.divide(np.nancumsum(values), count, out=np.zeros(len(values)), where=count > 0)

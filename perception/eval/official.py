@@ -1,0 +1,86 @@
+"""The nuScenes detection metric by the devkit's own code, on whatever frames a dataset holds: ``--official``.
+
+The devkit scores one of its official splits, whole, or nothing. Only that part, the constructor of ``DetectionEval``,
+is replaced here, by the devkit's own loaders applied to the frames at hand: a single scene, a simulated drive or a
+folder with unreadable files is scored by the very code that scores a submission, and an official split gets exactly
+the official figures (a test compares them).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from perception.errors import PerceptionError
+from perception.eval.metric import ERRORS, THRESHOLDS_M, Figures
+from perception.sample import CLASSES
+
+_NAMES = dict(zip(ERRORS, ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")))
+
+
+class OfficialError(PerceptionError):
+    """Tables the devkit cannot read, or no devkit."""
+
+
+def open_devkit(dataset):
+    """The devkit's view of the dataset's tables."""
+    try:
+        from nuscenes import NuScenes
+    except ImportError:
+        raise OfficialError("the official code is in the devkit: pip install 'perception[nuscenes]'") from None
+    try:
+        return NuScenes(version=dataset.version, dataroot=str(dataset.root), verbose=False)
+    except (AssertionError, OSError, LookupError, ValueError) as error:  # its ways of saying that the data is not whole
+        raise OfficialError(f"{Path(dataset.root) / dataset.version}: the devkit cannot read it: {error}") from None
+
+
+def ground_truth(devkit, tokens: list[str]):
+    """The annotations that count: in range of their class, hit by a LiDAR or radar point, in no bicycle rack."""
+    from nuscenes.eval.common.loaders import load_gt_of_sample_tokens
+    from nuscenes.eval.detection.data_classes import DetectionBox
+
+    return filtered(devkit, load_gt_of_sample_tokens(devkit, tokens, DetectionBox))
+
+
+def filtered(devkit, boxes):
+    from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
+
+    if not boxes.all:  # of which the devkit's filter cannot tell the type
+        return boxes
+    return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), settings().class_range)
+
+
+def settings():
+    """The settings of the benchmark, by which all published figures are made."""
+    from nuscenes.eval.common.config import config_factory
+
+    return config_factory("detection_cvpr_2019")
+
+
+def score_file(devkit, truth, path: Path) -> Figures:
+    """The figures of one submission against :func:`ground_truth` of the same samples."""
+    from nuscenes.eval.common.loaders import load_prediction_of_sample_tokens
+    from nuscenes.eval.detection.data_classes import DetectionBox
+
+    limit = settings().max_boxes_per_sample
+    predicted, _ = load_prediction_of_sample_tokens(str(path), limit, DetectionBox, truth.sample_tokens)
+    return figures(truth, filtered(devkit, predicted))
+
+
+def figures(truth, predictions) -> Figures:
+    """Of filtered EvalBoxes."""
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    class LoadedEval(DetectionEval):
+        """DetectionEval on boxes that are already here; everything but its constructor is inherited."""
+
+        def __init__(self):
+            self.cfg, self.verbose, self.gt_boxes, self.pred_boxes = settings(), False, truth, predictions
+
+    metrics, _ = LoadedEval().evaluate()
+    aps = metrics.serialize()["label_aps"]
+    return Figures(
+        np.array([[aps[name][threshold] for threshold in THRESHOLDS_M] for name in CLASSES]),
+        np.array([[metrics.get_label_tp(name, _NAMES[error]) for error in ERRORS] for name in CLASSES]),
+    )

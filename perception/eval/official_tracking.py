@@ -1,0 +1,130 @@
+"""The nuScenes tracking metric by the devkit's own code, on whatever frames a submission holds.
+
+As ``perception.eval.official`` does for detection, only the constructor of ``TrackingEval`` is replaced, by the
+devkit's own loaders applied to the frames at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import tempfile
+import warnings
+from pathlib import Path
+
+from perception.eval.official import OfficialError, open_devkit
+from perception.files import writing
+
+_FIGURES = (
+    "amota", "amotp", "mota", "motp", "motar", "recall", "faf", "tid", "lgd",
+    "gt", "tp", "fp", "fn", "ids", "frag", "mt", "ml",
+)  # fmt: skip
+
+
+def score_tracks(dataset, path: str | Path) -> dict:
+    """The figures of a tracking submission on the samples that it names, all of them in ``dataset``.
+
+    Args:
+        dataset: a :class:`perception.NuScenes`, real or simulated.
+        path: a file that a ResultsWriter made of :func:`perception.eval.tracks.to_tracking_submission`.
+
+    Returns:
+        What https://www.nuscenes.org/tracking defines, as the devkit computes it. AMOTA, AMOTP (metres), MOTA, MOTP,
+        MOTAR, RECALL, FAF, TID, LGD and GT: means over the classes with ground truth; TP, FP, FN, IDS, FRAG, MT, ML:
+        sums over the classes, at each class's threshold of the highest MOTA. classes: the same for each class. None
+        where a figure does not exist.
+
+    Raises:
+        OfficialError: no submission, or one for other samples; tables that the devkit cannot read, or no devkit.
+    """
+    _require_devkit()
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.common.loaders import load_gt_of_sample_tokens, load_prediction_of_sample_tokens
+    from nuscenes.eval.tracking.data_classes import TrackingBox
+
+    settings = config_factory("tracking_nips_2019")
+    tokens = _tokens(Path(path), set(dataset.tokens))
+    devkit = open_devkit(dataset)
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # progress bars, means of nothing
+        warnings.simplefilter("ignore")
+        try:
+            truth = load_gt_of_sample_tokens(devkit, tokens, TrackingBox)
+            limit = settings.max_boxes_per_sample
+            predicted, _ = load_prediction_of_sample_tokens(str(path), limit, TrackingBox, tokens)
+        except (AssertionError, LookupError, TypeError, ValueError) as error:  # its ways of refusing a file
+            raise OfficialError(f"{path}: the devkit cannot read it as tracks: {error}") from None
+        truth, predicted = (_filtered(devkit, boxes, settings.class_range) for boxes in (truth, predicted))
+        metrics = _evaluate(devkit, settings, truth, predicted).serialize()
+    by_class = metrics["label_metrics"]
+    return {
+        **{name.upper(): _or_none(metrics[name]) for name in _FIGURES},
+        "classes": {
+            label: {name.upper(): _or_none(by_class[name][label]) for name in _FIGURES}
+            for label in settings.class_names
+        },
+    }
+
+
+def _require_devkit() -> None:
+    try:
+        import motmetrics  # noqa: F401
+        import nuscenes  # noqa: F401
+        import pandas  # noqa: F401
+    except ImportError as error:
+        message = f"the tracking metric is in the devkit: pip install 'perception[nuscenes]' ({error.name} is missing)"
+        raise OfficialError(message) from None
+
+
+def _tokens(path: Path, known: set[str]) -> list[str]:
+    """The samples of a submission."""
+    try:
+        tokens = list(json.loads(path.read_bytes())["results"])
+    except OSError as error:
+        raise OfficialError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, LookupError, TypeError):
+        raise OfficialError(f"{path}: a submission, an object with meta and results, was expected") from None
+    for token in tokens:
+        if token not in known:
+            raise OfficialError(f"{path}: sample {token} is not in the dataset")
+    if not tokens:
+        raise OfficialError(f"{path}: at least one sample was expected, found none")
+    return tokens
+
+
+def _filtered(devkit, boxes, class_range: dict[str, float]):
+    """Those in range of their class, hit by a LiDAR or radar point if they are annotations, in no bicycle rack."""
+    from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
+
+    if not boxes.all:  # of which the devkit's filter cannot tell the type
+        return boxes
+    return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), class_range)
+
+
+def _evaluate(devkit, settings, truth, predicted):
+    from nuscenes.eval.tracking.evaluate import TrackingEval
+    from nuscenes.eval.tracking.loaders import create_tracks
+
+    class LoadedEval(TrackingEval):
+        """TrackingEval on boxes that are already here; everything but its constructor is inherited."""
+
+        def __init__(self):
+            self.cfg, self.verbose, self.output_dir, self.render_classes = settings, False, None, None
+            self.tracks_gt = create_tracks(truth, devkit, "samples", gt=True)
+            self.tracks_pred = create_tracks(predicted, devkit, "samples", gt=False)
+
+    scenes = {devkit.get("sample", token)["scene_token"] for token in truth.sample_tokens}
+    with tempfile.TemporaryDirectory() as folder:  # create_tracks wants its scenes from a file of splits
+        splits = Path(folder) / devkit.version / "splits.json"
+        with writing(splits):
+            splits.parent.mkdir()
+            splits.write_text(json.dumps({"samples": [devkit.get("scene", scene)["name"] for scene in scenes]}))
+        devkit.dataroot = folder
+        metrics, _ = LoadedEval().evaluate()
+    return metrics
+
+
+def _or_none(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,142 @@
+"""Reads a nuScenes submission, a ``results.json`` of the official detection benchmark, into arrays.
+
+The format is https://www.nuscenes.org/object-detection. The file is decoded into typed records, which checks every
+field, sample by sample, so that of a large one only the bytes and the arrays are held.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from perception.data.nuscenes_files import DataError, read_bytes
+from perception.eval.metric import MetricBoxes
+from perception.eval.submission import MAX_BOXES
+from perception.sample import ATTRIBUTES, CLASSES
+
+_LABEL = {name: i for i, name in enumerate(CLASSES)}
+_ATTRIBUTE = {name: i for i, name in enumerate(ATTRIBUTES)} | {"": -1}
+
+
+class _Box(msgspec.Struct, gc=False):
+    sample_token: str
+    translation: tuple[float, float, float]
+    size: tuple[float, float, float]
+    rotation: tuple[float, float, float, float]
+    velocity: tuple[float, float]
+    detection_name: str
+    detection_score: float
+    attribute_name: str
+
+
+class _Submission(msgspec.Struct):
+    meta: dict
+    results: dict[str, msgspec.Raw]
+
+
+class _LenientSubmission(msgspec.Struct):
+    meta: dict
+    results: dict[str, list]
+
+
+@contextmanager
+def joined(paths: Sequence[Path]) -> Iterator[Path]:
+    """One file with the samples of several submissions, such as those of a batch; a single one is that itself.
+
+    Raises:
+        DataError: one that cannot be read or is no submission, or a sample that two of them hold.
+    """
+    if len(paths) == 1:
+        yield paths[0]
+        return
+    meta, results = {}, {}
+    for path in paths:
+        try:
+            part = msgspec.json.decode(read_bytes(path), type=_Submission)
+        except msgspec.DecodeError as error:
+            raise DataError(f"{path}: a submission, an object with meta and results, was expected: {error}") from None
+        for token in results.keys() & part.results.keys():
+            raise DataError(f"{path}: sample {token} was expected in one submission, found it in two")
+        meta, results = part.meta, results | part.results
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "joined.json"
+        path.write_bytes(msgspec.json.encode({"meta": meta, "results": results}))
+        yield path
+
+
+def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
+    """The boxes of a submission, in the order of the file; their sample is the place of its token in ``tokens``.
+
+    Raises:
+        DataError: the file cannot be read, is not of the format, has more than MAX_BOXES in a sample, or has not
+            exactly the samples of ``tokens``.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    place = {token: i for i, token in enumerate(tokens)}
+    try:
+        results = msgspec.json.decode(data, type=_Submission).results
+    except msgspec.DecodeError:  # NaN, which is not JSON, is what the devkit writes for an unknown velocity
+        results = _lenient(path, data)
+    _check_samples(path, results.keys(), place.keys())
+    decode = msgspec.json.Decoder(list[_Box]).decode
+    parts = []
+    for token, raw in results.items():
+        try:
+            boxes = decode(raw) if isinstance(raw, msgspec.Raw) else msgspec.convert(raw, list[_Box])
+            parts.append(_columns(boxes, token, place[token]))
+        except (msgspec.DecodeError, ValueError) as error:
+            raise DataError(f"{path}: sample {token}: {error}") from None
+    boxes = MetricBoxes.joined(parts)
+    if data.count(b'"sample_token"') > len(boxes):  # of a key that comes twice JSON keeps the last
+        raise DataError(f"{path}: each sample once was expected, found one twice")
+    return boxes
+
+
+def _lenient(path: Path, data: bytes) -> dict[str, list]:
+    try:
+        return msgspec.convert(json.loads(data), _LenientSubmission).results
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: a submission, with meta and results, was expected: {error}") from None
+
+
+def _check_samples(path: Path, found, wanted) -> None:
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if missing or extra:
+        counts = ", ".join(f"{len(t)} {what} ({t[0]})" for t, what in ((missing, "missing"), (extra, "unknown")) if t)
+        raise DataError(f"{path}: results of exactly the {len(wanted)} samples were expected, found {counts}")
+
+
+def _columns(boxes: list[_Box], token: str, sample: int) -> MetricBoxes:
+    if len(boxes) > MAX_BOXES:
+        raise ValueError(f"at most {MAX_BOXES} boxes were expected, found {len(boxes)}")
+    for box in boxes:
+        if box.sample_token != token:
+            raise ValueError(f"its own token was expected in each box, found {box.sample_token!r}")
+        if box.detection_name not in _LABEL or box.attribute_name not in _ATTRIBUTE:
+            named = f"{box.detection_name!r}, {box.attribute_name!r}"
+            raise ValueError(f"a known class and attribute were expected, found {named}")
+    numbers = np.array([(*b.translation, *b.size, *b.rotation, *b.velocity, b.detection_score) for b in boxes], float)
+    numbers = numbers.reshape(-1, 13)
+    known = np.delete(numbers, [10, 11], axis=1)  # a velocity may be unknown
+    if not np.isfinite(known).all() or np.isinf(numbers).any() or (numbers[:, 3:6] <= 0).any():
+        raise ValueError("finite numbers and positive sizes were expected")
+    if not numbers[:, 6:10].any(axis=1).all():
+        raise ValueError("a rotation was expected, found a quaternion of zeros")
+    w, x, y, z = (numbers[:, 6:10] / np.linalg.norm(numbers[:, 6:10], axis=1, keepdims=True)).T
+    return MetricBoxes(
+        np.full(len(boxes), sample),
+        numbers[:, :3],
+        numbers[:, [4, 3, 5]],
+        np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)),
+        numbers[:, 10:12],
+        np.array([_LABEL[box.detection_name] for box in boxes], np.int64),
+        np.array([_ATTRIBUTE[box.attribute_name] for box in boxes], np.int64),
+        numbers[:, 12],
+    )

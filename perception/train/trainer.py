@@ -1,0 +1,371 @@
+"""Training: one loop for one process or many, on CPU or GPU, that can be stopped and resumed at any step.
+
+All randomness is keyed by the seed and the step (see ``data.batches``), and the learning rate is a function of the
+step: a run that was interrupted and resumed ends in the same bytes as one that was not (on a CPU).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import torch
+from safetensors.torch import load_file
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from perception.batch import Batch
+from perception.config import Config
+from perception.data.nuscenes import open_source
+from perception.errors import PerceptionError
+from perception.model.detector import build, find_checkpoint
+from perception.seeding import keyed_rng
+from perception.train.batches import Schedule, TrainingData, training_image_size
+from perception.train.checkpoint import read_checkpoint, write_checkpoint
+from perception.train.journal import Journal, Window
+from perception.train.losses import DetectionLoss
+from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_groups
+
+LOG_EVERY_STEPS = 20
+MAX_BROKEN_STEPS = 10  # in a row, of which loss or gradient is not finite
+MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_minutes")  # between a run and its resumption
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(PerceptionError):
+    """A run that cannot be started, resumed or continued."""
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[torch.device]:
+    """This process's device, and under torchrun the group of all processes. "auto" takes a GPU if there is one."""
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device: cuda was asked for, but torch finds no GPU")
+    if "RANK" not in os.environ:
+        yield torch.device(kind)
+        return
+    if kind == "cuda":
+        kind = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(kind)
+    distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        yield torch.device(kind)
+    finally:
+        distributed.destroy_process_group()
+
+
+def any_process(flags: list[bool], device: torch.device) -> list[bool]:
+    """Each flag, true if it is true in any process: all processes must take the same branch."""
+    if not distributed.is_initialized():
+        return flags
+    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor.bool().tolist()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that is no longer empty once Ctrl-C or a termination request came; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def handle(number, _):
+        received.append(number)
+        if not distributed.is_initialized():  # torchrun passes a signal on that the terminal has sent already
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole process group; the trainer decides
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Trainer:
+    """Trains ``model`` on ``frames``; everything it leaves behind is in the folder ``out``.
+
+    model: Batch -> prediction, with ``save(folder, state)``.  loss: (prediction, batch) -> dict with "total".
+    frames: indexable; None for a frame that cannot be read, which is left out and counted.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: nn.Module, frames: Sequence, config: Config, out: Path, device: torch.device
+    ):
+        for name in ("epochs", "batch_size"):
+            if getattr(config.train, name) < 1:
+                raise TrainingError(f"train.{name}: at least 1 was expected, found {getattr(config.train, name)}")
+        self.config, self.out, self.device = config, out, device
+        for name in config.train.freeze:
+            freeze(model, name)
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.model, self.loss = model.to(device).train(), loss.to(device)
+        self.forward = self.model
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.train))
+        self.ema = Ema(self.model, config.train.ema_decay)
+        self.amp = config.train.amp and has_bfloat16(device)
+
+        self.schedule = Schedule(len(frames), config.train, self.rank, self.processes)
+        self.loader = DataLoader(
+            TrainingData(frames, config),
+            sampler=self.schedule,
+            batch_size=None,  # the dataset makes whole batches
+            num_workers=config.data.workers,
+            worker_init_fn=_start_worker,
+            persistent_workers=config.data.workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        self.total_steps = config.train.epochs * self.schedule.steps_per_epoch
+        self.step, self.elapsed_before_s, self.start_s = 0, 0.0, time.monotonic()
+        self.saved_s = self.start_s
+        self.broken: list[list[str]] = []  # tokens of each broken step since the last good one
+        self.recent, self.epoch = Window(), Window()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.safetensors"
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.elapsed_before_s + time.monotonic() - self.start_s
+
+    def run(self) -> bool:
+        """Train to the end of the last epoch, or until Ctrl-C; either way the state is saved. Returns whether it ended.
+
+        Raises:
+            TrainingError: no batch of an epoch can be used, or the loss is not finite for many steps in a row.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            disable=self.rank > 0,
+        )
+        with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
+            ended = True
+            if self.processes > 1:  # a batch without some sensor leaves that sensor's parameters unused
+                self.forward = DistributedDataParallel(self.model, find_unused_parameters=True)
+            try:
+                while ended and self.step < self.total_steps:
+                    ended = self._run_epoch(journal, bar, stop)
+                    self.save()
+            finally:  # this trainer may live until exit, which would wait for workers deaf to signals
+                self.loader._iterator = None
+                self.forward = self.model  # and gloo's threads, if the group outlived its end, may abort the exit
+        return ended
+
+    def _run_epoch(self, journal: Journal, bar: tqdm, stop: list[int]) -> bool:
+        """The rest of the current epoch; returns whether its end was reached."""
+        epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
+        self.schedule.epoch, self.schedule.start = epoch, start
+        dropped_frames = empty_steps = broken_steps = 0
+        for batch in self.loader:
+            if isinstance(batch, PerceptionError):
+                raise batch
+            stopped, empty = any_process([bool(stop), batch is None], self.device)
+            if stopped:
+                return False
+            samples = len(batch) if batch is not None else 0
+            dropped_frames += self.config.train.batch_size - samples
+            losses = {} if empty else self._train_step(batch, journal)
+            empty_steps += empty
+            broken_steps += not (empty or losses)
+            self.recent.add(losses, samples)
+            self.epoch.add(losses, samples)
+            self.step += 1
+            bar.update()
+            if self.step % LOG_EVERY_STEPS == 0 and (means := self.recent.pop()):
+                bar.set_postfix_str(f"loss {means['total']:.3f}")
+                journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
+            if time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
+                self.save()
+        if empty_steps == self.schedule.steps_per_epoch:
+            raise TrainingError(
+                f"epoch {epoch + 1}: not one batch could be used, {dropped_frames} frames are unreadable or empty"
+            )
+        counts = {"dropped_frames": dropped_frames, "broken_steps": broken_steps}
+        journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
+        if dropped_frames or broken_steps:
+            log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped_frames, broken_steps)
+        return True
+
+    @property
+    def learning_rate(self) -> float:
+        return self.config.train.learning_rate * one_cycle(self.step / self.total_steps)
+
+    def _train_step(self, batch: Batch, journal: Journal) -> dict[str, torch.Tensor]:
+        """One optimiser step; empty where loss or gradient is not finite, and then the weights stay as they were."""
+        torch.manual_seed(int(keyed_rng(self.config.train.seed, self.step, self.rank, "network").integers(2**63)))
+        batch = batch.to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * one_cycle(self.step / self.total_steps)
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            prediction = self.forward(batch)
+        losses = self.loss(prediction, batch)
+        losses["total"].backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+        finite = bool(losses["total"].isfinite() & norm.isfinite())
+        if any_process([not finite], self.device)[0]:
+            self._skip_broken(batch.tokens, journal)
+            return {}
+        self.broken.clear()
+        self.optimizer.step()
+        self.ema.update(self.model, self.step)
+        return {**losses, "gradient_norm": norm}
+
+    def _skip_broken(self, tokens: list[str], journal: Journal) -> None:
+        self.broken.append(tokens)
+        journal.write("broken", self.step, {}, tokens=tokens)
+        if len(self.broken) == MAX_BROKEN_STEPS:
+            names = dict.fromkeys(token for tokens in self.broken for token in tokens)
+            raise TrainingError(
+                f"step {self.step}: loss or gradient not finite for {MAX_BROKEN_STEPS} steps in a row, "
+                f"on frames {', '.join(names)}"
+            )
+
+    def save(self) -> None:
+        """Write what ``perception.load`` reads (averaged weights, config) and the checkpoint a run resumes from."""
+        self.saved_s = time.monotonic()
+        if self.rank > 0:
+            return
+        optimizer = {
+            f"{index}.{name}": value
+            for index, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
+        state = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
+        state["config"] = asdict(self.config)
+        write_checkpoint(self.checkpoint, tensors, state)
+        self.model.save(self.out, self.ema.state)
+
+    def resume(self) -> None:
+        """Continue from ``out``'s checkpoint; from the start where there is none.
+
+        Raises:
+            TrainingError: the checkpoint cannot be read, or was written under another config.
+        """
+        if not self.checkpoint.exists():
+            log.info("%s: nothing to resume, starting from the beginning", self.out)
+            return
+        tensors, state = read_checkpoint(self.checkpoint)
+        try:
+            self._restore(tensors, state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"{self.checkpoint}: does not fit this version of the model: {reason}") from None
+
+    def _restore(self, tensors: dict, state: dict) -> None:
+        changed = _differences(state["config"], json.loads(json.dumps(asdict(self.config))))
+        if changed:
+            raise TrainingError(f"{self.checkpoint}: was written under another config: {', '.join(changed)}")
+        if state["total_steps"] != self.total_steps:
+            raise TrainingError(
+                f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {self.total_steps}: "
+                "the number of frames or processes has changed"
+            )
+        self.model.load_state_dict(tensors["model"])
+        for name, tensor in self.ema.state.items():
+            tensor.copy_(tensors["ema"][name])
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.get("optimizer", {}).items():
+            index, _, name = key.partition(".")
+            states.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step, self.elapsed_before_s = state["step"], state["elapsed_s"]
+
+
+def freeze(model: nn.Module, name: str) -> None:
+    """Train the rest of ``model`` only.
+
+    Raises:
+        TrainingError: it has no such part.
+    """
+    parts = dict(model.named_children())
+    if name not in parts:
+        raise TrainingError(f"train.freeze: some of {', '.join(parts)} were expected, found '{name}'")
+    parts[name].requires_grad_(False)
+
+
+def initialise(model: nn.Module, checkpoint: str) -> None:
+    """Start from a checkpoint's weights wherever name and shape are the same; the number of those is logged.
+
+    Raises:
+        PerceptionError: no such checkpoint, or none of its weights fits.
+    """
+    path = find_checkpoint(checkpoint) / "model.safetensors"
+    own = model.state_dict()
+    fitting = {k: v for k, v in load_file(path).items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise TrainingError(f"train.init: {path}: weights of this model were expected, none of them fits")
+    log.info("%s: %d of %d tensors taken over", path, len(fitting), len(own))
+    model.load_state_dict({**own, **fitting})
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """``key (old, now new)`` for every key that differs and may not."""
+    changed = []
+    for key in old.keys() | new.keys():
+        before, after, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += _differences(before, after, f"{name}.")
+        elif before != after and name not in MAY_CHANGE:
+            changed.append(f"{name} ({before}, now {after})")
+    return sorted(changed)
+
+
+def train(config: Config, out: str | Path, resume: bool = False, device: str = "auto") -> bool:
+    """Train the detector that ``config`` describes; returns whether training ended (False: it was interrupted).
+
+    Writes to the folder ``out``: model.safetensors and config.yaml for ``perception.load``, log.jsonl, TensorBoard
+    logs, and checkpoint.safetensors, from which ``resume`` continues. Run by torchrun, all processes train together.
+
+    Raises:
+        PerceptionError: data that cannot be read, or a run in ``out`` already that is not to be resumed.
+    """
+    out = Path(out)
+    if (out / "checkpoint.safetensors").exists() and not resume:
+        raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
+    with process_group(device) as place:
+        torch.manual_seed(config.train.seed)
+        data = config.data
+        chosen = {"split": data.split, "scenes": list(data.scenes) or None, "part": data.part}
+        chosen["image_size"] = training_image_size(config)
+        frames = open_source(data.root, data, data.version, on_error=data.on_error, **chosen)
+        if not frames.annotated:
+            raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
+        model = build(config)
+        if config.train.init is not None:
+            initialise(model, config.train.init)
+        trainer = Trainer(model, DetectionLoss(config), frames, config, out, place)
+        if resume:
+            trainer.resume()
+        ended = trainer.run()
+        if trainer.rank == 0:
+            steps, minutes = f"{trainer.step} of {trainer.total_steps} steps", trainer.elapsed_s / 60
+            after = "" if ended else "; interrupted, continue with --resume"
+            print(f"{steps} in {minutes:.1f} minutes; weights, config and log.jsonl are in {out}{after}")
+    return ended

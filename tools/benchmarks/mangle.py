@@ -1,0 +1,141 @@
+"""Recordings damaged in every way that disks, radios and crashes know, and what the readers make of them.
+
+Each input runs through everything that a replay does before the detector: opened, inspected, its messages put in order,
+decoded and assembled into frames. What may come of it is frames, or a PerceptionError.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.timing import peak_resident_mb
+from perception.errors import PerceptionError
+from perception.logs.assemble import LIDAR_HZ, RADAR_HZ, sweep_span_s
+from perception.logs.doctor import diagnose, report
+from perception.logs.frames import LogFrames
+from perception.logs.inspect import inspect, table
+from perception.logs.log import open_log
+from perception.logs.measurements import Assembly
+from perception.seeding import keyed_rng
+
+_ASSEMBLY = Assembly(
+    lidar_span_s=sweep_span_s(4, LIDAR_HZ),
+    radar_span_s=sweep_span_s(6, RADAR_HZ),
+    image_size=(128, 352),
+    skip_damaged=True,
+)
+_ABSURD = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+
+
+def mangled(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
+    """Damage files of ``logs`` (each a file, or a folder) in ``count`` ways, taking turns, and read the result.
+
+    Returns:
+        inputs; frames: how many inputs still gave some; refused: PerceptionErrors; others: what else was raised, by
+        type, which should be nothing; worst_s: the longest that one took; peak_mb: of the process, from its start.
+    """
+    start_mb = peak_resident_mb()
+    outcomes, others, worst_s = Counter(), Counter(), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [_copy(log, Path(folder) / str(i)) for i, log in enumerate(logs)]
+        for number in tqdm(range(count), desc="mangled", unit="log"):
+            log = copies[number % len(copies)]
+            rng = keyed_rng(seed, number)
+            victim = _victim(log, rng)
+            whole = victim.read_bytes()
+            victim.write_bytes(damage(whole, rng))
+            begin = time.perf_counter()
+            try:
+                outcomes["frames" if read(log) else "refused"] += 1
+            except PerceptionError:
+                outcomes["refused"] += 1
+            except Exception as error:  # which is what is looked for
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                others[f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"[:120]] += 1
+            worst_s = max(worst_s, time.perf_counter() - begin)
+            victim.write_bytes(whole)
+    return {
+        "inputs": count,
+        "frames": outcomes["frames"],
+        "refused": outcomes["refused"],
+        "others": dict(others),
+        "worst_s": worst_s,
+        "peak_mb": peak_resident_mb(),
+        "start_mb": start_mb,
+    }
+
+
+def in_another_process(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
+    """:func:`mangled` where nothing else has taken memory."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(mangled, (logs, count, seed))
+
+
+def read(log: Path) -> int:
+    """All that a replay does before the detector; the number of frames."""
+    with open_log(log, strict=False) as opened:
+        info = inspect(opened)
+        table(info), report(diagnose(info))
+        return sum(1 for _ in LogFrames(opened, info.rig, _ASSEMBLY))
+
+
+def damage(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to three of: cut short, bits flipped, a number made absurd, a piece zeroed, removed, doubled or scrambled."""
+    out = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        if not out:
+            break
+        at = int(rng.integers(len(out)))
+        if rng.random() < 0.3:  # headers and trailers are where lengths stand
+            at = (
+                int(rng.integers(min(256, len(out))))
+                if rng.random() < 0.5
+                else len(out) - 1 - int(rng.integers(min(256, len(out))))
+            )
+        length = int(min(len(out) - at, 1 << rng.integers(0, 14)))
+        kind = rng.integers(7)
+        if kind == 0:
+            del out[at:]
+        elif kind == 1:
+            for place in rng.integers(len(out), size=int(rng.integers(1, 9))):
+                out[place] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            value = int(rng.choice(len(_ABSURD)))
+            width = int(rng.choice([1, 2, 4, 8]))
+            out[at : at + width] = (_ABSURD[value] & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+        elif kind == 3:
+            out[at : at + length] = bytes(length)
+        elif kind == 4:
+            del out[at : at + length]
+        elif kind == 5:
+            out[at:at] = out[at : at + length]
+        else:
+            out[at : at + length] = rng.bytes(length)
+    return bytes(out)
+
+
+def _victim(log: Path, rng: np.random.Generator) -> Path:
+    """A file of a log, seldom one of the many that hold a single measurement."""
+    if log.is_file():
+        return log
+    files = sorted(path for path in log.rglob("*") if path.is_file() and not any(p.startswith(".") for p in path.parts))
+    tables = [path for path in files if path.suffix in (".json", ".yaml", ".db3", ".mcap")]
+    chosen = tables if tables and rng.random() < 0.6 else files
+    return chosen[int(rng.integers(len(chosen)))]
+
+
+def _copy(log: Path, folder: Path) -> Path:
+    target = folder / log.name
+    folder.mkdir()
+    shutil.copytree(log, target) if log.is_dir() else shutil.copy(log, target)
+    return target
