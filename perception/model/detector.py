@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.special import expit, logit
 from torch import nn
 
@@ -25,6 +25,7 @@ from perception.config import (
     save_config,
 )
 from perception.errors import PerceptionError
+from perception.files import write_file
 from perception.grid import BEVGrid
 from perception.health import without_dead
 from perception.model.camera import BACKBONES, CameraEncoder, ImageEncoder
@@ -161,11 +162,8 @@ class Detector(nn.Module):
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write ``model.safetensors`` and ``config.yaml``; ``state`` (an average) replaces the detector's weights."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if state is None else state
-        partial = folder / "model.safetensors.part"
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-        partial.replace(folder / "model.safetensors")
+        write_file(folder / "model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
         save_config(self.config, folder / "config.yaml")
 
 
