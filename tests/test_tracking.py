@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception.data.nuscenes import NuScenes
+from perception.eval.submission import to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.geometry import SE3, wrap_angle
 from perception.sample import CLASSES, Boxes3D, Detections, Frame
@@ -328,7 +329,7 @@ def test_the_annotations_of_a_real_scene(real_scene):
 def test_a_submission_names_the_tracks_of_seven_classes():
     frame = Frame("token", 0, SE3.from_yaw(np.pi / 2, (100, 200, 0)))
     detections = seen([(10, 2)] * 4, (3, 1), [CONE, CAR, PEDESTRIAN, TRUCK], score=[0.9, 0.5, 0.6, 0.7])
-    rows = to_tracking_submission(frame, detections, np.array([1, 2, 3, -1]))
+    rows = to_tracking_submission(to_world(frame, detections), np.array([1, 2, 3, -1]))
     assert [(row["tracking_name"], row["tracking_id"], row["tracking_score"]) for row in rows] == [
         ("pedestrian", "3", 0.6),
         ("car", "2", 0.5),

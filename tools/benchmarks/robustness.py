@@ -25,6 +25,7 @@ from perception.config import load_yaml
 from perception.data.nuscenes import NuScenes, open_source
 from perception.errors import PerceptionError
 from perception.eval.evaluate import Submission, score_submissions
+from perception.eval.submission import to_world
 from perception.files import write_json
 from perception.health import HealthMonitor, without_dead
 from perception.model.detector import Detector, load, weights_sha256
@@ -178,7 +179,7 @@ def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, 
             frame = condition.apply(moment)
             if monitor:
                 frame, _ = monitors[condition.key].check(frame)
-            made[condition.key].add(frame, detector.detect(frame) if frame.sensors else None)
+            made[condition.key].add(frame.token, to_world(frame, detector.detect(frame)) if frame.sensors else None)
 
 
 def read_rows(path: Path) -> list[dict]:
