@@ -24,6 +24,7 @@ from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, Figures, MetricBoxes, Racks, counted, found, score
 from perception.eval.submission import MAX_BOXES, ResultsWriter, WorldDetections, to_submission, to_world
 from perception.sample import CLASSES, SENSORS
+from perception.text import aligned
 
 ALL_SUBSETS = [subset for n in (3, 2, 1) for subset in combinations(SENSORS, n)]
 _SHARED = ("frames", "skipped", "ground_truth")  # figures that all submissions on the same frames have in common
@@ -309,13 +310,10 @@ def _share(hit: np.ndarray, mask: np.ndarray) -> float | None:
 def table(report: dict) -> str:
     """The figures of :func:`evaluate_subsets` for reading: a line a subset."""
     columns = ("mAP", "mAP_present", "NDS", *(f"m{name}" for name in ERRORS))
-    width = max(len(name) for name in report["subsets"])
-    lines = [" ".join([" " * width, *(f"{column:>11}" for column in columns)])]
-    for name, figures in report["subsets"].items():
-        lines.append(" ".join([f"{name:<{width}}", *(f"{_or_nan(figures[column]):11.4f}" for column in columns)]))
+    rows = [(name, *(f"{_or_nan(row[column]):.4f}" for column in columns)) for name, row in report["subsets"].items()]
     sensors = ", ".join(f"{count} with {name}" for name, count in report["frames_with"].items())
-    lines.append(f"{report['frames']} frames{f' ({sensors})' * bool(sensors)}, {report['skipped']} skipped")
-    return "\n".join(lines)
+    frames = f"{report['frames']} frames{f' ({sensors})' * bool(sensors)}, {report['skipped']} skipped"
+    return f"{aligned([('', *columns), *rows])}\n{frames}"
 
 
 def breakdown_table(report: dict) -> str:
