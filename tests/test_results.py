@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from perception.eval.submission import MAX_BOXES, ResultsWriter, to_submission
+from perception.eval.submission import MAX_BOXES, ResultsWriter, to_submission, to_world
 from perception.files import ResultsError, begin_part, check_writable, finish_part, replacing, write_json
 from perception.geometry import SE3
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame
@@ -28,8 +28,12 @@ def detections(labels, scores=None, velocity=(0.0, 0.0), attribute=None) -> Dete
     return Detections(boxes, np.linspace(1.0, 0.5, n) if scores is None else np.array(scores))
 
 
+def submitted(found: Detections) -> list[dict]:
+    return to_submission(to_world(FRAME, found))
+
+
 def test_a_box_in_the_world():
-    (box,) = to_submission(FRAME, detections([0], velocity=(3.0, 1.0)))
+    (box,) = submitted(detections([0], velocity=(3.0, 1.0)))
     assert box["sample_token"] == "token" and box["detection_name"] == "car" and box["detection_score"] == 1.0
     assert np.allclose(box["translation"], [98.0, 210.0, 1.5])
     assert box["size"] == [2.0, 4.0, 1.5]  # width, length, height
@@ -39,17 +43,17 @@ def test_a_box_in_the_world():
 
 
 def test_an_unknown_velocity_stands_still():
-    (box,) = to_submission(FRAME, detections([0], velocity=(np.nan, np.nan)))
+    (box,) = submitted(detections([0], velocity=(np.nan, np.nan)))
     assert box["velocity"] == [0.0, 0.0] and box["attribute_name"] == "vehicle.parked"
 
 
 def test_nothing_found():
-    assert to_submission(FRAME, Detections(Boxes3D.empty(), np.zeros(0))) == []
+    assert submitted(Detections(Boxes3D.empty(), np.zeros(0))) == []
 
 
 def test_the_best_boxes_are_kept_in_order():
     scores = np.random.default_rng(0).permutation(MAX_BOXES + 100) / 1000
-    kept = [box["detection_score"] for box in to_submission(FRAME, detections([0] * len(scores), scores))]
+    kept = [box["detection_score"] for box in submitted(detections([0] * len(scores), scores))]
     assert kept == sorted(scores, reverse=True)[:MAX_BOXES]
 
 
@@ -57,7 +61,7 @@ def test_the_best_boxes_are_kept_in_order():
 @pytest.mark.parametrize("attribute", range(-1, len(ATTRIBUTES)))
 def test_every_class_gets_an_attribute_it_can_have(attribute, speed):
     allowed = pytest.importorskip("nuscenes.eval.detection.utils").detection_name_to_rel_attributes
-    found = to_submission(FRAME, detections(range(len(CLASSES)), velocity=(speed, 0.0), attribute=attribute))
+    found = submitted(detections(range(len(CLASSES)), velocity=(speed, 0.0), attribute=attribute))
     for box in found:
         names = allowed(box["detection_name"])
         assert box["attribute_name"] in (names or [""])
@@ -70,7 +74,7 @@ def test_the_official_reader_accepts_the_file(tmp_path):
     from nuscenes.eval.detection.data_classes import DetectionBox
 
     with ResultsWriter(tmp_path / "deep" / "results.json", ["lidar", "camera"]) as writer:
-        writer.add("a", to_submission(FRAME, detections(range(10))))
+        writer.add("a", submitted(detections(range(10))))
         writer.add("b", [])
     boxes, meta = loaders.load_prediction(str(tmp_path / "deep" / "results.json"), MAX_BOXES, DetectionBox)
     assert [len(boxes["a"]), len(boxes["b"])] == [10, 0] and boxes.sample_tokens == ["a", "b"]

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from perception.data.nuscenes_annotations import VISIBILITY_LEVEL, Annotations
 from perception.errors import PerceptionError
 from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, Figures, MetricBoxes, Racks, counted, found, score
-from perception.eval.submission import ResultsWriter, to_submission, to_world
-from perception.sample import CLASSES, SENSORS, Detections, Frame
+from perception.eval.submission import MAX_BOXES, ResultsWriter, WorldDetections, to_submission, to_world
+from perception.sample import CLASSES, SENSORS
+from perception.text import aligned
 
 ALL_SUBSETS = [subset for n in (3, 2, 1) for subset in combinations(SENSORS, n)]
 _SHARED = ("frames", "skipped", "ground_truth")  # figures that all submissions on the same frames have in common
@@ -100,7 +101,7 @@ def evaluate_subsets(
             for name, sensors in names.items():
                 seen = frame.only(sensors)
                 # A frame that has none of the sensors is not left out: what it holds was missed.
-                submissions[name].add(seen, detector.detect(seen) if seen.sensors else None)
+                submissions[name].add(seen.token, to_world(seen, detector.detect(seen)) if seen.sensors else None)
 
     figures = score_submissions(dataset, names, detect, results, official)
     first = next(iter(figures.values()))
@@ -120,15 +121,18 @@ class Submission:
     """
 
     def __init__(self, place: dict[str, int], writer: ResultsWriter | None):
-        self.place, self.writer, self.tokens, self._parts = place, writer, [], []
+        self.place, self.writer = place, writer
+        self.tokens: list[str] = []
+        self._parts: list[MetricBoxes] = []
 
-    def add(self, frame: Frame, detections: Detections | None) -> None:
+    def add(self, token: str, world: WorldDetections | None) -> None:
         """None where the detector was not asked, because the frame has nothing that it could see."""
         if self.writer is not None:
-            self.writer.add(frame.token, to_submission(frame, detections) if detections is not None else [])
-        self.tokens.append(frame.token)
-        if detections is not None:
-            self._parts.append(to_world(frame, detections, self.place[frame.token])[0])
+            self.writer.add(token, [] if world is None else to_submission(world))
+        self.tokens.append(token)
+        if world is not None:
+            best = world.boxes[:MAX_BOXES]
+            self._parts.append(replace(best, sample=np.full(len(best), self.place[token])))
 
     @property
     def boxes(self) -> MetricBoxes:
@@ -306,13 +310,10 @@ def _share(hit: np.ndarray, mask: np.ndarray) -> float | None:
 def table(report: dict) -> str:
     """The figures of :func:`evaluate_subsets` for reading: a line a subset."""
     columns = ("mAP", "mAP_present", "NDS", *(f"m{name}" for name in ERRORS))
-    width = max(len(name) for name in report["subsets"])
-    lines = [" ".join([" " * width, *(f"{column:>11}" for column in columns)])]
-    for name, figures in report["subsets"].items():
-        lines.append(" ".join([f"{name:<{width}}", *(f"{_or_nan(figures[column]):11.4f}" for column in columns)]))
+    rows = [(name, *(f"{_or_nan(row[column]):.4f}" for column in columns)) for name, row in report["subsets"].items()]
     sensors = ", ".join(f"{count} with {name}" for name, count in report["frames_with"].items())
-    lines.append(f"{report['frames']} frames{f' ({sensors})' * bool(sensors)}, {report['skipped']} skipped")
-    return "\n".join(lines)
+    frames = f"{report['frames']} frames{f' ({sensors})' * bool(sensors)}, {report['skipped']} skipped"
+    return f"{aligned([('', *columns), *rows])}\n{frames}"
 
 
 def breakdown_table(report: dict) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +36,38 @@ _USUAL_ATTRIBUTES = {
 }
 
 
-def to_world(frame: Frame, detections: Detections, sample: int = 0) -> tuple[MetricBoxes, np.ndarray]:
-    """The best MAX_BOXES boxes of one sample, highest score first, and their quaternions [N, 4] (w, x, y, z).
+@dataclass(frozen=True, eq=False)
+class WorldDetections:
+    """Detections of one sample in the world frame, highest score first.
 
-    The format has no word for an unknown velocity: such a box is said to stand still. An attribute that is unknown, or
-    that the class cannot have, is replaced by what the class usually does at the box's speed.
-
-    Args:
-        sample: what the boxes are said to belong to.
+    boxes: :class:`MetricBoxes` [N], ``sample`` is 0.  quaternion: [N, 4] (w, x, y, z).
+    index: int64 [N], which of the detections in the ego frame each one is.
     """
-    best = np.argsort(-detections.scores, kind="stable")[:MAX_BOXES]
-    boxes = detections.boxes[best]
+
+    token: str
+    boxes: MetricBoxes
+    quaternion: np.ndarray
+    index: np.ndarray
+
+    def row(self, i: int) -> dict:
+        """What the detection and the tracking format have in common, of box ``i``."""
+        return {
+            "sample_token": self.token,
+            "translation": self.boxes.center[i].tolist(),
+            "size": self.boxes.size[i, [1, 0, 2]].tolist(),
+            "rotation": self.quaternion[i].tolist(),
+            "velocity": self.boxes.velocity[i].tolist(),
+        }
+
+
+def to_world(frame: Frame, detections: Detections) -> WorldDetections:
+    """All detections of ``frame``, in the world frame.
+
+    The format cannot express an unknown velocity: such a box is written as standing still. An attribute that is
+    unknown, or that the class cannot have, is replaced by the usual one of the class at the box's speed.
+    """
+    index = np.argsort(-detections.scores, kind="stable")
+    boxes = detections.boxes[index]
     world_SE3_ego, ego_rotation_box = frame.world_SE3_ego, Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
     rotation = Rotation.from_matrix(world_SE3_ego.rotation) * ego_rotation_box
     forward = rotation.apply([1.0, 0.0, 0.0]).reshape(-1, 3)
@@ -56,33 +78,29 @@ def to_world(frame: Frame, detections: Detections, sample: int = 0) -> tuple[Met
         for label, attribute, speed in zip(boxes.label, boxes.attribute.tolist(), speeds)
     ]
     world = MetricBoxes(
-        sample=np.full(len(boxes), sample),
+        sample=np.zeros(len(boxes), np.int64),
         center=world_SE3_ego.transform(boxes.center),
         size=boxes.size,
         yaw=np.arctan2(forward[:, 1], forward[:, 0]),
         velocity=world_SE3_ego.rotate(ego_velocity)[:, :2],
         label=boxes.label,
         attribute=np.array([ATTRIBUTES.index(name) if name else -1 for name in attributes], dtype=np.int64),
-        score=detections.scores[best],
+        score=detections.scores[index],
     )
-    return world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]]
+    return WorldDetections(frame.token, world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]], index)
 
 
-def to_submission(frame: Frame, detections: Detections) -> list[dict]:
-    """The boxes that :func:`to_world` gives, in the words of the format."""
-    world, quaternions = to_world(frame, detections)
+def to_submission(world: WorldDetections) -> list[dict]:
+    """The best MAX_BOXES boxes as the records of a detection submission."""
+    boxes = world.boxes
     return [
         {
-            "sample_token": frame.token,
-            "translation": world.center[i].tolist(),
-            "size": world.size[i, [1, 0, 2]].tolist(),
-            "rotation": quaternions[i].tolist(),
-            "velocity": world.velocity[i].tolist(),
-            "detection_name": CLASSES[world.label[i]],
-            "detection_score": float(world.score[i]),
-            "attribute_name": ATTRIBUTES[world.attribute[i]] if world.attribute[i] >= 0 else "",
+            **world.row(i),
+            "detection_name": CLASSES[boxes.label[i]],
+            "detection_score": float(boxes.score[i]),
+            "attribute_name": ATTRIBUTES[boxes.attribute[i]] if boxes.attribute[i] >= 0 else "",
         }
-        for i in range(len(world))
+        for i in range(min(len(boxes), MAX_BOXES))
     ]
 
 

@@ -32,7 +32,7 @@ import torch
 from tqdm import tqdm
 
 from perception.errors import PerceptionError
-from perception.eval.submission import ResultsWriter, to_submission
+from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.files import check_writable, part_path, write_file, write_json, writing
 from perception.health import HealthMonitor
@@ -186,8 +186,11 @@ class Replay:
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
         step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
         with clock.stage("results"):
-            self.results.add(frame.token, to_submission(frame, detections))
-            self.tracks.add(frame.token, to_tracking_submission(frame, detections, tracks))
+            world = to_world(frame, detections)
+            self.results.add(frame.token, to_submission(world))
+            self.tracks.add(frame.token, to_tracking_submission(world, tracks))
+            if self.truth is not None:
+                self.truth.add(world)
             self._note(step)
         for name, sink in self.sinks.items():
             with clock.stage(name):
@@ -230,8 +233,6 @@ class Replay:
         self.sensors.update(frame.sensors)
         self.faults.update(f"{name} {fault}" for name, fault in step.faults.items())
         self.stability.add(frame, detections, step.tracks)
-        if self.truth is not None:
-            self.truth.add(frame, detections)
         self._digest.update(canonical_bytes(frame.timestamp_ns, detections))
         if drawn > self._most:
             self._most, self.best = drawn, (frame, detections)

@@ -105,7 +105,12 @@ def run(
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
         rig = rig_of(log, job.rig)
-        options = {"image_size": detector.inputs.covering, "sensors": job.sensors, "rate_hz": job.frame_rate_hz, "skip_damaged": job.skip_damaged}
+        options = {
+            "image_size": detector.inputs.covering,
+            "sensors": job.sensors,
+            "rate_hz": job.frame_rate_hz,
+            "skip_damaged": job.skip_damaged,
+        }
         faults = parse_faults(job.faults, rig)
         frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), faults)
         about = about_detector(detector, job.checkpoint)

@@ -9,7 +9,8 @@ import numpy as np
 
 from perception.data.nuscenes import NuScenes
 from perception.eval.evaluate import EvaluationError, Submission, Truth, score_boxes
-from perception.sample import Detections, Frame
+from perception.eval.submission import WorldDetections
+from perception.sample import Frame
 
 _FIGURES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
 
@@ -48,11 +49,11 @@ class GroundTruth:
         token = frame.token if token in self._noted else token
         return replace(frame, token=token, boxes=self._dataset.boxes(index))
 
-    def add(self, frame: Frame, detections: Detections) -> None:
+    def add(self, world: WorldDetections) -> None:
         """Note what was detected in a frame that :meth:`attach` gave, the first time; others are passed over."""
-        if frame.token in self._frame_of_token and frame.token not in self._noted:
-            self._noted.add(frame.token)
-            self._submission.add(frame, detections)
+        if world.token in self._frame_of_token and world.token not in self._noted:
+            self._noted.add(world.token)
+            self._submission.add(world.token, world)
 
     def metrics(self) -> dict | None:
         """The nuScenes metric of the frames noted, as :func:`perception.eval.evaluate.evaluate` gives it, and how many.
