@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ class Detector(nn.Module):
             PerceptionError: a frame without any sensor, of which nothing can be said.
         """
         for frame in frames:
+            if not isinstance(frame, Frame):
+                raise PerceptionError(f"detect: a Frame was expected, found {type(frame).__name__}")
             if not set(frame.sensors) & set(self.sensors):
                 raise PerceptionError(
                     f"frame {frame.token}: at least one of {', '.join(self.sensors)} was expected, found none"
@@ -146,18 +148,6 @@ class Detector(nn.Module):
     def detect(self, frame: Frame) -> Detections:
         """Detections of one frame, in its ego frame, highest score first."""
         return self.detect_batch([frame])[0]
-
-    def sensor_set(self, sensors: Iterable[str]) -> str:
-        """The name of a set of sensors, ``camera+lidar``: in the order of the detector's.
-
-        Raises:
-            PerceptionError: none, or one that the detector does not have.
-        """
-        sensors = set(sensors)
-        if not sensors or not sensors <= set(self.sensors):
-            found = ", ".join(sorted(sensors)) or "none"
-            raise PerceptionError(f"sensors: some of {', '.join(self.sensors)} were expected, found {found}")
-        return "+".join(name for name in self.sensors if name in sensors)
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write ``model.safetensors`` and ``config.yaml``; ``state`` (an average) replaces the detector's weights."""

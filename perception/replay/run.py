@@ -161,7 +161,7 @@ class Replay:
         self.scenes: dict[str, int] = {}
         self.sensors: Counter = Counter()
         self.monitor, self.faults = HealthMonitor(), Counter()
-        self.tracker, self.stability = Tracker(), Stability()
+        self.tracker, self.stability = Tracker(detector.task), Stability()
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -186,11 +186,11 @@ class Replay:
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
         step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
         with clock.stage("results"):
-            world = to_world(frame, detections)
+            world = to_world(frame, detections, self.detector.task)
             self.results.add(frame.token, to_submission(world))
             self.tracks.add(frame.token, to_tracking_submission(world, tracks))
             if self.truth is not None:
-                self.truth.add(world)
+                self.truth.add(frame, world)
             self._note(step)
         for name, sink in self.sinks.items():
             with clock.stage(name):
