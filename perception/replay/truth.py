@@ -12,7 +12,7 @@ from perception.eval.evaluate import EvaluationError, Submission, Truth, score_b
 from perception.eval.submission import WorldDetections
 from perception.sample import Frame
 
-_FIGURES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
+_METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
 
 
 class GroundTruth:
@@ -68,5 +68,5 @@ class GroundTruth:
         if not tokens:
             return None
         truth = truth.of_samples(np.array([self._frame_of_token[token] for token in tokens]))
-        figures = score_boxes(truth, self._submission.boxes)
-        return {"frames": len(tokens), **{name: figures[name] for name in _FIGURES}}
+        metrics = score_boxes(truth, self._submission.boxes)
+        return {"frames": len(tokens), **{name: metrics[name] for name in _METRICS}}
