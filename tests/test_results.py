@@ -1,12 +1,13 @@
 """The submission format: frames, orders and units by hand, and what the official reader makes of it."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from perception.eval.submission import MAX_BOXES, ResultsWriter, to_submission, to_world
-from perception.files import ResultsError, check_writable, write_json
+from perception.files import ResultsError, begin_part, check_writable, finish_part, replacing, write_json
 from perception.geometry import SE3
 from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame
 
@@ -139,3 +140,43 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
         writer._file = open("/dev/full", "w")
         writer.add("a", [])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_obeys_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "x.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "x.mcap"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as part:
+        part.write_text("new")
+        assert part == tmp_path / "x.part.mcap"
+        raise ZeroDivisionError
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.mcap", "old")]
+
+
+def test_writers_of_the_same_file_do_not_meet(tmp_path):
+    path = tmp_path / "x"
+    with replacing(path, contended=True) as first, replacing(path, contended=True) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "first")]  # it ended last
+
+
+def test_a_part_file_takes_its_name_once_it_is_finished(tmp_path):
+    path = tmp_path / "deep" / "drive.mcap"
+    part = begin_part(path)
+    assert part == tmp_path / "deep" / "drive.part.mcap"
+    part.write_text("new")
+    assert not path.exists()
+    finish_part(path)
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        begin_part(tmp_path / "file" / "drive.mcap")

@@ -36,7 +36,7 @@ def main() -> None:
 
     print(f"1/3 A drive of {args.seconds:g} s is simulated (kept from an earlier run if there is one)", flush=True)
     simulate(folder, 1, args.seconds, SEED, overwrite=args.overwrite, weather=("day",), progress=True)
-    drive = open_source(folder, detector.config.data)
+    drive = open_source(folder, detector.config)
 
     print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
     about = about_detector(detector, args.checkpoint)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from perception import SENSORS
+from perception.sample import SENSORS
 from perception.cli.options import add_device_option, names
 from perception.errors import PerceptionError
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
+
+from perception.files import replacing
 
 _DTYPES = {"BOOL": "bool", "U8": "uint8", "I32": "<i4", "I64": "<i8", "F64": "<f8"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -42,21 +42,14 @@ def write_columns(
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("xb") as file:
+    with replacing(path, contended=True) as part:
+        with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for array in arrays.values():
                 file.write(np.ascontiguousarray(array))
-            file.flush()
-            os.fsync(file.fileno())
-        found = read_columns(partial)
+        found = read_columns(part)
         if found is None:
-            raise OSError(f"{partial}: what was written is not there")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            raise OSError(f"{part}: what was written is not there")
     return found
 
 

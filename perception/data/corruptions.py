@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.geometry import SE3
-from perception.sample import SENSORS, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
 
 # Where a nuScenes vehicle carries its LiDAR: x right, y forward, z up. Frames hold clouds in the ego frame only.
 EGO_SE3_LIDAR = SE3.from_yaw(-np.pi / 2, [0.94, 0.0, 1.84])
@@ -273,15 +273,14 @@ class Faulty:
     errors: dict[str, SE3]
 
 
-def draw_faults(frame: Frame, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator) -> Faulty:
-    """With probability ``rate`` each sensor gets one fault of its kind, of random strength. For training.
+def draw_faults(faulty: Faulty, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator) -> Faulty:
+    """With probability ``rate`` camera, radar and LiDAR each get one fault of their kind, of random strength.
 
     previous: gives the keyframe before in the same scene, None where there is none: nothing is stale then. It is asked
         only for what is to be stale, since reading a frame takes as long as training on it.
     """
-    faulty = Faulty(frame, {name: SE3() for name in SENSORS})
     for name, draw in (("lidar", _lidar_fault), ("radar", _radar_fault), ("camera", _camera_fault)):
-        if name in frame.sensors and rng.random() < rate:
+        if name in faulty.frame.sensors and rng.random() < rate:
             faulty = draw(faulty, previous, rng)
     return faulty
 

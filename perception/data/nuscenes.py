@@ -46,16 +46,19 @@ from typing import Literal
 
 import numpy as np
 
-from perception.config import DataConfig
+from perception.config import Config
 from perception.data.nuscenes_annotations import Annotations
 from perception.data.nuscenes_files import DataError
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
 from perception.errors import PerceptionError
 from perception.geometry import SE3
-from perception.sample import SENSORS, Boxes3D, Frame
+from perception.sample import Boxes3D, Frame
+from perception.task import NUSCENES, Task
 
 logger = logging.getLogger(__name__)
+
+MODALITIES = ("camera", "radar", "lidar")  # of nuScenes' sensors
 
 
 class NuScenes:
@@ -77,6 +80,7 @@ class NuScenes:
         image_size: height and width that the caller will scale images to, covering and then cropping, as
             :func:`perception.sample.fit_image` does. JPEGs that are at least twice as large are decoded at a half, a
             quarter or an eighth of their sides, which is much faster; their intrinsics say so. None: as stored.
+        task: its classes; boxes of others are left out, and labels and attributes index those of the task.
         on_error: what a damaged file does, "raise" or "skip" (see the module docstring).
 
     Attributes:
@@ -96,7 +100,7 @@ class NuScenes:
         scenes: Sequence[str] | None = None,
         *,
         part: Sequence[float] = (0.0, 1.0),
-        sensors: Sequence[str] = SENSORS,
+        sensors: Sequence[str] = MODALITIES,
         lidar_sweeps: int = 10,
         radar_sweeps: int = 6,
         without: Sequence[str] = (),
@@ -104,16 +108,17 @@ class NuScenes:
         radar_filter: bool = True,
         lidar_rings: Sequence[int] | None = None,
         image_size: tuple[int, int] | None = None,
+        task: Task = NUSCENES,
         on_error: Literal["raise", "skip"] = "raise",
     ):
         for sensor in sensors:
-            _require_known("sensor", sensor, SENSORS)
+            _require_known("sensor", sensor, MODALITIES)
         _require_known("on_error", on_error, ("raise", "skip"))
         if min(lidar_sweeps, radar_sweeps) < 1:
             raise PerceptionError(f"sweeps: at least 1 was expected, found lidar {lidar_sweeps}, radar {radar_sweeps}")
         self.root = Path(root)
         self.version = _find_version(self.root, version)
-        self.split = split
+        self.split, self.task = split, task
         self.on_error = on_error
         self.skipped: dict[str, str] = {}
 
@@ -220,7 +225,7 @@ class NuScenes:
 
         They are gathered anew by every call. None where the version has no annotations.
         """
-        return self._index.annotations.of(self._samples) if self.annotated else None
+        return self._index.annotations.of(self._samples).of_task(self.task) if self.annotated else None
 
     @property
     def ego_positions(self) -> np.ndarray:
@@ -268,7 +273,7 @@ class NuScenes:
     def _boxes(self, sample: int, ego_SE3_world: SE3) -> Boxes3D | None:
         if not self.annotated:
             return None
-        own = self._index.annotations.of(np.array([sample]))
+        own = self._index.annotations.of(np.array([sample])).of_task(self.task)
         forward = ego_SE3_world.rotate(own.forward)
         return Boxes3D(
             center=ego_SE3_world.transform(own.center),
@@ -283,13 +288,13 @@ class NuScenes:
         )
 
 
-def open_source(root: str | Path, config: DataConfig, version: str | None = None, **selection) -> NuScenes:
-    """A dataset with as many sweeps a cloud as the detector of ``config`` was trained on.
+def open_source(root: str | Path, config: Config, version: str | None = None, **selection) -> NuScenes:
+    """A dataset as the detector of ``config`` wants it: its task, and as many sweeps a cloud as it was trained on.
 
     selection: the other arguments, as :class:`NuScenes` takes them.
     """
-    sweeps = {"lidar_sweeps": config.lidar_sweeps, "radar_sweeps": config.radar_sweeps}
-    return NuScenes(root, version, **sweeps, **selection)
+    sweeps = {"lidar_sweeps": config.data.lidar_sweeps, "radar_sweeps": config.data.radar_sweeps}
+    return NuScenes(root, version, task=config.task, **sweeps, **selection)
 
 
 def _part_of_scene(samples: np.ndarray, part: Sequence[float]) -> np.ndarray:

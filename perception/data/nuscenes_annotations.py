@@ -11,7 +11,7 @@ import numpy as np
 
 from perception.data.nuscenes_json import Rows, Table, read_pieces
 from perception.data.nuscenes_tables import Columns, Resolver, stacked, token_positions
-from perception.sample import ATTRIBUTES, CLASSES
+from perception.task import ATTRIBUTES, CLASSES, Task
 
 MAX_TIME_DIFF_S = 1.5  # between annotations, for a velocity; twice that for a central difference (devkit: box_velocity)
 DETECTION_CLASS = {
@@ -67,6 +67,18 @@ class Annotations:
         columns = {name: column for name, column in vars(self).items() if not name.endswith("first")}
         columns = {name: column[rack if name.startswith("rack") else own] for name, column in columns.items()}
         return Annotations(first=first, rack_first=rack_first, **columns)
+
+    def of_task(self, task: Task) -> Annotations:
+        """The boxes of the task's classes, with its labels and attributes; racks stay."""
+        label = task.labels_of(CLASSES)[self.label]
+        attribute = np.append(task.attributes_of(ATTRIBUTES), -1)[self.attribute]
+        sample = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))[label >= 0]
+        columns = {
+            name: column if name.startswith("rack") else column[label >= 0]
+            for name, column in {**vars(self), "label": label, "attribute": attribute}.items()
+            if name != "first"
+        }
+        return Annotations(first=np.searchsorted(sample, np.arange(len(self.first))), **columns)
 
 
 def _gathered(first: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

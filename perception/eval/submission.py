@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.eval.metric import MetricBoxes
-from perception.files import check_writable, writing
+from perception.files import begin_part, finish_part, writing
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
 
 MAX_BOXES = 500  # of a sample; the benchmark refuses more
@@ -125,14 +125,12 @@ class ResultsWriter:
         sensors = tuple(sensors)
         self.path = Path(path)
         self.tokens: list[str] = []  # of the samples added so far
-        self._partial = self.path.with_name(self.path.name + ".part")
         self._meta = {f"use_{name}": name in sensors for name in SENSORS} | {"use_map": False, "use_external": False}
         self._separator = ""
 
     def __enter__(self) -> ResultsWriter:
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = begin_part(self.path)
             self._file = self._partial.open("w")
         self._write(f'{{"meta": {json.dumps(self._meta)}, "results": {{')
         return self
@@ -150,7 +148,7 @@ class ResultsWriter:
                     self._file.write("\n}}\n")
                 self._file.close()
                 if kind is None:
-                    self._partial.replace(self.path)
+                    finish_part(self.path)
             finally:
                 self._partial.unlink(missing_ok=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from perception.config import Config
+from perception.config import DataConfig
 from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
 from perception.logs.faults import Fault, Faults, biases
 from perception.logs.log import Log, is_timeless
@@ -17,12 +17,11 @@ from perception.sample import Frame
 _GLANCE_NS = 5_000_000_000
 
 
-def assembly_for(config: Config, **changes) -> Assembly:
-    """How frames are made for a detector of this configuration; ``changes`` are fields of Assembly."""
+def assembly_for(config: DataConfig, **changes) -> Assembly:
+    """How frames are made for a detector that was trained on this data; ``changes`` are fields of Assembly."""
     return Assembly(
-        lidar_span_s=sweep_span_s(config.data.lidar_sweeps, LIDAR_HZ),
-        radar_span_s=sweep_span_s(config.data.radar_sweeps, RADAR_HZ),
-        image_size=tuple(config.camera.image_size),
+        lidar_span_s=sweep_span_s(config.lidar_sweeps, LIDAR_HZ),
+        radar_span_s=sweep_span_s(config.radar_sweeps, RADAR_HZ),
         **changes,
     )
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from perception.files import part_path
 from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.ros_messages import PIXEL_BYTES, POINT_TYPES, is_static, known_types
 
@@ -46,7 +47,7 @@ class RosbagWriter:
             raise LogError(f"{self.path}: storage sqlite3 or mcap was expected, found '{storage}'")
         if self.path.exists():
             raise LogError(f"{self.path}: a path for a new bag was expected, found one that exists")
-        self._partial = self.path.with_name(self.path.name + ".part")
+        self._partial = part_path(self.path)
         self._storage = storage
         self._connections: dict[str, Any] = {}
 

@@ -105,9 +105,14 @@ def run_job(
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
         rig = rig_of(log, job.rig)
-        options = {"sensors": job.sensors, "rate_hz": job.frame_rate_hz, "skip_damaged": job.skip_damaged}
+        options = {
+            "image_size": detector.inputs.covering,
+            "sensors": job.sensors,
+            "rate_hz": job.frame_rate_hz,
+            "skip_damaged": job.skip_damaged,
+        }
         faults = parse_faults(job.faults, rig)
-        frames = LogFrames(log, rig, assembly_for(detector.config, **options), faults)
+        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), faults)
         about = about_detector(detector, job.checkpoint)
         about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
         about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}

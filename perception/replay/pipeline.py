@@ -34,7 +34,7 @@ from tqdm import tqdm
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
-from perception.files import check_writable, write_file, write_json, writing
+from perception.files import check_writable, part_path, write_file, write_json, writing
 from perception.health import HealthMonitor
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.interrupts import Interrupts
@@ -293,6 +293,7 @@ def _sink(kind: str, out: Path, score_threshold: float, task: Task) -> Sink:
 
 def _remove(out: Path, kind: str) -> None:
     """Remove what an earlier run left, which shows other results."""
-    for path in (out / f"replay.{kind}", out / f"replay.part.{kind}"):
-        with writing(path):
-            path.unlink(missing_ok=True)
+    path = out / f"replay.{kind}"
+    with writing(path):
+        path.unlink(missing_ok=True)
+        part_path(path).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path as FilePath
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from perception.files import write_file
 from perception.geometry import SE3
 from perception.sim import tables
 from perception.sim.camera import Camera
@@ -143,7 +144,7 @@ class SceneRun:
         """Write one sensor file, its ``sample_data`` row and its ``ego_pose`` row."""
         folder = "sweeps" if keyframe is None else "samples"
         filename = f"{folder}/{channel}/{self.name}__{channel}__{stamp}.{suffix}"
-        tables.write_bytes(self.root / filename, content)
+        write_file(self.root / filename, content)
         if keyframe is not None:
             self._on_keyframe_file()
         name, pose = self._token("data", channel, stamp), self._ego((stamp - self._start_us) * 1e-6)
@@ -308,7 +309,7 @@ class SceneRun:
             image, [np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)], 255
         )
         filename = f"maps/{self._token('map')}.png"
-        tables.write_bytes(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
+        write_file(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
         self._rows["map"].append(
             {
                 "token": self._token("map"),

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from perception.errors import PerceptionError
+from perception.files import ResultsError
 from perception.sim import tables
 from perception.sim.rig import CAMERA_NAMES, KEYFRAME_HZ, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
@@ -135,6 +136,8 @@ def simulate(
         raise SimulationError(
             f"{root}: a worker process was killed, probably for want of memory; use fewer workers"
         ) from error
+    except ResultsError as error:
+        raise SimulationError(str(error)) from error
     except OSError as error:
         raise SimulationError(f"{error.filename or root}: cannot be written: {error.strerror or error}") from error
     return root

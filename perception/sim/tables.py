@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path as FilePath
 
 import numpy as np
+
+from perception.files import write_file
 
 TABLES = (
     "scene",
@@ -99,17 +100,9 @@ def link(rows: list[dict]) -> None:
         row["next"] = rows[i + 1]["token"] if i + 1 < len(rows) else ""
 
 
-def write_bytes(path: FilePath, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
 def write_json(path: FilePath, content) -> None:
-    """Write JSON the same way."""
-    write_bytes(path, json.dumps(content, indent=0).encode())
+    """Write a JSON file with a value a line, as nuScenes has its tables."""
+    write_file(path, json.dumps(content, indent=0).encode())
 
 
 def radar_file(clusters: np.ndarray) -> bytes:

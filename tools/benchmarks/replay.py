@@ -127,7 +127,7 @@ def hour_long(scene: Path, checkpoint: str, sensors: tuple[str, ...], seconds: f
             convert(one, writer, repeat=turns)
         detector = load(checkpoint)
         with open_log(log) as hour:
-            assembly = assembly_for(detector.config, sensors=sensors)
+            assembly = assembly_for(detector.config.data, image_size=detector.inputs.covering, sensors=sensors)
             frames = LogFrames(hour, rig_of(hour, None), assembly)
             summary = replay(detector, _watched(frames, seen), Path(folder) / "out", sensors=sensors, outputs=())
         warm = round(_WARM_UP * len(seen))

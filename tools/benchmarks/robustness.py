@@ -162,7 +162,7 @@ def _rows(checkpoint: str, root: str, keys: list[str], monitor: bool) -> dict[st
     figures: dict[str, dict] = {}
     sources = list({repr(condition.source): condition.source for condition in conditions}.values())
     for source in sources:
-        dataset = open_source(root, detector.detector.config.data, **source)
+        dataset = open_source(root, detector.detector.config, **source)
         same = [condition for condition in conditions if condition.source == source]
         figures |= score_submissions(
             dataset,
