@@ -13,7 +13,7 @@ from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import HOLD_NS, Transforms, matrix
-from perception.replay.session import rig_of
+from perception.replay.job import rig_of
 
 S = 1_000_000_000
 LIDAR = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])

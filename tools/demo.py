@@ -27,7 +27,7 @@ def main() -> None:
     from perception.eval.evaluate import ALL_SUBSETS, evaluate_subsets, table
     from perception.files import check_writable, write_json
     from perception.replay.latency import table as latency_table
-    from perception.replay.run import about_detector, replay
+    from perception.replay.pipeline import about_detector, replay
     from perception.sim import simulate
 
     check_writable(args.out / "scores.json")

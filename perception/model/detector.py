@@ -117,7 +117,7 @@ class Detector(nn.Module):
         return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid))
 
     def prepare(self, frames: list[Frame]) -> Batch:
-        """Frames -> Batch on the detector's device, without sensors that are plainly dead (``perception.health``).
+        """Frames -> Batch on the detector's device. Dead sensors are for :meth:`detect`, or a HealthMonitor, to find.
 
         Raises:
             PerceptionError: a frame without any sensor, of which nothing can be said.
@@ -129,7 +129,6 @@ class Detector(nn.Module):
                 raise PerceptionError(
                     f"frame {frame.token}: at least one of {', '.join(self.sensors)} was expected, found none"
                 )
-        frames = [without_dead(frame) for frame in frames]
         return collate(frames, self.inputs).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
@@ -142,8 +141,11 @@ class Detector(nn.Module):
 
     @torch.inference_mode()
     def detect_batch(self, frames: list[Frame]) -> list[Detections]:
-        """Detections of several frames at once, in the ego frame of each."""
-        return self.decode(self(self.prepare(frames)))
+        """Detections of several frames at once, in the ego frame of each.
+
+        Sensors that are plainly dead (``perception.health``) count as absent.
+        """
+        return self.decode(self(self.prepare([without_dead(frame) for frame in frames])))
 
     def detect(self, frame: Frame) -> Detections:
         """Detections of one frame, in its ego frame, highest score first."""

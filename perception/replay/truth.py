@@ -14,7 +14,7 @@ from perception.eval.truth import EvaluationError, Truth
 from perception.sample import Frame
 from perception.task import NUSCENES, Task
 
-_FIGURES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
+_METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
 
 
 class GroundTruth:
@@ -70,5 +70,5 @@ class GroundTruth:
         if not len(samples):
             return None
         truth = truth.of_samples(samples)
-        figures = score_boxes(truth, self._submission.boxes)
-        return {"frames": len(samples), **{name: figures[name] for name in _FIGURES}}
+        metrics = score_boxes(truth, self._submission.boxes)
+        return {"frames": len(samples), **{name: metrics[name] for name in _METRICS}}

@@ -19,8 +19,8 @@ from perception.logs.messages import LogError
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
 from perception.model.detector import find_checkpoint
+from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
-from perception.replay.run import about_detector, replay
 from perception.replay.truth import GroundTruth
 from perception.sample import SENSORS
 from perception.task import Task
@@ -36,7 +36,7 @@ class Job:
 
     log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
-    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.run.replay` takes them.
+    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
     frame_rate_hz: at most so many frames a second.
     faults: as in ``perception/logs/faults.py``.
     truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
@@ -82,7 +82,7 @@ class Job:
         return _sha256([_state(path) for path in paths])
 
 
-def run(
+def run_job(
     job: Job,
     playback: Playback | None = None,
     loop: bool = False,
