@@ -45,10 +45,10 @@ from perception.replay.stability import Stability
 from perception.replay.step import Sink, Step
 from perception.replay.truth import GroundTruth
 from perception.replay.video import VideoSink
-from perception.sample import SENSORS, Detections, Frame
+from perception.sample import Detections, Frame
 from perception.task import NUSCENES, Task
 from perception.tracking import Tracker
-from perception.viz import draw_frame
+from perception.viz import Layout, draw_frame
 
 FILES: dict[str, Callable[..., Sink]] = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
 RECORDS = ("results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json")
@@ -64,7 +64,7 @@ def replay(
     frames: Iterable[Frame | None],
     out: str | Path,
     *,
-    sensors: Sequence[str] = SENSORS,
+    sensors: Sequence[str] | None = None,
     score_threshold: float = 0.3,
     outputs: Sequence[str] = ("mp4",),
     truth: GroundTruth | None = None,
@@ -82,7 +82,7 @@ def replay(
             ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. Its ``task``
             names the classes; a detector without one finds those of nuScenes.
         frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
-        sensors: those the detector may use.
+        sensors: those the detector may use; None: all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
         truth: ground truth, which detections are scored against and drawn with.
@@ -101,6 +101,7 @@ def replay(
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
     out, task = Path(out), getattr(detector, "task", NUSCENES)
+    sensors = tuple(detector.sensors if sensors is None else sensors)
     unknown = [name for name in outputs if name not in OUTPUTS]
     if unknown:
         raise ReplayError(f"outputs: some of {', '.join(OUTPUTS)} were expected, found {unknown[0]!r}")
@@ -130,7 +131,7 @@ def replay(
             raise ReplayError("replay: at least one frame was expected, the source has none")
     for kind in set(FILES) - set(outputs):
         _remove(out, kind)
-    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold))
+    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=Layout.of(detector)))
     summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
     summary["versions"] = versions()
     write_json(out / "summary.json", summary)
@@ -215,7 +216,7 @@ class Replay:
             "frames": self.frames,
             "skipped": self.skipped,
             "scenes": dict(self.scenes),
-            "frames_with": {name: self.sensors[name] for name in SENSORS},
+            "frames_with": {name: self.sensors[name] for name in self.detector.sensors},
             "faults": dict(sorted(self.faults.items())),
             "score_threshold": self.score_threshold,
             "detections": self.boxes,
