@@ -49,4 +49,4 @@ def test_the_devkit_and_we_agree_on_them(root):
     boxes = [token for token in sample["anns"] if DETECTION_CLASS.get(names[token])]
     assert len(frame.boxes) == len(boxes) > 0
     velocity = [devkit.box_velocity(token) for token in boxes]
-    np.testing.assert_allclose(dataset.annotations.velocity[slice(*dataset.annotations.first[5:7])], velocity)
+    np.testing.assert_allclose(dataset.annotations.velocity[slice(*dataset.annotations.box_offsets[5:7])], velocity)

@@ -134,7 +134,7 @@ class NuScenes:
         numbers = [number_of_scene[name] for name in self.scenes]
         samples = [self._index.samples(number) for number in numbers]
         kept = [_part_of_scene(own, part) for own in samples]
-        self._first_of_scene = np.cumsum([0, *map(len, kept)])
+        self._scene_offsets = np.cumsum([0, *map(len, kept)])
         self._samples = np.concatenate([np.zeros(0, dtype=np.int64), *kept])  # of the version, one for every frame
         self.tokens: list[str] = [token.decode() for token in self._index.sample_token[self._samples].tolist()]
 
@@ -200,7 +200,7 @@ class NuScenes:
         """The frames of one scene, in order of time."""
         _require_known("scene", scene, self.scenes)
         number = self.scenes.index(scene)
-        return range(*self._first_of_scene[number : number + 2].tolist())
+        return range(*self._scene_offsets[number : number + 2].tolist())
 
     def frames(self, scene: str | None = None) -> Iterator[Frame]:
         """All frames, or those of one scene, in order; damaged ones are passed over if ``on_error`` is "skip"."""
@@ -216,11 +216,12 @@ class NuScenes:
 
     @property
     def annotations(self) -> Annotations | None:
-        """All boxes of this dataset's frames in the world frame, those of ``dataset[i]`` at ``first[i]:first[i + 1]``.
+        """All boxes of this dataset's frames in the world frame; None where the version has no annotations.
 
-        They are gathered anew by every call. None where the version has no annotations.
+        Those of ``dataset[i]`` are ``box_offsets[i]:box_offsets[i + 1]``. They are gathered anew by every call.
         """
-        return self._index.annotations.of(self._samples) if self.annotated else None
+        every = self._index.annotations
+        return None if every is None else every.of(self._samples)
 
     @property
     def ego_positions(self) -> np.ndarray:
@@ -266,7 +267,7 @@ class NuScenes:
         )
 
     def _boxes(self, sample: int, ego_SE3_world: SE3) -> Boxes3D | None:
-        if not self.annotated:
+        if self._index.annotations is None:
             return None
         own = self._index.annotations.of(np.array([sample]))
         forward = ego_SE3_world.rotate(own.forward)
@@ -288,8 +289,7 @@ def open_source(root: str | Path, config: DataConfig, version: str | None = None
 
     selection: the other arguments, as :class:`NuScenes` takes them.
     """
-    sweeps = {"lidar_sweeps": config.lidar_sweeps, "radar_sweeps": config.radar_sweeps}
-    return NuScenes(root, version, **sweeps, **selection)
+    return NuScenes(root, version, lidar_sweeps=config.lidar_sweeps, radar_sweeps=config.radar_sweeps, **selection)
 
 
 def _part_of_scene(samples: np.ndarray, part: Sequence[float]) -> np.ndarray:

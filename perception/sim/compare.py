@@ -111,7 +111,7 @@ class Drives:
         return points, dict(clusters)
 
 
-def _quantiles(values: np.ndarray, levels=(10, 50, 90), digits: int = 1) -> str:
+def _quantiles(values: np.ndarray | list[int], levels=(10, 50, 90), digits: int = 1) -> str:
     return " / ".join(f"{value:.{digits}f}" for value in np.nanpercentile(values, levels)) if len(values) else "–"
 
 
