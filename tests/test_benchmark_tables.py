@@ -7,7 +7,7 @@ import pytest
 
 import perception
 from benchmarks import tables
-from perception.data.nuscenes_annotations import DETECTION_CLASS
+from perception.data.nuscenes_constants import DETECTION_CLASS
 
 COUNTS = {"SCENES": 2, "SAMPLES": 81, "SENSOR_ROWS": 81 * 76 + 100, "ANNOTATIONS": 40 * 18 + 3, "INSTANCES": 40}
 

@@ -9,30 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from perception.data.nuscenes_constants import BICYCLE_RACK, DETECTION_CLASS, VISIBILITY_LEVEL
 from perception.data.nuscenes_json import Rows, Table, read_pieces
 from perception.data.nuscenes_tables import Columns, Resolver, stacked, token_positions
 from perception.sample import ATTRIBUTES, CLASSES
 
 MAX_TIME_DIFF_S = 1.5  # between annotations, for a velocity; twice that for a central difference (devkit: box_velocity)
-DETECTION_CLASS = {
-    "movable_object.barrier": "barrier",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-}  # every other category is outside the detection task
-BICYCLE_RACK = "static_object.bicycle_rack"  # the metric passes over bicycles and motorcycles that stand in one
 OTHER, RACK = -1, -2  # instead of a label
-VISIBILITY_LEVEL = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +164,8 @@ def _where(columns: Columns, mask: np.ndarray) -> Columns:
 def _label(category: str) -> int:
     if category == BICYCLE_RACK:
         return RACK
-    return CLASSES.index(DETECTION_CLASS[category]) if category in DETECTION_CLASS else OTHER
+    name = DETECTION_CLASS.get(category)
+    return OTHER if name is None else CLASSES.index(name)
 
 
 def _velocities(folder: Path, rows: Columns, timestamp_us: np.ndarray) -> np.ndarray:

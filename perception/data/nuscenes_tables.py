@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from perception.data.nuscenes_constants import REFERENCE_CHANNEL
 from perception.data.nuscenes_json import Rows, Table, as_numbers, bad_value, read_pieces
 from perception.geometry import SE3
 
-REFERENCE_CHANNEL = "LIDAR_TOP"
 _BLOCK_ROWS = 1 << 16
 
 Columns = dict[str, np.ndarray]
@@ -52,8 +52,7 @@ class Calibrations:
         if i not in self._made:
             channel, pose = self._channels[i], self._pose[i]
             intrinsics = self._intrinsics[i] if self._modality[channel] == "camera" else None
-            ego_SE3_sensor = SE3.from_quaternion(pose[3:], pose[:3])
-            self._made[i] = Calibration(channel, self._modality[channel], ego_SE3_sensor, intrinsics)
+            self._made[i] = Calibration(channel, self._modality[channel], SE3.from_pose(pose), intrinsics)
         return self._made[i]
 
 

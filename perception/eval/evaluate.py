@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from perception.data.nuscenes_annotations import VISIBILITY_LEVEL, Annotations
+from perception.data.nuscenes_annotations import Annotations
+from perception.data.nuscenes_constants import VISIBILITY_LEVEL
 from perception.errors import PerceptionError
 from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, Figures, MetricBoxes, Racks, counted, found, score

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.eval.metric import MetricBoxes
 from perception.files import begin_part, finish_part, writing
+from perception.geometry import to_wxyz
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
 
 MAX_BOXES = 500  # of a sample; the benchmark refuses more
@@ -65,7 +66,7 @@ def to_world(frame: Frame, detections: Detections, sample: int = 0) -> tuple[Met
         attribute=np.array([ATTRIBUTES.index(name) if name else -1 for name in attributes], dtype=np.int64),
         score=detections.scores[best],
     )
-    return world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]]
+    return world, to_wxyz(rotation.as_quat().reshape(-1, 4))
 
 
 def to_submission(frame: Frame, detections: Detections) -> list[dict]:

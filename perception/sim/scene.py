@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from perception.data.nuscenes_constants import KEYFRAME_HZ, LIDAR_HZ, RADAR_HZ
 from perception.files import write_file
 from perception.geometry import SE3
 from perception.sim import tables
@@ -19,16 +20,7 @@ from perception.sim.camera import Camera
 from perception.sim.lidar import Lidar
 from perception.sim.radar import Radar
 from perception.sim.raycast import Stage
-from perception.sim.rig import (
-    CAMERA_DELAY_S,
-    CAMERA_NAMES,
-    KEYFRAME_HZ,
-    LIDAR_HZ,
-    LIDAR_NAME,
-    RADAR_HZ,
-    RADAR_NAMES,
-    draw_rig,
-)
+from perception.sim.rig import CAMERA_DELAY_S, CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
 from perception.sim.road import MAP_MARGIN_M, Layout, Path
 from perception.sim.scenery import build_scenery
 from perception.sim.traffic import Traffic

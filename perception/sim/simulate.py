@@ -21,10 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from perception.data.nuscenes_constants import KEYFRAME_HZ
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.sim import tables
-from perception.sim.rig import CAMERA_NAMES, KEYFRAME_HZ, LIDAR_NAME, RADAR_NAMES
+from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
 
 _REVISION = 2  # of the simulator: scenes of another revision are not continued
