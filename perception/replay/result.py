@@ -98,14 +98,13 @@ class LinesSink:
 
 def _line(step: Step) -> _Line:
     frame, boxes, scores = step.frame, step.detections.boxes, step.detections.scores
-    pose = frame.world_SE3_ego
     return _Line(
         index=step.index,
         token=frame.token,
         timestamp_ns=frame.timestamp_ns,
         scene=frame.scene,
         sensors=list(frame.sensors),
-        world_SE3_ego=(*pose.translation.tolist(), *pose.quaternion.tolist()),
+        world_SE3_ego=tuple(frame.world_SE3_ego.pose.tolist()),
         faults=step.faults,
         latency_ms=step.latency_ms,
         boxes=_Boxes(
@@ -251,7 +250,7 @@ def _frame(line: _Line) -> ReplayedFrame:
         timestamp_ns=line.timestamp_ns,
         scene=line.scene,
         sensors=tuple(line.sensors),
-        world_SE3_ego=SE3.from_quaternion(line.world_SE3_ego[3:], line.world_SE3_ego[:3]),
+        world_SE3_ego=SE3.from_pose(line.world_SE3_ego),
         faults=line.faults,
         latency_ms=line.latency_ms,
         detections=Detections(found, scores),
