@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from perception.sample import SENSORS
 from perception.cli.options import add_device_option, names
 from perception.errors import PerceptionError
+from perception.sample import SENSORS
 
 _HELP = """Run a detector over logged drives: nuScenes folders, MCAP files, ROS 2 bags.
 

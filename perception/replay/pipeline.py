@@ -40,12 +40,12 @@ from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.interrupts import Interrupts
 from perception.replay.latency import DETECTOR_STAGES, Clock
 from perception.replay.rerun_log import RerunSink
-from perception.replay.result import LinesSink
+from perception.replay.result import SENSORS, LinesSink
 from perception.replay.stability import Stability
 from perception.replay.step import Sink, Step
 from perception.replay.truth import GroundTruth
 from perception.replay.video import VideoSink
-from perception.sample import SENSORS, Detections, Frame
+from perception.sample import Detections, Frame
 from perception.task import NUSCENES, Task
 from perception.tracking import Tracker
 from perception.viz import draw_frame
@@ -64,7 +64,7 @@ def replay(
     frames: Iterable[Frame | None],
     out: str | Path,
     *,
-    sensors: Sequence[str] = SENSORS,
+    sensors: Sequence[str] | None = None,
     score_threshold: float = 0.3,
     outputs: Sequence[str] = ("mp4",),
     truth: GroundTruth | None = None,
@@ -80,9 +80,9 @@ def replay(
     Args:
         detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
             ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. Its ``task``
-            names the classes; a detector without one finds those of nuScenes.
+            and ``sensors`` are used where it has them; else the task is nuScenes with camera, radar and lidar.
         frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
-        sensors: those the detector may use.
+        sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
         truth: ground truth, which detections are scored against and drawn with.
@@ -100,10 +100,11 @@ def replay(
         ResultsError: a file cannot be written. And whatever the source and the detector raise.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
-    out, task = Path(out), getattr(detector, "task", NUSCENES)
-    unknown = [name for name in outputs if name not in OUTPUTS]
-    if unknown:
-        raise ReplayError(f"outputs: some of {', '.join(OUTPUTS)} were expected, found {unknown[0]!r}")
+    out, task, own_sensors = Path(out), getattr(detector, "task", NUSCENES), getattr(detector, "sensors", SENSORS)
+    sensors = own_sensors if sensors is None else sensors
+    for what, known, wanted in (("outputs", OUTPUTS, outputs), ("sensors", own_sensors, sensors)):
+        for name in set(wanted) - set(known):
+            raise ReplayError(f"{what}: some of {', '.join(known)} were expected, found {name!r}")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False
@@ -111,10 +112,10 @@ def replay(
         results, tracks = (
             stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
         )
-        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl", task))}
+        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl", task, own_sensors))}
         for kind in outputs:
             sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, task))
-        run = Replay(detector, results, tracks, sinks, score_threshold, truth, task)
+        run = Replay(detector, results, tracks, sinks, score_threshold, truth, task, own_sensors)
         interrupts = stack.enter_context(Interrupts())
         try:
             paced = run.timed(frames) if pace is None else pace(run.timed(frames))
@@ -151,14 +152,15 @@ class Replay:
         score_threshold: float,
         truth: GroundTruth | None = None,
         task: Task = NUSCENES,
+        sensors: Sequence[str] = SENSORS,
     ):
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
         self.score_threshold, self.truth = score_threshold, truth
         self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
-        self.sensors: Counter[str] = Counter()
+        self.frames_with = dict.fromkeys(sensors, 0)
         self.faults: Counter[str] = Counter()
-        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(), Stability(task)
+        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(task), Stability(task)
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -215,7 +217,7 @@ class Replay:
             "frames": self.frames,
             "skipped": self.skipped,
             "scenes": dict(self.scenes),
-            "frames_with": {name: self.sensors[name] for name in SENSORS},
+            "frames_with": self.frames_with,
             "faults": dict(sorted(self.faults.items())),
             "score_threshold": self.score_threshold,
             "detections": self.boxes,
@@ -233,7 +235,8 @@ class Replay:
         self.boxes += len(detections.scores)
         self.boxes_drawn += drawn
         self.scenes[frame.scene] += 1
-        self.sensors.update(frame.sensors)
+        for name in frame.sensors:
+            self.frames_with[name] += 1
         self.faults.update(f"{name} {fault}" for name, fault in step.faults.items())
         self._digest.update(canonical_bytes(frame.timestamp_ns, detections))
         if drawn > self._most:
