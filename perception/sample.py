@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import ClassVar
 
 import cv2
@@ -259,6 +260,24 @@ class Frame:
 
 
 _OWN_FIELDS = {"camera": "cameras", "radar": "radar", "lidar": "lidar"}  # sensors with a field of their own in a Frame
+
+
+def sensor_set(sensors: Iterable[str], known: Sequence[str]) -> str:
+    """The name of a set of sensors, ``camera+lidar``, in the order of ``known``.
+
+    Raises:
+        SampleError: none, or one that is not known.
+    """
+    wanted = set(sensors)
+    if not wanted or not wanted <= set(known):
+        found = ", ".join(sorted(wanted)) or "none"
+        raise SampleError(f"sensors: some of {', '.join(known)} were expected, found {found}")
+    return "+".join(name for name in known if name in wanted)
+
+
+def sensor_sets(known: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every set of some of the sensors, the largest first."""
+    return [subset for n in range(len(known), 0, -1) for subset in combinations(known, n)]
 
 
 def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:

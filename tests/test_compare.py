@@ -39,7 +39,7 @@ def found(*boxes: dict) -> Detections:
     columns = {name: [row[name] for row in rows] for name in ("size", "yaw", "velocity", "label", "attribute")}
     center = np.array([[row["x"], row["y"], row["z"]] for row in rows]).reshape(-1, 3)
     columns["size"], columns["velocity"] = (np.reshape(columns[k], (-1, n)) for k, n in (("size", 3), ("velocity", 2)))
-    return Detections(Boxes3D(center, **columns), np.array([row["score"] for row in rows], float))
+    return Detections.sorted(Boxes3D(center, **columns), np.array([row["score"] for row in rows], float))
 
 
 NOTHING = found()
@@ -114,10 +114,10 @@ def test_what_is_no_box_on_either_side_does_not_count():
 
 def test_a_weak_box_nearer_by_does_not_take_the_partner_of_a_box():
     a = found({"x": 10.0})
-    b = found({"x": 10.1, "score": 0.2}, {"x": 10.5})
-    assert indices(match(a, b)) == ([[0, 1]], [], [], [])
+    b = found({"x": 10.5}, {"x": 10.1, "score": 0.2})
+    assert indices(match(a, b)) == ([[0, 0]], [], [], [])
     # And a weak partner is kept though a box, which has one too, is within reach.
-    a, b = found({"x": 10.0, "score": 0.31}, {"x": 11.5}), found({"x": 10.0, "score": 0.29}, {"x": 11.5})
+    a, b = found({"x": 11.5}, {"x": 10.0, "score": 0.31}), found({"x": 11.5}, {"x": 10.0, "score": 0.29})
     assert indices(match(a, b)) == ([[0, 0], [1, 1]], [], [], [])
 
 

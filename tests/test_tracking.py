@@ -65,7 +65,7 @@ def test_an_object_that_was_hidden_comes_back_as_itself():
         assert tracker.step(frame_at(0.5 * i), NOTHING).tolist() == []
         tracks = tracker.tracks(frame_at(0.5 * i))
         assert tracks.ids.tolist() == [0] and tracks.unseen_s == pytest.approx([0.5 * (i - 3)])
-        assert tracks.detections.boxes.center == pytest.approx(np.array([[5.0 * i, 0, 0.75]]), abs=0.1)
+        assert tracks.boxes.center == pytest.approx(np.array([[5.0 * i, 0, 0.75]]), abs=0.1)
     assert tracker.step(frame_at(3.5), seen([(35, 0)], (10, 0))).tolist() == [0]  # unseen for 2 s
     assert tracker.step(frame_at(5.75), seen([(57.5, 0)], (10, 0))).tolist() == [1]  # for 2.25 s
     assert len(tracker.tracks(frame_at(5.75)).ids) == 1
@@ -126,7 +126,7 @@ def test_a_copied_frame_changes_nothing():
     for _ in range(3):
         assert tracker.step(frame_at(1), detections).tolist() == [0, -1]
     after = tracker.tracks(frame_at(1))
-    assert after.detections.boxes.center.tolist() == before.detections.boxes.center.tolist()
+    assert after.boxes.center.tolist() == before.boxes.center.tolist()
     assert tracker.step(frame_at(1.5), detections).tolist() == [0, 1]
 
 

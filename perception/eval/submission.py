@@ -16,24 +16,12 @@ from scipy.spatial.transform import Rotation
 
 from perception.eval.metric import MetricBoxes
 from perception.files import begin_part, finish_part, writing
-from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
+from perception.sample import Detections, Frame
+from perception.task import NUSCENES, Task
 
 MAX_BOXES = 500  # of a sample; the benchmark refuses more
 MOVING_MPS = 0.2
-
-_VEHICLE = ("vehicle.moving", "vehicle.parked")
-_CYCLE = ("cycle.with_rider", "cycle.without_rider")
-# What a class most often does when it moves and when it rests; a class that is not here has no attributes.
-_USUAL_ATTRIBUTES = {
-    "car": _VEHICLE,
-    "truck": _VEHICLE,
-    "bus": ("vehicle.moving", "vehicle.stopped"),
-    "trailer": _VEHICLE,
-    "construction_vehicle": _VEHICLE,
-    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
-    "motorcycle": _CYCLE,
-    "bicycle": _CYCLE,
-}
+_MODALITIES = ("camera", "radar", "lidar")  # that the format has a flag for
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +32,7 @@ class WorldDetections:
     index: int64 [N], which of the detections in the ego frame each one is.
     """
 
+    task: Task
     token: str
     boxes: MetricBoxes
     quaternion: np.ndarray
@@ -60,7 +49,7 @@ class WorldDetections:
         }
 
 
-def to_world(frame: Frame, detections: Detections) -> WorldDetections:
+def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> WorldDetections:
     """All detections of ``frame``, in the world frame.
 
     The format cannot express an unknown velocity: such a box is written as standing still. An attribute that is
@@ -74,7 +63,7 @@ def to_world(frame: Frame, detections: Detections) -> WorldDetections:
     ego_velocity = np.pad(np.nan_to_num(boxes.velocity, nan=0.0), ((0, 0), (0, 1)))
     speeds = np.linalg.norm(ego_velocity, axis=1)
     attributes = [
-        _attribute_name(CLASSES[label], attribute, speed)
+        task.attribute_name(label, attribute, moving=speed > MOVING_MPS)
         for label, attribute, speed in zip(boxes.label, boxes.attribute.tolist(), speeds)
     ]
     world = MetricBoxes(
@@ -84,34 +73,24 @@ def to_world(frame: Frame, detections: Detections) -> WorldDetections:
         yaw=np.arctan2(forward[:, 1], forward[:, 0]),
         velocity=world_SE3_ego.rotate(ego_velocity)[:, :2],
         label=boxes.label,
-        attribute=np.array([ATTRIBUTES.index(name) if name else -1 for name in attributes], dtype=np.int64),
+        attribute=task.attributes_of(attributes),
         score=detections.scores[index],
     )
-    return WorldDetections(frame.token, world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]], index)
+    return WorldDetections(task, frame.token, world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]], index)
 
 
 def to_submission(world: WorldDetections) -> list[dict]:
     """The best MAX_BOXES boxes as the records of a detection submission."""
-    boxes = world.boxes
+    boxes, task = world.boxes, world.task
     return [
         {
             **world.row(i),
-            "detection_name": CLASSES[boxes.label[i]],
+            "detection_name": task.classes[boxes.label[i]],
             "detection_score": float(boxes.score[i]),
-            "attribute_name": ATTRIBUTES[boxes.attribute[i]] if boxes.attribute[i] >= 0 else "",
+            "attribute_name": task.attributes[boxes.attribute[i]] if boxes.attribute[i] >= 0 else "",
         }
         for i in range(min(len(boxes), MAX_BOXES))
     ]
-
-
-def _attribute_name(class_name: str, attribute: int, speed_mps: float) -> str:
-    if class_name not in _USUAL_ATTRIBUTES:
-        return ""
-    moving, resting = _USUAL_ATTRIBUTES[class_name]
-    kind = moving.split(".")[0]
-    if attribute >= 0 and ATTRIBUTES[attribute].split(".")[0] == kind:
-        return ATTRIBUTES[attribute]
-    return moving if speed_mps > MOVING_MPS else resting
 
 
 class ResultsWriter:
@@ -125,7 +104,10 @@ class ResultsWriter:
         sensors = tuple(sensors)
         self.path = Path(path)
         self.tokens: list[str] = []  # of the samples added so far
-        self._meta = {f"use_{name}": name in sensors for name in SENSORS} | {"use_map": False, "use_external": False}
+        self._meta = {f"use_{name}": name in sensors for name in _MODALITIES} | {
+            "use_map": False,
+            "use_external": False,
+        }
         self._separator = ""
 
     def __enter__(self) -> ResultsWriter:

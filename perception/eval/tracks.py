@@ -9,27 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from perception.eval.submission import MAX_BOXES, WorldDetections
-from perception.sample import CLASSES
-
-TRACKING_CLASSES = ("bicycle", "bus", "car", "motorcycle", "pedestrian", "trailer", "truck")
-_TRACKED = np.isin(CLASSES, TRACKING_CLASSES)
 
 
 def to_tracking_submission(world: WorldDetections, ids: np.ndarray) -> list[dict]:
     """The best MAX_BOXES boxes of one sample that belong to a track, as the records of a tracking submission.
 
-    The benchmark has no cones, barriers and construction vehicles.
+    Classes that the benchmark does not track are left out: cones, barriers and construction vehicles.
 
     Args:
         ids: int64 [N], the track of each detection in the ego frame, -1 for none.
     """
     boxes, ids = world.boxes, ids[world.index]
-    kept = np.flatnonzero((ids >= 0) & _TRACKED[boxes.label])[:MAX_BOXES]
+    tracked = world.task.column("tracked")[boxes.label]
+    kept = np.flatnonzero((ids >= 0) & tracked)[:MAX_BOXES]
     return [
         {
             **world.row(i),
             "tracking_id": str(ids[i]),
-            "tracking_name": CLASSES[boxes.label[i]],
+            "tracking_name": world.task.classes[boxes.label[i]],
             "tracking_score": float(boxes.score[i]),
         }
         for i in kept

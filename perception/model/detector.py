@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,17 +117,18 @@ class Detector(nn.Module):
         return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid))
 
     def prepare(self, frames: list[Frame]) -> Batch:
-        """Frames -> Batch on the detector's device, without sensors that are plainly dead (``perception.health``).
+        """Frames -> Batch on the detector's device. Dead sensors are for :meth:`detect`, or a HealthMonitor, to find.
 
         Raises:
             PerceptionError: a frame without any sensor, of which nothing can be said.
         """
         for frame in frames:
+            if not isinstance(frame, Frame):
+                raise PerceptionError(f"detect: a Frame was expected, found {type(frame).__name__}")
             if not set(frame.sensors) & set(self.sensors):
                 raise PerceptionError(
                     f"frame {frame.token}: at least one of {', '.join(self.sensors)} was expected, found none"
                 )
-        frames = [without_dead(frame) for frame in frames]
         return collate(frames, self.inputs).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
@@ -140,24 +141,15 @@ class Detector(nn.Module):
 
     @torch.inference_mode()
     def detect_batch(self, frames: list[Frame]) -> list[Detections]:
-        """Detections of several frames at once, in the ego frame of each."""
-        return self.decode(self(self.prepare(frames)))
+        """Detections of several frames at once, in the ego frame of each.
+
+        Sensors that are plainly dead (``perception.health``) count as absent.
+        """
+        return self.decode(self(self.prepare([without_dead(frame) for frame in frames])))
 
     def detect(self, frame: Frame) -> Detections:
         """Detections of one frame, in its ego frame, highest score first."""
         return self.detect_batch([frame])[0]
-
-    def sensor_set(self, sensors: Iterable[str]) -> str:
-        """The name of a set of sensors, ``camera+lidar``: in the order of the detector's.
-
-        Raises:
-            PerceptionError: none, or one that the detector does not have.
-        """
-        sensors = set(sensors)
-        if not sensors or not sensors <= set(self.sensors):
-            found = ", ".join(sorted(sensors)) or "none"
-            raise PerceptionError(f"sensors: some of {', '.join(self.sensors)} were expected, found {found}")
-        return "+".join(name for name in self.sensors if name in sensors)
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write ``model.safetensors`` and ``config.yaml``; ``state`` (an average) replaces the detector's weights."""

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from perception.errors import PerceptionError
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.replay.step import Step
-from perception.task import NUSCENES, Task
+from perception.viz import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,14 @@ class FoxgloveSink:
     Args:
         score_threshold: of the boxes that are shown.
         sensors: False leaves images and points out: a hundredth of the size.
-        task: of the detector.
+        layout: task of the detector; None for nuScenes.
     """
 
-    def __init__(self, path: str | Path, score_threshold: float = 0.3, sensors: bool = True, task: Task = NUSCENES):
+    def __init__(
+        self, path: str | Path, score_threshold: float = 0.3, sensors: bool = True, layout: Layout | None = None
+    ):
         self.path = Path(path)
-        self._options = score_threshold, sensors, task
+        self._options = score_threshold, sensors, (layout or Layout()).task
 
     def __enter__(self) -> FoxgloveSink:
         import_foxglove()
@@ -78,15 +80,17 @@ class LiveSink:
 
     Args:
         port: 0 for any that is free; ``url`` says which.
-        score_threshold, sensors, task: as of :class:`FoxgloveSink`.
+        score_threshold, sensors, layout: as of :class:`FoxgloveSink`.
 
     Raises:
         ResultsError: on entering, the port is taken.
     """
 
-    def __init__(self, port: int = 8765, score_threshold: float = 0.3, sensors: bool = True, task: Task = NUSCENES):
+    def __init__(
+        self, port: int = 8765, score_threshold: float = 0.3, sensors: bool = True, layout: Layout | None = None
+    ):
         self._port = port
-        self._options = score_threshold, sensors, task
+        self._options = score_threshold, sensors, (layout or Layout()).task
 
     @property
     def url(self) -> str:

@@ -23,6 +23,7 @@ from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
 from perception.replay.result import SENSORS
 from perception.replay.truth import GroundTruth
+from perception.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def run_job(
                 sensors=job.sensors,
                 score_threshold=job.score_threshold,
                 outputs=job.outputs,
-                truth=_truth(job, log),
+                truth=_truth(job, log, detector.task),
                 deadline_ms=job.deadline_ms,
                 about=about,
                 progress=progress,
@@ -187,9 +188,9 @@ def _sha256(values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _truth(job: Job, log: Log) -> GroundTruth | None:
+def _truth(job: Job, log: Log, task: Task) -> GroundTruth | None:
     if job.truth is not None:
-        return GroundTruth(job.truth)
+        return GroundTruth(job.truth, task=task)
     if is_nuscenes(Path(job.log)):
-        return GroundTruth(log.reader.tables, log.name)
+        return GroundTruth(log.reader.tables, log.name, task)
     return None

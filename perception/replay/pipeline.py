@@ -40,15 +40,14 @@ from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.interrupts import Interrupts
 from perception.replay.latency import DETECTOR_STAGES, Clock
 from perception.replay.rerun_log import RerunSink
-from perception.replay.result import SENSORS, LinesSink
+from perception.replay.result import LinesSink
 from perception.replay.stability import Stability
 from perception.replay.step import Sink, Step
 from perception.replay.truth import GroundTruth
 from perception.replay.video import VideoSink
 from perception.sample import Detections, Frame
-from perception.task import NUSCENES, Task
 from perception.tracking import Tracker
-from perception.viz import draw_frame
+from perception.viz import Layout, draw_frame
 
 FILES: dict[str, Callable[..., Sink]] = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
 RECORDS = ("results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json")
@@ -79,8 +78,8 @@ def replay(
 
     Args:
         detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
-            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. Its ``task``
-            and ``sensors`` are used where it has them; else the task is nuScenes with camera, radar and lidar.
+            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. One without
+            ``task``, ``grid`` and ``sensors`` has the defaults of :class:`perception.viz.Layout`.
         frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
         sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
@@ -100,9 +99,9 @@ def replay(
         ResultsError: a file cannot be written. And whatever the source and the detector raise.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
-    out, task, own_sensors = Path(out), getattr(detector, "task", NUSCENES), getattr(detector, "sensors", SENSORS)
-    sensors = own_sensors if sensors is None else sensors
-    for what, known, wanted in (("outputs", OUTPUTS, outputs), ("sensors", own_sensors, sensors)):
+    out, layout = Path(out), Layout.of(detector) if hasattr(detector, "task") else Layout()
+    sensors = layout.sensors if sensors is None else sensors
+    for what, known, wanted in (("outputs", OUTPUTS, outputs), ("sensors", layout.sensors, sensors)):
         for name in set(wanted) - set(known):
             raise ReplayError(f"{what}: some of {', '.join(known)} were expected, found {name!r}")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
@@ -112,10 +111,11 @@ def replay(
         results, tracks = (
             stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
         )
-        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl", task, own_sensors))}
+        record = LinesSink(out / "result.jsonl", layout.task, layout.sensors)
+        sinks: dict[str, Sink] = {"record": stack.enter_context(record)}
         for kind in outputs:
-            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, task))
-        run = Replay(detector, results, tracks, sinks, score_threshold, truth, task, own_sensors)
+            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, layout))
+        run = Replay(detector, results, tracks, sinks, score_threshold, truth, layout)
         interrupts = stack.enter_context(Interrupts())
         try:
             paced = run.timed(frames) if pace is None else pace(run.timed(frames))
@@ -131,7 +131,7 @@ def replay(
             raise ReplayError("replay: at least one frame was expected, the source has none")
     for kind in set(FILES) - set(outputs):
         _remove(out, kind)
-    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold))
+    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
     summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
     summary["versions"] = versions()
     write_json(out / "summary.json", summary)
@@ -150,17 +150,16 @@ class Replay:
         tracks: ResultsWriter,
         sinks: dict[str, Sink],
         score_threshold: float,
-        truth: GroundTruth | None = None,
-        task: Task = NUSCENES,
-        sensors: Sequence[str] = SENSORS,
+        truth: GroundTruth | None,
+        layout: Layout,
     ):
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
-        self.score_threshold, self.truth = score_threshold, truth
+        self.score_threshold, self.truth, self.task = score_threshold, truth, layout.task
         self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
-        self.frames_with = dict.fromkeys(sensors, 0)
+        self.frames_with = dict.fromkeys(layout.sensors, 0)
         self.faults: Counter[str] = Counter()
-        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(task), Stability(task)
+        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(self.task), Stability(self.task)
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -185,11 +184,11 @@ class Replay:
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
         step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
         with clock.stage("results"):
-            world = to_world(frame, detections)
+            world = to_world(frame, detections, self.task)
             self.results.add(frame.token, to_submission(world))
             self.tracks.add(frame.token, to_tracking_submission(world, tracks))
             if self.truth is not None:
-                self.truth.add(world)
+                self.truth.add(frame, world)
             self.stability.add(frame, detections, tracks)
             self._count(step)
         for name, sink in self.sinks.items():
@@ -288,10 +287,10 @@ def versions() -> dict[str, str | int]:
     }
 
 
-def _sink(kind: str, out: Path, score_threshold: float, task: Task) -> Sink:
+def _sink(kind: str, out: Path, score_threshold: float, layout: Layout) -> Sink:
     if kind == "live":
-        return LiveSink(score_threshold=score_threshold, task=task)
-    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, task=task)
+        return LiveSink(score_threshold=score_threshold, layout=layout)
+    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, layout=layout)
 
 
 def _remove(out: Path, kind: str) -> None:

@@ -30,21 +30,21 @@ import simplejpeg
 from perception.errors import PerceptionError
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.geometry import SE3
+from perception.grid import BEVGrid
 from perception.replay.step import Step
 from perception.sample import Boxes3D, CameraImage, Frame, fit_image
-from perception.task import NUSCENES, Task
+from perception.task import Task
 from perception.viz import (
     ARROW_S,
     BACKGROUND,
-    BEV_HALF_WIDTH_M,
     EGO,
     HEIGHT_COLOURS,
     HEIGHTS_M,
     RADAR,
     STANDING_MPS,
     WHITE,
+    Layout,
     Pinhole,
-    hit,
     recent,
 )
 
@@ -65,15 +65,16 @@ class RerunSink:
 
     Args:
         score_threshold: of the detections that are shown.
-        task: of the detector.
+        layout: task and grid of the detector; None for the defaults.
 
     Raises:
         PerceptionError: Rerun is not installed.
     """
 
-    def __init__(self, path: str | Path, score_threshold: float = 0.3, task: Task = NUSCENES):
+    def __init__(self, path: str | Path, score_threshold: float = 0.3, layout: Layout | None = None):
         self.rr = import_rerun()
-        self.path, self.score_threshold, self.task = Path(path), score_threshold, task
+        self.path, self.score_threshold, self.layout = Path(path), score_threshold, layout or Layout()
+        self.task = self.layout.task
         self._size = 0  # of the file so far
         self._cameras: tuple[str, ...] | None = None  # all that have been seen
         self._scene: str | None = None
@@ -161,20 +162,20 @@ class RerunSink:
             self._clear("world/ego/lidar")
         else:
             points = recent(frame.lidar.points)[:, :3]
-            points = points[within(points)]
+            points = points[within(self.layout.grid, points)]
             colours = np.stack([np.interp(points[:, 2], HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
             self._log("world/ego/lidar", self._points(points, colours.astype(np.uint8), 1.0))
         if frame.radar is None:
             self._clear("world/ego/radar")
         else:
             points = recent(frame.radar.points)
-            points = points[within(points)]
+            points = points[within(self.layout.grid, points)]
             self._log("world/ego/radar", self._points(points[:, :3], np.array([RADAR]), 2.0))
             arrows = self._arrows(points[:, :3], points[:, 4:6], np.array([RADAR]) // 2, 0.02)
             self._log("world/ego/radar/velocity", arrows)
 
     def _log_detections(self, boxes: Boxes3D, words: list[str]) -> None:
-        colours, half_height = self.task.colors[boxes.label], boxes.size * (0, 0, 0.5)
+        colours, half_height = self.layout.colours(boxes), boxes.size * (0, 0, 0.5)
         self._log("world/ego/detections", self._boxes(boxes, colours, words))
         arrows = self._arrows(boxes.center - half_height, boxes.velocity, colours, 0.06)
         self._log("world/ego/detections/velocity", arrows)
@@ -193,7 +194,7 @@ class RerunSink:
         if truth is None:
             self._clear("world/ego/truth")
         else:
-            truth = truth[hit(truth) & within(truth.center)]
+            truth = truth[truth.measured & within(self.layout.grid, truth.center)]
             self._log("world/ego/truth", self._boxes(truth, np.array([WHITE]), width=0.4))
 
     def _log_plots(self, boxes: Boxes3D, scores: np.ndarray, latency_ms: dict[str, float]) -> None:
@@ -319,9 +320,10 @@ def labels(task: Task, boxes: Boxes3D, scores: np.ndarray, tracks: np.ndarray | 
     return [f"{name} {score:.2f}" for name, score in zip(names, scores)]
 
 
-def within(points: np.ndarray) -> np.ndarray:
-    """Which points [N, 2 or more] are where detections can be."""
-    return (np.abs(points[:, :2]) < BEV_HALF_WIDTH_M).all(axis=1)
+def within(grid: BEVGrid, points: np.ndarray) -> np.ndarray:
+    """bool [N]: points [N, 2 or more] that are inside the grid, where detections can be."""
+    x, y = points[:, 0], points[:, 1]
+    return (x > grid.x_min_m) & (x < grid.x_max_m) & (y > grid.y_min_m) & (y < grid.y_max_m)
 
 
 def at_most(camera: CameraImage, width: int) -> CameraImage:

@@ -18,8 +18,7 @@ import numpy as np
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.replay.latency import DETECTOR_STAGES
 from perception.replay.step import Step
-from perception.task import NUSCENES, Task
-from perception.viz import draw_frame
+from perception.viz import Layout, draw_frame
 
 SHORTEST_S, LONGEST_S = 1 / 60, 2.0  # that a picture is shown; the time between two scenes may be years, or negative
 ALONE_S = 1.0  # that the only picture of a video is shown
@@ -30,11 +29,11 @@ class VideoSink:
 
     Args:
         score_threshold: of the boxes that are drawn.
-        task: of the detector.
+        layout: task, grid and sensors of the detector; None for the defaults.
     """
 
-    def __init__(self, path: str | Path, score_threshold: float = 0.3, task: Task = NUSCENES):
-        self.path, self.score_threshold, self.task = Path(path), score_threshold, task
+    def __init__(self, path: str | Path, score_threshold: float = 0.3, layout: Layout | None = None):
+        self.path, self.score_threshold, self.layout = Path(path), score_threshold, layout
         self._encoder: H264 | Mpeg4 | None = None
         self._frames = 0
 
@@ -47,7 +46,7 @@ class VideoSink:
     def add(self, step: Step) -> None:
         latency_ms = sum(step.latency_ms.get(name, 0.0) for name in DETECTOR_STAGES)
         self.add_picture(
-            draw_frame(step.frame, step.detections, self.score_threshold, latency_ms, step.tracks),
+            draw_frame(step.frame, step.detections, self.score_threshold, latency_ms, step.tracks, self.layout),
             step.frame.timestamp_ns,
         )
 
