@@ -125,7 +125,7 @@ class Layout:
     are.
     """
 
-    task: Task = NUSCENES
+    task: Task = field(default_factory=lambda: NUSCENES)
     grid: BEVGrid = field(default_factory=lambda: BEVGrid(**vars(GridConfig())))
     sensors: tuple[str, ...] = ("camera", "radar", "lidar")
 
