@@ -28,8 +28,8 @@ Absent      A sensor without a row, or whose keyframe file is not on disk, is le
             absent is determined, counted in ``report`` and logged in one line when the dataset is opened.
 Broken      A file that exists but is damaged or not what the tables say is a DataError naming file and tokens. (A LiDAR
             file without a byte is a sweep without a point: the format has no header. The report counts them.)
-            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which whoever makes batches
-            leaves out, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
+            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which is left out
+            of batches, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def read_pieces(
 ) -> Iterator[Rows]:
     """The same, some hundred rows at a time; ``progress`` is told how many bytes were read.
 
-    The first piece has no row, so that whoever makes columns of every piece learns their types from an empty table too.
+    The first piece has no row, so that the columns of an empty table have their types too.
     """
     path, wanted, first = folder / f"{name}.json", {"token", *keys}, 0
     yield Rows(path, [])

@@ -1,4 +1,4 @@
-"""What the sensors of a nuScenes version measured, as columns: read from the JSON tables, and served to whoever reads.
+"""What the sensors of a nuScenes version measured, as columns read from the JSON tables.
 
 Rows are ordered by scene, then by sample, so that those of a scene, and of a sample, are one piece of every column.
 They refer to each other by index, -1 standing for none. Poses stay as nuScenes has them: world frame, quaternions

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset, Sampler
 
 from perception.batch import Batch, collate
 from perception.config import Config, TrainConfig
-from perception.data.corruptions import Faulty, draw_faults
+from perception.data.corruptions import Corrupted as Faulty
+from perception.data.corruptions import draw_corruptions as draw_faults
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, SampleError, fit_image
