@@ -87,7 +87,7 @@ def with_radar(frame: Frame, change) -> Frame:
 
 
 def lidar_error(angles_deg: np.ndarray, shift_m: np.ndarray) -> SE3:
-    """A LiDAR rotated by x, then y, then z angles and shifted in its own frame, as a motion of points in the ego frame."""
+    """A LiDAR rotated by x, then y, then z angles, then shifted, in its own frame; as a motion in the ego frame."""
     # MultiCorrupt multiplies the transposed elementary rotations as Rx Ry Rz.
     x, y, z = (Rotation.from_euler(axis, -angle, degrees=True).as_matrix() for axis, angle in zip("xyz", angles_deg))
     return EGO_SE3_LIDAR @ SE3(x @ y @ z, shift_m) @ EGO_SE3_LIDAR.inverse()
