@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import logging
 import operator
 from collections import Counter
@@ -45,11 +44,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
+import msgspec
 import numpy as np
 
 from perception.config import DataConfig
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_files import DataError, read_bytes
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
 from perception.errors import PerceptionError
@@ -375,11 +375,11 @@ def _split_scenes(folder: Path, split: str) -> list[str]:
     path, custom = folder / "splits.json", {}
     if path.exists():
         try:
-            custom = json.loads(path.read_bytes())
-            if split in custom:
-                return [str(name) for name in custom[split]]
-        except (OSError, ValueError, TypeError) as error:
+            custom = msgspec.json.decode(read_bytes(path), type=dict[str, list[str]])
+        except msgspec.MsgspecError as error:
             raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
+    if split in custom:
+        return custom[split]
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:
