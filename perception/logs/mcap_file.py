@@ -244,14 +244,15 @@ class McapFile:
         if size > LARGEST + 2 * _RUN:
             raise ValueError(f"it is larger than the {LARGEST} bytes allowed")
         file.seek(segment.begin)
-        data = memoryview(file.read(size))
-        if len(data) < size:
+        head = file.read(RECORD.size) if segment.chunk else b""
+        body = file.read(size - len(head))
+        if len(head) + len(body) < size:
             raise ValueError("the file has become shorter")
         if not segment.chunk:
-            return data
-        if RECORD.unpack_from(data) != (Opcode.CHUNK, size - RECORD.size):
+            return memoryview(body)
+        if RECORD.unpack(head) != (Opcode.CHUNK, len(body)):
             raise ValueError("no chunk is there, though the summary says so")
-        chunk = parse(Chunk, data[RECORD.size :])
+        chunk = parse(Chunk, body)
         if segment.start_ns is None:
             segment.start_ns, segment.end_ns = chunk.message_start_time, chunk.message_end_time
         return unpack(chunk)
