@@ -77,7 +77,7 @@ class LogInfo:
 
     @property
     def duration_s(self) -> float:
-        return (self.end_ns - self.start_ns) * 1e-9 if self.start_ns is not None else 0.0
+        return ((self.end_ns or 0) - (self.start_ns or 0)) * 1e-9
 
     @property
     def frame_ids(self) -> dict[str, str]:

@@ -11,7 +11,6 @@ no summary that can be relied on, that is everything: opening it reads every chu
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -52,14 +51,14 @@ _LOG_TIME = itemgetter(2)
 class _Segment:
     """Bytes [begin, end) of the file: the record of one chunk, or the records of messages. Times are of recording.
 
-    start_ns, end_ns: None as long as it was not read.  channels: ids of those with messages in it, None if not known.
+    channels: ids of those with messages in it, None if not known.
     """
 
     begin: int
     end: int
-    start_ns: int | None
-    end_ns: int | None
-    channels: Collection[int] | None
+    start_ns: int
+    end_ns: int
+    channels: set[int] | None
     chunk: bool
 
 
@@ -91,7 +90,9 @@ class McapFile:
                 file.seek(0)
                 magic = file.read(len(MAGIC))
                 if magic != MAGIC:
-                    raise LogError(f"{self.path}: an MCAP file was expected, found {magic or 'an empty file'}")
+                    raise LogError(
+                        f"{self.path}: an MCAP file was expected, found {repr(magic) if magic else 'an empty file'}"
+                    )
                 self._survey(file)
         except OSError as error:
             raise LogError(f"{self.path}: an MCAP file was expected: {error.strerror}") from None
@@ -136,10 +137,10 @@ class McapFile:
         """Whether the summary tells all that reading needs: some writers leave the channels, or chunks, out of it."""
         if not indexes:
             return False
-        position, named = len(MAGIC), set()
+        position, named = len(MAGIC), set[int]()
         for index in indexes:
             begin, stop = _bytes_of(index)
-            channels = frozenset(index.message_index_offsets)
+            channels = set(index.message_index_offsets)
             self._walk_gap(file, position, begin)
             times = index.message_start_time, index.message_end_time
             self._segments.append(_Segment(begin, stop, *times, channels or None, chunk=True))
@@ -156,12 +157,15 @@ class McapFile:
     def _survey_by_records(self, file: BinaryIO, finished: bool) -> None:
         self._segments, self.counts = [], Counter()
         cut = self._walk(file, len(MAGIC), self.size)
-        self.start_ns = min((segment.start_ns for segment in self._segments), default=None)
-        self.end_ns = max((segment.end_ns for segment in self._segments), default=None)
+        if self._segments:
+            self.start_ns = min(segment.start_ns for segment in self._segments)
+            self.end_ns = max(segment.end_ns for segment in self._segments)
         if cut is None and not finished:
             cut = self.size, "all messages are there, but no summary and footer after them"
         if cut:
-            seconds = "" if self.start_ns is None else f", {(self.end_ns - self.start_ns) / 1e9:.1f} s into the log"
+            seconds = ""
+            if self.start_ns is not None and self.end_ns is not None:
+                seconds = f", {(self.end_ns - self.start_ns) / 1e9:.1f} s into the log"
             self.stopped = f"at byte {cut[0]} of {self.size}{seconds}: {cut[1]}"
 
     def _walk_gap(self, file: BinaryIO, begin: int, end: int) -> None:
@@ -174,7 +178,7 @@ class McapFile:
 
         The walk trusts lengths, there is nothing else; what they lead to is checked where it is read.
         """
-        position, run = begin, None
+        position, run, run_channels = begin, None, set[int]()
         while position < end:
             file.seek(position)
             head = file.read(RECORD.size + MESSAGE_HEAD.size)
@@ -191,15 +195,17 @@ class McapFile:
             if opcode in (Opcode.DATA_END, Opcode.FOOTER):
                 return None
             if opcode == Opcode.CHUNK:
-                self._add_chunk(file, position, after)
+                times = (int.from_bytes(head[at : at + 8], "little") for at in (RECORD.size, RECORD.size + 8))
+                self._add_chunk(file, _Segment(position, after, *times, None, chunk=True))
             elif opcode == MESSAGE and MESSAGE_HEAD.size <= length <= LARGEST:
                 channel, _, log_time_ns, _ = MESSAGE_HEAD.unpack_from(head, RECORD.size)
                 if run is None or run.end != position or run.end - run.begin > _RUN:
-                    run = _Segment(position, after, log_time_ns, log_time_ns, set(), chunk=False)
+                    run_channels = set()
+                    run = _Segment(position, after, log_time_ns, log_time_ns, run_channels, chunk=False)
                     self._segments.append(run)
                 run.end = after
                 run.start_ns, run.end_ns = min(run.start_ns, log_time_ns), max(run.end_ns, log_time_ns)
-                run.channels.add(channel)
+                run_channels.add(channel)
                 self.counts[channel] += 1
             elif opcode == MESSAGE:
                 self._note(f"the message at byte {position} is left out: it has {length} bytes")
@@ -209,14 +215,13 @@ class McapFile:
             position = after
         return position, "the recording was not finished"
 
-    def _add_chunk(self, file: BinaryIO, begin: int, end: int) -> None:
-        segment, counts = _Segment(begin, end, None, None, None, chunk=True), Counter()
-        first, last = math.inf, 0
+    def _add_chunk(self, file: BinaryIO, segment: _Segment) -> None:
+        counts, first, last = Counter[int](), 1 << 64, 0
         for channel, _, log_time_ns, _, _ in self._messages_in(file, segment):
             counts[channel] += 1
             first, last = min(first, log_time_ns), max(last, log_time_ns)
         if counts:
-            segment.start_ns, segment.end_ns, segment.channels = first, last, counts.keys()
+            segment.start_ns, segment.end_ns, segment.channels = first, last, set(counts)
             self._segments.append(segment)
             self.counts.update(counts)
 
@@ -234,8 +239,7 @@ class McapFile:
         except ValueError as error:
             where = f"{'chunk' if segment.chunk else 'messages'} at byte {segment.begin}"
             where += f", {segment.end - segment.begin} bytes"
-            if segment.start_ns is not None:
-                where += f", {segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
+            where += f", {segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
             self._note(f"{where}: {error}; {left_out} is left out", about=segment.begin)
 
     def _load(self, file: BinaryIO, segment: _Segment) -> memoryview:
@@ -252,10 +256,7 @@ class McapFile:
             return memoryview(body)
         if RECORD.unpack(head) != (Opcode.CHUNK, len(body)):
             raise ValueError("no chunk is there, though the summary says so")
-        chunk = parse(Chunk, body)
-        if segment.start_ns is None:
-            segment.start_ns, segment.end_ns = chunk.message_start_time, chunk.message_end_time
-        return unpack(chunk)
+        return unpack(parse(Chunk, body))
 
     def _define(self, opcode: int, data: bytes | memoryview) -> None:
         """Keep a schema or a channel; what is said twice must be the same, so the first counts."""

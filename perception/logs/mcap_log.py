@@ -76,7 +76,7 @@ class McapReader:
         count = self._file.counts.get(channel_id, 0)
         known = self.topics.get(channel.topic)
         if known:  # several channels, as of several publishers
-            count += known.count
+            count += known.count or 0
         if not known or (kind and not known.kind):
             known = Topic(channel.topic, schema.name if schema else "", kind, note)
         self.topics[channel.topic] = replace(known, count=count)
@@ -86,7 +86,8 @@ class _Failures:
     """The first lines on what cannot be decoded of a topic, and the number of all."""
 
     def __init__(self, topic: str):
-        self._topic, self._first, self._count = topic, [], 0
+        self._topic, self._count = topic, 0
+        self._first: list[str] = []
 
     def add(self, line: str) -> None:
         self._count += 1
@@ -101,7 +102,9 @@ class _Failures:
 def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, Decode | None]:
     """Kind, or a note on why there is none, and decoder of the messages of a channel."""
     encoding = channel.message_encoding
-    if schema is None and encoding in ("protobuf", "cdr"):
+    if encoding not in ("protobuf", "cdr"):
+        return None, f"{encoding or 'unnamed'} messages are not decoded", None
+    if schema is None:
         return None, f"{encoding} messages without a schema", None
     if encoding == "protobuf" and schema.encoding == "protobuf":
         from perception.logs import foxglove_messages
@@ -113,8 +116,7 @@ def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, 
         definition = schema.data.decode("utf-8", "replace") if schema.encoding else None
         kind, note, decode = ros_messages.decoder(schema.name, definition, schema.encoding)
     else:
-        described = f" with a schema in {schema.encoding}" if encoding in ("protobuf", "cdr") else ""
-        return None, f"{encoding or 'unnamed'} messages{described} are not decoded", None
+        return None, f"{encoding} messages with a schema in {schema.encoding} are not decoded", None
     if decode and is_static(channel.topic):
         return kind, note, _static(decode)
     return kind, note, decode

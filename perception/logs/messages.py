@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -91,7 +91,14 @@ class Sample:
 
 
 Payload = Image | Calibration | Cloud | Transform | Sample
-KINDS = {Image: "image", Calibration: "calibration", Cloud: "cloud", Transform: "transform", Sample: "sample"}
+P = TypeVar("P", bound=Payload, covariant=True)
+KINDS: dict[type, str] = {
+    Image: "image",
+    Calibration: "calibration",
+    Cloud: "cloud",
+    Transform: "transform",
+    Sample: "sample",
+}
 
 
 # How a decoder of one message type is called: (serialised message, log_time_ns) -> [(timestamp_ns, payload), ...]. A tf
@@ -100,7 +107,7 @@ Decode = Callable[[bytes | memoryview, int], list[tuple[int, Payload]]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Message:
+class Message(Generic[P]):
     """timestamp_ns: of measurement, from the message's own header.  log_time_ns: when it was recorded.
 
     sequence: its place in the file, which breaks ties.
@@ -110,7 +117,7 @@ class Message:
     timestamp_ns: int
     log_time_ns: int
     sequence: int
-    data: Payload
+    data: P
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +145,17 @@ class Reader(Protocol):
     ``strict`` a message that cannot be decoded raises LogError instead of being added to ``damage``.
     """
 
-    path: Path
-    topics: dict[str, Topic]
-    stopped: str | None
-    damage: list[str]
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def topics(self) -> dict[str, Topic]: ...
+
+    @property
+    def stopped(self) -> str | None: ...
+
+    @property
+    def damage(self) -> list[str]: ...
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]: ...
 
