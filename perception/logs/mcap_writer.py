@@ -18,6 +18,7 @@ from perception.errors import PerceptionError
 from perception.logs.foxglove_messages import NUMERIC_TYPES
 from perception.logs.messages import (
     SAMPLE_NAME,
+    XYZW,
     Calibration,
     Cloud,
     Image,
@@ -28,7 +29,7 @@ from perception.logs.messages import (
     Transform,
 )
 
-_TYPE_NAMES = {dtype: dtype.name.capitalize() for dtype in NUMERIC_TYPES.values()}  # such as Uint8
+_TYPE_NAMES = {dtype: dtype.name.capitalize() for dtype in NUMERIC_TYPES}  # such as Uint8
 _COMPRESSED = ("jpeg", "png")
 _LATEST_NS = 10**9 << 32  # foxglove-sdk counts seconds in 32 bits
 
@@ -156,13 +157,13 @@ def _to_foxglove(payload: Payload, timestamp_ns: int):
                 data=records.tobytes(),
             )
         case Transform():
-            x, y, z, w, *turn = payload.pose.tolist()
+            translation, rotation = payload.pose[:3].tolist(), payload.pose[XYZW].tolist()
             return fox.FrameTransform(
                 timestamp=timestamp,
                 parent_frame_id=payload.parent,
                 child_frame_id=payload.child,
-                translation=fox.Vector3(x=x, y=y, z=z),
-                rotation=fox.Quaternion(x=turn[0], y=turn[1], z=turn[2], w=w),
+                translation=fox.Vector3(**dict(zip("xyz", translation))),
+                rotation=fox.Quaternion(**dict(zip("xyzw", rotation))),
             )
         case Sample(token):
             return fox.Log(timestamp=timestamp, level=fox.LogLevel.Info, message=token, name=SAMPLE_NAME)

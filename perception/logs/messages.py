@@ -67,6 +67,10 @@ class Cloud:
     records: np.ndarray
 
 
+XYZW = [4, 5, 6, 3]  # where in a pose its quaternion is, in the order of ROS, Foxglove and scipy
+QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Transform:
     """parent_SE3_child: float64 [7], translation (x, y, z) in metres, then quaternion (w, x, y, z).
