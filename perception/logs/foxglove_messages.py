@@ -10,6 +10,7 @@ that does not parse, contents that contradict each other, descriptors that do no
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
 
     schema = Schema(id=1, name=schema_name, encoding="protobuf", data=bytes(schema_data))
     try:
-        parse = DecoderFactory().decoder_for("protobuf", schema)
+        parse: Any = DecoderFactory().decoder_for("protobuf", schema)
         _check_fields(parse(b"").DESCRIPTOR)
     except (DecodeError, McapError, TypeError, ValueError, KeyError, RecursionError) as error:
         raise LogError(f"the descriptors of {schema_name} were expected, found damaged ones: {_brief(error)}") from None

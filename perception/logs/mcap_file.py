@@ -195,8 +195,10 @@ class McapFile:
             if opcode in (Opcode.DATA_END, Opcode.FOOTER):
                 return None
             if opcode == Opcode.CHUNK:
-                times = (int.from_bytes(head[at : at + 8], "little") for at in (RECORD.size, RECORD.size + 8))
-                self._add_chunk(file, _Segment(position, after, *times, None, chunk=True))
+                start_ns, end_ns = (
+                    int.from_bytes(head[at : at + 8], "little") for at in (RECORD.size, RECORD.size + 8)
+                )
+                self._add_chunk(file, _Segment(position, after, start_ns, end_ns, None, chunk=True))
             elif opcode == MESSAGE and MESSAGE_HEAD.size <= length <= LARGEST:
                 channel, _, log_time_ns, _ = MESSAGE_HEAD.unpack_from(head, RECORD.size)
                 if run is None or run.end != position or run.end - run.begin > _RUN:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_records import Channel, Schema
-from perception.logs.messages import Decode, LogError, Message, Topic
+from perception.logs.messages import Decode, LogError, Message, Topic, merged
 from perception.logs.ros_messages import as_static, is_static
 
 _LINES = 10  # on messages of one topic that cannot be decoded; the others are counted
@@ -74,12 +73,11 @@ class McapReader:
         if decode:
             self._decoders[channel_id] = channel.topic, decode
         count = self._file.counts.get(channel_id, 0)
-        known = self.topics.get(channel.topic)
-        if known:  # several channels, as of several publishers
-            count += known.count or 0
-        if not known or (kind and not known.kind):
-            known = Topic(channel.topic, schema.name if schema else "", kind, note)
-        self.topics[channel.topic] = replace(known, count=count)
+        topic, known = (
+            Topic(channel.topic, schema.name if schema else "", kind, note, count),
+            self.topics.get(channel.topic),
+        )
+        self.topics[channel.topic] = topic if known is None else merged(known, topic)  # of several publishers
 
 
 class _Failures:

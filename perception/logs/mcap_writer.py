@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class McapLogWriter:
             )
         self._count += 1
 
-    def _channel(self, topic: str, kind: type) -> int:
+    def _channel(self, topic: str, kind: Any) -> int:
         """The number of the channel for messages of a class of ``foxglove.messages``."""
         if kind not in self._schemas:
             schema = kind.get_schema()

@@ -10,7 +10,7 @@ A transform ``parent_SE3_child`` maps points in the child frame to the parent fr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -124,6 +124,11 @@ class Message(Generic[P]):
     data: P
 
 
+def is_timeless(message: Message) -> bool:
+    """Whether it holds at all times, whatever its stamp: a static transform."""
+    return isinstance(message.data, Transform) and message.data.static
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """type: the name of the message type, as recorded.  kind: one of the values of KINDS, or None if not decodable.
@@ -136,6 +141,12 @@ class Topic:
     kind: str | None
     note: str = ""
     count: int | None = None
+
+
+def merged(one: Topic, other: Topic) -> Topic:
+    """A topic that is in several files, or has several publishers: what can be decoded counts."""
+    count = None if one.count is None or other.count is None else one.count + other.count
+    return replace(one if one.kind or not other.kind else other, count=count)
 
 
 class Reader(Protocol):

@@ -107,7 +107,7 @@ class NuScenesReader:
 
     def _list_events(self, index: Index, samples: np.ndarray, rows: np.ndarray) -> list[_Event]:
         reference, reference_us = index.recording.reference[samples], index.recording.reference_us[samples]
-        ego_row = {}  # at every time; of several poses at one time the sample's comes first
+        ego_row: dict[int, int] = {}  # at every time; of several poses at one time the sample's comes first
         events = []
         for i, (row, time_us) in enumerate(zip(reference.tolist(), reference_us.tolist())):
             events.append(_Event(time_us, 2, SAMPLE, i))

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -181,7 +181,9 @@ def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore
             parsed = get_types_from_idl(definition)
         else:
             parsed = get_types_from_msg(definition, type_name)
-        types = {name: ([], fields) for name, (_, fields) in parsed.items()}  # constants are not needed
+        types: dict[str, tuple[list, Any]] = {
+            name: ([], fields) for name, (_, fields) in parsed.items()
+        }  # constants are not needed
         if type_name not in types or all(known.fielddefs.get(name, ([], None))[1] == types[name][1] for name in types):
             return None
         values(type_name)

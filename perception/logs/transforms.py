@@ -112,9 +112,8 @@ class Transforms:
         between = [self._edges[frame] for frame in set(up_target) ^ set(up_source)]
         dynamic = [edge for edge in between if not edge.static]
         moving = [edge.times_ns for edge in dynamic if not edge.constant] or [edge.times_ns for edge in dynamic]
-        return max((times[0] for times in moving), default=-np.inf), min(
-            (times[-1] for times in moving), default=np.inf
-        )
+        since_ns = max((times[0] for times in moving), default=-np.inf)
+        return since_ns, min((times[-1] for times in moving), default=np.inf)
 
     def forget_before(self, time_ns: int) -> None:
         for edge in self._edges.values():
