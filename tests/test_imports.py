@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "perception").rglob("*.py"))
 # A module may import its own layer and the layers above it in this list.
 LAYERS = (
     {"errors"},
-    {"geometry", "grid", "files", "seeding", "device", "config"},
+    {"geometry", "grid", "files", "text", "seeding", "device", "task", "config"},
     {"sample"},
     {"batch", "health", "viz", "tracking", "ops"},
     {"data", "sim"},

@@ -18,7 +18,7 @@ from perception.logs.log import Log, open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
-from perception.replay.session import rig_of
+from perception.replay.job import rig_of
 
 RIG = Rig(
     reference="LIDAR_TOP",

@@ -12,7 +12,7 @@ from test_evaluate import Thing, write_drive
 from perception.data.nuscenes import NuScenes
 from perception.eval.official import OfficialError
 from perception.eval.official_tracking import score_tracks
-from perception.eval.submission import ResultsWriter
+from perception.eval.submission import ResultsWriter, to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.sample import Detections
 from perception.tracking import Tracker
@@ -40,7 +40,7 @@ def submit(dataset: NuScenes, path, track) -> dict:
     with ResultsWriter(path, ["lidar"]) as writer:
         for i, frame in enumerate(dataset.frames()):
             detections = Detections(frame.boxes, np.ones(len(frame.boxes)))
-            writer.add(frame.token, to_tracking_submission(frame, detections, track(i, frame, detections)))
+            writer.add(frame.token, to_tracking_submission(to_world(frame, detections), track(i, frame, detections)))
     return score_tracks(dataset, path)
 
 

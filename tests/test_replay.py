@@ -19,7 +19,7 @@ from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.model.detector import build
 from perception.replay.latency import table as latency_table
-from perception.replay.run import canonical_bytes, replay
+from perception.replay.pipeline import canonical_bytes, replay
 from perception.sample import SENSORS, Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from perception.cli.replay import main
 from perception.errors import PerceptionError
 from perception.logs.log import open_log
 from perception.logs.rig import load_rig
-from perception.replay import batch, session
-from perception.replay.session import Job
+from perception.replay import fleet, job
+from perception.replay.job import Job
 
 SUMMARY = {
     "latency": {}, "problems": [], "dropped": [], "metrics": None, "frames": 1, "detections": 0,
@@ -54,7 +54,7 @@ def taken(monkeypatch):
         calls.append((job, playback, loop))
         return SUMMARY
 
-    monkeypatch.setattr(session, "run", run)
+    monkeypatch.setattr(job, "run_job", run)
     monkeypatch.setattr("perception.replay.latency.table", lambda latency: "table")
     return calls
 
@@ -115,7 +115,7 @@ def test_the_names_that_users_of_ros_know(logs, taken):
 
 def test_several_logs_are_a_batch(logs, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(batch, "main", lambda jobs, out, **options: calls.append((jobs, out, options)) or 1)
+    monkeypatch.setattr(fleet, "main", lambda jobs, out, **options: calls.append((jobs, out, options)) or 1)
     sources = [str(logs["mcap"]), str(logs["nuscenes"])]
     code = main([*sources, "--checkpoint", "c", "--out", "o", "--jobs", "3", "--engine", "ray", "--again"])
     [(jobs, out, options)] = calls

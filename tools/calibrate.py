@@ -35,14 +35,14 @@ def main() -> None:
     if args.json:
         check_writable(args.json)
     detector = perception.load(args.checkpoint)
-    config, image_size = detector.config.data, detector.config.camera.image_size
+    image_size = detector.inputs.covering
     if args.fit:
-        drives = open_source(args.fit, config, image_size=image_size)
+        drives = open_source(args.fit, detector.config, image_size=image_size)
         for name, (slope, offset) in calibrate(detector, drives).items():
             print(f"{name:20} slope {slope:.3f} offset {offset:+.3f}")
         detector.save(find_checkpoint(args.checkpoint))
     if args.report:
-        drives = open_source(args.report, config, image_size=image_size)
+        drives = open_source(args.report, detector.config, image_size=image_size)
         report = classification_report(judge(detector, drives, ALL_SUBSETS))
         write_json(args.json, {"weights_sha256": weights_sha256(args.checkpoint), "subsets": report})
         for name, figures in report.items():

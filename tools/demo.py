@@ -27,7 +27,7 @@ def main() -> None:
     from perception.eval.evaluate import ALL_SUBSETS, evaluate_subsets, table
     from perception.files import check_writable, write_json
     from perception.replay.latency import table as latency_table
-    from perception.replay.run import about_detector, replay
+    from perception.replay.pipeline import about_detector, replay
     from perception.sim import simulate
 
     check_writable(args.out / "scores.json")
@@ -36,7 +36,7 @@ def main() -> None:
 
     print(f"1/3 A drive of {args.seconds:g} s is simulated (kept from an earlier run if there is one)", flush=True)
     simulate(folder, 1, args.seconds, SEED, overwrite=args.overwrite, weather=("day",), progress=True)
-    drive = open_source(folder, detector.config.data)
+    drive = open_source(folder, detector.config)
 
     print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
     about = about_detector(detector, args.checkpoint)

@@ -25,7 +25,9 @@ def main() -> None:
     which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
     parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
-    sensors.add_argument("--sensors", type=names, default=perception.SENSORS, help="some of camera,radar,lidar")
+    sensors.add_argument(
+        "--sensors", type=names, default=("camera", "radar", "lidar"), help="some of camera,radar,lidar"
+    )
     sensors.add_argument("--all-subsets", action="store_true", help="each of the seven sets of sensors")
     parser.add_argument("--json", required=True, type=Path, help="where the figures go")
     parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
@@ -43,9 +45,9 @@ def main() -> None:
     check_writable(args.json)
     check_writable(args.json.with_suffix(".config.yaml"))
     detector = perception.load(args.checkpoint, device=checked_device(args.device))
-    policy, size = "skip" if args.skip_damaged else "raise", tuple(detector.config.camera.image_size)
+    policy, size = "skip" if args.skip_damaged else "raise", detector.inputs.covering
     chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part, "image_size": size}
-    dataset = open_source(args.root, detector.config.data, args.version, **chosen)
+    dataset = open_source(args.root, detector.config, args.version, **chosen)
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = ALL_SUBSETS if args.all_subsets else [args.sensors]

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from perception import SENSORS
 from perception.cli.options import add_device_option, names
 from perception.errors import PerceptionError
+from perception.sample import SENSORS
 
 _HELP = """Run a detector over logged drives: nuScenes folders, MCAP files, ROS 2 bags.
 
@@ -96,7 +96,8 @@ def _replay_parser() -> argparse.ArgumentParser:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from perception.replay import batch, session
+    from perception.replay import fleet
+    from perception.replay.job import Job, run_job
     from perception.replay.latency import table
     from perception.replay.playback import Playback
 
@@ -104,7 +105,7 @@ def _replay(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and not value > 0:
             raise PerceptionError(f"--{option.replace('_', '-')}: a number above 0 was expected, found {value}")
-    template = session.Job(
+    template = Job(
         log="",
         out=args.out,
         checkpoint=args.checkpoint,
@@ -125,16 +126,16 @@ def _replay(args: argparse.Namespace) -> int:
         deadline_ms=args.deadline_ms,
         skip_damaged=args.skip_damaged,
     )
-    jobs = batch.jobs_of(args.logs, template, args.scenes)
+    jobs = fleet.jobs_of(args.logs, template, args.scenes)
     paced = args.rate or args.realtime or args.loop or args.start_paused
     if len(jobs) > 1:
         if paced or "live" in template.outputs:
             raise PerceptionError(
                 f"--rate, --realtime, --loop, --start-paused and live want one log, found {len(jobs)}"
             )
-        return batch.main(jobs, args.out, workers=args.jobs, engine=args.engine, again=args.again)
+        return fleet.main(jobs, args.out, workers=args.jobs, engine=args.engine, again=args.again)
     playback = Playback(args.rate, args.realtime, args.start_paused)
-    summary = session.run(jobs[0], playback, args.loop)
+    summary = run_job(jobs[0], playback, args.loop)
     print(table(summary["latency"]))
     for problem in summary["problems"]:
         print(problem)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.geometry import SE3
-from perception.sample import SENSORS, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
 
 # Where a nuScenes vehicle carries its LiDAR: x right, y forward, z up. Frames hold clouds in the ego frame only.
 EGO_SE3_LIDAR = SE3.from_yaw(-np.pi / 2, [0.94, 0.0, 1.84])
@@ -114,7 +114,7 @@ def ahead(points: np.ndarray, half_angle_deg: float, yaw_deg: float = 0.0) -> np
 
 def rings(points: np.ndarray) -> np.ndarray:
     """A guess of the ring, counted from above, that measured each point of a level LiDAR."""
-    from_lidar = points[:, :3] - EGO_SE3_LIDAR.translation.astype(np.float32)
+    from_lidar: np.ndarray = points[:, :3] - EGO_SE3_LIDAR.translation.astype(np.float32)
     elevation = np.rad2deg(np.arctan2(from_lidar[:, 2], np.hypot(from_lidar[:, 0], from_lidar[:, 1])))
     return np.round((_LIDAR_TOP_DEG - elevation) / _RING_DEG).astype(int)
 
@@ -273,15 +273,14 @@ class Faulty:
     errors: dict[str, SE3]
 
 
-def draw_faults(frame: Frame, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator) -> Faulty:
-    """With probability ``rate`` each sensor gets one fault of its kind, of random strength. For training.
+def draw_faults(faulty: Faulty, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator) -> Faulty:
+    """With probability ``rate`` camera, radar and LiDAR each get one fault of their kind, of random strength.
 
     previous: gives the keyframe before in the same scene, None where there is none: nothing is stale then. It is asked
         only for what is to be stale, since reading a frame takes as long as training on it.
     """
-    faulty = Faulty(frame, {name: SE3() for name in SENSORS})
     for name, draw in (("lidar", _lidar_fault), ("radar", _radar_fault), ("camera", _camera_fault)):
-        if name in frame.sensors and rng.random() < rate:
+        if name in faulty.frame.sensors and rng.random() < rate:
             faulty = draw(faulty, previous, rng)
     return faulty
 
@@ -329,11 +328,11 @@ def _radar_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.r
 
 
 def _camera_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
-    frame = faulty.frame
-    some = [name for name in frame.cameras if rng.random() < 0.5]
+    frame, cameras = faulty.frame, faulty.frame.cameras or {}
+    some = [name for name in cameras if rng.random() < 0.5]
     kind = rng.choice(["stale", "turned", "absent"])
     if kind == "absent":
-        return replace(faulty, frame=without_cameras(frame, some)) if len(some) < len(frame.cameras) else faulty
+        return replace(faulty, frame=without_cameras(frame, some)) if len(some) < len(cameras) else faulty
     if kind == "turned":
         frame = turn_cameras(frame, rng.uniform(0, 5), rng.uniform(0, 0.2), rng, some)
     elif (before := previous()) is None or before.cameras is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from perception.config import Config
-from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
+from perception.config import DataConfig
+from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ  # whose sweeps a configuration counts
+from perception.logs.assemble import LONGEST_WAIT_NS, Assembler, sweep_span_s
 from perception.logs.beginning import beginning, known_from_the_start
 from perception.logs.corruptions import Corruption, Corruptions, biases
 from perception.logs.log import Log
@@ -16,13 +17,11 @@ from perception.logs.rig import Rig
 from perception.sample import Frame
 
 
-def assembly_for(config: Config, **changes) -> Assembly:
-    """How frames are made for a detector of this configuration; ``changes`` are fields of Assembly."""
-    height, width = config.camera.image_size
+def assembly_for(config: DataConfig, **changes) -> Assembly:
+    """How frames are made for a detector that was trained on this data; ``changes`` are fields of Assembly."""
     return Assembly(
-        lidar_span_s=sweep_span_s(config.data.lidar_sweeps, LIDAR_HZ),
-        radar_span_s=sweep_span_s(config.data.radar_sweeps, RADAR_HZ),
-        image_size=(height, width),
+        lidar_span_s=sweep_span_s(config.lidar_sweeps, LIDAR_HZ),
+        radar_span_s=sweep_span_s(config.radar_sweeps, RADAR_HZ),
         **changes,
     )
 

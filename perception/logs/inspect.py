@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +16,7 @@ from perception.logs.messages import Calibration, Cloud, Image, Message, Reader,
 from perception.logs.propose import lacks, propose
 from perception.logs.rig import Rig, to_yaml
 from perception.logs.timing import Times
+from perception.text import aligned
 
 _WIDTH = 120
 _FRAMES_KEPT = 8
@@ -178,11 +179,11 @@ def table(info: LogInfo) -> str:
         rows = [_row(topic, info) for topic in heard]
         told = [i for i in range(len(head)) if any(row[i] for row in rows)]
         cells = [[row[i] for i in told] for row in (head, *rows)]
-        parts += ["", *_aligned(cells, right=[told.index(i) for i in _NUMBERS if i in told])]
+        parts += ["", aligned(cells, left=[j for j, i in enumerate(told) if i not in _NUMBERS])]
     silent = [(topic.topic.name, topic.topic.type, not_decodable(topic)) for topic in info.topics.values()]
     silent = [row for row in silent if row[2]]
     if silent:
-        parts += ["", *_aligned(silent)]
+        parts += ["", aligned(silent, left=range(3))]
     if info.transforms:
         parts += ["", "frames", *_frames(info)]
     if info.rig.sensors:
@@ -261,12 +262,3 @@ def _frames(log: LogInfo) -> list[str]:
         for line in lines
         for part in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False)
     ]
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
-        lines.append("  ".join(cells).rstrip())
-    return lines

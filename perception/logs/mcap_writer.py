@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from perception.errors import PerceptionError
+from perception.files import begin_part, finish_part
+from perception.geometry import to_xyzw
 from perception.logs.foxglove_messages import NUMERIC_TYPES
 from perception.logs.messages import (
     SAMPLE_NAME,
-    XYZW,
     Calibration,
     Cloud,
     Image,
@@ -63,13 +64,11 @@ class McapLogWriter:
             raise LogError(f"{self.path}: a name ending in .mcap was expected")
         if self.path.exists():
             raise LogError(f"{self.path}: a new file was expected, found one that is there already")
-        self._partial = self.path.with_suffix(".part.mcap")
         self._schemas: dict[type, int] = {}
         self._channels: dict[tuple[str, type], int] = {}
         self._count = 0
         with self._writing():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
+            self._file = begin_part(self.path).open("wb")
             self._writer = Writer(self._file)
             self._writer.start(library="perception")
 
@@ -81,7 +80,7 @@ class McapLogWriter:
             self._writer.finish()
         if kind is None:
             with self._writing():
-                self._partial.replace(self.path)
+                finish_part(self.path)
 
     def write(self, message: Message) -> None:
         """Messages of one topic may have several types; each type is a channel of its own."""
@@ -158,7 +157,7 @@ def _to_foxglove(payload: Payload, timestamp_ns: int):
                 data=records.tobytes(),
             )
         case Transform():
-            translation, rotation = payload.pose[:3].tolist(), payload.pose[XYZW].tolist()
+            translation, rotation = payload.pose[:3].tolist(), to_xyzw(payload.pose[3:]).tolist()
             return fox.FrameTransform(
                 timestamp=timestamp,
                 parent_frame_id=payload.parent,

@@ -67,7 +67,6 @@ class Cloud:
     records: np.ndarray
 
 
-XYZW = [4, 5, 6, 3]  # where in a pose its quaternion is, in the order of ROS, Foxglove and scipy
 QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
 
 

@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from perception.files import part_path
+from perception.geometry import to_xyzw
 from perception.logs.decoding import PIXEL_BYTES
-from perception.logs.messages import SAMPLE_NAME, XYZW, Calibration, Cloud, Image, LogError, Message, Sample, Transform
+from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.ros_messages import POINT_TYPES, is_static, known_types
 
 _POINT_NUMBERS = {name: number for number, name in enumerate(POINT_TYPES, start=1)}
@@ -47,7 +49,7 @@ class RosbagWriter:
             raise LogError(f"{self.path}: storage sqlite3 or mcap was expected, found '{storage}'")
         if self.path.exists():
             raise LogError(f"{self.path}: a path for a new bag was expected, found one that exists")
-        self._partial = self.path.with_name(self.path.name + ".part")
+        self._partial = part_path(self.path)
         self._storage = storage
         self._connections: dict[str, Any] = {}
 
@@ -127,7 +129,7 @@ class RosbagWriter:
                 type_name = "tf2_msgs/msg/TFMessage"
                 header = t["std_msgs/msg/Header"](stamp, payload.parent)
                 translation = t["geometry_msgs/msg/Vector3"](*payload.pose[:3].tolist())
-                rotation = t["geometry_msgs/msg/Quaternion"](*payload.pose[XYZW].tolist())
+                rotation = t["geometry_msgs/msg/Quaternion"](*to_xyzw(payload.pose[3:]).tolist())
                 transform = t["geometry_msgs/msg/Transform"](translation, rotation)
                 content = t[type_name]([t["geometry_msgs/msg/TransformStamped"](header, payload.child, transform)])
             case Sample():

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from perception.logs.messages import QUATERNION_TOLERANCE, XYZW, LogError, Transform
+from perception.geometry import pose_matrix, to_wxyz, to_xyzw
+from perception.logs.messages import QUATERNION_TOLERANCE, LogError, Transform
 
 HOLD_NS = 100_000_000
 _FARTHEST_M = 1e9  # further than any map or planet; keeps products of transforms finite
@@ -133,16 +134,8 @@ class Transforms:
             pose = self._edges[frame].at(time_ns)
             if pose is None:
                 return None
-            total = matrix(pose) if total is None else matrix(pose) @ total
+            total = pose_matrix(pose) if total is None else pose_matrix(pose) @ total
         return np.eye(4) if total is None else total
-
-
-def matrix(pose: np.ndarray) -> np.ndarray:
-    """Homogeneous float64 [4, 4] of x, y, z, then a quaternion (w, x, y, z)."""
-    out = np.eye(4)
-    out[:3, :3] = Rotation.from_quat(pose[XYZW]).as_matrix()
-    out[:3, 3] = pose[:3]
-    return out
 
 
 def inverse(transform: np.ndarray) -> np.ndarray:
@@ -154,7 +147,5 @@ def inverse(transform: np.ndarray) -> np.ndarray:
 
 
 def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
-    rotations = Slerp([0.0, 1.0], Rotation.from_quat(np.stack([before, after])[:, XYZW]))
-    pose = before + share * (after - before)
-    pose[XYZW] = rotations(share).as_quat()
-    return pose
+    rotations = Slerp([0.0, 1.0], Rotation.from_quat(to_xyzw(np.stack([before[3:], after[3:]]))))
+    return np.concatenate([before[:3] + share * (after[:3] - before[:3]), to_wxyz(rotations(share).as_quat())])

@@ -1,4 +1,4 @@
-"""Camera encoder: a pretrained image backbone and a feature pyramid down to stride 8.
+"""Camera encoder: a pretrained image backbone, a feature pyramid down to stride 8, and a view transform.
 
 EfficientNet-Lite0 (the ReLU6, squeeze-free EfficientNet of Tan & Le, 2019) is written out here, because its ImageNet
 weights come as a small package that installs offline; the layer names are those of that file. The full-size recipe
@@ -11,8 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from perception.batch import ImageBatch
 from perception.errors import PerceptionError
+from perception.model.encoder import Encoded
 from perception.model.layers import ConvBlock, PointwiseConv2d
+from perception.model.view_transform import LiftSplat
 
 # expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they
 # are three quarters of the weights, and on images this small their maps have four rows.
@@ -158,8 +161,17 @@ class ResNet50(nn.Module):
         return list(self.net((images.float() - self.mean) / self.std).feature_maps)
 
 
-class CameraEncoder(nn.Module):
-    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8]."""
+BACKBONES = {"efficientnet_lite0": EfficientNetLite0, "resnet50": ResNet50}
+
+
+class ImageEncoder(nn.Module):
+    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8].
+
+    Args:
+        backbone: images -> list of feature maps, of stride 8 first and each of the others half as large, with
+            ``out_channels``, their widths.
+        pretrained: whether its batch normalisation keeps its statistics.
+    """
 
     stride = 8
 
@@ -169,7 +181,7 @@ class CameraEncoder(nn.Module):
         self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in backbone.out_channels)
         self.smooth = ConvBlock(channels, channels)
 
-    def train(self, mode: bool = True) -> CameraEncoder:
+    def train(self, mode: bool = True) -> ImageEncoder:
         """Batch normalisation keeps the statistics it was pretrained with: a batch here is a handful of scenes."""
         super().train(mode)
         for module in self.backbone.modules():
@@ -182,3 +194,32 @@ class CameraEncoder(nn.Module):
         for level in reversed(finer):
             x = level + F.interpolate(x, size=level.shape[-2:], mode="nearest")
         return self.smooth(x)
+
+
+class CameraEncoder(nn.Module):
+    """The images of a sensor -> BEV features and depth logits: an image encoder, then a view transform.
+
+    Args:
+        image_size: height and width of the images.
+        depth_from: the sensor whose points supervise depth; None for none.
+    """
+
+    def __init__(
+        self, image: ImageEncoder, view_transform: LiftSplat, image_size: tuple[int, int], depth_from: str | None
+    ):
+        super().__init__()
+        self.image, self.view_transform = image, view_transform
+        self.image_size, self.depth_from = image_size, depth_from
+
+    @property
+    def pretrained(self) -> nn.Module:
+        return self.image.backbone
+
+    @property
+    def depth_range_m(self) -> tuple[float, float]:
+        return self.view_transform.depth_min_m, self.view_transform.depth_max_m
+
+    def forward(self, inputs: ImageBatch) -> Encoded:
+        images = inputs.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features = self.image(images).unflatten(0, inputs.images.shape[:2])
+        return Encoded(*self.view_transform(features, inputs.intrinsics, inputs.ego_SE3_camera, inputs.valid))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perception.errors import PerceptionError
-from perception.files import ResultsError, check_writable, writing
+from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.replay.step import Step
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ class FoxgloveSink:
 
     def __init__(self, path: str | Path, score_threshold: float = 0.3, sensors: bool = True):
         self.path = Path(path)
-        self._partial = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         self._options = score_threshold, sensors
 
     def __enter__(self) -> FoxgloveSink:
@@ -42,10 +41,8 @@ class FoxgloveSink:
 
         from perception.replay.foxglove_publisher import Publisher
 
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _File(self._partial.open("wb"))
+            self._file = _File(begin_part(self.path).open("wb"))
         context = foxglove.Context()  # of its own: in the default one, all sinks of a process would mix
         # Without seeking, a chunk is written at once and whole, so that a killed run leaves whole chunks.
         options = MCAPWriteOptions(disable_seeking=True, compression_threads=0)
@@ -65,7 +62,7 @@ class FoxgloveSink:
             with writing(self.path):
                 self._file.close()
                 if kind is None:
-                    self._partial.replace(self.path)
+                    finish_part(self.path)
         except ResultsError:
             if kind is None:  # else the error that ended the block is the one to be told
                 raise

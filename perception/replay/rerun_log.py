@@ -27,7 +27,7 @@ import numpy as np
 import simplejpeg
 
 from perception.errors import PerceptionError
-from perception.files import ResultsError, check_writable, writing
+from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.geometry import SE3
 from perception.replay.step import Step
 from perception.sample import CLASSES, Boxes3D, CameraImage, Frame, fit_image
@@ -72,7 +72,6 @@ class RerunSink:
     def __init__(self, path: str | Path, score_threshold: float = 0.3):
         self.rr = import_rerun()
         self.path, self.score_threshold = Path(path), score_threshold
-        self._partial = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         self._size = 0  # of the file so far
         self._cameras: tuple[str, ...] | None = None  # all that have been seen
         self._scene: str | None = None
@@ -81,9 +80,8 @@ class RerunSink:
         self._faults: dict[str, str] = {}
 
     def __enter__(self) -> RerunSink:
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = begin_part(self.path)
         self._recording = self.rr.RecordingStream("perception")
         self._recording.save(self._partial)
         for entity in ("world", "world/ego"):
@@ -114,7 +112,7 @@ class RerunSink:
         if kind is None:
             self._check_growth()  # by what marks the end
             with writing(self.path):
-                self._partial.replace(self.path)
+                finish_part(self.path)
 
     def _check_growth(self) -> None:
         """Rerun says nothing when the disk is full, but then the file no longer grows."""

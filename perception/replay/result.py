@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from perception.errors import PerceptionError
-from perception.files import check_writable, writing
+from perception.files import begin_part, finish_part, part_path, writing
 from perception.geometry import SE3
 from perception.replay.step import Step
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Boxes3D, Detections
@@ -74,14 +74,11 @@ class LinesSink:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._partial = _partial(self.path)
         self._encode = msgspec.json.Encoder().encode
 
     def __enter__(self) -> LinesSink:
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
+            self._file = begin_part(self.path).open("wb")
         return self
 
     def add(self, step: Step) -> None:
@@ -96,23 +93,18 @@ class LinesSink:
         with writing(self.path):
             self._file.close()
             if kind is None:
-                self._partial.replace(self.path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.part{path.suffix}")
+                finish_part(self.path)
 
 
 def _line(step: Step) -> _Line:
     frame, boxes, scores = step.frame, step.detections.boxes, step.detections.scores
-    pose = frame.world_SE3_ego
     return _Line(
         index=step.index,
         token=frame.token,
         timestamp_ns=frame.timestamp_ns,
         scene=frame.scene,
         sensors=list(frame.sensors),
-        world_SE3_ego=(*pose.translation.tolist(), *pose.quaternion.tolist()),
+        world_SE3_ego=tuple(frame.world_SE3_ego.pose.tolist()),
         faults=step.faults,
         latency_ms=step.latency_ms,
         boxes=_Boxes(
@@ -171,8 +163,8 @@ class ResultFile:
 
     def __init__(self, folder: str | Path):
         whole = Path(folder) / "result.jsonl"
-        self.interrupted = not whole.exists() and _partial(whole).exists()
-        self.path = _partial(whole) if self.interrupted else whole
+        self.interrupted = not whole.exists() and part_path(whole).exists()
+        self.path = part_path(whole) if self.interrupted else whole
         self._decode = msgspec.json.Decoder(_Line).decode
         if not self.path.is_file():
             raise ReplayResultError(f"{whole}: the result of a replay was expected, found none")
@@ -258,7 +250,7 @@ def _frame(line: _Line) -> ReplayedFrame:
         timestamp_ns=line.timestamp_ns,
         scene=line.scene,
         sensors=tuple(line.sensors),
-        world_SE3_ego=SE3.from_quaternion(line.world_SE3_ego[3:], line.world_SE3_ego[:3]),
+        world_SE3_ego=SE3.from_pose(line.world_SE3_ego),
         faults=line.faults,
         latency_ms=line.latency_ms,
         detections=Detections(found, scores),

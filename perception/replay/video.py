@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from perception.files import ResultsError, check_writable, writing
+from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.replay.step import Step
 from perception.viz import draw_frame
 
@@ -32,14 +32,12 @@ class VideoSink:
 
     def __init__(self, path: str | Path, score_threshold: float = 0.3):
         self.path, self.score_threshold = Path(path), score_threshold
-        self._partial = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         self._encoder: H264 | Mpeg4 | None = None
         self._frames = 0
 
     def __enter__(self) -> VideoSink:
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = begin_part(self.path)
             self._partial.unlink(missing_ok=True)
         return self
 
@@ -68,7 +66,7 @@ class VideoSink:
         with writing(self.path):
             self._encoder.close()
             self._check()
-            self._partial.replace(self.path)
+            finish_part(self.path)
 
     def _check(self) -> None:
         """Neither library is sure to complain when the disk is full."""

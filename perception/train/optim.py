@@ -13,9 +13,9 @@ WARMUP = 0.2  # share of the steps over which the learning rate rises
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW groups: the image backbone and the rest, each with weight decay and, for norms and biases, without."""
-    camera = getattr(model, "camera", None)
-    backbone = {id(parameter) for parameter in camera.backbone.parameters()} if camera is not None else set()
+    """AdamW groups: pretrained backbones and the rest, each with weight decay and, for norms and biases, without."""
+    parts = [getattr(encoder, "pretrained", None) for encoder in getattr(model, "encoders", nn.ModuleDict()).values()]
+    backbone = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -125,7 +125,7 @@ def frames(sim: Detector, lss_sized: Config, peers_python: str, lss: str, repeat
     rows = []
     for name, detector, threads in (("frame_small", sim, 2), ("frame_lss", build(lss_sized).eval(), 1)):
         torch.set_num_threads(threads)
-        frame = make_frame(tuple(detector.config.camera.image_size), 107_000, 2_000)
+        frame = make_frame(detector.inputs.covering, 107_000, 2_000)
         with Peer([peers_python, str(Path(__file__).with_name("lss_peer.py")), lss, str(threads)]) as peer:
             title = f"Lift-Splat-Shoot, cameras only, {threads} thread{'s' * (threads > 1)}"
             found = compare(name, lambda d=detector, f=frame: d.detect(f), {title: peer}, repeats)

@@ -25,10 +25,12 @@ from perception.config import load_yaml
 from perception.data.nuscenes import NuScenes, open_source
 from perception.errors import PerceptionError
 from perception.eval.evaluate import Submission, score_submissions
+from perception.eval.submission import to_world
 from perception.files import write_json
 from perception.health import HealthMonitor, without_dead
 from perception.model.detector import Detector, load, weights_sha256
 from perception.sample import SENSORS, Detections, Frame
+from perception.text import aligned
 
 
 @dataclass
@@ -160,7 +162,7 @@ def _rows(checkpoint: str, root: str, keys: list[str], monitor: bool) -> dict[st
     figures: dict[str, dict] = {}
     sources = list({repr(condition.source): condition.source for condition in conditions}.values())
     for source in sources:
-        dataset = open_source(root, detector.detector.config.data, **source)
+        dataset = open_source(root, detector.detector.config, **source)
         same = [condition for condition in conditions if condition.source == source]
         figures |= score_submissions(
             dataset,
@@ -178,7 +180,7 @@ def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, 
             frame = condition.apply(moment)
             if monitor:
                 frame, _ = monitors[condition.key].check(frame)
-            made[condition.key].add(frame, detector.detect(frame) if frame.sensors else None)
+            made[condition.key].add(frame.token, to_world(frame, detector.detect(frame)) if frame.sensors else None)
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -211,9 +213,8 @@ def _identity(row: dict) -> tuple:
 
 def table(rows: Sequence[dict]) -> str:
     """Rows for reading, and mRA where all it takes is there."""
-    lines = [f"{'condition':<28} {' '.join(f'{column:>7}' for column in COLUMNS)}"]
-    for row in rows:
-        lines.append(f"{key_of(row):<28} {' '.join(f'{row[column]:7.4f}' for column in COLUMNS)}")
+    body = [(key_of(row), *(f"{row[column]:.4f}" for column in COLUMNS)) for row in rows]
+    lines = [aligned([("condition", *COLUMNS), *body])]
     mean, cells = mean_resistance(rows)
     if cells:
         worst = min(min(values) for values in cells.values())

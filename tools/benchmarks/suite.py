@@ -81,14 +81,14 @@ BENCHMARKS: dict[str, Callable[[Needs], list[dict]]] = {
 
 def stages(needs: Needs) -> list[dict]:
     detector = load(needs.checkpoint)
-    return model.stages(detector, model.make_frame(tuple(detector.config.camera.image_size), 107_000, 2_000))
+    return model.stages(detector, model.make_frame(detector.inputs.covering, 107_000, 2_000))
 
 
 def accuracy(needs: Needs) -> list[dict]:
     """The metric of the checkpoint with images decoded whole, and at the size wanted."""
     detector, rows = load(needs.checkpoint), []
-    for how, size in (("whole", None), ("at the size wanted", tuple(detector.config.camera.image_size))):
-        dataset = open_source(needs.require("drives"), detector.config.data, image_size=size)
+    for how, size in (("whole", None), ("at the size wanted", detector.inputs.covering)):
+        dataset = open_source(needs.require("drives"), detector.config, image_size=size)
         figures = evaluate(detector, dataset)
         rows.append({"images": how, **{key: figures[key] for key in ACCURACY}})
     return rows

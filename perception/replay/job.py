@@ -20,10 +20,11 @@ from perception.logs.messages import LogError
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
 from perception.model.detector import find_checkpoint
+from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
-from perception.replay.run import about_detector, replay
 from perception.replay.truth import GroundTruth
 from perception.sample import SENSORS
+from perception.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Job:
 
     log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
-    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.run.replay` takes them.
+    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
     frame_rate_hz: at most so many frames a second.
     faults: as in ``perception/logs/corruptions.py``.
     truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
@@ -80,7 +81,7 @@ class Job:
         return _sha256([_state(path) for path in paths])
 
 
-def run(
+def run_job(
     job: Job,
     playback: Playback | None = None,
     loop: bool = False,
@@ -105,10 +106,15 @@ def run(
         detector = load(job.checkpoint, device=checked_device(job.device))
         info = inspect(log, seconds=BEGINNING_S) if job.rig is None else None
         rig = proposed_rig(log, info) if info is not None else rig_of(log, job.rig)
-        options = {"sensors": job.sensors, "rate_hz": job.frame_rate_hz, "skip_damaged": job.skip_damaged}
+        options = {
+            "image_size": detector.inputs.covering,
+            "sensors": job.sensors,
+            "rate_hz": job.frame_rate_hz,
+            "skip_damaged": job.skip_damaged,
+        }
         known = None if info is None else info.known
         corruptions = parse_corruptions(job.faults, rig)
-        frames = LogFrames(log, rig, assembly_for(detector.config, **options), corruptions, known)
+        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), corruptions, known)
         about = about_detector(detector, job.checkpoint)
         about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
         about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}
@@ -121,7 +127,7 @@ def run(
                 sensors=job.sensors,
                 score_threshold=job.score_threshold,
                 outputs=job.outputs,
-                truth=_truth(job, log),
+                truth=_truth(job, log, detector.task),
                 deadline_ms=job.deadline_ms,
                 about=about,
                 progress=progress,
@@ -189,9 +195,9 @@ def _sha256(values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _truth(job: Job, log: Log) -> GroundTruth | None:
+def _truth(job: Job, log: Log, task: Task) -> GroundTruth | None:
     if job.truth is not None:
-        return GroundTruth(job.truth)
+        return GroundTruth(job.truth, task=task)
     if is_nuscenes(Path(job.log)):
-        return GroundTruth(log.reader.tables, log.name)
+        return GroundTruth(log.reader.tables, log.name, task)
     return None
