@@ -135,7 +135,7 @@ class NuScenesReader:
         frame_id = calibration.channel.lower()
         if event.order == 1:
             return Transform(BASE_LINK, frame_id, self._mounts[number])
-        if event.topic.endswith(_CAMERA_INFO):
+        if event.topic.endswith(_CAMERA_INFO) and calibration.intrinsics is not None:
             height, width = self._rows.image_size[event.row].tolist()
             return _camera_info(frame_id, width, height, calibration.intrinsics)
         try:
