@@ -162,10 +162,9 @@ class TrainingData(Dataset):
         world = draw_world(config.augment, rng)
         kept = frame.only(sensors_kept(present, draw.sensors))
         corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
-        if config.augment.fault_rate > 0:
-            corrupted = draw_corruptions(
-                corrupted, lambda: self._previous(index, frame), config.augment.fault_rate, rng
-            )
+        rate = config.augment.corruption_rate
+        if rate > 0:
+            corrupted = draw_corruptions(corrupted, lambda: self._previous(index, frame), rate, rng)
         teachers = {self.inputs.depth_from.get(name) for name in kept.sensors}
         unseen = {name: data for name, data in frame.data.items() if name in teachers - set(kept.sensors)}
         seen = replace(corrupted.frame.with_data(corrupted.frame.data | unseen), boxes=_trained_on(frame.boxes))
