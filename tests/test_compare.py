@@ -1,6 +1,5 @@
 """compare A B: differences that can be counted by hand, what is beyond tolerance, and what is written."""
 
-import argparse
 import base64
 import dataclasses
 import json
@@ -14,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perception.cli import run
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.replay.compare import ClassCounts, CompareError, compare
-from perception.replay.compare_command import add_arguments, run, table, update_reference
+from perception.replay.compare_command import table, update_reference
 from perception.replay.matching import match, shifts
 from perception.replay.result import LinesSink, ReplayResultError
 from perception.replay.step import Step
@@ -59,9 +59,7 @@ def compared(tmp_path: Path, a: Detections, b: Detections, **options):
 
 
 def command(*words) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(word) for word in words]))
+    return run(["compare", *(str(word) for word in words)])
 
 
 def indices(matching) -> tuple:
