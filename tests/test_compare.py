@@ -368,7 +368,7 @@ def test_the_picture(tmp_path):
 def test_a_report_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     a = save(tmp_path / "a", found({}))
-    with pytest.raises(PerceptionError, match=r"pip install 'perception\[viz\]'"):
+    with pytest.raises(PerceptionError, match=r'pip install -e "\.\[viz\]"'):
         command(a, a, "--report", tmp_path / "report.html")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import NamedTuple
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 
 try:
     from isal.isal_zlib import crc32  # ten times as fast, where a checksum is most of the time that reading takes
@@ -173,7 +173,7 @@ def _zstd(stored: memoryview, size: int) -> bytes:
     try:
         import zstandard
     except ImportError:
-        raise PerceptionError("zstd chunks need zstandard: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "zstd chunks need zstandard")) from None
 
     try:
         declared = zstandard.frame_content_size(stored)  # -1: the frame does not say
@@ -188,7 +188,7 @@ def _lz4(stored: memoryview, size: int) -> bytes:
     try:
         from lz4.frame import create_decompression_context, decompress_chunk
     except ImportError:
-        raise PerceptionError("lz4 chunks need lz4: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "lz4 chunks need lz4")) from None
 
     try:
         # One byte more than declared shows that there is more.

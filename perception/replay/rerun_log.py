@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, check_writable, writing
 from perception.geometry import SE3
 from perception.replay.step import Step
@@ -253,7 +253,7 @@ def import_rerun():
         import rerun
         import rerun.blueprint
     except ImportError:
-        raise PerceptionError("a Rerun recording needs Rerun: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "a Rerun recording needs Rerun")) from None
     return rerun
 
 
