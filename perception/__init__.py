@@ -4,7 +4,7 @@ from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Boxes3D, Detections, Frame
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "ATTRIBUTES",
     "CLASSES",

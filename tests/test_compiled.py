@@ -47,7 +47,7 @@ def kernels(tmp_path):
 
 
 def test_a_compilation_is_told_once_and_kept(kernels, tmp_path):
-    told = "INFO compiling kernels, which takes seconds; they are kept for later runs where a cache can be written"
+    told = "INFO compiling kernels, which takes seconds; kept for later runs where a cache can be written"
     assert kernels(NUMBA_CACHE_DIR=str(tmp_path / "cache")) == [told]
     assert list((tmp_path / "cache").rglob("*.nbc"))
     assert kernels(NUMBA_CACHE_DIR=str(tmp_path / "cache")) == []

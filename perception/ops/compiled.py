@@ -44,9 +44,7 @@ class _FirstCompilation(event.Listener):
     def on_start(self, event: event.Event) -> None:
         if not self.told and event.data["dispatcher"].py_func.__module__.startswith("perception."):
             self.told = True
-            log.info(
-                "compiling kernels, which takes seconds; they are kept for later runs where a cache can be written"
-            )
+            log.info("compiling kernels, which takes seconds; kept for later runs where a cache can be written")
 
     def on_end(self, event: event.Event) -> None:
         pass
