@@ -258,7 +258,7 @@ def _add_encoders(config, loaded, where: str) -> None:
 
 
 def _upgraded(loaded):
-    """Configs of version 0.1 had a section for each of three sensors at the top, and other names of frozen parts and of corruptions."""
+    """As version 0.1 wrote it: a section for each of three sensors at the top, and other names of a few keys."""
     old = [name for name in ("camera", "radar", "lidar") if name in loaded]
     container = OmegaConf.to_container(loaded)
     for name in old:

@@ -52,7 +52,7 @@ from perception.data.nuscenes_annotations import Annotations
 from perception.data.nuscenes_files import DataError, read_bytes
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.geometry import SE3
 from perception.sample import Boxes3D, Frame
 from perception.task import NUSCENES, Task
@@ -389,7 +389,7 @@ def _split_scenes(folder: Path, split: str) -> list[str]:
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:
-        message = f"split '{split}': the official splits need an extra: pip install 'perception[nuscenes]'"
+        message = missing_extra("nuscenes", f"split '{split}': the official splits need an extra")
         raise PerceptionError(message) from None
     official = create_splits_scenes()
     _require_known("split", split, [*official, *custom])

@@ -22,7 +22,6 @@ from perception.logs.rig import Rig, load_rig, to_yaml
 from perception.model.detector import find_checkpoint
 from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
-from perception.replay.result import SENSORS
 from perception.replay.truth import GroundTruth
 from perception.task import Task
 
@@ -54,7 +53,7 @@ class Job:
     remap: dict[str, str] = field(default_factory=dict)
     start_offset_s: float = 0.0
     duration_s: float | None = None
-    sensors: tuple[str, ...] = SENSORS
+    sensors: tuple[str, ...] | None = None
     frame_rate_hz: float | None = None
     faults: tuple[str, ...] = ()
     truth: str | None = None
@@ -104,11 +103,12 @@ def run_job(
     files = job.files_digest
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
+        sensors = detector.sensors if job.sensors is None else job.sensors
         info = None if job.rig else inspect(log, seconds=BEGINNING_S)
         rig = proposed_rig(log, info) if info else rig_of(log, job.rig)
         options = {
             "image_size": detector.inputs.covering,
-            "sensors": job.sensors,
+            "sensors": sensors,
             "rate_hz": job.frame_rate_hz,
             "skip_damaged": job.skip_damaged,
         }
@@ -124,7 +124,7 @@ def run_job(
                 looped(frames) if loop else frames,
                 job.out,
                 pace=playback.play,
-                sensors=job.sensors,
+                sensors=sensors,
                 score_threshold=job.score_threshold,
                 outputs=job.outputs,
                 truth=_truth(job, log, detector.task),

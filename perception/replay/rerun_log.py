@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.geometry import SE3
 from perception.grid import BEVGrid
@@ -262,7 +262,7 @@ def import_rerun():
         import rerun
         import rerun.blueprint
     except ImportError:
-        raise PerceptionError("a Rerun recording needs Rerun: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "a Rerun recording needs Rerun")) from None
     return rerun
 
 

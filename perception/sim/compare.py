@@ -23,8 +23,8 @@ from perception.data.nuscenes_rows import (
     Sensor,
 )
 from perception.errors import PerceptionError
-from perception.sample import CLASSES
 from perception.sim.radar import FIELDS
+from perception.task import CLASSES
 
 _RANGE_M = 50.0
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from perception.data.nuscenes_constants import DETECTION_CLASS, VISIBILITY_LEVEL
 from perception.files import write_file
-from perception.sample import ATTRIBUTES
+from perception.task import ATTRIBUTES
 
 TABLES = (
     "scene",

@@ -20,7 +20,7 @@ import torch
 from benchmarks.timing import compare
 from perception.batch import Batch, collate
 from perception.data.nuscenes import NuScenes
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.geometry import SE3
 from perception.sample import SENSORS, Frame
 
@@ -98,7 +98,7 @@ class _Devkit:
         try:
             from nuscenes import NuScenes as Tables
         except ImportError:
-            raise PerceptionError("the devkit is an extra: pip install 'perception[nuscenes]'") from None
+            raise PerceptionError(missing_extra("nuscenes", "the devkit is an extra")) from None
 
         self.tables = Tables(next(root.glob("*/sample_data.json")).parent.name, str(root), verbose=False)
         samples = sorted(self.tables.sample, key=lambda sample: sample["timestamp"])

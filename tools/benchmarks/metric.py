@@ -14,7 +14,7 @@ from perception.errors import PerceptionError
 from perception.eval.metric import Figures, MetricBoxes, Racks, counted, score
 from perception.eval.official import figures as official_figures
 from perception.eval.submission_reader import read_submission
-from perception.sample import ATTRIBUTES, CLASSES
+from perception.task import ATTRIBUTES, CLASSES
 
 TRUE_BOXES = 34  # a sample, and the share of each class, as in nuScenes
 SHARES = (0.426, 0.076, 0.014, 0.021, 0.013, 0.191, 0.011, 0.01, 0.085, 0.153)

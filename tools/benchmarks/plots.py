@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import BLOCKS, SENSOR_SETS, condition_of, key_of, mean_resistance, select
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 
 _COLOURS = {"attention": "#1b6ca8", "average": "#f2a541", "concat": "#a83232"}
 
@@ -25,7 +25,7 @@ def draw_plots(files: Sequence[Path], folder: Path) -> Iterator[Path]:
     try:
         import matplotlib
     except ImportError:
-        raise PerceptionError("plots need matplotlib: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "plots need matplotlib")) from None
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
