@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from perception.device import checked_device
     from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
     from perception.files import check_writable, write_json
-    from perception.model.detector import weights_sha256
+    from perception.model.detector import warn_of_simulation, weights_sha256
 
     check_writable(args.json)
     check_writable(args.json.with_suffix(".config.yaml"))
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     policy, size = "skip" if args.skip_damaged else "raise", detector.inputs.covering
     chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part, "image_size": size}
     dataset = open_source(args.root, detector.config, args.version, **chosen)
+    if not dataset.simulated:
+        warn_of_simulation(args.checkpoint, str(args.root))
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]

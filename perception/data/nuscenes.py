@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import logging
 import operator
 from collections import Counter
@@ -244,6 +245,11 @@ class NuScenes:
         return self._index.annotations is not None
 
     @property
+    def simulated(self) -> bool:
+        """Whether ``perception.sim`` made this version."""
+        return is_simulated(self.root / self.version)
+
+    @property
     def annotations(self) -> Annotations | None:
         """All boxes of this dataset's frames in the world frame; None where the version has no annotations.
 
@@ -311,6 +317,15 @@ class NuScenes:
             num_lidar_points=own.num_lidar_points,
             num_radar_points=own.num_radar_points,
         )
+
+
+def is_simulated(folder: Path) -> bool:
+    """Whether ``perception.sim`` made the version in this folder of tables, by what its ``log.json`` says."""
+    try:
+        logs = json.loads((folder / "log.json").read_bytes())
+        return any(row["location"] == "simulation" for row in logs)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def open_source(root: str | Path, config: Config, version: str | None = None, **selection) -> NuScenes:

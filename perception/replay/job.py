@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import perception
+from perception.data.nuscenes import is_simulated
 from perception.device import checked_device
 from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import parse_corruptions
@@ -19,7 +20,7 @@ from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.messages import LogError
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
-from perception.model.detector import find_checkpoint
+from perception.model.detector import find_checkpoint, warn_of_simulation
 from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
 from perception.replay.truth import GroundTruth
@@ -103,6 +104,8 @@ def run_job(
     files = job.files_digest
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
+        if not any(is_simulated(folder.parent) for folder in Path(job.log).glob("*/log.json")):
+            warn_of_simulation(job.checkpoint, job.log)
         sensors = detector.sensors if job.sensors is None else job.sensors
         info = None if job.rig else inspect(log, seconds=BEGINNING_S)
         rig = proposed_rig(log, info) if info else rig_of(log, job.rig)
