@@ -41,7 +41,9 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 
 def test_saved_config_loads_as_itself(tmp_path):
-    config = load_config(overrides=["fusion.kind=concat", "data.version=v1.0-sim", "encoders.camera.image_size=[64,176]"])
+    config = load_config(
+        overrides=["fusion.kind=concat", "data.version=v1.0-sim", "encoders.camera.image_size=[64,176]"]
+    )
     save_config(config, tmp_path / "resolved.yaml")
     assert load_config(tmp_path / "resolved.yaml") == config and config.encoders["camera"].image_size == [64, 176]
 

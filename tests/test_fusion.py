@@ -110,7 +110,9 @@ def test_attention_starts_as_the_average():
     block, x = AttentionFusion(SENSORS, 8, 2, 3, Registration(GRID, SENSORS, 8)), features()
     valid = torch.ones(2, 3, dtype=torch.bool)
     block.registration.edge_head.bias.data[:6] = torch.tensor([-20.0] * 3 + [20.0] * 3)  # nothing is displaced
-    torch.testing.assert_close(block(x, valid).features, AverageFusion(SENSORS, 8)(x, valid).features, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        block(x, valid).features, AverageFusion(SENSORS, 8)(x, valid).features, rtol=1e-2, atol=1e-2
+    )
 
 
 def test_a_sensor_without_confidence_does_not_count():
@@ -139,8 +141,7 @@ def test_attention_against_a_loop():
     residual = block.residual(x, valid).features
     query = block.query(block.query_norm(residual))[0]
     key_value = [
-        block.key_value(block.token_norm(f) + block.sensor[i, :, None, None])[0]
-        for i, f in enumerate(x.values())
+        block.key_value(block.token_norm(f) + block.sensor[i, :, None, None])[0] for i, f in enumerate(x.values())
     ]
     attended = torch.zeros_like(query)
     for row in range(5):

@@ -137,7 +137,9 @@ def test_a_head_has_as_many_maps_as_its_task_has_classes_and_attributes():
         assert maps.heat_logits.shape == (2, len(task.classes), *GRID.shape)
         assert maps.box.shape == (2, 12, *GRID.shape)
         assert maps.attribute_logits.shape == (2, len(task.attributes), *GRID.shape)
-        assert maps.heat_logits.sigmoid().mean().item() == pytest.approx(0.00995, abs=1e-4)  # nothing is there, it says first
+        assert maps.heat_logits.sigmoid().mean().item() == pytest.approx(
+            0.00995, abs=1e-4
+        )  # nothing is there, it says first
 
 
 def test_the_attribute_is_the_likeliest_of_those_that_the_class_may_carry():

@@ -10,7 +10,7 @@ from perception.model.registration import Registration, registration_loss, solve
 
 SENSORS = ("camera", "radar", "lidar")
 GRID = BEVGrid(-51.2, 51.2, -51.2, 51.2, -5.0, 3.0, 0.8)
-FORWARD = BEVGrid(-32.0, 96.0, -38.4, 51.2, -5.0, 3.0, 0.8)  # further ahead, and further to the left
+FORWARD = BEVGrid(-32.0, 96.0, -12.8, 76.8, -5.0, 3.0, 0.8)  # further ahead, and further to the left
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
 
