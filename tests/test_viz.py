@@ -6,13 +6,15 @@ import pytest
 
 from perception import viz
 from perception.geometry import SE3
-from perception.sample import CLASSES, Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
-from perception.viz import CLASS_COLOURS, HEIGHT, NEAR_M, WIDTH, Pinhole, TopDown, draw_bev, draw_camera, draw_frame
+from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
+from perception.task import CLASSES, NUSCENES
+from perception.viz import HEIGHT, NEAR_M, WIDTH, Layout, Pinhole, TopDown, draw_bev, draw_camera, draw_frame
 
 # A camera in the ego origin that looks forward: x right is -y of the ego, y down is -z, z forward is x.
 EGO_SE3_CAMERA = SE3(np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
 INTRINSICS = np.array([[100.0, 0, 160], [0, 100, 90], [0, 0, 1]])
 CAMERA = Pinhole(INTRINSICS, EGO_SE3_CAMERA.inverse())
+LAYOUT = Layout()
 CAR, BUS = CLASSES.index("car"), CLASSES.index("bus")
 
 
@@ -31,7 +33,7 @@ def detections(found: Boxes3D, score=0.9) -> Detections:
 
 def shows(picture: np.ndarray, name: str) -> np.ndarray:
     """Where the picture has exactly the colour of a class."""
-    return (picture == CLASS_COLOURS[name]).all(axis=-1)
+    return (picture == NUSCENES.colors[CLASSES.index(name)]).all(axis=-1)
 
 
 def test_straight_ahead_is_the_principal_point():
@@ -70,7 +72,7 @@ def test_forward_is_up_and_left_is_left_in_the_birds_eye_view():
 def test_a_box_is_drawn_where_it_is_in_the_birds_eye_view():
     empty = Frame("token", 0)
     size = (500, 1024)  # ten pixels a metre; the ego stands 56 % down, at (512, 280)
-    panel = draw_bev(empty, boxes((20.0, 10.0, 0.0)), None, size)
+    panel = draw_bev(empty, boxes((20.0, 10.0, 0.0)), None, size, LAYOUT)
     rows, columns = np.nonzero(shows(panel, "car"))
     assert abs(rows.mean() - 80) < 8 and abs(columns.mean() - 412) < 2
     assert abs(np.ptp(rows) - 40) <= 3 and abs(np.ptp(columns) - 20) <= 3
@@ -79,7 +81,7 @@ def test_a_box_is_drawn_where_it_is_in_the_birds_eye_view():
 
 
 def test_a_box_ahead_surrounds_the_principal_point_of_the_image():
-    tile = draw_camera(image(), boxes((12.0, 0.0, 0.0)), (180, 320))
+    tile = draw_camera(image(), boxes((12.0, 0.0, 0.0)), (180, 320), LAYOUT)
     rows, columns = np.nonzero(shows(tile, "car"))
     # The rear face, 10 m away, is 2 m wide and 1.5 m high.
     assert abs(columns.min() - 150) <= 2 and abs(columns.max() - 170) <= 2
@@ -87,14 +89,14 @@ def test_a_box_ahead_surrounds_the_principal_point_of_the_image():
 
 
 def test_a_box_around_the_camera_is_cut_and_one_behind_it_unseen():
-    around = draw_camera(image(), boxes((0.5, 0.0, 0.0), size=(10.0, 3.0, 2.0)), (180, 320))
+    around = draw_camera(image(), boxes((0.5, 0.0, 0.0), size=(10.0, 3.0, 2.0)), (180, 320), LAYOUT)
     assert shows(around, "car").any()
-    behind = draw_camera(image(), boxes((-12.0, 0.0, 0.0)), (180, 320))
+    behind = draw_camera(image(), boxes((-12.0, 0.0, 0.0)), (180, 320), LAYOUT)
     assert not behind.any()
 
 
 def test_images_are_fitted_with_their_boxes():
-    tile = draw_camera(image(size=(180, 320)), boxes((12.0, 0.0, 0.0)), (90, 160))
+    tile = draw_camera(image(size=(180, 320)), boxes((12.0, 0.0, 0.0)), (90, 160), LAYOUT)
     _, columns = np.nonzero(shows(tile, "car"))
     assert abs(columns.min() - 75) <= 2 and abs(columns.max() - 85) <= 2
 
@@ -151,14 +153,14 @@ def test_ground_truth_without_a_point_on_it_is_not_drawn():
 
 def test_a_detection_that_fits_does_not_hide_the_ground_truth():
     truth = boxes((20.0, 10.0, 0.0))
-    panel, alone = (draw_bev(Frame("t", 0), truth, drawn, (500, 1024)) for drawn in (truth, None))
+    panel, alone = (draw_bev(Frame("t", 0), truth, drawn, (500, 1024), LAYOUT) for drawn in (truth, None))
     white, without = ((picture[55:105, 395:430] > 230).all(axis=-1).sum() for picture in (panel, alone))
     assert white > 30 and without == 0
 
 
 def test_lines_of_boxes_far_away_are_thin():
     def lines(x):
-        tile = draw_camera(image(), boxes((x, 0.0, 0.0), size=(x / 5, x / 5, x / 5)), (180, 320))
+        tile = draw_camera(image(), boxes((x, 0.0, 0.0), size=(x / 5, x / 5, x / 5)), (180, 320), LAYOUT)
         return shows(tile, "car").sum()  # the box looks the same from everywhere
 
     assert 0 < lines(36.0) < 0.7 * lines(34.0)
@@ -167,7 +169,9 @@ def test_lines_of_boxes_far_away_are_thin():
 def test_radar_arrows_are_faint_and_dots_are_not():
     def yellow(velocity):
         points = np.array([[20.0, 10.0, 0.0, 5.0, velocity, 0.0, 0.0]], np.float32)
-        panel = draw_bev(Frame("t", 0, radar=RadarCloud(points)), Boxes3D.empty(), None, (500, 1024)).astype(int)
+        panel = draw_bev(Frame("t", 0, radar=RadarCloud(points)), Boxes3D.empty(), None, (500, 1024), LAYOUT).astype(
+            int
+        )
         return (panel[..., 0] > 230).sum(), (panel[..., 0] - panel[..., 2] > 40).sum()
 
     (bright, faint), (bright_moving, faint_moving) = yellow(0.0), yellow(8.0)

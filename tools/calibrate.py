@@ -27,10 +27,10 @@ def main() -> None:
         parser.error("--fit ROOT, or --report ROOT with --json FILE, or both were expected")
 
     from perception.data.nuscenes import open_source
-    from perception.eval.calibration import calibrate, classification_report, judge
-    from perception.eval.evaluate import ALL_SUBSETS
+    from perception.eval.calibration import calibrate, classification_report, match_all
     from perception.files import check_writable, write_json
     from perception.model.detector import find_checkpoint, weights_sha256
+    from perception.sample import sensor_sets
 
     if args.json:
         check_writable(args.json)
@@ -43,10 +43,10 @@ def main() -> None:
         detector.save(find_checkpoint(args.checkpoint))
     if args.report:
         drives = open_source(args.report, detector.config, image_size=image_size)
-        report = classification_report(judge(detector, drives, ALL_SUBSETS))
+        report = classification_report(match_all(detector, drives, sensor_sets(detector.sensors)), detector.task)
         write_json(args.json, {"weights_sha256": weights_sha256(args.checkpoint), "subsets": report})
-        for name, figures in report.items():
-            error = "no detection" if figures["ECE"] is None else f"expected calibration error {figures['ECE']:.4f}"
+        for name, metrics in report.items():
+            error = "no detection" if metrics["ECE"] is None else f"expected calibration error {metrics['ECE']:.4f}"
             print(f"{name:20} {error}")
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from perception.data.nuscenes import open_source
-    from perception.eval.evaluate import ALL_SUBSETS, evaluate_subsets, table
+    from perception.eval.evaluate import evaluate_subsets, table
     from perception.files import check_writable, write_json
     from perception.replay.latency import table as latency_table
     from perception.replay.pipeline import about_detector, replay
@@ -40,7 +40,7 @@ def main() -> None:
 
     print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
     about = about_detector(detector, args.checkpoint)
-    scores = evaluate_subsets(detector, drive, ALL_SUBSETS)
+    scores = evaluate_subsets(detector, drive)
     write_json(args.out / "scores.json", about | scores)
     print(table(scores))
 

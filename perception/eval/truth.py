@@ -86,7 +86,9 @@ class Truth:
         for frame in frames:
             positions[frame.sample] = frame.world_SE3_ego.translation
         racks = Racks(np.zeros(len(source) + 1, np.int64), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)))
-        world = MetricBoxes.joined([_in_world(frame) for frame in frames if frame.boxes is not None])
+        world = MetricBoxes.joined(
+            [_in_world(frame.sample, frame.world_SE3_ego, frame.boxes) for frame in frames if frame.boxes is not None]
+        )
         names = ("visibility", "num_lidar_points", "num_radar_points")
         counts = (np.concatenate([getattr(own, name) for own in boxes]) for name in names)
         return cls._counted(task, world, *counts, positions, racks)
@@ -116,11 +118,10 @@ def _of_annotations(annotations: Annotations) -> MetricBoxes:
     )
 
 
-def _in_world(frame: Annotated) -> MetricBoxes:
-    boxes, pose = frame.boxes, frame.world_SE3_ego
+def _in_world(sample: int, pose: SE3, boxes: Boxes3D) -> MetricBoxes:
     forward = pose.rotate(np.column_stack([np.cos(boxes.yaw), np.sin(boxes.yaw), np.zeros(len(boxes))]))
     return MetricBoxes(
-        sample=np.full(len(boxes), frame.sample),
+        sample=np.full(len(boxes), sample),
         center=pose.transform(boxes.center),
         size=boxes.size,
         yaw=np.arctan2(forward[:, 1], forward[:, 0]),
