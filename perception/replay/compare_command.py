@@ -1,20 +1,16 @@
-"""``compare A B`` on the command line: the table it prints, its exit code, and how a reference is replaced."""
+"""``compare A B`` on the command line: its arguments and its exit code."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
-from perception.files import check_writable, write_json, writing
-from perception.replay.compare import Comparison, compare
-from perception.replay.result import ReplayResultError, ResultFile, read_summary
+from perception.files import check_writable, write_json
+from perception.replay.compare import compare
+from perception.replay.compare_report import check_report, write_report
+from perception.replay.compare_tables import table
+from perception.replay.reference import update_reference
 from perception.replay.tolerance import Tolerances, tolerances_help
-
-_LISTED = 5  # frames of a kind that are named; the report and the JSON file have more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--match-distance", type=float, default=2.0, help="metres from each other partners may be; default: 2"
     )
     parser.add_argument("--report", metavar="PATH", type=Path, help="tables and pictures, as .html or as one .png")
-    parser.add_argument("--json", metavar="PATH", type=Path, help="all figures, for a program")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="all metrics, for a program")
     parser.add_argument(
         "--update-reference",
         action="store_true",
@@ -67,8 +63,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.a}: there was no reference, now it is a copy of {args.b}")
         return 0
     if args.report is not None:
-        from perception.replay.compare_report import check_report, write_report
-
         check_report(args.report)
     if args.json is not None:
         check_writable(args.json)
@@ -85,144 +79,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.a}: is now a copy of {args.b}")
         return 0
     return 1 if comparison.exceeded else 0
-
-
-def table(comparison: Comparison) -> str:
-    """A comparison for reading in a terminal."""
-    parts = [heading(comparison), frames_line(comparison), *(aligned(*rows) for rows in tables(comparison))]
-    return "\n\n".join(part for part in [*parts, _verdict(comparison)] if part)
-
-
-Table = tuple[Sequence[str], list[Sequence[str]]]
-
-
-def tables(comparison: Comparison) -> list[Table]:
-    """Headers and rows of the classes, the shifts, the latency, the metrics and the worst frames; text, in that order.
-
-    What there is nothing of is left out.
-    """
-    found = (_classes, _class_changes, _shifts, _latency, _metrics, _worst)
-    return [made for make in found if (made := make(comparison))[1]]
-
-
-def heading(comparison: Comparison) -> str:
-    """Which results these are."""
-    lines = []
-    for name, folder, summary in zip("AB", (comparison.a, comparison.b), comparison.summaries):
-        about = [str(summary[key]) for key in ("checkpoint", "device") if summary.get(key)]
-        if summary.get("weights_sha256"):
-            about.insert(1, f"weights {str(summary['weights_sha256'])[:12]}")
-        lines.append(f"{name}  {folder}" + f"  ({', '.join(about)})" * bool(about))
-    return "\n".join(lines)
-
-
-def frames_line(comparison: Comparison) -> str:
-    """How many frames were compared, and which could not be."""
-    identical = {True: "yes", False: "no", None: "unknown, a summary has no digest"}[comparison.identical]
-    both, only_a, only_b = len(comparison.frames), len(comparison.only_a), len(comparison.only_b)
-    lines = [
-        f"{both} frames in both, {only_a} only in A, {only_b} only in B",
-        f"detections identical: {identical}; a box is what scores {comparison.score_threshold:g}",
-    ]
-    for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
-        lines += [f"  only in {name}: {key.scene} {key.timestamp_ns}" for key in keys[:_LISTED]]
-        lines += [f"  only in {name}: {len(keys) - _LISTED} more"] * (len(keys) > _LISTED)
-    return "\n".join(lines)
-
-
-def _classes(comparison: Comparison) -> Table:
-    counts = comparison.classes | ({"all": comparison.total} if len(comparison.classes) != 1 else {})
-    rows = [(name, *(str(n) for n in astuple(row))) for name, row in counts.items()]
-    return ("boxes", "A", "B", "gained", "lost", "risen", "faded", "class was", "class became"), rows
-
-
-def _class_changes(comparison: Comparison) -> Table:
-    changes = comparison.class_changes.most_common(_LISTED)
-    return ("class changes", "boxes"), [(f"{a} -> {b}", str(n)) for (a, b), n in changes]
-
-
-def _shifts(comparison: Comparison) -> Table:
-    rows = [
-        (name, *(_number(value) for value in spread[1:]), str(spread.count))
-        for name, spread in comparison.shifts.items()
-        if spread.count
-    ]
-    return ("shift of pairs", "mean", "p50", "p90", "max", "pairs"), rows
-
-
-def _latency(comparison: Comparison) -> Table:
-    rows = [
-        (stage, *(f"{ms:.1f}" for ms in row[:4]), "-" if row.ratio is None else f"{row.ratio:.2f}")
-        for stage, row in comparison.latency.items()
-    ]
-    return ("latency, ms", "A p50", "A p90", "B p50", "B p90", "B/A p50"), rows
-
-
-def _metrics(comparison: Comparison) -> Table:
-    rows = [(name, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for name, (a, b) in comparison.metrics.items()]
-    if comparison.track_switches is not None:
-        rows.append(("track switches", "", "", str(comparison.track_switches)))
-    return ("metric", "A", "B", "change"), rows
-
-
-def _worst(comparison: Comparison) -> Table:
-    rows = [
-        (
-            f"{frame.key.scene} {frame.token}".strip(),
-            str(frame.key.timestamp_ns),
-            *(str(n) for n in (frame.a, frame.b, frame.gained, frame.lost, frame.changed)),
-        )
-        for frame in comparison.worst(_LISTED)
-    ]
-    return ("frames that differ most", "time, ns", "A", "B", "gained", "lost", "changed"), rows
-
-
-def _verdict(comparison: Comparison) -> str:
-    if not comparison.exceeded:
-        return "within tolerance"
-    return "\n".join(["beyond tolerance:", *(f"  {line}" for line in comparison.exceeded)])
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-        for line in lines
-    )
-
-
-def update_reference(new: str | Path, reference: str | Path) -> None:
-    """Make ``reference`` a copy of the folder ``new``; everything that was in it goes.
-
-    The copy is made beside it and takes its name when it is whole, so that no reader sees half of it, and a failure
-    leaves the old one.
-
-    Raises:
-        ReplayResultError: ``new`` is no result, one of an interrupted run, or one of the folders is in the other.
-        ResultsError: it cannot be written.
-    """
-    # Through a link, the folder that it leads to is replaced and not the link.
-    new, reference = Path(new).resolve(), Path(reference).resolve()
-    if ResultFile(new).interrupted or not read_summary(new).get("complete", True):
-        raise ReplayResultError(f"{new}: the result of a whole run was expected, found that of an interrupted one")
-    if new.is_relative_to(reference) or reference.is_relative_to(new):
-        raise ReplayResultError(f"{reference}: a folder apart from {new} was expected")
-    with writing(reference):
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{reference.name}.", dir=reference.parent))
-        old = scratch / "old"
-        try:
-            shutil.copytree(new, scratch / "new")
-            if reference.exists():
-                reference.rename(old)
-            (scratch / "new").rename(reference)
-        finally:
-            if old.exists() and not reference.exists():
-                old.rename(reference)
-            shutil.rmtree(scratch, ignore_errors=True)

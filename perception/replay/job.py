@@ -1,4 +1,4 @@
-"""One log from file to result: what ``tools/replay.py`` does, and each worker of a batch."""
+"""One log from file to result: what the command does for a single log, and each worker of a fleet for its own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from perception.logs.rig import Rig, load_rig, to_yaml
 from perception.model.detector import find_checkpoint
 from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
+from perception.replay.result import SENSORS
 from perception.replay.truth import GroundTruth
-from perception.sample import SENSORS
 from perception.task import Task
 
 logger = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ _GLANCE_S = 5.0  # of a log, enough to see what its topics are
 
 @dataclass(frozen=True)
 class Job:
-    """A log to be replayed and how, in plain values: it can be sent to another process, or another machine.
+    """Which log to replay and how, in plain values that can be sent to another process or machine.
 
     log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
     sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
-    frame_rate_hz: at most so many frames a second.
+    frame_rate_hz: the most frames a second.
     faults: as in ``perception/logs/faults.py``.
     truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
     skip_damaged: go on without what cannot be decoded.
@@ -66,15 +66,15 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of everything that says what the result will be, but for where it is written and what the files hold."""
+        """SHA-256 of all options that determine the result, the contents of files apart."""
         values = {name: value for name, value in asdict(self).items() if name != "out"}
         return _sha256(values)
 
     @property
     def files_digest(self) -> str:
-        """Of the files it reads, but for the weights: their sizes and times, by which a change is seen without reading.
+        """SHA-256 of sizes and times of the files it reads, weights apart: a change is seen without reading them.
 
-        Of a nuScenes folder these are its tables, and the folders of sensor files, whose times tell of new files.
+        Of a nuScenes folder these are its tables, and the folders of sensor files, whose times change with new files.
         """
         paths = [*_files(Path(self.log)), find_checkpoint(self.checkpoint) / "config.yaml"]
         paths += [] if self.rig is None else [Path(self.rig)]
@@ -92,9 +92,9 @@ def run_job(
     """Replay the log of a job. Returns what ``summary.json`` holds.
 
     Args:
-        playback: its pace; None is at once.
-        loop: begin again at the end, until somebody quits.
-        load: gives the detector of a checkpoint on a device.
+        playback: the pace; None for as fast as possible.
+        loop: start again at the end, until the user quits.
+        load: loads the detector of a checkpoint onto a device.
         progress: show a bar.
 
     Raises:
@@ -136,11 +136,11 @@ def run_job(
 
 
 def rig_of(log: Log, path: str | Path | None) -> Rig:
-    """The rig in a file, or the one that the beginning of the log suggests, without sensors that lack something.
+    """The rig of a file, or the one proposed from the beginning of the log, without incomplete sensors.
 
     Raises:
-        LogError: the log shows no sensor that could give frames, or not where the vehicle's frame is.
-        ConfigError: the file is no rig.
+        LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
+        ConfigError: the file is not a rig.
     """
     if path is not None:
         return load_rig(path)

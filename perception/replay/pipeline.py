@@ -46,7 +46,6 @@ from perception.replay.step import Sink, Step
 from perception.replay.truth import GroundTruth
 from perception.replay.video import VideoSink
 from perception.sample import Detections, Frame
-from perception.task import NUSCENES, Task
 from perception.tracking import Tracker
 from perception.viz import Layout, draw_frame
 
@@ -79,10 +78,10 @@ def replay(
 
     Args:
         detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
-            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. Its ``task``
-            names the classes; a detector without one finds those of nuScenes.
+            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. One without
+            ``task``, ``grid`` and ``sensors`` has the defaults of :class:`perception.viz.Layout`.
         frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
-        sensors: those the detector may use; None: all of its own.
+        sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
         truth: ground truth, which detections are scored against and drawn with.
@@ -100,11 +99,11 @@ def replay(
         ResultsError: a file cannot be written. And whatever the source and the detector raise.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
-    out, task = Path(out), getattr(detector, "task", NUSCENES)
-    sensors = tuple(detector.sensors if sensors is None else sensors)
-    unknown = [name for name in outputs if name not in OUTPUTS]
-    if unknown:
-        raise ReplayError(f"outputs: some of {', '.join(OUTPUTS)} were expected, found {unknown[0]!r}")
+    out, layout = Path(out), Layout.of(detector) if hasattr(detector, "task") else Layout()
+    sensors = layout.sensors if sensors is None else sensors
+    for what, known, wanted in (("outputs", OUTPUTS, outputs), ("sensors", layout.sensors, sensors)):
+        for name in set(wanted) - set(known):
+            raise ReplayError(f"{what}: some of {', '.join(known)} were expected, found {name!r}")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False
@@ -112,10 +111,11 @@ def replay(
         results, tracks = (
             stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
         )
-        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl", task))}
+        record = LinesSink(out / "result.jsonl", layout.task, layout.sensors)
+        sinks: dict[str, Sink] = {"record": stack.enter_context(record)}
         for kind in outputs:
-            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, task))
-        run = Replay(detector, results, tracks, sinks, score_threshold, truth, task)
+            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, layout))
+        run = Replay(detector, results, tracks, sinks, score_threshold, truth, layout)
         interrupts = stack.enter_context(Interrupts())
         try:
             paced = run.timed(frames) if pace is None else pace(run.timed(frames))
@@ -131,7 +131,7 @@ def replay(
             raise ReplayError("replay: at least one frame was expected, the source has none")
     for kind in set(FILES) - set(outputs):
         _remove(out, kind)
-    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=Layout.of(detector)))
+    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
     summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
     summary["versions"] = versions()
     write_json(out / "summary.json", summary)
@@ -150,16 +150,16 @@ class Replay:
         tracks: ResultsWriter,
         sinks: dict[str, Sink],
         score_threshold: float,
-        truth: GroundTruth | None = None,
-        task: Task = NUSCENES,
+        truth: GroundTruth | None,
+        layout: Layout,
     ):
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
-        self.score_threshold, self.truth, self.task = score_threshold, truth, task
+        self.score_threshold, self.truth, self.task = score_threshold, truth, layout.task
         self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
-        self.sensors: Counter[str] = Counter()
+        self.frames_with = dict.fromkeys(layout.sensors, 0)
         self.faults: Counter[str] = Counter()
-        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(task), Stability(task)
+        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(self.task), Stability(self.task)
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -216,7 +216,7 @@ class Replay:
             "frames": self.frames,
             "skipped": self.skipped,
             "scenes": dict(self.scenes),
-            "frames_with": {name: self.sensors[name] for name in self.detector.sensors},
+            "frames_with": self.frames_with,
             "faults": dict(sorted(self.faults.items())),
             "score_threshold": self.score_threshold,
             "detections": self.boxes,
@@ -234,7 +234,8 @@ class Replay:
         self.boxes += len(detections.scores)
         self.boxes_drawn += drawn
         self.scenes[frame.scene] += 1
-        self.sensors.update(frame.sensors)
+        for name in frame.sensors:
+            self.frames_with[name] += 1
         self.faults.update(f"{name} {fault}" for name, fault in step.faults.items())
         self._digest.update(canonical_bytes(frame.timestamp_ns, detections))
         if drawn > self._most:
@@ -286,10 +287,10 @@ def versions() -> dict[str, str | int]:
     }
 
 
-def _sink(kind: str, out: Path, score_threshold: float, task: Task) -> Sink:
+def _sink(kind: str, out: Path, score_threshold: float, layout: Layout) -> Sink:
     if kind == "live":
-        return LiveSink(score_threshold=score_threshold, task=task)
-    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, task=task)
+        return LiveSink(score_threshold=score_threshold, layout=layout)
+    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, layout=layout)
 
 
 def _remove(out: Path, kind: str) -> None:
