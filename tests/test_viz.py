@@ -15,6 +15,7 @@ EGO_SE3_CAMERA = SE3(np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
 INTRINSICS = np.array([[100.0, 0, 160], [0, 100, 90], [0, 0, 1]])
 CAMERA = Pinhole(INTRINSICS, EGO_SE3_CAMERA.inverse())
 LAYOUT = Layout()
+SQUARE = (1024, 1024)  # of the bird's-eye view: ten pixels a metre of the default grid, the ego in the middle
 CAR, BUS = CLASSES.index("car"), CLASSES.index("bus")
 
 
@@ -71,13 +72,13 @@ def test_forward_is_up_and_left_is_left_in_the_birds_eye_view():
 
 def test_a_box_is_drawn_where_it_is_in_the_birds_eye_view():
     empty = Frame("token", 0)
-    size = (500, 1024)  # ten pixels a metre; the ego stands 56 % down, at (512, 280)
+    size = (1124, 1024)  # ten pixels a metre; 75 of the 100 that the grid leaves are ahead: the ego is at (512, 587)
     panel = draw_bev(empty, boxes((20.0, 10.0, 0.0)), None, size, LAYOUT)
     rows, columns = np.nonzero(shows(panel, "car"))
-    assert abs(rows.mean() - 80) < 8 and abs(columns.mean() - 412) < 2
+    assert abs(rows.mean() - 387) < 8 and abs(columns.mean() - 412) < 2
     assert abs(np.ptp(rows) - 40) <= 3 and abs(np.ptp(columns) - 20) <= 3
     # The line from the middle to the front says where it is heading.
-    assert shows(panel, "car")[62:78, 412].all() and not shows(panel, "car")[84:96, 412].any()
+    assert shows(panel, "car")[369:385, 412].all() and not shows(panel, "car")[391:403, 412].any()
 
 
 def test_a_box_ahead_surrounds_the_principal_point_of_the_image():
@@ -153,8 +154,8 @@ def test_ground_truth_without_a_point_on_it_is_not_drawn():
 
 def test_a_detection_that_fits_does_not_hide_the_ground_truth():
     truth = boxes((20.0, 10.0, 0.0))
-    panel, alone = (draw_bev(Frame("t", 0), truth, drawn, (500, 1024), LAYOUT) for drawn in (truth, None))
-    white, without = ((picture[55:105, 395:430] > 230).all(axis=-1).sum() for picture in (panel, alone))
+    panel, alone = (draw_bev(Frame("t", 0), truth, drawn, SQUARE, LAYOUT) for drawn in (truth, None))
+    white, without = ((picture[287:337, 395:430] > 230).all(axis=-1).sum() for picture in (panel, alone))
     assert white > 30 and without == 0
 
 
@@ -169,9 +170,7 @@ def test_lines_of_boxes_far_away_are_thin():
 def test_radar_arrows_are_faint_and_dots_are_not():
     def yellow(velocity):
         points = np.array([[20.0, 10.0, 0.0, 5.0, velocity, 0.0, 0.0]], np.float32)
-        panel = draw_bev(Frame("t", 0, radar=RadarCloud(points)), Boxes3D.empty(), None, (500, 1024), LAYOUT).astype(
-            int
-        )
+        panel = draw_bev(Frame("t", 0, radar=RadarCloud(points)), Boxes3D.empty(), None, SQUARE, LAYOUT).astype(int)
         return (panel[..., 0] > 230).sum(), (panel[..., 0] - panel[..., 2] > 40).sum()
 
     (bright, faint), (bright_moving, faint_moving) = yellow(0.0), yellow(8.0)
