@@ -6,8 +6,9 @@ import pytest
 
 from perception import viz
 from perception.geometry import SE3
-from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
-from perception.task import CLASSES, NUSCENES
+from perception.grid import BEVGrid
+from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
+from perception.task import CLASSES, NUSCENES, ObjectClass, Task
 from perception.viz import HEIGHT, NEAR_M, WIDTH, Layout, Pinhole, TopDown, draw_bev, draw_camera, draw_frame
 
 # A camera in the ego origin that looks forward: x right is -y of the ego, y down is -z, z forward is x.
@@ -202,3 +203,87 @@ def test_five_hundred_boxes_and_huge_ones_are_cheap(monkeypatch):
     frame = Frame("t", 0, cameras={"CAM_FRONT": image(90)}, boxes=many)
     draw_frame(frame, detections(many))
     assert len(reach) > 500 and max(reach) <= 4
+
+
+AHEAD = BEVGrid(-32.0, 96.0, -64.0, 64.0, -5.0, 3.0, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("grid", "size", "ego", "px_per_m"),
+    [
+        # The panel of a frame: as wide as the grid; of the 206 pixels to spare in height three quarters are ahead.
+        (AHEAD, (862, 656), (328.0, 5.125 * 96 + 154.5), 5.125),
+        # As high as the grid, which is in the middle.
+        (AHEAD, (512, 1024), (512.0, 4.0 * 96), 4.0),
+        # More to the left of the vehicle than to its right.
+        (BEVGrid(-32.0, 96.0, -16.0, 48.0, -5.0, 3.0, 0.8), (512, 400), (200.0 + 4.0 * 16, 384.0), 4.0),
+        (LAYOUT.grid, SQUARE, (512.0, 512.0), 10.0),
+    ],
+)
+def test_the_birds_eye_view_shows_the_whole_grid(grid, size, ego, px_per_m):
+    view = TopDown.of(grid, size)
+    assert view.px_per_m == pytest.approx(px_per_m) and view.ego_px == pytest.approx(ego)
+    corners = np.array([[x, y, 0.0] for x in (grid.x_min_m, grid.x_max_m) for y in (grid.y_min_m, grid.y_max_m)])
+    pixels, _ = view.points(corners)
+    assert (pixels >= -1e-9).all() and (pixels <= np.array(size)[::-1] + 1e-9).all()
+    across, along = np.ptp(pixels, axis=0) / px_per_m
+    assert (across, along) == pytest.approx((grid.y_max_m - grid.y_min_m, grid.x_max_m - grid.x_min_m))
+
+
+def test_a_box_far_ahead_is_in_a_picture_of_a_grid_that_reaches_there():
+    """At 90 m: at (512 / 2, 4 * (96 - 90)) of four pixels a metre; the default grid ends at 51.2 m."""
+    far = boxes((90.0, 0.0, 0.0))
+    rows, columns = np.nonzero(shows(draw_bev(Frame("t", 0), far, None, (512, 512), Layout(grid=AHEAD)), "car"))
+    assert abs(rows.mean() - 24) < 4 and abs(columns.mean() - 256) < 2
+    assert not shows(draw_bev(Frame("t", 0), far, None, (512, 512), LAYOUT), "car").any()
+
+
+class Radar4D(PointCloud):
+    fields = ("x", "y", "z", "vx", "vy")
+
+
+def test_clouds_of_other_sensors_are_drawn_by_what_they_hold():
+    """One with velocities as a radar, one without in the colours of heights; 20 m ahead of the middle."""
+    nothing = draw_bev(Frame("t", 0), Boxes3D.empty(), None, SQUARE, LAYOUT)
+    point = [20.0, 10.0, 0.0]
+    moving, plain = Radar4D(np.array([[*point, 5.0, 0.0]])), PointCloud(np.array([point]))
+    around = (slice(302, 323), slice(402, 423))
+    for sensor, yellow in ((moving, True), (plain, False)):
+        panel = draw_bev(Frame("t", 0, others={"extra": sensor}), Boxes3D.empty(), None, SQUARE, LAYOUT)
+        assert (panel[around] != nothing[around]).any()
+        assert ((panel == viz.RADAR).all(axis=-1)[around].any()) == yellow
+
+
+def test_images_of_other_sensors_are_tiles_beside_the_cameras():
+    """A thermal camera is one more tile, whether or not there is another; what it shows has no green in it."""
+    thermal = CameraImage(np.full((180, 320, 3), (200, 0, 100), np.uint8), INTRINSICS, EGO_SE3_CAMERA, 0)
+
+    def purple(**sensors):
+        picture = draw_frame(Frame("t", 0, **sensors), layout=Layout(sensors=("camera", "thermal")))
+        return (picture == (200, 0, 100)).all(axis=-1).sum()
+
+    cameras = {"CAM_FRONT": image(90)}
+    assert purple(cameras=cameras) == 0
+    assert min(purple(others={"thermal": {"front": thermal}}, **own) for own in ({}, {"cameras": cameras})) > 10_000
+
+
+def test_an_absent_sensor_is_said_to_be_absent_whatever_it_is_called():
+    panel, usual = (
+        draw_bev(Frame("t", 0), Boxes3D.empty(), None, SQUARE, Layout(sensors=sensors)) for sensors in (("sonar",), ())
+    )
+    warning = (panel == viz.WARNING).all(axis=-1)
+    assert warning.any() and not (usual == viz.WARNING).all(axis=-1).any()
+
+
+def test_many_classes_fit_into_the_legend_and_the_seen_ones_come_first():
+    """Of twelve classes the legend has room for ten: that of the last is listed once there is a box of it."""
+    task = Task([ObjectClass(f"class{k}", color=[k + 1, 2, 3]) for k in range(12)], attributes=[])
+
+    def listed(picture):
+        return [(picture == color).all(axis=-1).any() for color in task.colors]
+
+    behind = boxes((-45.0, 0.0, 0.0), label=11)
+    legend = np.s_[HEIGHT - 160 :, WIDTH - 680 :]
+    none, some = (draw_frame(Frame("t", 0), found, layout=Layout(task))[legend] for found in (None, detections(behind)))
+    assert listed(none) == [True] * 10 + [False] * 2
+    assert listed(some) == [True] * 9 + [False] * 2 + [True]

@@ -38,7 +38,7 @@ def main() -> None:
 
     from perception.config import save_config  # imports that take seconds: after --help
     from perception.data.nuscenes import open_source
-    from perception.eval.evaluate import ALL_SUBSETS, breakdown_table, evaluate_subsets, table
+    from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
     from perception.files import check_writable, write_json
     from perception.model.detector import weights_sha256
 
@@ -50,7 +50,7 @@ def main() -> None:
     dataset = open_source(args.root, detector.config, args.version, **chosen)
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
-    subsets = ALL_SUBSETS if args.all_subsets else [args.sensors]
+    subsets = None if args.all_subsets else [args.sensors]
     report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
     print(table(report), breakdown_table(report), sep="\n\n")
     write_json(args.json, report)

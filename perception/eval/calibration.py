@@ -17,6 +17,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from perception.data.sources import FrameSource
+from perception.eval.truth import check_labels
 from perception.model.detector import Detector
 from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
 from perception.task import Task
@@ -44,12 +45,16 @@ def match_all(
     """Every detection of every frame by set of sensors; only those scored ``confident`` count in the confusion.
 
     Frames that cannot be read, have no boxes, or none of the sensors of a set, are left out.
+
+    Raises:
+        EvaluationError: a label that the task does not have.
     """
     parts: dict[str, list] = {sensor_set(subset, detector.sensors): [] for subset in subsets}
     for index in tqdm(range(len(source)), desc="match", unit="frame"):
         frame = source[index]
         if frame is None or frame.boxes is None:
             continue
+        check_labels(frame.boxes, detector.task, frame.token)
         truth = _in_range(frame.boxes[frame.boxes.measured], detector.task)
         for name in parts:
             seen = frame.only(name.split("+"))
