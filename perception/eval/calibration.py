@@ -17,7 +17,6 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from perception.data.sources import FrameSource
-from perception.eval.truth import check_labels
 from perception.model.detector import Detector
 from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
 from perception.task import Task
@@ -47,14 +46,14 @@ def match_all(
     Frames that cannot be read, have no boxes, or none of the sensors of a set, are left out.
 
     Raises:
-        EvaluationError: a label that the task does not have.
+        TaskError: a label or an attribute that the task does not have.
     """
     parts: dict[str, list] = {sensor_set(subset, detector.sensors): [] for subset in subsets}
     for index in tqdm(range(len(source)), desc="match", unit="frame"):
         frame = source[index]
         if frame is None or frame.boxes is None:
             continue
-        check_labels(frame.boxes, detector.task, frame.token)
+        detector.task.check(frame.boxes.label, frame.boxes.attribute, f"frame {frame.token}")
         truth = _in_range(frame.boxes[frame.boxes.measured], detector.task)
         for name in parts:
             seen = frame.only(name.split("+"))

@@ -71,14 +71,15 @@ class Truth:
         """What frames of any source say.
 
         Raises:
-            EvaluationError: nothing; or a label that the task does not have.
+            EvaluationError: nothing.
+            TaskError: a label or an attribute that the task does not have.
         """
         boxes = [frame.boxes for frame in frames if frame.boxes is not None]
         if not sum(map(len, boxes)):
             raise EvaluationError(f"no annotated box in {len(frames)} frames, nothing to score against")
         for frame in frames:
             if frame.boxes is not None:
-                check_labels(frame.boxes, task, source.tokens[frame.sample])
+                task.check(frame.boxes.label, frame.boxes.attribute, f"frame {source.tokens[frame.sample]}")
         positions = np.full((len(source), 3), np.nan)
         for frame in frames:
             positions[frame.sample] = frame.world_SE3_ego.translation
@@ -100,18 +101,6 @@ class Truth:
         kept = np.isin(self.boxes.sample, samples)
         columns = (self.visibility[kept], self.lidar[kept], self.radar[kept])
         return Truth(self.task, self.boxes[kept], *columns, self.ego_positions, self.racks)
-
-
-def check_labels(boxes: Boxes3D, task: Task, token: str) -> None:
-    """Refuse boxes of the frame ``token`` whose labels are not of the task.
-
-    Raises:
-        EvaluationError: there are some.
-    """
-    if boxes.label.max(initial=-1) >= len(task.classes):
-        raise EvaluationError(
-            f"frame {token}: labels below {len(task.classes)} were expected, found {boxes.label.max()}"
-        )
 
 
 def _of_annotations(annotations: Annotations) -> MetricBoxes:
