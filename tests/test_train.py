@@ -493,7 +493,7 @@ def test_further_sensors_are_trained_with():
     frame = make_frame(0)
     frame = replace(frame, others={"sonar": Sonar(points), "thermal": {"LEFT": frame.cameras["CAM_FRONT"]}})
     config = make_config()
-    config.augment.fault_rate = 1.0  # of which these sensors have none
+    config.augment.corruption_rate = 1.0  # of which these sensors have none
     data = TrainingData([frame], config, inputs)
     both = data[Draw(0, (0,), inputs.sensors)]
     assert both.sensors == inputs.sensors and set(both.inputs) == {"thermal", "sonar", "lidar"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +146,7 @@ class Submission:
 def score_submissions(
     source: FrameSource,
     task: Task,
-    names: dict[str, Iterable[str]],
+    names: Mapping[str, Iterable[str]],
     detect: Callable[[dict[str, Submission]], None],
     results: str | Path | None = None,
     official: bool = False,

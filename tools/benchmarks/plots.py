@@ -1,4 +1,4 @@
-"""The figures of a benchmark as pictures."""
+"""The results of a benchmark as pictures."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def _calibration(subsets: dict):
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(1, 1.2))
     left.plot([0, 1], [0, 1], color="grey", lw=0.8)
-    for name, figures in subsets.items():
-        score, share, count = zip(*figures["reliability"])
-        left.plot(score, share, "o-", ms=3, label=f"{name} (ECE {figures['ECE']:.3f})")
+    for name, report in subsets.items():
+        score, share, count = zip(*report["reliability"])
+        left.plot(score, share, "o-", ms=3, label=f"{name} (ECE {report['ECE']:.3f})")
     left.set(xlabel="score", ylabel="share that is right", title="Reliability")
     left.legend(fontsize=7)
     first = next(iter(subsets))
