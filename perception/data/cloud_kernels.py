@@ -1,4 +1,4 @@
-"""One pass over the points of a sweep: drop, transform, age. Compiled on first use and kept on disk.
+"""One pass over the points of a sweep: filter, transform, add the age. Compiled on first use and cached on disk.
 
 Numbers are float64 until they are stored: positions in the world reach kilometres.
 """
@@ -21,7 +21,7 @@ def lidar_to_ego(
     all_rings: bool,
     ring_kept: np.ndarray,
 ) -> tuple[int, int]:
-    """Turn the points of one LiDAR sweep into those of a LidarCloud, in place: what is kept moves to the front.
+    """Convert the points of one LiDAR sweep to those of a LidarCloud, in place; those that are kept move to the front.
 
     Args:
         points: float32 [N, 5] as x, y, z (sensor frame), intensity, ring; becomes x, y, z (ego frame), intensity, age.

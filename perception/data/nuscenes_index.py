@@ -1,18 +1,18 @@
 """The tables of a nuScenes version as columns in a file, which every process maps into memory instead of reading JSON.
 
-The tables are read once. From then on a version is opened in milliseconds, whatever its size: of the columns only those
-pages come into memory that are looked at, and all processes on a machine share them. There are two files:
+The tables are read once. From then on a version opens in milliseconds, whatever its size: only the pages of the columns
+that are accessed are loaded, and all processes on a machine share them. There are two files:
 
 tables.safetensors   the columns of all scenes; rebuilt when a table's size or times differ.
 files.safetensors    which sensor files exist; rebuilt when the times of a folder of theirs differ.
 
-They lie in ``<root>/.perception-index/<version>`` or, where that cannot be written, in a folder of the user's cache
-(``$XDG_CACHE_HOME``, ``~/.cache``). A file is written beside its place and renamed, so readers see a whole one or none,
-and of several processes that write at once any may win: they write the same. One that is truncated or not what its
+They are in ``<root>/.perception-index/<version>`` or, where that cannot be written, in a folder of the user's cache
+(``$XDG_CACHE_HOME``, ``~/.cache``). Readers see a whole file or none (``perception/files.py``), and it does not matter
+which of several processes writes it last: they write the same. One that is truncated or not what its
 header says is rebuilt.
 
-A change is seen by size, modification time and change time, in nanoseconds as far as the file system has them. What was
-changed within the last tenth of a second when it was read may change again without a trace: it is read again next time.
+Changes are detected by size, modification time and change time, in nanoseconds as far as the file system has them. What
+had changed less than a tenth of a second before it was read may change again undetected: it is read again next time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Voxelization and segment reductions of float32 tensors on the CPU, compiled on first use and kept on disk.
+"""Voxelization and segment reductions of float32 tensors on the CPU, compiled on first use and cached on disk.
 
 A point becomes one 64-bit word, its cell above its index, and the words are sorted by cell, from the lowest digit to
 the highest: a radix sort, stable and linear in the number of points (Knuth, The Art of Computer Programming 3, 5.2.5).
