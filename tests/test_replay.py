@@ -212,7 +212,7 @@ def test_the_digest_sees_every_number():
 
 def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
     config = Config()
-    config.camera.image_size, config.camera.weights = [64, 96], "none"
+    config.encoders["camera"].image_size, config.encoders["camera"].weights = [64, 96], "none"
     detector = build(config).eval()
     source = open_source(real_scene, config.data, scenes=["scene-0523"], sensors=("camera", "radar"))
     frames = [source[0], source[1]]
@@ -223,7 +223,7 @@ def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     config = Config()
-    config.camera.weights = "none"
+    config.encoders["camera"].weights = "none"
     folder = tmp_path_factory.mktemp("checkpoint")
     build(config).save(folder)
     return folder

@@ -157,7 +157,9 @@ def run_fleet(
     if engine not in _ENGINES or workers < 1:
         raise PerceptionError(f"engine {' or '.join(_ENGINES)}, workers >= 1 were expected, found {engine}, {workers}")
     if run is None:
-        from perception.replay.job import run_job as run
+        from perception.replay.job import run_job
+
+        run = run_job
     out = Path(out)
     check_writable(out / "batch.json")
     statuses = [Status(os.path.relpath(job.out, out), job.log, job.scene) for job in jobs]

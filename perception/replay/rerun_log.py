@@ -161,17 +161,17 @@ class RerunSink:
         if frame.lidar is None:
             self._clear("world/ego/lidar")
         else:
-            points = recent(frame.lidar.points)[:, :3]
+            points = recent(frame.lidar)[:, :3]
             points = points[within(self.layout.grid, points)]
             colours = np.stack([np.interp(points[:, 2], HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
             self._log("world/ego/lidar", self._points(points, colours.astype(np.uint8), 1.0))
         if frame.radar is None:
             self._clear("world/ego/radar")
         else:
-            points = recent(frame.radar.points)
+            points = recent(frame.radar)
             points = points[within(self.layout.grid, points)]
             self._log("world/ego/radar", self._points(points[:, :3], np.array([RADAR]), 2.0))
-            arrows = self._arrows(points[:, :3], points[:, 4:6], np.array([RADAR]) // 2, 0.02)
+            arrows = self._arrows(points[:, :3], points[:, frame.radar.velocity], np.array([RADAR]) // 2, 0.02)
             self._log("world/ego/radar/velocity", arrows)
 
     def _log_detections(self, boxes: Boxes3D, words: list[str]) -> None:

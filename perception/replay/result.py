@@ -188,7 +188,8 @@ class ResultFile:
         if not self.path.is_file():
             raise ReplayResultError(f"{whole}: the result of a replay was expected, found none")
         self._first = Place(1, 0)  # of the frames
-        self.task, self.sensors = NUSCENES, SENSORS
+        self.task = NUSCENES
+        self.sensors: tuple[str, ...] = SENSORS
         self._read_header()
         self._labels = {name: i for i, name in enumerate(self.task.classes)}
         self._attributes = {"": -1} | {name: i for i, name in enumerate(self.task.attributes)}
