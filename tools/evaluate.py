@@ -25,7 +25,9 @@ def main() -> None:
     which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
     parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
-    sensors.add_argument("--sensors", type=names, default=("camera", "radar", "lidar"), help="some of camera,radar,lidar")
+    sensors.add_argument(
+        "--sensors", type=names, default=("camera", "radar", "lidar"), help="some of camera,radar,lidar"
+    )
     sensors.add_argument("--all-subsets", action="store_true", help="each of the seven sets of sensors")
     parser.add_argument("--json", required=True, type=Path, help="where the figures go")
     parser.add_argument("--results", type=Path, help="folder that keeps the submissions")

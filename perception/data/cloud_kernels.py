@@ -75,7 +75,6 @@ def radar_to_ego(
         How many points are written, and how many were dropped because a number is not finite.
     """
     kept = not_finite = 0
-    turn = ego_T_sensor
     for i in range(len(records)):
         p = records[i]
         if filtered and not (p.invalid_state == 0 and 0 <= p.dyn_prop <= 6 and p.ambig_state == 3):
@@ -86,8 +85,8 @@ def radar_to_ego(
         vx, vy = np.float64(p.vx_comp), np.float64(p.vy_comp)
         out[kept, 0], out[kept, 1], out[kept, 2] = _moved(ego_T_sensor, x, y, z)
         out[kept, 3] = p.rcs
-        out[kept, 4] = turn[0, 0] * vx + turn[0, 1] * vy
-        out[kept, 5] = turn[1, 0] * vx + turn[1, 1] * vy
+        out[kept, 4] = ego_T_sensor[0, 0] * vx + ego_T_sensor[0, 1] * vy
+        out[kept, 5] = ego_T_sensor[1, 0] * vx + ego_T_sensor[1, 1] * vy
         out[kept, 6] = age_s
         if np.isfinite(out[kept]).all():
             kept += 1
@@ -97,7 +96,9 @@ def radar_to_ego(
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _moved(transform: np.ndarray, x: float, y: float, z: float) -> tuple[np.float32, np.float32, np.float32]:
+def _moved(
+    transform: np.ndarray, x: np.float64, y: np.float64, z: np.float64
+) -> tuple[np.float32, np.float32, np.float32]:
     """A point under a transform [4, 4]."""
     return (
         np.float32(transform[0, 0] * x + transform[0, 1] * y + transform[0, 2] * z + transform[0, 3]),

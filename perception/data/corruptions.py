@@ -114,7 +114,7 @@ def ahead(points: np.ndarray, half_angle_deg: float, yaw_deg: float = 0.0) -> np
 
 def rings(points: np.ndarray) -> np.ndarray:
     """A guess of the ring, counted from above, that measured each point of a level LiDAR."""
-    from_lidar = points[:, :3] - EGO_SE3_LIDAR.translation.astype(np.float32)
+    from_lidar: np.ndarray = points[:, :3] - EGO_SE3_LIDAR.translation.astype(np.float32)
     elevation = np.rad2deg(np.arctan2(from_lidar[:, 2], np.hypot(from_lidar[:, 0], from_lidar[:, 1])))
     return np.round((_LIDAR_TOP_DEG - elevation) / _RING_DEG).astype(int)
 
@@ -328,11 +328,11 @@ def _radar_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.r
 
 
 def _camera_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
-    frame = faulty.frame
-    some = [name for name in frame.cameras if rng.random() < 0.5]
+    frame, cameras = faulty.frame, faulty.frame.cameras or {}
+    some = [name for name in cameras if rng.random() < 0.5]
     kind = rng.choice(["stale", "turned", "absent"])
     if kind == "absent":
-        return replace(faulty, frame=without_cameras(frame, some)) if len(some) < len(frame.cameras) else faulty
+        return replace(faulty, frame=without_cameras(frame, some)) if len(some) < len(cameras) else faulty
     if kind == "turned":
         frame = turn_cameras(frame, rng.uniform(0, 5), rng.uniform(0, 0.2), rng, some)
     elif (before := previous()) is None or before.cameras is None:

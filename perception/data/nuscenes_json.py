@@ -55,12 +55,15 @@ class Rows:
         if not values:
             return np.zeros((0, *shape), dtype)
         array = as_numbers(values, dtype)
-        if array is None or array.shape != (len(values), *shape):
-            for i, value in enumerate(values):  # find the row to name
-                array = as_numbers(value, dtype)
-                if array is None or array.shape != shape:
-                    self.fail(i, key, f"{shape[0]} numbers" if shape else "a number")
-        return array
+        if array is not None and array.shape == (len(values), *shape):
+            return array
+        arrays = []
+        for i, value in enumerate(values):  # find the row to name
+            array = as_numbers(value, dtype)
+            if array is None or array.shape != shape:
+                self.fail(i, key, f"{shape[0]} numbers" if shape else "a number")
+            arrays.append(array)
+        return np.stack(arrays)
 
     def quaternions(self, key: str) -> np.ndarray:
         """Unit quaternions [N, 4] (w, x, y, z), normalised here."""

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from perception.data.nuscenes_constants import REFERENCE_CHANNEL
 from perception.data.nuscenes_json import Rows, Table, as_numbers, bad_value, read_pieces
 from perception.geometry import SE3
 
-REFERENCE_CHANNEL = "LIDAR_TOP"
 _BLOCK_ROWS = 1 << 16
 
 Columns = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Calibration:
     intrinsics: np.ndarray | None
 
 
-class Calibrations(Sequence[Calibration]):
+class Calibrations:
     """Those of a version, by index, each made when it is first asked for: trainval has ten thousand.
 
     Args:
@@ -52,8 +52,7 @@ class Calibrations(Sequence[Calibration]):
         if i not in self._made:
             channel, pose = self._channels[i], self._pose[i]
             intrinsics = self._intrinsics[i] if self._modality[channel] == "camera" else None
-            ego_SE3_sensor = SE3.from_quaternion(pose[3:], pose[:3])
-            self._made[i] = Calibration(channel, self._modality[channel], ego_SE3_sensor, intrinsics)
+            self._made[i] = Calibration(channel, self._modality[channel], SE3.from_pose(pose), intrinsics)
         return self._made[i]
 
 
@@ -85,7 +84,7 @@ class Recording:
     """
 
     rows: SensorRows
-    calibrations: Sequence[Calibration]
+    calibrations: Calibrations
     keyframes: dict[str, np.ndarray]
     reference: np.ndarray
     reference_us: np.ndarray
@@ -105,9 +104,9 @@ def read_samples(folder: Path) -> tuple[Columns, list[str], dict[str, int]]:
     ]
     timestamp_us = table.numbers("timestamp", np.int64)
     order = np.lexsort((timestamp_us, scene))
-    table = table.chosen(order)
-    columns = {"token": table.bytes("token"), "scene": scene[order], "timestamp_us": timestamp_us[order]}
-    return columns, list(number), table.positions()
+    rows = table.chosen(order)
+    columns = {"token": rows.bytes("token"), "scene": scene[order], "timestamp_us": timestamp_us[order]}
+    return columns, list(number), rows.positions()
 
 
 def read_calibrations(folder: Path) -> tuple[Columns, dict[str, str], dict[str, int]]:
@@ -233,13 +232,14 @@ def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channel
         channel: int32 [K], of every calibration, as a place in ``channels``.
 
     Returns:
-        keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  first: int64 [S + 1], where the
-        rows of every sample begin.  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN without one.
+        keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  row_offsets: int64 [S + 1],
+        where the rows of every sample begin.  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN without
+        one.
     """
     key_row = np.flatnonzero(rows["key"])
     keyframe = np.full((len(samples["token"]), len(channels)), -1, dtype=np.int32)
     keyframe[rows["sample"][key_row], channel[rows["calibration"][key_row]]] = key_row
-    first = np.searchsorted(rows["sample"], np.arange(len(keyframe) + 1))
+    offsets = np.searchsorted(rows["sample"], np.arange(len(keyframe) + 1))
 
     reference = np.full(len(keyframe), -1, dtype=np.int32)
     if REFERENCE_CHANNEL in channels:
@@ -250,13 +250,13 @@ def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channel
     reference_us = samples["timestamp_us"].copy()
     reference_us[has_lidar] = rows["timestamp_us"][reference[has_lidar]]
     for i in np.flatnonzero(~has_lidar):  # the ego pose measured nearest to the sample's own time
-        own = rows["timestamp_us"][first[i] : first[i + 1]]
+        own = rows["timestamp_us"][offsets[i] : offsets[i + 1]]
         if len(own):
-            reference[i] = first[i] + np.abs(own - reference_us[i]).argmin()
+            reference[i] = offsets[i] + np.abs(own - reference_us[i]).argmin()
     return {
         "keyframe": keyframe,
         "reference": reference,
         "reference_us": reference_us,
-        "first": first,
+        "row_offsets": offsets,
         "ego_position": ego_position,
     }

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_annotations import VISIBILITY_LEVEL
+from perception.data.nuscenes_constants import VISIBILITY_LEVEL
 from perception.data.sources import FrameSource
 from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, MetricBoxes, Metrics, counted, found, score

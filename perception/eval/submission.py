@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.eval.metric import MetricBoxes
 from perception.files import begin_part, finish_part, writing
+from perception.geometry import to_wxyz
 from perception.sample import Detections, Frame
 from perception.task import NUSCENES, Task
 
@@ -76,7 +77,7 @@ def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> Wor
         attribute=task.attributes_of(attributes),
         score=detections.scores[index],
     )
-    return WorldDetections(task, frame.token, world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]], index)
+    return WorldDetections(task, frame.token, world, to_wxyz(rotation.as_quat().reshape(-1, 4)), index)
 
 
 def to_submission(world: WorldDetections) -> list[dict]:

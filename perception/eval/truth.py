@@ -60,7 +60,9 @@ class Truth:
             raise EvaluationError(f"{where}: no annotated box in {len(dataset)} frames, nothing to score against")
         for i in np.flatnonzero(np.isnan(dataset.ego_positions).any(axis=1))[:1]:  # range is measured from that pose
             raise EvaluationError(f"{where}: every sample must have a row for LIDAR_TOP, {dataset.tokens[i]} has none")
-        racks = Racks(annotations.rack_first, annotations.rack_center, annotations.rack_size, annotations.rack_rotation)
+        racks = Racks(
+            annotations.rack_offsets, annotations.rack_center, annotations.rack_size, annotations.rack_rotation
+        )
         counts = (annotations.visibility, annotations.num_lidar_points, annotations.num_radar_points)
         return cls._counted(dataset.task, _of_annotations(annotations), *counts, dataset.ego_positions, racks)
 
@@ -103,7 +105,7 @@ class Truth:
 
 def _of_annotations(annotations: Annotations) -> MetricBoxes:
     return MetricBoxes(
-        sample=np.repeat(np.arange(len(annotations.first) - 1), np.diff(annotations.first)),
+        sample=np.repeat(np.arange(len(annotations.box_offsets) - 1), np.diff(annotations.box_offsets)),
         center=annotations.center,
         size=annotations.size,
         yaw=np.arctan2(annotations.forward[:, 1], annotations.forward[:, 0]),

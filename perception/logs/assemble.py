@@ -29,7 +29,6 @@ from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import inverse
 from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, Frame, LidarCloud, RadarCloud, SampleError
 
-LIDAR_HZ, RADAR_HZ = 20.0, 13.0  # of nuScenes, whose sweeps a checkpoint's configuration counts
 LONGEST_WAIT_NS = 500_000_000
 
 

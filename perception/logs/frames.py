@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from perception.config import DataConfig
-from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
+from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ  # whose sweeps a configuration counts
+from perception.logs.assemble import LONGEST_WAIT_NS, Assembler, sweep_span_s
 from perception.logs.faults import Fault, Faults, biases
 from perception.logs.log import Log, is_timeless
 from perception.logs.measurements import Assembly

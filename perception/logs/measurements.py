@@ -10,12 +10,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
-from perception.geometry import SE3
+from perception.geometry import SE3, pose_matrix
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
 from perception.logs.images import rectified_image
 from perception.logs.messages import Calibration, LogError, Message
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
-from perception.logs.transforms import HOLD_NS, Transforms, inverse, matrix
+from perception.logs.transforms import HOLD_NS, Transforms, inverse
 from perception.sample import SENSORS, CameraImage
 
 _ALL_RINGS = True, np.zeros(0, dtype=bool)
@@ -165,7 +165,7 @@ class Measurements:
 
     def _ego_T_sensor(self, message: Message, source: Mount, time_ns: int) -> np.ndarray:
         if source.ego_SE3_sensor is not None:
-            return matrix(np.array(source.ego_SE3_sensor))
+            return pose_matrix(np.array(source.ego_SE3_sensor))
         ego, frame = self._rig.ego_frame, source.frame_id or message.data.frame_id
         ego_T_sensor = self.transforms.lookup(ego, frame, time_ns)
         if ego_T_sensor is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
+from perception.geometry import pose_matrix, to_wxyz, to_xyzw
 from perception.logs.messages import LogError, Transform
 
 HOLD_NS = 100_000_000
@@ -131,16 +132,8 @@ class Transforms:
             pose = self._edges[frame].at(time_ns)
             if pose is None:
                 return None
-            total = matrix(pose) if total is None else matrix(pose) @ total
+            total = pose_matrix(pose) if total is None else pose_matrix(pose) @ total
         return np.eye(4) if total is None else total
-
-
-def matrix(pose: np.ndarray) -> np.ndarray:
-    """Homogeneous float64 [4, 4] of x, y, z, then a quaternion (w, x, y, z)."""
-    out = np.eye(4)
-    out[:3, :3] = Rotation.from_quat(pose[[4, 5, 6, 3]]).as_matrix()
-    out[:3, 3] = pose[:3]
-    return out
 
 
 def inverse(transform: np.ndarray) -> np.ndarray:
@@ -153,5 +146,5 @@ def inverse(transform: np.ndarray) -> np.ndarray:
 
 def _between(before: np.ndarray, after: np.ndarray, start_ns: int, end_ns: int, time_ns: int) -> np.ndarray:
     share = (time_ns - start_ns) / (end_ns - start_ns)
-    turns = Slerp([0.0, 1.0], Rotation.from_quat(np.stack([before, after])[:, [4, 5, 6, 3]]))
-    return np.concatenate([before[:3] + share * (after[:3] - before[:3]), turns(share).as_quat()[[3, 0, 1, 2]]])
+    turns = Slerp([0.0, 1.0], Rotation.from_quat(to_xyzw(np.stack([before[3:], after[3:]]))))
+    return np.concatenate([before[:3] + share * (after[:3] - before[:3]), to_wxyz(turns(share).as_quat())])

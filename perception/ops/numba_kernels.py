@@ -33,13 +33,15 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
     words, spare = np.empty(len(xyz), np.uint64), np.empty(len(xyz), np.uint64)
     digits = np.zeros((passes, 1 << digit_bits), np.uint32)
     points, samples = xyz.detach().contiguous().numpy(), batch_index.contiguous().numpy()
-    kept, strangers = _words(points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits)
+    kept, out_of_batch = _words(
+        points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits
+    )
     words, spare = _sorted(words[:kept], spare[:kept], index_bits, digit_bits, digits)
     cell, count = np.empty(kept, np.int64), np.empty(kept, np.int64)
     order, voxel = words.view(np.int64), spare.view(np.int64)  # a word is read before its index takes its place
     occupied = _runs(words, index_bits, cell, count, order, voxel)
-    cell, count, order, voxel = (torch.from_numpy(array) for array in (cell[:occupied], count[:occupied], order, voxel))
-    return cell, count, order, voxel, strangers
+    arrays = (cell[:occupied], count[:occupied], order, voxel)
+    return *map(torch.from_numpy, arrays), out_of_batch
 
 
 def segment_sum(values, count, index=None, mean=False):
@@ -80,7 +82,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
     x, y, z = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     cell, inside = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.bool_)
     mask = np.uint64((1 << digit_bits) - 1)
-    kept = strangers = 0
+    kept = out_of_batch = 0
     for first in range(0, len(points), _BLOCK):
         n = min(_BLOCK, len(points) - first)
         for i in range(n):
@@ -88,7 +90,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
         for i in range(n):
             px, py, pz, sample = x[i], y[i], z[i], samples[first + i]
             known = (sample >= 0) & (sample < batch_size)
-            strangers += not known
+            out_of_batch += not known
             within = (px >= x_low) & (px < x_high) & (py >= y_low) & (py < y_high) & (pz >= z_low) & (pz < z_high)
             inside[i] = within & known
             # NaN and infinity have no integer; what stands in for them is not kept.
@@ -106,7 +108,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
             for p in range(len(digits)):
                 digits[p, digit & mask] += 1
                 digit >>= np.uint64(digit_bits)
-    return kept, strangers
+    return kept, out_of_batch
 
 
 @numba.njit(cache=True, nogil=True)
@@ -162,9 +164,9 @@ def _sums_as_given(values, count, index, voxel, mean, out):
     out[:] = 0
     for i in range(len(values)):
         if voxel[i] >= 0:
-            v = np.uint64(voxel[i])
+            own = np.uint64(voxel[i])
             for c in range(values.shape[1]):
-                out[v, c] += values[i, c]
+                out[own, c] += values[i, c]
     if mean:
         for v in range(len(count)):
             n = np.float32(count[v])

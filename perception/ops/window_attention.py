@@ -94,17 +94,17 @@ def _compiled(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Te
     batch, channels, height, width = query.shape
     heads, maps, side = bias.shape[1:4]
     split = (batch, height, width, -1, heads, channels // heads)  # a cell's channels lie together
-    query = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
-    key_value = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
-    bias = bias.flatten(3).contiguous().numpy()
+    queries = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
+    tokens = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
+    biases = bias.flatten(3).contiguous().numpy()
     attended = torch.zeros(batch, height, width, heads, channels // heads)
     rows = max(1, _STRIP // width)
     for first in range(0, height, rows):  # in strips, so that logits stay in the cache
         strip = slice(first, min(first + rows, height))
         logits = torch.empty(batch, strip.stop - first, width, heads, maps, side**2)
-        for m, kv in enumerate(key_value):
-            write_logits(query[:, strip], kv, bias[:, :, m], first, logits.numpy()[..., m, :])
+        for m, kv in enumerate(tokens):
+            write_logits(queries[:, strip], kv, biases[:, :, m], first, logits.numpy()[..., m, :])
         weight = logits.flatten(4).softmax(dim=-1).view_as(logits).numpy()
-        for m, kv in enumerate(key_value):
+        for m, kv in enumerate(tokens):
             add_values(weight[..., m, :], kv, first, attended.numpy()[:, strip])
     return attended.flatten(3).permute(0, 3, 1, 2)

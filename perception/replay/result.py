@@ -114,14 +114,14 @@ class LinesSink:
 
 def _line(step: Step, task: Task) -> _Line:
     frame, boxes, scores = step.frame, step.detections.boxes, step.detections.scores
-    pose, classes, attributes = frame.world_SE3_ego, task.classes, (*task.attributes, "")  # -1 is the last one
+    classes, attributes = task.classes, (*task.attributes, "")  # -1 is the last one
     return _Line(
         index=step.index,
         token=frame.token,
         timestamp_ns=frame.timestamp_ns,
         scene=frame.scene,
         sensors=list(frame.sensors),
-        world_SE3_ego=(*pose.translation.tolist(), *pose.quaternion.tolist()),
+        world_SE3_ego=tuple(frame.world_SE3_ego.pose.tolist()),
         faults=step.faults,
         latency_ms=step.latency_ms,
         boxes=_Boxes(

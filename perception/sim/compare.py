@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.data.nuscenes_annotations import DETECTION_CLASS
+from perception.data.nuscenes_constants import DETECTION_CLASS, REFERENCE_CHANNEL
 from perception.data.nuscenes_tables import Table
 from perception.errors import PerceptionError
 from perception.sample import CLASSES
@@ -64,9 +64,8 @@ class Drives:
         samples, instances, categories = self._index("sample"), self._index("instance"), self._index("category")
         poses, annotations = self._index("ego_pose"), self._index("sample_annotation")
         channels = {row["token"]: row["channel"] for row in self._tables["sensor"]}
-        lidars = {
-            row["token"] for row in self._tables["calibrated_sensor"] if channels[row["sensor_token"]] == "LIDAR_TOP"
-        }
+        calibrations = self._tables["calibrated_sensor"]
+        lidars = {row["token"] for row in calibrations if channels[row["sensor_token"]] == REFERENCE_CHANNEL}
         ego = {
             row["sample_token"]: np.array(poses[row["ego_pose_token"]]["translation"][:2])
             for row in self._tables["sample_data"]
@@ -100,7 +99,7 @@ class Drives:
                 raise PerceptionError(f"{path}: a keyframe's sensor file expected, found none")
             content = path.read_bytes()
             try:
-                if channel == "LIDAR_TOP":
+                if channel == REFERENCE_CHANNEL:
                     points.append(np.frombuffer(content, np.float32).reshape(-1, 5))
                 else:
                     header, _, body = content.partition(b"DATA binary\n")
@@ -111,7 +110,7 @@ class Drives:
         return points, dict(clusters)
 
 
-def _quantiles(values: np.ndarray, levels=(10, 50, 90), digits: int = 1) -> str:
+def _quantiles(values: np.ndarray | list[int], levels=(10, 50, 90), digits: int = 1) -> str:
     return " / ".join(f"{value:.{digits}f}" for value in np.nanpercentile(values, levels)) if len(values) else "–"
 
 

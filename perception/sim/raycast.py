@@ -90,7 +90,7 @@ class Stage:
         self._tracks = np.array([[track.x, track.y, track.yaw] for track in tracks])
         self._standing = np.array([actor.track.at(0.0) for actor in actors])
         owners += [np.full(len(actors[index].shape.mesh.triangles), index) for index in movers]
-        parts = [self._fixed] + ([self._moving] if moving else [])
+        parts = [part for part in (self._fixed, self._moving) if part is not None]
         self.instance = np.concatenate(owners).astype(np.int32)
         self.color = _linear(np.concatenate([part.color for part in parts]))
         self.material = np.concatenate([part.material for part in parts])

@@ -144,7 +144,7 @@ class Traffic:
             tractor, trailer = make_shape("vehicle.truck", rng, tractor=True), make_shape(category, rng)
             length = 3.4 + trailer.size[0]
             front = 0.5 * length
-            parts = [
+            parts: list[tuple[Shape, float, bool | None]] = [
                 (tractor, front - 0.5 * tractor.size[0], None),
                 (trailer, front - 3.4 - 0.5 * trailer.size[0], None),
             ]
@@ -169,7 +169,8 @@ class Traffic:
                 offset = -direction * (lane + 0.5) * layout.lane_width
                 is_ego = direction == 1 and lane == 0
                 pace = speed * rng.uniform(0.85, 1.2) * (0.3 if rng.random() < 0.15 and not is_ego else 1.0)
-                ahead, low, high = [], layout.start - 20, layout.end + 20
+                ahead: list[_Follower] = []
+                low, high = layout.start - 20, layout.end + 20
                 s = high - rng.uniform(0, 15)
                 ego_index = -1
                 while s > low:
