@@ -85,8 +85,8 @@ def test_other_classes_and_sensors_are_named_by_the_first_line(tmp_path):
         frame = Frame("token", 7, others={"sonar": PointCloud(np.zeros((1, 3)))})
         sink.add(Step(0, frame, Detections(boxes, [0.5, 0.25]), None, {}, {}))
     header, line = map(json.loads, (tmp_path / "result.jsonl").read_text().splitlines())
-    assert header["header"]["sensors"] == ["sonar"]
-    assert [facts["name"] for facts in header["header"]["task"]["objects"]] == ["ship", "buoy"]
+    assert header["sensors"] == ["sonar"]
+    assert [facts["name"] for facts in header["task"]["objects"]] == ["ship", "buoy"]
     assert line["boxes"]["label"] == ["buoy", "ship"] and line["boxes"]["attribute"] == ["", "sailing"]
     file = ResultFile(tmp_path)
     (found,) = file
@@ -97,8 +97,8 @@ def test_other_classes_and_sensors_are_named_by_the_first_line(tmp_path):
 
 
 def test_a_header_that_is_none_is_named(tmp_path):
-    for header in ({"task": {"objects": []}, "sensors": []}, {"sensors": []}, {"task": 1, "sensors": []}):
-        (tmp_path / "result.jsonl").write_text(json.dumps({"header": header}, separators=(",", ":")) + "\n")
+    for header in ({"task": {"objects": []}, "sensors": []}, {"task": {}}, {"task": 1, "sensors": []}):
+        (tmp_path / "result.jsonl").write_text(json.dumps(header, separators=(",", ":")) + "\n")
         with pytest.raises(ReplayResultError, match=r"result\.jsonl: line 1: "):
             ResultFile(tmp_path)
 

@@ -43,7 +43,7 @@ from perception.files import check_writable, write_json
 from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
 
-if TYPE_CHECKING:  # imports torch, which a worker that is told to stop would have to wait for
+if TYPE_CHECKING:  # imports torch, which would delay a worker that has to stop
     from perception.replay.job import Job
 
 logger = logging.getLogger(__name__)
