@@ -28,15 +28,14 @@ Absent      A sensor without a row, or whose keyframe file is not on disk, is le
             absent is determined, counted in ``report`` and logged in one line when the dataset is opened.
 Broken      A file that exists but is damaged or not what the tables say is a DataError naming file and tokens. (A LiDAR
             file without a byte is a sweep without a point: the format has no header. The report counts them.)
-            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which whoever makes batches
-            leaves out, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
+            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which is left out
+            of batches, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import logging
 import operator
 from collections import Counter
@@ -45,11 +44,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
+import msgspec
 import numpy as np
 
 from perception.config import Config
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_files import DataError, read_bytes
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
 from perception.errors import PerceptionError
@@ -381,11 +381,11 @@ def _split_scenes(folder: Path, split: str) -> list[str]:
     path, custom = folder / "splits.json", {}
     if path.exists():
         try:
-            custom = json.loads(path.read_bytes())
-            if split in custom:
-                return [str(name) for name in custom[split]]
-        except (OSError, ValueError, TypeError) as error:
+            custom = msgspec.json.decode(read_bytes(path), type=dict[str, list[str]])
+        except msgspec.MsgspecError as error:
             raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
+    if split in custom:
+        return custom[split]
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:

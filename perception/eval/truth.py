@@ -10,7 +10,6 @@ import numpy as np
 
 from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.eval.metric import MetricBoxes, Racks, counted
 from perception.geometry import SE3
@@ -24,8 +23,9 @@ class EvaluationError(PerceptionError):
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """Of one frame: its place in the source, the ego pose and the boxes."""
+    """Of one frame: its token, its place among all, the ego pose and the boxes."""
 
+    token: str
     sample: int
     world_SE3_ego: SE3
     boxes: Boxes3D | None
@@ -67,8 +67,8 @@ class Truth:
         return cls._counted(dataset.task, _of_annotations(annotations), *counts, dataset.ego_positions, racks)
 
     @classmethod
-    def of_frames(cls, source: FrameSource, task: Task, frames: Sequence[Annotated]) -> Truth:
-        """What frames of any source say.
+    def of_frames(cls, task: Task, frames: Sequence[Annotated]) -> Truth:
+        """What frames of any source say; nothing of bicycle racks.
 
         Raises:
             EvaluationError: nothing; or a label that the task does not have.
@@ -79,13 +79,14 @@ class Truth:
         for frame in frames:
             if frame.boxes is not None and frame.boxes.label.max(initial=-1) >= len(task.classes):
                 raise EvaluationError(
-                    f"frame {source.tokens[frame.sample]}: labels below {len(task.classes)} were expected, "
+                    f"frame {frame.token}: labels below {len(task.classes)} were expected, "
                     f"found {frame.boxes.label.max()}"
                 )
-        positions = np.full((len(source), 3), np.nan)
+        samples = 1 + max(frame.sample for frame in frames)
+        positions = np.full((samples, 3), np.nan)
         for frame in frames:
             positions[frame.sample] = frame.world_SE3_ego.translation
-        racks = Racks(np.zeros(len(source) + 1, np.int64), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)))
+        racks = Racks(np.zeros(samples + 1, np.int64), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)))
         world = MetricBoxes.joined([_in_world(frame) for frame in frames if frame.boxes is not None])
         names = ("visibility", "num_lidar_points", "num_radar_points")
         counts = (np.concatenate([getattr(own, name) for own in boxes]) for name in names)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from perception.errors import PerceptionError
-from perception.logs.messages import LogError, Message, Reader, Topic
+from perception.logs.messages import LogError, Message, Reader, Topic, merged
 from perception.logs.sqlite_log import SqliteReader
 
 _SUFFIXES = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd")
@@ -55,11 +55,11 @@ class RosbagReader:
 
     @property
     def topics(self) -> dict[str, Topic]:
-        merged: dict[str, Topic] = {}
+        found: dict[str, Topic] = {}
         for _, part in self._parts:
             for name, topic in part.topics.items():
-                merged[name] = _merged(merged[name], topic) if name in merged else topic
-        return merged
+                found[name] = merged(found[name], topic) if name in found else topic
+        return found
 
     @property
     def stopped(self) -> str | None:
@@ -175,8 +175,3 @@ def _named_files(metadata: Path) -> list[str]:
 def _by_number(file: Path) -> list[str | int]:
     """bag_2.db3 before bag_10.db3."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
-
-
-def _merged(one: Topic, other: Topic) -> Topic:
-    count = None if one.count is None or other.count is None else one.count + other.count
-    return replace(one if one.kind or not other.kind else other, count=count)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import perception
 from perception.device import checked_device
-from perception.logs.faults import parse_faults
+from perception.logs.beginning import BEGINNING_S
+from perception.logs.corruptions import parse_corruptions
 from perception.logs.frames import LogFrames, assembly_for
-from perception.logs.inspect import inspect
+from perception.logs.inspect import LogInfo, inspect
 from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.messages import LogError
 from perception.logs.nuscenes_log import NuScenesReader
@@ -28,8 +29,6 @@ from perception.task import Task
 
 logger = logging.getLogger(__name__)
 
-_GLANCE_S = 5.0  # of a log, enough to see what its topics are
-
 
 @dataclass(frozen=True)
 class Job:
@@ -39,7 +38,7 @@ class Job:
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
     sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
     frame_rate_hz: the most frames a second.
-    faults: as in ``perception/logs/faults.py``.
+    faults: as in ``perception/logs/corruptions.py``.
     truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
     skip_damaged: go on without what cannot be decoded.
     """
@@ -106,15 +105,17 @@ def run_job(
     files = job.files_digest
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
-        rig = rig_of(log, job.rig)
+        info = None if job.rig else inspect(log, seconds=BEGINNING_S)
+        rig = proposed_rig(log, info) if info else rig_of(log, job.rig)
         options = {
             "image_size": detector.inputs.covering,
             "sensors": job.sensors,
             "rate_hz": job.frame_rate_hz,
             "skip_damaged": job.skip_damaged,
         }
-        faults = parse_faults(job.faults, rig)
-        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), faults)
+        known = info.known if info else None
+        corruptions = parse_corruptions(job.faults, rig)
+        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), corruptions, known)
         about = about_detector(detector, job.checkpoint)
         about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
         about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}
@@ -143,9 +144,15 @@ def rig_of(log: Log, path: str | Path | None) -> Rig:
         LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
         ConfigError: the file is not a rig.
     """
-    if path is not None:
-        return load_rig(path)
-    info = inspect(log, seconds=_GLANCE_S)
+    return proposed_rig(log, inspect(log, seconds=BEGINNING_S)) if path is None else load_rig(path)
+
+
+def proposed_rig(log: Log, info: LogInfo) -> Rig:
+    """The rig proposed from the beginning of a log, as inspected, without incomplete sensors.
+
+    Raises:
+        LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
+    """
     rig = complete(info.rig, log.topics, info.transforms, info.frame_ids)
     if not rig.sensors or not is_vehicle_frame(rig.ego_frame):
         raise LogError(f"{log.path}: a rig file was expected (--rig), for the log lacks: {'; '.join(info.missing)}")
@@ -153,7 +160,7 @@ def rig_of(log: Log, path: str | Path | None) -> Rig:
         logger.warning("%s: %s", log.path, line)
     for name, topic in info.topics.items():
         if topic.topic.kind in ("image", "cloud") and not topic.times.count:
-            logger.warning("%s: %s: left out, no message in the first %g s", log.path, name, _GLANCE_S)
+            logger.warning("%s: %s: left out, no message in the first %g s", log.path, name, BEGINNING_S)
     return rig
 
 

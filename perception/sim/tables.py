@@ -45,7 +45,7 @@ def scene_name(index: int) -> str:
 
 
 def fixed_tables(seed: int, channels: dict[str, str]) -> dict[str, list[dict]]:
-    """The tables every data set shares; ``channels`` maps channel to modality."""
+    """The tables that every dataset shares; ``channels`` maps channel to modality."""
 
     def named(table: str, names: Iterable[str]) -> list[dict]:
         return [{"token": token(seed, table, name), "name": name, "description": ""} for name in names]

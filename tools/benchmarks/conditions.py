@@ -142,7 +142,7 @@ def _field_of_view(half_deg, moment, rng):
 
 
 def _extrinsics(sigma_deg, sigma_m, names, moment, rng):
-    return faults.turn_cameras(moment.frame, sigma_deg, sigma_m, rng("camera"), names)
+    return faults.rotate_cameras(moment.frame, sigma_deg, sigma_m, rng("camera"), names)
 
 
 def _radar(change, moment, rng):
