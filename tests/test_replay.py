@@ -218,7 +218,7 @@ def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
     config = Config()
     config.encoders["camera"].image_size, config.encoders["camera"].weights = [64, 96], "none"
     detector = build(config).eval()
-    source = open_source(real_scene, config.data, scenes=["scene-0523"], sensors=("camera", "radar"))
+    source = open_source(real_scene, config, scenes=["scene-0523"], sensors=("camera", "radar"))
     frames = [source[0], source[1]]
     digests = {replay(detector, frames, tmp_path, outputs=())["detections_sha256"] for _ in range(2)}
     assert len(digests) == 1 and frames[0].sensors == SENSORS[:2]
