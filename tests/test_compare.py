@@ -24,7 +24,8 @@ from perception.replay.reference import update_reference
 from perception.replay.result import LinesSink, ReplayResultError
 from perception.replay.step import Step
 from perception.replay.tolerance import ToleranceError, Tolerances
-from perception.sample import CLASSES, Boxes3D, Detections, Frame
+from perception.sample import Boxes3D, Detections, Frame
+from perception.task import CLASSES, ObjectClass, Task
 
 ROOT = Path(__file__).parents[1]
 CAR, TRUCK, BARRIER, CONE = (CLASSES.index(name) for name in ("car", "truck", "barrier", "traffic_cone"))
@@ -315,6 +316,14 @@ def test_exit_codes(tmp_path, capsys):
     assert command(a, b, "--json", tmp_path / "out/metrics.json") == 1
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["boxes"]["lost"] == 1 and written["metrics"]["lost_share"] == 0.5 and len(written["exceeded"]) == 2
+
+
+def test_results_of_other_classes_cannot_be_compared(tmp_path):
+    a = save(tmp_path / "a", found({}))
+    with LinesSink(tmp_path / "b" / "result.jsonl", Task([ObjectClass("ship"), ObjectClass("buoy")])):
+        pass
+    with pytest.raises(CompareError, match=r"b: the classes and attributes of .*a were expected, found ship, buoy"):
+        compare(a, tmp_path / "b")
 
 
 def test_what_cannot_be_compared(tmp_path):

@@ -63,7 +63,7 @@ def without_processes(run, jobs, workers):
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     config = Config()
-    config.camera.image_size, config.camera.weights = [64, 96], "none"
+    config.encoders["camera"].image_size, config.encoders["camera"].weights = [64, 96], "none"
     build(config).save(folder)
     return folder
 

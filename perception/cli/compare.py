@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--score-threshold",
         type=float,
         default=0.3,
-        help="of what counts as a box; its partner may have half of it; default: 0.3",
+        help="of what counts as a box; its match may have half of it; default: 0.3",
     )
     parser.add_argument(
-        "--match-distance", type=float, default=2.0, help="metres from each other partners may be; default: 2"
+        "--match-distance", type=float, default=2.0, help="largest distance of a match, in metres; default: 2"
     )
     parser.add_argument("--report", metavar="PATH", type=Path, help="tables and pictures, as .html or as one .png")
     parser.add_argument("--json", metavar="PATH", type=Path, help="all metrics, for a program")

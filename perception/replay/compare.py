@@ -239,7 +239,7 @@ class Accumulator:
         self.pairs = [np.zeros((0, len(SHIFTS)), np.float32)]
         self.latencies: dict[str, list[tuple[float, float]]] = {}
         self.track_switches: int | None = None
-        self._partner_track: dict[tuple[str, int], int] = {}
+        self._matched_track: dict[tuple[str, int], int] = {}
 
     def add(self, key: Key, places: tuple[Place, Place], a: ReplayedFrame, b: ReplayedFrame) -> None:
         """One frame of both results."""
@@ -288,8 +288,8 @@ class Accumulator:
         self.track_switches = self.track_switches or 0
         for ours, theirs in zip(a.tracks[pairs[:, 0]].tolist(), b.tracks[pairs[:, 1]].tolist()):
             if ours >= 0 and theirs >= 0:
-                self.track_switches += self._partner_track.get((a.scene, ours), theirs) != theirs
-                self._partner_track[a.scene, ours] = theirs
+                self.track_switches += self._matched_track.get((a.scene, ours), theirs) != theirs
+                self._matched_track[a.scene, ours] = theirs
 
     def result(self) -> dict:
         """Fields of Comparison."""

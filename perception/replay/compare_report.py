@@ -67,7 +67,7 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # wants literal keys
         data = _page(comparison).encode() if path.suffix == ".html" else _picture(comparison)
     write_file(path, data)
 

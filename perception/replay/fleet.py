@@ -43,7 +43,7 @@ from perception.files import check_writable, write_json
 from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
 
-if TYPE_CHECKING:  # imports torch, which a worker that is told to stop would have to wait for
+if TYPE_CHECKING:  # imports torch, which would delay a worker that has to stop
     from perception.replay.job import Job
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,9 @@ def run_fleet(
     if engine not in _ENGINES or workers < 1:
         raise PerceptionError(f"engine {' or '.join(_ENGINES)}, workers >= 1 were expected, found {engine}, {workers}")
     if run is None:
-        from perception.replay.job import run_job as run
+        from perception.replay.job import run_job
+
+        run = run_job
     out = Path(out)
     check_writable(out / "batch.json")
     statuses = [Status(os.path.relpath(job.out, out), job.log, job.scene) for job in jobs]

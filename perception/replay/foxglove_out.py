@@ -39,8 +39,7 @@ class FoxgloveSink:
         self._options = score_threshold, sensors, (layout or Layout()).task
 
     def __enter__(self) -> FoxgloveSink:
-        import_foxglove()
-        import foxglove
+        foxglove = import_foxglove()
         from foxglove.mcap import MCAPWriteOptions
 
         from perception.replay.foxglove_publisher import Publisher
@@ -68,7 +67,7 @@ class FoxgloveSink:
                 if kind is None:
                     finish_part(self.path)
         except ResultsError:
-            if kind is None:  # else the error that ended the block is the one to be told
+            if kind is None:  # else the error that ended the block is the one to report
                 raise
 
 
@@ -97,8 +96,7 @@ class LiveSink:
         return f"ws://{HOST}:{self._port}"
 
     def __enter__(self) -> LiveSink:
-        import_foxglove()
-        import foxglove
+        foxglove = import_foxglove()
         from foxglove.websocket import Capability
 
         from perception.replay.foxglove_publisher import Publisher
@@ -186,8 +184,10 @@ class _File:
             self._error = error
 
 
-def import_foxglove() -> None:
+def import_foxglove():
+    """The module ``foxglove``."""
     try:
-        import foxglove  # noqa: F401
+        import foxglove
     except ImportError:
         raise PerceptionError(missing_extra("logs", "Foxglove outputs need foxglove-sdk")) from None
+    return foxglove

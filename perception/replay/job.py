@@ -18,6 +18,7 @@ from perception.logs.frames import LogFrames, assembly_for
 from perception.logs.inspect import LogInfo, inspect
 from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.messages import LogError
+from perception.logs.nuscenes_log import NuScenesReader
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
 from perception.model.detector import find_checkpoint, warn_of_simulation
@@ -201,6 +202,6 @@ def _sha256(values) -> str:
 def _truth(job: Job, log: Log, task: Task) -> GroundTruth | None:
     if job.truth is not None:
         return GroundTruth(job.truth, task=task)
-    if is_nuscenes(Path(job.log)):
+    if isinstance(log.reader, NuScenesReader):
         return GroundTruth(log.reader.tables, log.name, task)
     return None

@@ -101,9 +101,10 @@ def replay(
     """
     out, layout = Path(out), Layout.of(detector) if hasattr(detector, "task") else Layout()
     sensors = layout.sensors if sensors is None else sensors
-    for what, known, wanted in (("outputs", OUTPUTS, outputs), ("sensors", layout.sensors, sensors)):
-        for name in set(wanted) - set(known):
-            raise ReplayError(f"{what}: some of {', '.join(known)} were expected, found {name!r}")
+    for option, known, given in (("outputs", OUTPUTS, outputs), ("sensors", layout.sensors, sensors)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ReplayError(f"{option}: some of {', '.join(known)} were expected, found {unknown[0]!r}")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False

@@ -256,7 +256,7 @@ class RerunSink:
 
 
 def import_rerun():
-    """The module ``rerun``, told to send no usage statistics."""
+    """The module ``rerun``, its usage statistics off."""
     os.environ.setdefault("RERUN_ANALYTICS", "0")
     try:
         import rerun

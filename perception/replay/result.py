@@ -9,7 +9,7 @@
 Boxes are in the ego frame, in the units of :class:`perception.sample.Boxes3D`, all of them with all their digits. A
 pose is a translation and a quaternion (w, x, y, z). An unknown velocity is [null, null], no attribute is "", no track
 is -1, and where nothing is tracked there is no "track". Unless the task is nuScenes with camera, radar and lidar, the
-first line is ``{"header": {"task": ..., "sensors": [...]}}`` with the :class:`perception.task.Task` and the detector's
+first line is ``{"task": {...}, "sensors": [...]}`` with the :class:`perception.task.Task` and the detector's
 sensors. A line is complete before the next begins, so that a crash costs one frame at most. Neither writing nor
 reading holds more than a line.
 """
@@ -46,10 +46,6 @@ class ReplayResultError(PerceptionError):
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     task: Task
     sensors: tuple[str, ...]
-
-
-class _HeaderLine(msgspec.Struct, forbid_unknown_fields=True):
-    header: _Header
 
 
 class _Boxes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -91,13 +87,13 @@ class LinesSink:
         with writing(self.path):
             self._file = begin_part(self.path).open("wb")
         if (self.task, self.sensors) != (NUSCENES, _SENSORS):
-            self._write(_HeaderLine(_Header(self.task, self.sensors)))
+            self._write(_Header(self.task, self.sensors))
         return self
 
     def add(self, step: Step) -> None:
         self._write(_line(step, self.task))
 
-    def _write(self, line: _HeaderLine | _Line) -> None:
+    def _write(self, line: _Header | _Line) -> None:
         data = self._encode(line) + b"\n"
         with writing(self.path):
             self._file.write(data)
@@ -188,7 +184,8 @@ class ResultFile:
         if not self.path.is_file():
             raise ReplayResultError(f"{whole}: the result of a replay was expected, found none")
         self._first = Place(1, 0)  # of the frames
-        self.task, self.sensors = NUSCENES, _SENSORS
+        self.task = NUSCENES
+        self.sensors: tuple[str, ...] = _SENSORS
         self._read_header()
         self._labels = {name: i for i, name in enumerate(self.task.classes)}
         self._attributes = {"": -1} | {name: i for i, name in enumerate(self.task.attributes)}
@@ -225,10 +222,10 @@ class ResultFile:
     def _read_header(self) -> None:
         with self._opened() as file:
             line = file.readline(_MAX_LINE_BYTES)
-        if not line.startswith(b'{"header":'):
+        if not line.startswith(b'{"task":'):
             return
         try:
-            header = msgspec.json.decode(line, type=_HeaderLine).header
+            header = msgspec.json.decode(line, type=_Header)
         except (msgspec.MsgspecError, ValueError, RecursionError, PerceptionError) as error:
             raise self._error(self._first, str(error)) from None
         self.task, self.sensors, self._first = header.task, header.sensors, Place(2, len(line))

@@ -76,8 +76,8 @@ class VideoSink:
         found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.grab() else 0
         capture.release()
         if found != self._frames:
-            wanted = f"{self._partial}: {self._frames} frames were expected"
-            raise ResultsError(f"{wanted}, found {found}; is the disk full?")
+            expected = f"{self._partial}: {self._frames} frames were expected"
+            raise ResultsError(f"{expected}, found {found}; is the disk full?")
 
 
 def has_h264() -> bool:
