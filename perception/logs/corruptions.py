@@ -92,7 +92,7 @@ class Corruptions:
             return replace(message, data=self._before.setdefault((number, message.topic), message.data))
         if corruption.kind == "blank":
             return replace(message, data=_blank(message.data))
-        return message  # a bias is no business of single messages
+        return message  # a bias changes the mounting of a sensor, not its messages
 
 
 def parse_corruptions(texts: Sequence[str], rig: Rig) -> list[Corruption]:

@@ -19,7 +19,7 @@ _LARGEST_POINT = 65536  # bytes; these two are far beyond those of any sensor
 PIXEL_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2}
 PIXEL_BYTES |= {f"bayer_{order}{bits}": bits // 8 for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
 _SAME_PIXELS = {"8UC1": "mono8", "8UC3": "bgr8"}  # OpenCV's names, which cv_bridge passes through
-_FIRST_BYTES = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
+FIRST_BYTES = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
 
 
 class Vector(Protocol):
@@ -63,7 +63,7 @@ def compressed_encoding(text: str, data: bytes | memoryview) -> str:
     words = re.findall(r"\w+", text.lower())
     found = next((name for name in ("jpeg", "jpg", "png") if name in words), None)
     if found is None:
-        found = next((name for name, first in _FIRST_BYTES.items() if bytes(data[:4]).startswith(first)), None)
+        found = next((name for name, first in FIRST_BYTES.items() if bytes(data[:4]).startswith(first)), None)
     if found is None or "compresseddepth" in words:
         raise LogError(f"an image in the format jpeg or png was expected, found {text[:40]!r}")
     return found.replace("jpg", "jpeg")

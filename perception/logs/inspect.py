@@ -177,9 +177,9 @@ def table(info: LogInfo) -> str:
     if heard:
         head = ("topic", "type", "messages", "Hz", "longest gap", "stamp - log", "frame", "content")
         rows = [_row(topic, info) for topic in heard]
-        told = [i for i in range(len(head)) if any(row[i] for row in rows)]
-        cells = [[row[i] for i in told] for row in (head, *rows)]
-        parts += ["", aligned(cells, left=[j for j, i in enumerate(told) if i not in _NUMBERS])]
+        shown = [i for i in range(len(head)) if any(row[i] for row in rows)]
+        cells = [[row[i] for i in shown] for row in (head, *rows)]
+        parts += ["", aligned(cells, left=[j for j, i in enumerate(shown) if i not in _NUMBERS])]
     silent = [(topic.topic.name, topic.topic.type, not_decodable(topic)) for topic in info.topics.values()]
     silent = [row for row in silent if row[2]]
     if silent:

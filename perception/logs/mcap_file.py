@@ -176,7 +176,7 @@ class McapFile:
     def _walk(self, file: BinaryIO, begin: int, end: int) -> tuple[int, str] | None:
         """Go from record to record and add the segments there. None at the end of all data, else where it stops, why.
 
-        The walk trusts lengths, there is nothing else; what they lead to is checked where it is read.
+        The walk relies on the lengths of the records; their contents are checked where they are read.
         """
         position, run, run_channels = begin, None, set[int]()
         while position < end:

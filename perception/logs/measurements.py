@@ -13,7 +13,7 @@ from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.geometry import SE3, pose_matrix
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
 from perception.logs.images import rectified_image
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
 from perception.logs.transforms import HOLD_NS, Transforms, inverse
 from perception.sample import SENSORS, CameraImage
@@ -33,7 +33,7 @@ class Assembly:
     lidar_span_s, radar_span_s: how far the sweeps of a cloud reach back from its newest one.
     rate_hz: at most so many frames a second.
     tolerance_s: how far a measurement may be from the reference time; wait_s: how much later it may be.
-    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``faults.py``).
+    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``corruptions.py``).
     skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.
     """
 
@@ -107,8 +107,7 @@ class Measurements:
     def _calibration(self, message: Message[Image], source: CameraSource) -> Calibration:
         if source.intrinsics is not None:
             fx, fy, cx, cy = source.intrinsics
-            k = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-            return Calibration(message.data.frame_id, 0, 0, k, np.zeros(0), "", np.eye(3), np.pad(k, ((0, 0), (0, 1))))
+            return pinhole(message.data.frame_id, 0, 0, np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
         if source.calibration not in self.calibrations:
             raise LogError(f"a calibration on {source.calibration} was expected before, found none")
         return self.calibrations[source.calibration]

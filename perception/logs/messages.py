@@ -59,6 +59,16 @@ class Calibration:
     projection: np.ndarray
 
 
+def pinhole(frame_id: str, width: int, height: int, intrinsics: np.ndarray) -> Calibration:
+    """The calibration of a camera without distortion."""
+    projection = pinhole_projection(intrinsics)
+    return Calibration(frame_id, width, height, intrinsics, np.zeros(0), "", np.eye(3), projection)
+
+
+def pinhole_projection(intrinsics: np.ndarray) -> np.ndarray:
+    return np.c_[intrinsics, np.zeros(3)]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Cloud:
     """Points of a LiDAR or a radar. records: structured array [N], the fields by their recorded names and types."""

@@ -29,7 +29,8 @@ from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_files import DataError, read_bytes, read_pcd
 from perception.data.nuscenes_index import Index, open_index
 from perception.data.nuscenes_tables import read_calibrations
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Payload, Sample, Topic, Transform
+from perception.logs.decoding import FIRST_BYTES
+from perception.logs.messages import Cloud, Image, LogError, Message, Payload, Sample, Topic, Transform, pinhole
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ TF, SAMPLE = "/tf", "/sample"
 MAP, BASE_LINK = "map", "base_link"
 LIDAR_DTYPE = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])
 _CAMERA_INFO, _IMAGE = "/camera_info", "/image_rect_compressed"  # behind the name of a camera
-_PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_LISTED = 10
 
 
@@ -137,7 +137,7 @@ class NuScenesReader:
             return Transform(BASE_LINK, frame_id, self._mounts[number])
         if event.topic.endswith(_CAMERA_INFO) and calibration.intrinsics is not None:
             height, width = self._rows.image_size[event.row].tolist()
-            return _camera_info(frame_id, width, height, calibration.intrinsics)
+            return pinhole(frame_id, width, height, calibration.intrinsics)
         try:
             return _measured(self.path / self._rows.filename[event.row].decode(), calibration.modality, frame_id)
         except DataError as error:
@@ -181,15 +181,10 @@ def _measured(path: Path, modality: str, frame_id: str) -> Image | Cloud:
         return Cloud(frame_id, read_pcd(path))
     data = read_bytes(path)
     if modality == "camera":
-        return Image(frame_id, "png" if data.startswith(_PNG) else "jpeg", data)
+        return Image(frame_id, "png" if data.startswith(FIRST_BYTES["png"]) else "jpeg", data)
     if len(data) % LIDAR_DTYPE.itemsize:
         raise DataError(f"{path}: a multiple of {LIDAR_DTYPE.itemsize} bytes was expected, found {len(data)}")
     return Cloud(frame_id, np.frombuffer(data, LIDAR_DTYPE))
-
-
-def _camera_info(frame_id: str, width: int, height: int, intrinsics: np.ndarray) -> Calibration:
-    projection = np.c_[intrinsics, np.zeros(3)]
-    return Calibration(frame_id, width, height, intrinsics, np.zeros(0), "", np.eye(3), projection)
 
 
 def _type_and_kind(topic: str) -> tuple[str, str]:

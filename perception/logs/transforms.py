@@ -1,9 +1,9 @@
 """Where frames were at a time: a tree of transforms, interpolated between the moments at which they were measured.
 
-Between two measurements a frame moves along a line and turns about a fixed axis (slerp). At a measurement, and between
-two equal ones, the pose is the recorded one to the last bit, so that it does not depend on what else was recorded.
-Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has had a single value
-ever, such as where a sensor is mounted, holds for good.
+Between two measurements a frame moves along a line and rotates about a fixed axis (slerp). At a measurement, and
+between two equal ones, the pose is exactly the recorded one, so that it does not depend on what else was recorded.
+Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has only ever had
+a single value, such as the mounting of a sensor, holds for good.
 """
 
 from __future__ import annotations
