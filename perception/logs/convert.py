@@ -18,7 +18,7 @@ _DEFAULT_GAP_NS = 100_000_000  # of a log in which every topic has one message
 
 
 class Writer(Protocol):
-    """A log in the making, of whatever format."""
+    """Writes a log in some format."""
 
     def write(self, message: Message) -> None: ...
 
@@ -60,7 +60,7 @@ def convert(
 
 @dataclass
 class _Span:
-    """Of times that come in one by one."""
+    """First and last of a stream of times, and their count."""
 
     first_ns: int = 1 << 63
     last_ns: int = -(1 << 63)

@@ -61,7 +61,7 @@ _FIELDS = {  # those that are used
 
 
 def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Decode | None]:
-    """What messages of a schema hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+    """Kind of the messages of a schema (see KINDS), a note on why there is none, and their decoder.
 
     Args:
         schema_data: the serialised FileDescriptorSet that an MCAP schema record holds.
@@ -98,7 +98,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
 
 
 def _check_fields(descriptor) -> None:
-    """Of a message and all below it."""
+    """Check the fields of a message type and, recursively, of the types in it."""
     from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
     proto, found = DescriptorProto(), set()

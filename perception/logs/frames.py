@@ -29,8 +29,8 @@ def assembly_for(config: DataConfig, **changes) -> Assembly:
 class LogFrames:
     """The frames of a log.
 
-    Those of a part of a drive are the same as in the whole of it: what was measured before its beginning, such as
-    sweeps, and shortly after its end belongs to them.
+    Frames of a part of a drive equal those of the whole drive: sweeps from before its beginning, and measurements
+    shortly after its end, are used.
 
     Args:
         corruptions: what is put into the log while it is read.

@@ -100,10 +100,10 @@ class Log:
             yield message
 
     def whole(self, topics: Collection[str] | None = None) -> Iterator[Message]:
-        """All of it, in the same order, for those to whom the edges of the chosen part matter: ``part_ns`` says where.
+        """All messages, in the same order, also those outside of the chosen part, which ``part_ns`` gives.
 
-        Of ``topics`` only, if they are named: what is wrong with others does not matter then. What holds for the whole
-        drive comes as soon as it is read.
+        Only ``topics`` are read, if given, so that damage in others does not matter. Static transforms come as soon as
+        they are read.
         """
         self.late.clear()
         self._jumps.clear()
@@ -227,7 +227,7 @@ def is_nuscenes(path: Path) -> bool:
 
 
 def is_log(path: Path) -> bool:
-    """Whether a path looks like a log. A folder of MCAP files does not, unless they are called as parts of a bag."""
+    """Whether a path looks like a log. A folder of MCAP files does only where they are named as parts of a bag."""
     if path.is_dir():
         parts = (part.name for part in path.iterdir() if part.name.endswith(_FILES))
         is_bag = (path / "metadata.yaml").is_file() or any(part.startswith(path.name) for part in parts)

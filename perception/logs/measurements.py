@@ -22,7 +22,7 @@ _ALL_RINGS = True, np.zeros(0, dtype=bool)
 
 
 class UnknownPose(LogError):
-    """Nothing says where the vehicle was at the time of a measurement, as at the ends of a log."""
+    """The pose of the vehicle at the time of a measurement is unknown, as at the ends of a log."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Measurements:
         self._rig, self._assembly = rig, assembly
 
     def world_T_ego(self, time_ns: int) -> np.ndarray | None:
-        """float64 [4, 4]; the identity where the rig says that the vehicle stands; None where it is unknown."""
+        """float64 [4, 4]; the identity where the rig says that the vehicle stands still; None where it is unknown."""
         world, ego = self._rig.world_frame, self._rig.ego_frame
         if world is None:
             return np.eye(4)
@@ -144,7 +144,7 @@ class Measurements:
     def _known_motion(self, world: str, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
         """An interval with poses in which the vehicle moved as around this stamp, and how much later it is.
 
-        Poses may end before the last point of a sweep, or begin after its first: a vehicle moves on as it did.
+        Poses may end before the last point of a sweep, or begin after its first: constant motion is assumed there.
         """
         ego = self._rig.ego_frame
         since_ns, until_ns = self.transforms.measured(world, ego) or (0, 0)

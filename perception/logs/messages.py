@@ -98,7 +98,7 @@ SAMPLE_NAME = "sample"  # of a foxglove.Log or rcl_interfaces/Log that marks a s
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
-    """A mark that at this time a frame is wanted; token is its name in the tables the log was converted from."""
+    """Marks the time of a frame; token: of the sample in the tables that the log was converted from."""
 
     token: str
 
@@ -134,7 +134,7 @@ class Message(Generic[P]):
 
 
 def is_timeless(message: Message) -> bool:
-    """Whether it holds at all times, whatever its stamp: a static transform."""
+    """Whether it is a static transform, which holds at all times whatever its stamp."""
     return isinstance(message.data, Transform) and message.data.static
 
 
@@ -153,7 +153,7 @@ class Topic:
 
 
 def merged(one: Topic, other: Topic) -> Topic:
-    """A topic that is in several files, or has several publishers: what can be decoded counts."""
+    """One topic of several files or publishers; a decodable one takes precedence."""
     count = None if one.count is None or other.count is None else one.count + other.count
     return replace(one if one.kind or not other.kind else other, count=count)
 

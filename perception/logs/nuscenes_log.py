@@ -42,7 +42,7 @@ _MAX_LISTED = 10
 
 
 class _Event(NamedTuple):
-    """One message to be: sorts by time, transforms first, then by topic, then by row.
+    """A message to be made. Sorts by time, transforms first, then by topic, then by row.
 
     order: 0 for map <- base_link, 1 for base_link <- sensor, 2 for all else.  row: of SensorRows; for SAMPLE, which of
     the scene's samples.
@@ -156,7 +156,7 @@ def _only(dataset: NuScenes) -> str:
 
 
 def _rows_of_scene(index: Index, scene: int) -> np.ndarray:
-    """int [N]: the scene's rows of SensorRows in their order: keyframes, and what hangs together with them by ``prev``.
+    """int [N]: the scene's rows of SensorRows in their order: keyframes, and the rows linked with them by ``prev``.
 
     Rows are ordered by scene, so only those between the last keyframe of the scene before and the first of the scene
     after come into question.
@@ -176,7 +176,7 @@ def _rows_of_scene(index: Index, scene: int) -> np.ndarray:
 
 
 def _measured(path: Path, modality: str, frame_id: str) -> Image | Cloud:
-    """What a file holds, as it is. Raises DataError."""
+    """The unchanged content of a sensor file. Raises DataError."""
     if modality == "radar":
         return Cloud(frame_id, read_pcd(path))
     data = read_bytes(path)

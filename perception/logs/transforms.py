@@ -65,7 +65,7 @@ class _Edge:
 
 
 class Transforms:
-    """All transforms of a log up to now, the old ones forgotten."""
+    """All transforms of a log up to now; old ones can be dropped."""
 
     def __init__(self):
         self._edges: dict[str, _Edge] = {}  # by child
@@ -139,7 +139,7 @@ class Transforms:
 
 
 def inverse(transform: np.ndarray) -> np.ndarray:
-    """Of a rigid [4, 4]."""
+    """Inverse of a rigid transform [4, 4]."""
     out = np.eye(4)
     out[:3, :3] = transform[:3, :3].T
     out[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
