@@ -1,6 +1,5 @@
 """compare A B: differences that can be counted by hand, what is beyond tolerance, and what is written."""
 
-import argparse
 import base64
 import dataclasses
 import json
@@ -14,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perception.cli import run
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.replay.compare import ClassCounts, CompareError, compare
-from perception.replay.compare_command import add_arguments, run
 from perception.replay.compare_tables import table
 from perception.replay.matching import match
 from perception.replay.matching import shifts as shifts_of
@@ -67,9 +66,7 @@ def compared(tmp_path: Path, a: Detections, b: Detections, **options):
 
 
 def command(*words) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(word) for word in words]))
+    return run(["compare", *(str(word) for word in words)])
 
 
 def indices(matching) -> tuple:
@@ -378,7 +375,7 @@ def test_the_picture(tmp_path):
 def test_a_report_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     a = save(tmp_path / "a", found({}))
-    with pytest.raises(PerceptionError, match=r"pip install 'perception\[viz\]'"):
+    with pytest.raises(PerceptionError, match=r'pip install -e "\.\[viz\]"'):
         command(a, a, "--report", tmp_path / "report.html")
 
 

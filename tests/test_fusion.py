@@ -1,5 +1,7 @@
 """The fusion blocks: masking, locality, and attention against a loop in float64."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,27 +12,29 @@ from perception.model.fusion import AttentionFusion, AverageFusion, ConcatFusion
 from perception.model.registration import Registration
 from perception.ops.window_attention import window_attention
 
+SENSORS = ("camera", "radar", "lidar")
 GRID = BEVGrid(-3.6, 3.6, -4.0, 4.0, -5.0, 3.0, 0.8)  # 10 rows, 9 columns
+ALL = torch.ones(2, 3, dtype=torch.bool)
 SUBSETS = [[bool(bits & 1 << i) for i in range(3)] for bits in range(1, 8)]
 
 
 def features(batch=2, channels=8, height=10, width=9, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(batch, channels, height, width, generator=generator) for _ in range(3)]
+    return {name: torch.randn(batch, channels, height, width, generator=generator) for name in SENSORS}
 
 
 def build(kind):
     torch.manual_seed(1)
-    block = build_fusion(FusionConfig(kind=kind, channels=8, heads=2), GRID)
+    block = build_fusion(FusionConfig(kind=kind, channels=8, heads=2), GRID, SENSORS, {})
     for name, parameter in block.named_parameters():
-        if "verdict" in name or "output" in name:  # which start as zeros
+        if "edge_head" in name or "output" in name:  # which start as zeros
             torch.nn.init.normal_(parameter, std=0.3)
     return block
 
 
 def attention(channels=8, heads=2, neighbourhood=3):
     torch.manual_seed(1)
-    block = AttentionFusion(channels, heads, neighbourhood, registration=None)
+    block = AttentionFusion(SENSORS, channels, heads, neighbourhood, registration=None)
     torch.nn.init.normal_(block.bias)
     torch.nn.init.normal_(block.sensor)
     for last in (block.output, block.feed_forward[-1]):  # which start as zeros
@@ -42,12 +46,13 @@ def attention(channels=8, heads=2, neighbourhood=3):
 @pytest.mark.parametrize("kind", ["attention", "average", "concat"])
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_absent_sensors_do_not_matter(kind, subset):
-    """Whether a sensor is None or masked, and whatever its features hold, the output is the same."""
+    """Whether a sensor is missing or masked, and whatever its features hold, the output is the same."""
     block = build(kind)
     valid = torch.tensor([subset, subset])
     x, y = features(), features(seed=5)
-    masked = block([a if keep else b for a, b, keep in zip(x, y, subset, strict=True)], valid)
-    absent = block([a if keep else None for a, keep in zip(x, subset, strict=True)], valid)
+    keep = dict(zip(SENSORS, subset, strict=True))
+    masked = block({name: (x if keep[name] else y)[name] for name in SENSORS}, valid)
+    absent = block({name: x[name] for name in SENSORS if keep[name]}, valid)
     assert torch.isfinite(masked.features).all()
     torch.testing.assert_close(masked.features, absent.features, rtol=1e-4, atol=1e-5)
 
@@ -57,48 +62,87 @@ def test_samples_with_different_sensors_share_a_batch(kind):
     block = build(kind)
     x = features()
     mixed = block(x, torch.tensor([[True, True, True], [False, True, False]]))
-    alone = block([None, x[1][1:], None], torch.tensor([[False, True, False]]))
+    alone = block({"radar": x["radar"][1:]}, torch.tensor([[False, True, False]]))
     torch.testing.assert_close(mixed.features[1:], alone.features, rtol=1e-4, atol=1e-5)
 
 
 def test_average_of_one_sensor_is_that_sensor():
-    block, x = AverageFusion(8), features()
-    alone = block([None, x[1], None], torch.tensor([[False, True, False]] * 2))
-    torch.testing.assert_close(alone.features, x[1])
+    block, x = AverageFusion(SENSORS, 8), features()
+    alone = block({"radar": x["radar"]}, torch.tensor([[False, True, False]] * 2))
+    torch.testing.assert_close(alone.features, x["radar"])
+
+
+def test_average_by_hand():
+    """Weights are softmaxes over the sensors present of logits by sensor and channel: 1 : 3 of radar and lidar."""
+    block = AverageFusion(SENSORS, 2)
+    block.weight.data = torch.tensor([[9.0, 9.0], [0.0, 0.0], [math.log(3.0), 0.0]])
+    x = {name: torch.full((1, 2, 1, 1), value) for name, value in (("lidar", 8.0), ("radar", 4.0))}
+    valid = torch.tensor([[False, True, True]])
+    assert block(x, valid).features.flatten().tolist() == pytest.approx([(4 + 3 * 8) / 4, 6])
+    confidence = torch.tensor([[0.0, math.log(3.0), 0.0]])  # adds to radar's logits
+    assert block.average(x, valid, confidence).flatten().tolist() == pytest.approx([6, (3 * 4 + 8) / 4])
+
+
+@pytest.mark.parametrize("kind", ["attention", "average", "concat"])
+@pytest.mark.parametrize("sensors", [("thermal",), ("camera", "lidar"), ("camera", "radar", "lidar", "thermal")])
+def test_any_number_of_sensors_by_any_names(kind, sensors):
+    """The order in which their features come does not matter; which of the names they are of does."""
+    torch.manual_seed(1)
+    block = build_fusion(FusionConfig(kind=kind, channels=8, heads=2), GRID, sensors, {"lidar": -4.0})
+    for name, parameter in block.named_parameters():
+        if any(part in name for part in ("sensor", "weight", "bias", "displaced")):  # so that sensors differ
+            torch.nn.init.normal_(parameter, std=0.3)
+    x = dict(zip(sensors, torch.randn(4, 2, 8, 10, 9)))
+    valid = torch.ones(2, len(sensors), dtype=torch.bool)
+    fused = block(x, valid)
+    assert fused.features.shape == (2, 8, 10, 9) and torch.isfinite(fused.features).all()
+    backwards = {name: x[name] for name in reversed(sensors)}
+    torch.testing.assert_close(block(backwards, valid).features, fused.features)
+    if len(sensors) > 1:
+        swapped = dict(zip(sensors, reversed(x.values())))
+        assert not torch.allclose(block(swapped, valid).features, fused.features, atol=1e-3)
+    if kind == "attention":
+        edges = len(sensors) * (len(sensors) - 1) // 2
+        assert fused.registered.pairs.shape[:2] == (2, edges) and fused.registered.motion.shape == (2, len(sensors), 3)
 
 
 def test_attention_starts_as_the_average():
-    block, x = AttentionFusion(8, 2, 3, Registration(GRID, 8)), features()
+    block, x = AttentionFusion(SENSORS, 8, 2, 3, Registration(GRID, SENSORS, 8)), features()
     valid = torch.ones(2, 3, dtype=torch.bool)
-    block.registration.verdict.bias.data[:6] = torch.tensor([-20.0] * 3 + [20.0] * 3)  # nothing is displaced
-    torch.testing.assert_close(block(x, valid).features, AverageFusion(8)(x, valid).features, rtol=1e-2, atol=1e-2)
+    block.registration.edge_head.bias.data[:6] = torch.tensor([-20.0] * 3 + [20.0] * 3)  # nothing is displaced
+    torch.testing.assert_close(
+        block(x, valid).features, AverageFusion(SENSORS, 8)(x, valid).features, rtol=1e-2, atol=1e-2
+    )
 
 
-def test_a_sensor_that_is_not_trusted_does_not_count():
-    block, x = attention(), [f.double() for f in features()]
-    valid, trust = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[0.0, 0.0, -1e6]] * 2, dtype=torch.float64)
-    two = block.residual.average([x[0], x[1], None], valid, torch.zeros(2, 3, dtype=torch.float64))
-    torch.testing.assert_close(block.residual.average(x, valid, trust), two)
-    x[2].requires_grad_()
-    bias = block._bias([0, 1, 2], valid, trust)
-    key_value = [block.key_value(f) for f in x]
-    window_attention(block.query(x[0]), key_value, bias).sum().backward()
-    assert (x[2].grad == 0).all()
+def test_a_sensor_without_confidence_does_not_count():
+    block, x = attention(), {name: f.double() for name, f in features().items()}
+    valid, confidence = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[0.0, 0.0, -1e6]] * 2, dtype=torch.float64)
+    two = {name: x[name] for name in ("camera", "radar")}
+    two = block.residual.average(two, valid, torch.zeros(2, 3, dtype=torch.float64))
+    torch.testing.assert_close(block.residual.average(x, valid, confidence), two)
+    x["lidar"].requires_grad_()
+    bias = block._bias([0, 1, 2], valid, confidence)
+    key_value = [block.key_value(f) for f in x.values()]
+    window_attention(block.query(x["camera"]), key_value, bias).sum().backward()
+    assert (x["lidar"].grad == 0).all()
 
 
 def test_average_starts_as_the_mean():
     x = features()
-    torch.testing.assert_close(AverageFusion(8)(x, torch.ones(2, 3, dtype=torch.bool)).features, sum(x) / 3)
+    torch.testing.assert_close(AverageFusion(SENSORS, 8)(x, ALL).features, sum(x.values()) / 3)
 
 
 def test_attention_against_a_loop():
     """Every cell, head by head, in plain Python; cells at the border see their border cells repeated."""
     block = attention()
-    x = [f.double() for f in features(batch=1, height=5, width=6)]
+    x = {name: f.double() for name, f in features(batch=1, height=5, width=6).items()}
     valid = torch.ones(1, 3, dtype=torch.bool)
     residual = block.residual(x, valid).features
     query = block.query(block.query_norm(residual))[0]
-    key_value = [block.key_value(block.token_norm(f) + block.sensor[i, :, None, None])[0] for i, f in enumerate(x)]
+    key_value = [
+        block.key_value(block.token_norm(f) + block.sensor[i, :, None, None])[0] for i, f in enumerate(x.values())
+    ]
     attended = torch.zeros_like(query)
     for row in range(5):
         for column in range(6):
@@ -131,20 +175,24 @@ def test_attention_sees_its_window_and_no_further():
 
 def test_attention_gradients():
     block = attention(channels=4, heads=1)
-    x = [f.double().requires_grad_() for f in features(batch=1, channels=4, height=4, width=5)]
+    x = {name: f.double().requires_grad_() for name, f in features(batch=1, channels=4, height=4, width=5).items()}
     valid = torch.tensor([[True, False, True]])
-    assert torch.autograd.gradcheck(lambda a, c: block([a, None, c], valid).features, (x[0], x[2]), fast_mode=True)
+
+    def fuse(a, c):
+        return block({"camera": a, "lidar": c}, valid).features
+
+    assert torch.autograd.gradcheck(fuse, (x["camera"], x["lidar"]), fast_mode=True)
 
 
 def test_bad_sizes_are_named():
     with pytest.raises(PerceptionError, match="neighbourhood"):
-        AttentionFusion(8, 2, 4, None)
+        AttentionFusion(SENSORS, 8, 2, 4, None)
     with pytest.raises(PerceptionError, match=r"fusion\.heads"):
-        AttentionFusion(8, 3, 3, None)
+        AttentionFusion(SENSORS, 8, 3, 3, None)
 
 
 def test_concat_takes_zeros_for_absent():
-    block, x = ConcatFusion(8), features()
-    zeros = [x[0], torch.zeros_like(x[1]), x[2]]
-    valid = torch.ones(2, 3, dtype=torch.bool)
-    torch.testing.assert_close(block([x[0], None, x[2]], valid).features, block(zeros, valid).features)
+    block, x = ConcatFusion(SENSORS, 8), features()
+    zeros = {**x, "radar": torch.zeros_like(x["radar"])}
+    absent = {"camera": x["camera"], "lidar": x["lidar"]}
+    torch.testing.assert_close(block(absent, ALL).features, block(zeros, ALL).features)

@@ -5,13 +5,14 @@ Numbers are float64 until they are stored: positions in the world reach kilometr
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from perception.ops.compiled import compiled
 
 _BLOCK = 128  # points whose columns stay in the fastest cache; loops over columns become vector instructions
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def lidar_to_ego(
     points: np.ndarray,
     ego_T_sensor: np.ndarray,
@@ -54,7 +55,7 @@ def lidar_to_ego(
     return kept, not_finite
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def radar_to_ego(
     records: np.ndarray,
     ego_T_sensor: np.ndarray,
@@ -95,7 +96,7 @@ def radar_to_ego(
     return kept, not_finite
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _moved(
     transform: np.ndarray, x: np.float64, y: np.float64, z: np.float64
 ) -> tuple[np.float32, np.float32, np.float32]:
@@ -107,12 +108,12 @@ def _moved(
     )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _is_kept(ring: float, ring_kept: np.ndarray) -> bool:
     return 0 <= ring < len(ring_kept) and ring == int(ring) and ring_kept[int(ring)]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _finite_first(x: np.ndarray, y: np.ndarray, z: np.ndarray, intensity: np.ndarray, count: int) -> int:
     """Moves the finite ones of the first ``count`` points to the front; returns how many they are."""
     broken = 0

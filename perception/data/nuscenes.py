@@ -28,8 +28,8 @@ Absent      A sensor without a row, or whose keyframe file is not on disk, is le
             absent is determined, counted in ``report`` and logged in one line when the dataset is opened.
 Broken      A file that exists but is damaged or not what the tables say is a DataError naming file and tokens. (A LiDAR
             file without a byte is a sweep without a point: the format has no header. The report counts them.)
-            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which whoever makes batches
-            leaves out, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
+            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which is left out
+            of batches, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
+import msgspec
 import numpy as np
 
 from perception.config import Config
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_files import DataError, read_bytes
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.geometry import SE3
 from perception.sample import Boxes3D, Frame
 from perception.task import NUSCENES, Task
@@ -244,6 +245,11 @@ class NuScenes:
         return self._index.annotations is not None
 
     @property
+    def simulated(self) -> bool:
+        """Whether ``perception.sim`` made this version."""
+        return is_simulated(self.root / self.version)
+
+    @property
     def annotations(self) -> Annotations | None:
         """All boxes of this dataset's frames in the world frame; None where the version has no annotations.
 
@@ -311,6 +317,15 @@ class NuScenes:
             num_lidar_points=own.num_lidar_points,
             num_radar_points=own.num_radar_points,
         )
+
+
+def is_simulated(folder: Path) -> bool:
+    """Whether ``perception.sim`` made the version in this folder of tables, by what its ``log.json`` says."""
+    try:
+        logs = json.loads((folder / "log.json").read_bytes())
+        return any(row["location"] == "simulation" for row in logs)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def open_source(root: str | Path, config: Config, version: str | None = None, **selection) -> NuScenes:
@@ -381,15 +396,15 @@ def _split_scenes(folder: Path, split: str) -> list[str]:
     path, custom = folder / "splits.json", {}
     if path.exists():
         try:
-            custom = json.loads(path.read_bytes())
-            if split in custom:
-                return [str(name) for name in custom[split]]
-        except (OSError, ValueError, TypeError) as error:
+            custom = msgspec.json.decode(read_bytes(path), type=dict[str, list[str]])
+        except msgspec.MsgspecError as error:
             raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
+    if split in custom:
+        return custom[split]
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:
-        message = f"split '{split}': the official splits need an extra: pip install 'perception[nuscenes]'"
+        message = missing_extra("nuscenes", f"split '{split}': the official splits need an extra")
         raise PerceptionError(message) from None
     official = create_splits_scenes()
     _require_known("split", split, [*official, *custom])

@@ -11,6 +11,7 @@ import numpy as np
 
 from perception.data.nuscenes_constants import BICYCLE_RACK, DETECTION_CLASS, VISIBILITY_LEVEL
 from perception.data.nuscenes_json import Rows, Table, read_pieces
+from perception.data.nuscenes_rows import Instance, Named, SampleAnnotation, Visibility
 from perception.data.nuscenes_tables import Columns, Resolver, stacked, token_positions
 from perception.task import ATTRIBUTES, CLASSES, Task
 
@@ -85,11 +86,7 @@ def read_annotations(
     """
     if not (folder / "sample_annotation.json").exists():
         return None
-    keys = (
-        *("sample_token", "instance_token", "visibility_token", "attribute_tokens"),
-        *("translation", "size", "rotation", "prev", "next", "num_lidar_pts", "num_radar_pts"),
-    )
-    pieces = read_pieces(folder, "sample_annotation", keys, progress)
+    pieces = read_pieces(folder, "sample_annotation", SampleAnnotation, progress)
     empty, first = next(pieces), next(pieces, None)
     if first is None:
         return None
@@ -114,13 +111,13 @@ class _Reader:
 
     def __init__(self, folder: Path, samples: dict[str, int]):
         self._samples = samples
-        categories, instances = Table(folder, "category", ("name",)), Table(folder, "instance", ("category_token",))
+        categories, instances = Table(folder, "category", Named), Table(folder, "instance", Instance)
         label = np.array([_label(name) for name in categories.strings("name")], dtype=np.int64)
         self._instances = instances.positions()
         self._label = label[instances.references("category_token", categories.positions())]
-        attributes = Table(folder, "attribute", ("name",))
+        attributes = Table(folder, "attribute", Named)
         self._attributes = dict(zip(attributes.strings("token"), attributes.strings("name")))
-        visibility = Table(folder, "visibility", ("level",))
+        visibility = Table(folder, "visibility", Visibility)
         self._visibilities = visibility.positions()
         level = [VISIBILITY_LEVEL.get(name, 0) for name in visibility.strings("level")]
         self._level = np.array([*level, 0], dtype=np.int64)  # the last for an empty token
@@ -159,10 +156,8 @@ class _Reader:
     def _attribute(self, rows: Rows) -> np.ndarray:
         """int64 [N] index into ATTRIBUTES, -1 for none; nuScenes gives a box of the ten classes at most one."""
         attribute, names = np.full(len(rows.rows), -1, dtype=np.int64), self._attributes
-        for i, row in enumerate(rows.rows):
-            tokens = row["attribute_tokens"]
-            known = isinstance(tokens, list) and all(isinstance(t, str) and names.get(t) in ATTRIBUTES for t in tokens)
-            if not known:
+        for i, tokens in enumerate(rows.values("attribute_tokens")):
+            if not all(names.get(token) in ATTRIBUTES for token in tokens):
                 rows.fail(i, "attribute_tokens", "a list of tokens of known attributes")
             if tokens:
                 attribute[i] = ATTRIBUTES.index(names[tokens[0]])

@@ -13,7 +13,7 @@ from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.data.nuscenes_files import DataError, lidar_bin_length, read_image, read_lidar_bin, read_pcd
 from perception.data.nuscenes_tables import Calibration, Recording
 from perception.geometry import SE3, pose_matrix
-from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, CameraImage, LidarCloud, RadarCloud, scaling
+from perception.sample import CameraImage, LidarCloud, RadarCloud, scaling
 
 _RADAR_USED = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", "invalid_state", "dyn_prop", "ambig_state")
 
@@ -64,7 +64,7 @@ class SampleReader:
             return None
         lengths = [self._read(row, lidar_bin_length) for row in rows]
         rings = _ring_filter(self._options.lidar_rings)
-        points = np.empty((sum(lengths), len(LIDAR_FIELDS)), dtype=np.float32)
+        points = np.empty((sum(lengths), len(LidarCloud.fields)), dtype=np.float32)
         total = 0  # of the points so far: every sweep is read to where those before it end, and shrinks in place
         for row, length, pose, age_s in zip(rows, lengths, self._ego_T_sensor(rows), self._age_s(rows)):
             sweep = points[total : total + length]
@@ -80,7 +80,7 @@ class SampleReader:
         if not rows:
             return None
         sweeps = [self._radar_records(row) for row in rows]
-        points = np.empty((sum(map(len, sweeps)), len(RADAR_FIELDS)), dtype=np.float32)
+        points = np.empty((sum(map(len, sweeps)), len(RadarCloud.fields)), dtype=np.float32)
         total = 0
         for row, sweep, pose, age_s in zip(rows, sweeps, self._ego_T_sensor(rows), self._age_s(rows)):
             options = self._options.min_distance_m, self._options.radar_filter

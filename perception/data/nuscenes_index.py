@@ -3,13 +3,13 @@
 The tables are read once. From then on a version is opened in milliseconds, whatever its size: of the columns only those
 pages come into memory that are looked at, and all processes on a machine share them. There are two files:
 
-tables.safetensors   the columns of all scenes; made anew when a table's size or times differ.
-files.safetensors    which sensor files exist; made anew when the times of a folder of theirs differ.
+tables.safetensors   the columns of all scenes; rebuilt when a table's size or times differ.
+files.safetensors    which sensor files exist; rebuilt when the times of a folder of theirs differ.
 
 They lie in ``<root>/.perception-index/<version>`` or, where that cannot be written, in a folder of the user's cache
 (``$XDG_CACHE_HOME``, ``~/.cache``). A file is written beside its place and renamed, so readers see a whole one or none,
 and of several processes that write at once any may win: they write the same. One that is truncated or not what its
-header says is made anew.
+header says is rebuilt.
 
 A change is seen by size, modification time and change time, in nanoseconds as far as the file system has them. What was
 changed within the last tenth of a second when it was read may change again without a trace: it is read again next time.

@@ -1,4 +1,4 @@
-"""What the sensors of a nuScenes version measured, as columns: read from the JSON tables, and served to whoever reads.
+"""What the sensors of a nuScenes version measured, as columns read from the JSON tables.
 
 Rows are ordered by scene, then by sample, so that those of a scene, and of a sample, are one piece of every column.
 They refer to each other by index, -1 standing for none. Poses stay as nuScenes has them: world frame, quaternions
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.nuscenes_constants import REFERENCE_CHANNEL
-from perception.data.nuscenes_json import Rows, Table, as_numbers, bad_value, read_pieces
+from perception.data.nuscenes_json import Rows, Table, bad_value, read_pieces
+from perception.data.nuscenes_rows import CalibratedSensor, EgoPose, Named, Sample, SampleData, Sensor
 from perception.geometry import SE3
 
 _BLOCK_ROWS = 1 << 16
@@ -95,10 +96,10 @@ def read_samples(folder: Path) -> tuple[Columns, list[str], dict[str, int]]:
 
     token: bytes [S].  scene: int32 [S].  timestamp_us: int64 [S].
     """
-    scenes = Table(folder, "scene", ("name",))
+    scenes = Table(folder, "scene", Named)
     names = scenes.strings("name")
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    table = Table(folder, "sample", ("scene_token", "timestamp"))
+    table = Table(folder, "sample", Sample)
     scene = np.array([number[name] for name in names], dtype=np.int32)[
         table.references("scene_token", scenes.positions())
     ]
@@ -114,17 +115,17 @@ def read_calibrations(folder: Path) -> tuple[Columns, dict[str, str], dict[str, 
 
     channel: int32 [K], place in the keys of the second.  pose: [K, 7].  intrinsics: [K, 3, 3], NaN where no camera.
     """
-    sensors = Table(folder, "sensor", ("channel", "modality"))
+    sensors = Table(folder, "sensor", Sensor)
     channels, modalities = sensors.strings("channel"), sensors.strings("modality")
-    table = Table(folder, "calibrated_sensor", ("sensor_token", "translation", "rotation", "camera_intrinsic"))
+    table = Table(folder, "calibrated_sensor", CalibratedSensor)
     sensor = table.references("sensor_token", sensors.positions())
     used = sorted({channels[i] for i in sensor})
     intrinsics = np.full((len(sensor), 3, 3), np.nan)
     for i in np.flatnonzero([modalities[k] == "camera" for k in sensor]):
-        found = as_numbers(table.rows[i]["camera_intrinsic"], np.float64)
-        if found is None or found.shape != (3, 3):
+        matrix = table.rows[i].camera_intrinsic
+        if [len(line) for line in matrix] != [3, 3, 3] or not np.isfinite(matrix).all():
             table.fail(i, "camera_intrinsic", "a 3 x 3 matrix")
-        intrinsics[i] = found
+        intrinsics[i] = matrix
     columns = {
         "channel": np.array([used.index(channels[i]) for i in sensor], dtype=np.int32),
         "pose": np.concatenate([table.numbers("translation", np.float64, (3,)), table.quaternions("rotation")], axis=1),
@@ -141,7 +142,6 @@ def read_sensor_rows(
 
     As in :class:`SensorRows`, without ``present``, and: sample, folder: int32 [N].  key: bool [N].
     """
-    keys = ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "is_key_frame", "height", "width")
     folders: dict[str, int] = {}
 
     def columns_of(rows: Rows) -> Columns:
@@ -152,19 +152,19 @@ def read_sensor_rows(
             "sample": rows.references("sample_token", samples),
             "calibration": rows.references("calibrated_sensor_token", calibrations),
             "timestamp_us": rows.numbers("timestamp", np.int64),
-            "key": np.array([row["is_key_frame"] is True for row in rows.rows], dtype=bool),
+            "key": np.array(rows.values("is_key_frame"), dtype=bool),
             "image_size": np.stack([rows.numbers("height", np.int32), rows.numbers("width", np.int32)], axis=1),
             "previous": rows.bytes("prev"),
             "ego_pose": rows.bytes("ego_pose_token"),
         }
 
-    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", (*keys, "filename", "prev"), progress)))
+    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", SampleData, progress)))
     order = np.argsort(columns["sample"], kind="stable")
     for name in columns:
         columns[name] = columns[name][order]
     resolve = Resolver(folder / "sample_data.json", columns["token"])
     columns["previous"] = resolve("prev", columns["previous"], token_positions(columns["token"]), optional=True)
-    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", ("translation", "rotation"), progress)))
+    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", EgoPose, progress)))
     pose = resolve("ego_pose_token", columns.pop("ego_pose"), token_positions(poses["token"]))
     columns["world_SE3_ego"] = poses["pose"][pose]
     return columns, list(folders)

@@ -27,7 +27,7 @@ from perception.logs.measurements import Assembly, Measurements, UnknownPose
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import inverse
-from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, Frame, LidarCloud, RadarCloud, SampleError
+from perception.sample import Frame, LidarCloud, RadarCloud, SampleError
 
 LONGEST_WAIT_NS = 500_000_000
 
@@ -169,8 +169,8 @@ class Assembler:
             self.counts["frames left out: no ego pose"] += 1
             return None
         ego_T_world = inverse(world_T_ego)
-        lidar = self._cloud("lidar", reference_ns, ego_T_world, len(LIDAR_FIELDS))
-        radar = self._cloud("radar", reference_ns, ego_T_world, len(RADAR_FIELDS))
+        lidar = self._cloud("lidar", reference_ns, ego_T_world, len(LidarCloud.fields))
+        radar = self._cloud("radar", reference_ns, ego_T_world, len(RadarCloud.fields))
         return Frame(
             token=token,
             timestamp_ns=reference_ns,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.logs.decoding import (
     MOST_FIELDS,
     compressed_encoding,
@@ -79,7 +79,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
         from mcap.records import Schema
         from mcap_protobuf.decoder import DecoderFactory
     except ImportError:
-        raise PerceptionError("MCAP logs of protobuf messages need an extra: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "MCAP logs of protobuf messages need an extra")) from None
 
     schema = Schema(id=1, name=schema_name, encoding="protobuf", data=bytes(schema_data))
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Protocol, TypeVar
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 
 try:
     import lz4.frame
@@ -21,7 +21,7 @@ try:
     from mcap.opcode import Opcode
     from mcap.records import Channel, Chunk, ChunkIndex, Footer, Schema, Statistics  # noqa: F401 for mcap_file.py
 except ImportError:
-    raise PerceptionError("MCAP logs need an extra: pip install 'perception[logs]'") from None
+    raise PerceptionError(missing_extra("logs", "MCAP logs need the mcap package")) from None
 try:
     from isal.isal_zlib import crc32  # ten times as fast, where a checksum is most of the time that reading takes
 except ImportError:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import begin_part, finish_part
 from perception.geometry import to_xyzw
 from perception.logs.foxglove_messages import NUMERIC_TYPES
@@ -58,7 +58,7 @@ class McapLogWriter:
             import foxglove  # noqa: F401
             from mcap.writer import Writer
         except ImportError:
-            raise PerceptionError("writing MCAP needs an extra: pip install 'perception[logs]'") from None
+            raise PerceptionError(missing_extra("logs", "writing MCAP needs an extra")) from None
         self.path = Path(path)
         if self.path.suffix != ".mcap":
             raise LogError(f"{self.path}: a name ending in .mcap was expected")

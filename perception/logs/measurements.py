@@ -16,7 +16,7 @@ from perception.logs.images import rectified_image
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
 from perception.logs.transforms import HOLD_NS, Transforms, inverse
-from perception.sample import SENSORS, CameraImage
+from perception.sample import CameraImage
 
 _ALL_RINGS = True, np.zeros(0, dtype=bool)
 
@@ -37,7 +37,7 @@ class Assembly:
     skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.
     """
 
-    sensors: tuple[str, ...] = SENSORS
+    sensors: tuple[str, ...] = ("camera", "radar", "lidar")
     lidar_span_s: float = 0.0
     radar_span_s: float = 0.0
     image_size: tuple[int, int] | None = None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.logs.decoding import (
     MOST_FIELDS,
     compressed_encoding,
@@ -141,7 +141,7 @@ def known_types() -> Typestore:
     try:
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError:
-        raise PerceptionError("ROS 2 messages need an extra: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "ROS 2 messages need an extra")) from None
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, text in _RADAR_DEFINITIONS.items():
         store.register(get_types_from_msg(text, name))
@@ -208,7 +208,7 @@ def _decompressed(data: bytes | memoryview) -> bytes:
     try:
         import zstandard
     except ImportError:
-        raise PerceptionError("compressed messages need an extra: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "compressed messages need an extra")) from None
     try:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= _LARGEST_MESSAGE:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.logs.messages import LogError, Message, Reader, Topic, merged
 from perception.logs.sqlite_log import SqliteReader
 
@@ -126,7 +126,7 @@ class RosbagReader:
         try:
             import zstandard
         except ImportError:
-            raise PerceptionError("compressed bags need an extra: pip install 'perception[logs]'") from None
+            raise PerceptionError(missing_extra("logs", "compressed bags need an extra")) from None
         self._unpacked = self._unpacked or tempfile.TemporaryDirectory(prefix="rosbag-")
         unpacked = Path(self._unpacked.name) / file.stem
         left = _MOST_INFLATION * file.stat().st_size + (64 << 20)

@@ -6,11 +6,11 @@ the highest: a radix sort, stable and linear in the number of points (Knuth, The
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 
 from perception.errors import PerceptionError
+from perception.ops.compiled import compiled
 
 _BLOCK = 512  # points whose columns stay in the fastest cache; loops over columns become vector instructions
 _DIGIT_BITS = 14  # two passes for the 83 million voxels of a nuScenes grid; the counters of a digit fit the cache
@@ -69,7 +69,7 @@ def _array(tensor):
     return tensor.detach().contiguous().numpy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _words(points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits):
     """The words of the points inside the region, and how often each digit of their cells has each value.
 
@@ -111,7 +111,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
     return kept, out_of_batch
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sorted(words, spare, index_bits, digit_bits, digits):
     """The words sorted by cell, in one of the two arrays; both arrays, that one first."""
     mask = np.uint64((1 << digit_bits) - 1)
@@ -131,7 +131,7 @@ def _sorted(words, spare, index_bits, digit_bits, digits):
     return words, spare
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _runs(words, index_bits, cell, count, order, voxel):
     """Fills the arrays from sorted words; returns the number of different cells."""
     mask, shift = np.uint64((1 << index_bits) - 1), np.uint64(index_bits)
@@ -152,7 +152,7 @@ def _runs(words, index_bits, cell, count, order, voxel):
     return occupied
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sums_as_given(values, count, index, voxel, mean, out):
     """Reads the values as they lie and adds each to its segment: there are fewer segments, and the cache has them."""
     voxel[:] = -1
@@ -174,7 +174,7 @@ def _sums_as_given(values, count, index, voxel, mean, out):
                 out[v, c] /= n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _narrow_sums(values, count, mean, out):
     """All channels at once, in registers: up to eight; where there are fewer, the last is summed more than once."""
     last = values.shape[1] - 1
@@ -196,7 +196,7 @@ def _narrow_sums(values, count, mean, out):
         out[v, e], out[v, f], out[v, g], out[v, h] = sum_e / n, sum_f / n, sum_g / n, sum_h / n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _wide_sums(values, count, mean, out):
     """A row at a time, long enough for vector instructions."""
     stop = np.uint64(0)
@@ -213,7 +213,7 @@ def _wide_sums(values, count, mean, out):
             row[c] /= n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _maxima(values, count, maximum, first):
     best, holder = np.empty(values.shape[1], np.float32), np.empty(values.shape[1], np.int32)
     stop = 0

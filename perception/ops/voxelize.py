@@ -175,7 +175,7 @@ def scatter_to_bev(features: torch.Tensor, voxels: Voxels, batch_size: int, grid
     """Features [V, C] of the occupied pillars as a BEV map [B, C, rows, columns]; zeros where no point fell."""
     canvas = features.new_zeros(batch_size * grid.cells, features.shape[1])
     canvas.index_copy_(0, voxels.cell, features)
-    # Cells-major memory is exactly the channels_last layout that convolutions on CPU and GPU like best.
+    # Cells-major memory is the channels_last layout, the fastest for convolutions on CPU and GPU.
     return canvas.view(batch_size, *grid.shape, -1).permute(0, 3, 1, 2)
 
 

@@ -1,6 +1,6 @@
 """Attention from every BEV cell to the tokens of several maps in the window around it; linear in the number of cells.
 
-Two ways to the same result, chosen by :func:`window_attention`:
+Two implementations of the same result, chosen by :func:`window_attention`:
 
 * blocks: queries in blocks of 4 x 4, keys in the block's halo, as dense products; whatever of the halo is outside a
   query's own window is masked (after HaloNet, Vaswani et al., 2021). Differentiable, on any device.
@@ -63,7 +63,7 @@ def _halo_mask(bias: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept may be needed in training, too
+@torch.inference_mode(False)  # the cached tensor may be needed in training, too
 def _relative_position(radius: int, device: torch.device) -> torch.Tensor:
     """For each query of a block and each cell of its halo, [16, halo ** 2]: their offset in the window, -1 outside."""
     query, halo = torch.arange(_BLOCK, device=device), torch.arange(_BLOCK + 2 * radius, device=device)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import check_writable, write_file
 from perception.replay.compare import Comparison, FrameDifference
 from perception.replay.compare_plots import COLOURS, STYLE, draw_frame, draw_histogram, draw_timeline
@@ -52,7 +52,7 @@ def check_report(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise PerceptionError("a report needs matplotlib: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "a report needs matplotlib")) from None
     check_writable(path)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.replay.step import Step
 from perception.viz import Layout
@@ -190,4 +190,4 @@ def import_foxglove() -> None:
     try:
         import foxglove  # noqa: F401
     except ImportError:
-        raise PerceptionError("Foxglove outputs need foxglove-sdk: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "Foxglove outputs need foxglove-sdk")) from None

@@ -31,7 +31,7 @@ from perception.geometry import SE3, box_corners
 from perception.replay.step import Step
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud
 from perception.task import Task
-from perception.viz import ARROW_S, STANDING_MPS
+from perception.viz import ARROW_S, STANDING_MPS, images_of
 
 WORLD, EGO = "map", "base_link"
 JPEG_QUALITY = 85
@@ -115,11 +115,10 @@ def time_of(frame: Frame) -> int:
 
 
 def _sensor_messages(frame: Frame, time: fox.Timestamp) -> Iterator[tuple[str, object]]:
-    if frame.lidar is not None:
-        yield "/lidar", _cloud(time, frame.lidar)
-    if frame.radar is not None:
-        yield "/radar", _cloud(time, frame.radar)
-    for name, camera in (frame.cameras or {}).items():
+    for name, data in reversed(frame.data.items()):
+        if isinstance(data, PointCloud):
+            yield f"/{name}", _cloud(time, data)
+    for name, camera in images_of(frame).items():
         topic = f"/{name.lower()}"
         yield "/tf", _transform(time, EGO, name, camera.ego_SE3_camera)
         yield f"{topic}/calibration", _calibration(time, name, camera)

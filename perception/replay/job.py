@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import perception
+from perception.data.nuscenes import is_simulated
 from perception.device import checked_device
 from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import parse_corruptions
@@ -19,10 +20,9 @@ from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.messages import LogError
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
-from perception.model.detector import find_checkpoint
+from perception.model.detector import find_checkpoint, warn_of_simulation
 from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
-from perception.replay.result import SENSORS
 from perception.replay.truth import GroundTruth
 from perception.task import Task
 
@@ -54,7 +54,7 @@ class Job:
     remap: dict[str, str] = field(default_factory=dict)
     start_offset_s: float = 0.0
     duration_s: float | None = None
-    sensors: tuple[str, ...] = SENSORS
+    sensors: tuple[str, ...] | None = None
     frame_rate_hz: float | None = None
     faults: tuple[str, ...] = ()
     truth: str | None = None
@@ -104,11 +104,14 @@ def run_job(
     files = job.files_digest
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
+        if not any(is_simulated(folder.parent) for folder in Path(job.log).glob("*/log.json")):
+            warn_of_simulation(job.checkpoint, job.log)
+        sensors = detector.sensors if job.sensors is None else job.sensors
         info = None if job.rig else inspect(log, seconds=BEGINNING_S)
         rig = proposed_rig(log, info) if info else rig_of(log, job.rig)
         options = {
             "image_size": detector.inputs.covering,
-            "sensors": job.sensors,
+            "sensors": sensors,
             "rate_hz": job.frame_rate_hz,
             "skip_damaged": job.skip_damaged,
         }
@@ -124,7 +127,7 @@ def run_job(
                 looped(frames) if loop else frames,
                 job.out,
                 pace=playback.play,
-                sensors=job.sensors,
+                sensors=sensors,
                 score_threshold=job.score_threshold,
                 outputs=job.outputs,
                 truth=_truth(job, log, detector.task),

@@ -43,7 +43,7 @@ from perception.replay.rerun_log import RerunSink
 from perception.replay.result import LinesSink
 from perception.replay.stability import Stability
 from perception.replay.step import Sink, Step
-from perception.replay.truth import GroundTruth
+from perception.replay.truth import FrameTruth, GroundTruth
 from perception.replay.video import VideoSink
 from perception.sample import Detections, Frame
 from perception.tracking import Tracker
@@ -84,7 +84,7 @@ def replay(
         sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
-        truth: ground truth, which detections are scored against and drawn with.
+        truth: ground truth, which detections are scored against and drawn with; None is the frames' own boxes.
         deadline_ms: longest acceptable latency of a detection; those that take longer are counted.
         pace: yields the frames when they are due, such as :meth:`Playback.play`; waiting counts for no stage.
         total: number of frames, for the progress bar; progress: whether to show one.
@@ -154,7 +154,8 @@ class Replay:
         layout: Layout,
     ):
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
-        self.score_threshold, self.truth, self.task = score_threshold, truth, layout.task
+        self.score_threshold, self.task = score_threshold, layout.task
+        self.truth = truth or FrameTruth(layout.task)
         self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
         self.frames_with = dict.fromkeys(layout.sensors, 0)
@@ -180,15 +181,14 @@ class Replay:
             detections = self.detector.decode(prediction)[0]
         with clock.stage("track"):
             tracks = self.tracker.step(frame, detections)
-        frame = frame if self.truth is None else self.truth.attach(frame)
+        frame = self.truth.attach(frame)
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
         step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
         with clock.stage("results"):
             world = to_world(frame, detections, self.task)
             self.results.add(frame.token, to_submission(world))
             self.tracks.add(frame.token, to_tracking_submission(world, tracks))
-            if self.truth is not None:
-                self.truth.add(frame, world)
+            self.truth.add(frame, world)
             self.stability.add(frame, detections, tracks)
             self._count(step)
         for name, sink in self.sinks.items():
@@ -222,7 +222,7 @@ class Replay:
             "detections": self.boxes,
             "detections_drawn": self.boxes_drawn,
             "detections_sha256": self._digest.hexdigest(),
-            "metrics": None if self.truth is None else self.truth.metrics(),
+            "metrics": self.truth.metrics(),
             "stability": self.stability.summary(),
             "latency": self.clock.summary(deadline_ms),
         }

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.replay.step import Step
-from perception.sample import Boxes3D, CameraImage, Frame, fit_image
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, fit_image
 from perception.task import Task
 from perception.viz import (
     ARROW_S,
@@ -45,6 +45,7 @@ from perception.viz import (
     WHITE,
     Layout,
     Pinhole,
+    images_of,
     recent,
 )
 
@@ -77,6 +78,7 @@ class RerunSink:
         self.task = self.layout.task
         self._size = 0  # of the file so far
         self._cameras: tuple[str, ...] | None = None  # all that have been seen
+        self._clouds: dict[str, None] = {"lidar": None, "radar": None}  # likewise, in this order
         self._scene: str | None = None
         self._start = np.zeros(3)  # of the scene; far from zero the viewer's float32 would make everything tremble
         self._driven: deque[np.ndarray] = deque(maxlen=PATH_POINTS)
@@ -103,7 +105,7 @@ class RerunSink:
         boxes, scores = step.detections.boxes[shown], step.detections.scores[shown]
         tracks = None if step.tracks is None else step.tracks[shown]
         self._log_pose(step.frame)
-        self._log_cameras(step.frame.cameras or {})
+        self._log_cameras(images_of(step.frame))
         self._log_clouds(step.frame)
         self._log_detections(boxes, labels(self.task, boxes, scores, tracks))
         self._log_truth(step.frame.boxes)
@@ -158,21 +160,25 @@ class RerunSink:
             self._log(entity, *self._pinhole(view, camera.image.shape[:2]), image)
 
     def _log_clouds(self, frame: Frame) -> None:
-        if frame.lidar is None:
-            self._clear("world/ego/lidar")
-        else:
-            points = recent(frame.lidar.points)[:, :3]
-            points = points[within(self.layout.grid, points)]
+        clouds = {name: data for name, data in frame.data.items() if isinstance(data, PointCloud)}
+        self._clouds |= dict.fromkeys(clouds)
+        for name in self._clouds:
+            if name in clouds:
+                self._log_cloud(f"world/ego/{name}", clouds[name])
+            else:
+                self._clear(f"world/ego/{name}")
+
+    def _log_cloud(self, entity: str, cloud: PointCloud) -> None:
+        """Points coloured by height or, where they have velocities, with arrows."""
+        points = recent(cloud)
+        points = points[within(self.layout.grid, points)]
+        if cloud.velocity is None:
             colours = np.stack([np.interp(points[:, 2], HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
-            self._log("world/ego/lidar", self._points(points, colours.astype(np.uint8), 1.0))
-        if frame.radar is None:
-            self._clear("world/ego/radar")
+            self._log(entity, self._points(points[:, :3], colours.astype(np.uint8), 1.0))
         else:
-            points = recent(frame.radar.points)
-            points = points[within(self.layout.grid, points)]
-            self._log("world/ego/radar", self._points(points[:, :3], np.array([RADAR]), 2.0))
-            arrows = self._arrows(points[:, :3], points[:, 4:6], np.array([RADAR]) // 2, 0.02)
-            self._log("world/ego/radar/velocity", arrows)
+            self._log(entity, self._points(points[:, :3], np.array([RADAR]), 2.0))
+            arrows = self._arrows(points[:, :3], points[:, cloud.velocity], np.array([RADAR]) // 2, 0.02)
+            self._log(f"{entity}/velocity", arrows)
 
     def _log_detections(self, boxes: Boxes3D, words: list[str]) -> None:
         colours, half_height = self.layout.colours(boxes), boxes.size * (0, 0, 0.5)
@@ -256,7 +262,7 @@ def import_rerun():
         import rerun
         import rerun.blueprint
     except ImportError:
-        raise PerceptionError("a Rerun recording needs Rerun: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "a Rerun recording needs Rerun")) from None
     return rerun
 
 

@@ -35,7 +35,7 @@ from perception.task import NUSCENES, Task
 
 log = logging.getLogger(__name__)
 
-SENSORS = ("camera", "radar", "lidar")  # of a result that names no others
+_SENSORS = ("camera", "radar", "lidar")  # of a result that names no others
 _MAX_LINE_BYTES = 1 << 26  # a frame of 500 boxes takes 150 kB
 
 
@@ -83,14 +83,14 @@ class _KeyOfLine(msgspec.Struct):
 class LinesSink:
     """Writes ``path``; a :class:`perception.replay.step.Sink`. task, sensors: those of the detector."""
 
-    def __init__(self, path: str | Path, task: Task = NUSCENES, sensors: Sequence[str] = SENSORS):
+    def __init__(self, path: str | Path, task: Task = NUSCENES, sensors: Sequence[str] = _SENSORS):
         self.path, self.task, self.sensors = Path(path), task, tuple(sensors)
         self._encode = msgspec.json.Encoder().encode
 
     def __enter__(self) -> LinesSink:
         with writing(self.path):
             self._file = begin_part(self.path).open("wb")
-        if (self.task, self.sensors) != (NUSCENES, SENSORS):
+        if (self.task, self.sensors) != (NUSCENES, _SENSORS):
             self._write(_HeaderLine(_Header(self.task, self.sensors)))
         return self
 
@@ -188,7 +188,7 @@ class ResultFile:
         if not self.path.is_file():
             raise ReplayResultError(f"{whole}: the result of a replay was expected, found none")
         self._first = Place(1, 0)  # of the frames
-        self.task, self.sensors = NUSCENES, SENSORS
+        self.task, self.sensors = NUSCENES, _SENSORS
         self._read_header()
         self._labels = {name: i for i, name in enumerate(self.task.classes)}
         self._attributes = {"": -1} | {name: i for i, name in enumerate(self.task.attributes)}

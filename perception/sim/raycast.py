@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.sim.mesh import Material, Mesh, box, merge
 from perception.sim.traffic import TIME_STEP_S, Actor, interpolate
 
@@ -20,9 +20,8 @@ def _open3d():
     try:
         import open3d
     except ImportError as error:
-        raise PerceptionError(
-            f"the simulator needs open3d (extra 'sim'; system packages in the README): {error}"
-        ) from error
+        message = f"the simulator needs open3d and its system packages, see the README ({error})"
+        raise PerceptionError(missing_extra("sim", message)) from error
     return open3d
 
 

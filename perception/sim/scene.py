@@ -28,7 +28,7 @@ from perception.sim.weather import draw_weather
 
 _START_US = 1_600_000_000_000_000
 _SCENE_GAP_US = 1_000_000_000
-_SWEEPS_BEFORE = 9  # LiDAR sweeps before the first keyframe, so that it too has a past
+_SWEEPS_BEFORE = 9  # LiDAR sweeps before the first keyframe, so that its cloud has sweeps too
 _ANNOTATION_RANGE_M = 80.0
 _JPEG_QUALITY = 90
 _SURFACE_SAMPLES = 48  # points on an actor whose visibility is tested

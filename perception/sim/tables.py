@@ -14,7 +14,7 @@ import numpy as np
 
 from perception.data.nuscenes_constants import DETECTION_CLASS, VISIBILITY_LEVEL
 from perception.files import write_file
-from perception.sample import ATTRIBUTES
+from perception.task import ATTRIBUTES
 
 TABLES = (
     "scene",
@@ -45,7 +45,7 @@ def scene_name(index: int) -> str:
 
 
 def fixed_tables(seed: int, channels: dict[str, str]) -> dict[str, list[dict]]:
-    """The tables every data set shares; ``channels`` maps channel to modality."""
+    """The tables that every dataset shares; ``channels`` maps channel to modality."""
 
     def named(table: str, names: Iterable[str]) -> list[dict]:
         return [{"token": token(seed, table, name), "name": name, "description": ""} for name in names]

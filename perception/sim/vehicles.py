@@ -1,6 +1,6 @@
 """Class-typical meshes of the motor vehicles: car, truck, bus, trailer and construction vehicle.
 
-Every function draws one random specimen and returns a mesh standing on z = 0, nose towards +x. Sizes follow the means
+Every function draws one random example and returns a mesh standing on z = 0, nose towards +x. Sizes follow the means
 and spreads of the nuScenes annotations.
 """
 

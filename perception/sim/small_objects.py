@@ -1,6 +1,6 @@
 """Class-typical meshes of everything smaller than a car: pedestrian, motorcycle, bicycle, traffic cone, barrier.
 
-Every function draws one random specimen and returns a mesh standing on z = 0, facing +x. A barrier faces +x as nuScenes
+Every function draws one random example and returns a mesh standing on z = 0, facing +x. A barrier faces +x as nuScenes
 annotates it: its long side lies along y.
 """
 

@@ -1,28 +1,20 @@
-"""``compare A B`` on the command line: its arguments and its exit code."""
+"""Compare two replays of the same drive, frame by frame. Exit code 0: within tolerance; 1: beyond; 2: an error.
+
+perception compare reference/scene-0103 out/scene-0103 --tolerance lost_share=0.05 --report out/compare.html
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from perception.files import check_writable, write_json
-from perception.replay.compare import compare
-from perception.replay.compare_report import check_report, write_report
-from perception.replay.compare_tables import table
-from perception.replay.reference import update_reference
 from perception.replay.tolerance import Tolerances, tolerances_help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command, for :func:`run`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Compare two replays of the same drive, frame by frame. Exit code 0: within tolerance; 1: beyond; 2: an error."
-    )
     parser.epilog = (
         "tolerances, their defaults and what they limit; beyond tolerance is what is greater, and none switches one\n"
-        f"off:\n{tolerances_help()}\n\n"
-        "example: compare reference/scene-0103 out/scene-0103 --tolerance lost_share=0.05 --report out/compare.html"
+        f"off:\n{tolerances_help()}"
     )
     parser.add_argument("a", metavar="A", type=Path, help="folder of the reference: result.jsonl and summary.json")
     parser.add_argument("b", metavar="B", type=Path, help="folder of the candidate")
@@ -57,12 +49,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         PerceptionError: a result that cannot be read, an unknown tolerance, a file that cannot be written.
     """
+    from perception.files import check_writable, write_json
+    from perception.replay.compare import compare
+    from perception.replay.compare_tables import table
+    from perception.replay.reference import update_reference
+
     tolerances = Tolerances.parse(args.tolerance)
     if args.update_reference and not args.a.exists():
         update_reference(args.b, args.a)
         print(f"{args.a}: there was no reference, now it is a copy of {args.b}")
         return 0
     if args.report is not None:
+        from perception.replay.compare_report import check_report, write_report
+
         check_report(args.report)
     if args.json is not None:
         check_writable(args.json)
