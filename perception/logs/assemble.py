@@ -33,13 +33,13 @@ LONGEST_WAIT_NS = 500_000_000
 
 
 def sweep_span_s(sweeps: int, rate_hz: float) -> float:
-    """How far back ``sweeps`` of them reach: half an interval more than from the last to the first."""
+    """How far back ``sweeps`` sweeps reach: the time from last to first, plus half an interval."""
     return (sweeps - 0.5) / rate_hz if sweeps > 1 else 0.0
 
 
 @dataclass
 class _Sensor:
-    """A sensor of the rig and what it measured lately, oldest first."""
+    """A sensor of the rig and its recent measurements, oldest first."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class _Sensor:
     recent: deque[Message[Image | Cloud]] = field(default_factory=deque)
 
     def remember(self, message: Message) -> None:
-        """In its place, should it come late; of two at one time the first one counts."""
+        """Insert in order of time; of two with one stamp the first is kept."""
         at = bisect_right(self.recent, message.timestamp_ns, key=lambda m: m.timestamp_ns)
         if not at or self.recent[at - 1].timestamp_ns < message.timestamp_ns:
             self.recent.insert(at, message)
@@ -89,7 +89,7 @@ class Assembler:
         self._latest_reference_ns = self._due_ns = self._now_ns = self._tidied_ns = -(1 << 62)
 
     def push(self, message: Message) -> Iterator[Frame]:
-        """Take one message, none earlier than those before it; yield the frames that it completes."""
+        """Take one message, in order of time; yield the frames that it completes."""
         data = message.data
         if not (isinstance(data, Transform) and data.static):  # which may be stamped with any time
             self._now_ns = max(self._now_ns, message.timestamp_ns)
@@ -157,7 +157,7 @@ class Assembler:
                 yield frame
 
     def _forget(self) -> None:
-        """Poses that no frame to come needs, from time to time, whether or not there are frames."""
+        """Drop poses that no future frame needs, every so often, whether or not there are frames."""
         if self._now_ns - self._tidied_ns > LONGEST_WAIT_NS:
             oldest_ns = self._wanted[0][0] if self._wanted else self._now_ns
             self._measurements.transforms.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
@@ -217,7 +217,7 @@ class Assembler:
                     self.counts[f"frames without {sensor.name}"] += 1
 
     def _attempt(self, message: Message, read: Callable, *args):
-        """What ``read`` makes of a message. An error gains file, topic and time, or is counted if the user said so."""
+        """The result of ``read``. An error is raised with file, topic and time, or counted if damage is skipped."""
         try:
             return read(message, *args)
         except UnknownPose:

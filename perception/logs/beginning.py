@@ -14,7 +14,7 @@ def beginning(
     seconds: float = BEGINNING_S,
     is_measurement: Callable[[Message], bool] = lambda message: isinstance(message.data, Image | Cloud),
 ) -> Iterator[Message]:
-    """The messages up to ``seconds`` after the first measurement, by the clock that they were recorded with."""
+    """The messages up to ``seconds`` after the first measurement, by log time."""
     end_ns = None
     for message in messages:
         if end_ns is not None and message.log_time_ns > end_ns:
@@ -25,9 +25,9 @@ def beginning(
 
 
 def known_from_the_start(messages: Iterable[Message]) -> list[Message]:
-    """Of the beginning of a log its static transforms, and the first calibration of every topic.
+    """The static transforms in the beginning of a log, and the first calibration of every topic.
 
-    Recorders often begin before those who publish them do, and what is on a vehicle was there before.
+    Recorders often start before the publishers of these do, but the sensors were mounted before that.
     """
     known, calibrated = [], set()
     for message in messages:

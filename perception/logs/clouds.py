@@ -2,8 +2,8 @@
 
 LiDAR   Velodyne, Ouster, Hesai, Robosense, Livox and Autoware drivers differ in names, types and units of the same few
         things; they are known by name, and the time of a point by the size of its numbers.
-Radar   Points as nuScenes has them keep their states, so that the filter of invalid returns works. Others are brought
-        to velocities over ground: a Doppler speed is measured against the radar, so its own motion is added.
+Radar   Points as nuScenes has them keep their states, so that the filter of invalid returns works. Others are
+        converted to velocities over ground: a Doppler speed is relative to the radar, so its own motion is added.
 """
 
 from __future__ import annotations

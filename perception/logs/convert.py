@@ -18,7 +18,7 @@ _DEFAULT_GAP_NS = 100_000_000  # of a log in which every topic has one message
 
 
 class Writer(Protocol):
-    """A log in the making, of whatever format."""
+    """Writes a log in some format."""
 
     def write(self, message: Message) -> None: ...
 
@@ -43,9 +43,9 @@ def convert(
         raise LogError(f"repeat: at least 1 was expected, found {repeat}")
     shift_ns = _period_ns(reader.messages()) if repeat > 1 else 0
     counts: Counter[str] = Counter()
-    for turn in range(repeat):
+    for lap in range(repeat):
         for message in reader.messages():
-            writer.write(_moved(message, turn, turn * shift_ns, counts.total()))
+            writer.write(_moved(message, lap, lap * shift_ns, counts.total()))
             counts[message.topic] += 1
             progress(1)
     if not counts:
@@ -60,7 +60,7 @@ def convert(
 
 @dataclass
 class _Span:
-    """Of times that come in one by one."""
+    """First and last of a stream of times, and their count."""
 
     first_ns: int = 1 << 63
     last_ns: int = -(1 << 63)
@@ -91,10 +91,10 @@ def _period_ns(messages: Iterable[Message]) -> int:
     return max(measured.duration_ns, logged.duration_ns) + max(gap_ns, 1)
 
 
-def _moved(message: Message, turn: int, shift_ns: int, sequence: int) -> Message:
-    """The message as the ``turn``-th pass has it."""
+def _moved(message: Message, lap: int, shift_ns: int, sequence: int) -> Message:
+    """The message as pass number ``lap`` has it."""
     data = message.data
-    if turn and isinstance(data, Sample):
-        data = Sample(f"{data.token}#{turn}")
+    if lap and isinstance(data, Sample):
+        data = Sample(f"{data.token}#{lap}")
     stamp_ns, log_time_ns = message.timestamp_ns + shift_ns, message.log_time_ns + shift_ns
     return Message(message.topic, stamp_ns, log_time_ns, sequence, data)

@@ -37,7 +37,7 @@ _NEEDS_AMOUNT, _TAKES_NO_AMOUNT = ("delay", "jitter", "bias"), ("freeze", "blank
 
 
 class CorruptionError(PerceptionError):
-    """A corruption that is not written as it should be, or of a sensor that is not in the rig."""
+    """A malformed corruption, or one of a sensor that is not in the rig."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +92,16 @@ class Corruptions:
             return replace(message, data=self._before.setdefault((number, message.topic), message.data))
         if corruption.kind == "blank":
             return replace(message, data=_blank(message.data))
-        return message  # a bias is no business of single messages
+        return message  # a bias changes the mounting of a sensor, not its messages
 
 
 def parse_corruptions(texts: Sequence[str], rig: Rig) -> list[Corruption]:
-    """The corruptions that are written as in the module docstring; CorruptionError says what is wrong with one."""
+    """Parse corruptions written as in the module docstring. Raises CorruptionError."""
     return [_parse(text, rig) for text in texts]
 
 
 def biases(corruptions: Sequence[Corruption]) -> dict[str, np.ndarray]:
-    """topic -> sensor_T_found, float64 [4, 4], of the sensors that are not mounted where the log says."""
+    """topic -> sensor_T_found, float64 [4, 4], of the sensors whose mounting differs from what the log says."""
     found: dict[str, np.ndarray] = {}
     for corruption in corruptions:
         if corruption.kind == "bias":

@@ -1,4 +1,4 @@
-"""What the decoders of ROS 2 and of Foxglove messages have in common: each check is made once, for both.
+"""Fields and checks that the decoders of ROS 2 and Foxglove messages share.
 
 All raise LogError, without file, topic and time.
 """
@@ -19,7 +19,7 @@ _LARGEST_POINT = 65536  # bytes; these two are far beyond those of any sensor
 PIXEL_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2}
 PIXEL_BYTES |= {f"bayer_{order}{bits}": bits // 8 for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
 _SAME_PIXELS = {"8UC1": "mono8", "8UC3": "bgr8"}  # OpenCV's names, which cv_bridge passes through
-_FIRST_BYTES = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
+FIRST_BYTES = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
 
 
 class Vector(Protocol):
@@ -33,7 +33,7 @@ class Quaternion(Vector, Protocol):
 
 
 def timestamp_ns(seconds: int, nanos: int, log_time_ns: int) -> int:
-    """When it was measured; a message that does not say was measured when it was recorded."""
+    """Time of measurement; the log time where the message has no stamp."""
     stamp_ns = 1_000_000_000 * seconds + nanos
     if not (0 <= stamp_ns < 1 << 63 and 0 <= nanos < 1_000_000_000):
         raise LogError(f"a timestamp since 1970 was expected, found {seconds} s {nanos} ns")
@@ -58,12 +58,12 @@ def pose(translation: Vector, rotation: Quaternion) -> np.ndarray:
 def compressed_encoding(text: str, data: bytes | memoryview) -> str:
     """jpeg or png. text: either of them, or what image_transport writes, such as "rgb8; jpeg compressed bgr8".
 
-    Where it says neither, such as "mjpeg" or nothing at all, the data tell.
+    Where it says neither, such as "mjpeg" or nothing at all, the first bytes of the data decide.
     """
     words = re.findall(r"\w+", text.lower())
     found = next((name for name in ("jpeg", "jpg", "png") if name in words), None)
     if found is None:
-        found = next((name for name, first in _FIRST_BYTES.items() if bytes(data[:4]).startswith(first)), None)
+        found = next((name for name, first in FIRST_BYTES.items() if bytes(data[:4]).startswith(first)), None)
     if found is None or "compresseddepth" in words:
         raise LogError(f"an image in the format jpeg or png was expected, found {text[:40]!r}")
     return found.replace("jpg", "jpeg")
@@ -84,7 +84,7 @@ def raw_image(frame_id: str, encoding: str, data: bytes | memoryview, width: int
 def point_dtype(
     fields: tuple[tuple[str, int, int, int], ...], types: tuple[np.dtype, ...], size: int, size_name: str
 ) -> np.dtype:
-    """Of one point.
+    """The structured type of one point.
 
     Args:
         fields: (name, offset, number of its type, count).  types: those of the numbers from 1.

@@ -34,6 +34,7 @@ from perception.logs.messages import (
     Payload,
     Sample,
     Transform,
+    pinhole_projection,
 )
 
 # https://docs.foxglove.dev/docs/sdk/schemas/packed-element-field, numbered from 1, not as in sensor_msgs/PointField
@@ -60,7 +61,7 @@ _FIELDS = {  # those that are used
 
 
 def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Decode | None]:
-    """What messages of a schema hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+    """Kind of the messages of a schema (see KINDS), a note on why there is none, and their decoder.
 
     Args:
         schema_data: the serialised FileDescriptorSet that an MCAP schema record holds.
@@ -97,7 +98,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
 
 
 def _check_fields(descriptor) -> None:
-    """Of a message and all below it."""
+    """Check the fields of a message type and, recursively, of the types in it."""
     from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
     proto, found = DescriptorProto(), set()
@@ -139,7 +140,7 @@ def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
         distortion=numbers("D", message.D),
         model=message.distortion_model,
         rectification=numbers("R", message.R, 3, 3) if message.R else np.eye(3),
-        projection=numbers("P", message.P, 3, 4) if message.P else np.c_[intrinsics, np.zeros(3)],
+        projection=numbers("P", message.P, 3, 4) if message.P else pinhole_projection(intrinsics),
     )
     return _stamped(message, log_time_ns, calibration)
 
@@ -158,8 +159,8 @@ def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
 
 def _is_identity(pose) -> bool:
     """Of a foxglove.Pose. An orientation without numbers has not been set."""
-    at, turn = pose.position, pose.orientation
-    return (at.x, at.y, at.z, turn.x, turn.y, turn.z) == (0,) * 6 and turn.w in (0, 1, -1)
+    at, q = pose.position, pose.orientation
+    return (at.x, at.y, at.z, q.x, q.y, q.z) == (0,) * 6 and q.w in (0, 1, -1)
 
 
 def _transform(message, log_time_ns: int) -> list[tuple[int, Payload]]:

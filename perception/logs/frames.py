@@ -29,8 +29,8 @@ def assembly_for(config: DataConfig, **changes) -> Assembly:
 class LogFrames:
     """The frames of a log.
 
-    Those of a part of a drive are the same as in the whole of it: what was measured before its beginning, such as
-    sweeps, and shortly after its end belongs to them.
+    Frames of a part of a drive equal those of the whole drive: sweeps from before its beginning, and measurements
+    shortly after its end, are used.
 
     Args:
         corruptions: what is put into the log while it is read.
@@ -59,7 +59,7 @@ class LogFrames:
         self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
         calibrations = {source.calibration for source in self._rig.cameras.values() if source.calibration is not None}
         sensors = {source.topic for source in self._rig.sensors.values()}
-        transforms = {"/tf", "/tf_static"}  # a file that was cut short may not have told of them yet
+        transforms = {"/tf", "/tf_static"}  # a truncated file may not list them before it is read
         transforms |= {topic.name for topic in log.topics.values() if topic.kind == "transform"}
         if self._known is None:
             opening = log.messages(calibrations | sensors | transforms, strict=False)

@@ -29,7 +29,7 @@ _BAYER = {
     "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
 }
 _WIDE = {"mono16": "mono8", **{f"{name[:-1]}16": name for name in _BAYER}}  # little-endian; the upper byte is kept
-ENCODINGS = ("jpeg", "png", *_TO_RGB, *_BAYER, *_WIDE)
+ENCODINGS = ("jpeg", "png", *PIXEL_BYTES)
 
 
 def rectified_image(
@@ -63,10 +63,10 @@ def rectified_image(
 
 
 def _is_pinhole(calibration: Calibration, intrinsics: np.ndarray) -> bool:
-    """Whether the image as recorded is the one of these intrinsics: no distortion, no turn by R, no other P."""
+    """Whether the image as recorded is the one of these intrinsics: no distortion, no rotation R, no other P."""
     r = calibration.rectification
-    turned = r.any() and not np.array_equal(r, np.eye(3))
-    return not (calibration.distortion.any() or turned or not np.array_equal(intrinsics, calibration.intrinsics))
+    rotated = r.any() and not np.array_equal(r, np.eye(3))
+    return not (calibration.distortion.any() or rotated or not np.array_equal(intrinsics, calibration.intrinsics))
 
 
 def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] | None) -> tuple[np.ndarray, int]:

@@ -52,7 +52,7 @@ class TopicInfo:
 
 @dataclass
 class EdgeInfo:
-    """One transform. constant: it has had a single pose, whether it is called static or not."""
+    """One transform. constant: it had a single pose throughout, whether or not it is declared static."""
 
     static: bool
     first: bytes
@@ -90,10 +90,10 @@ class LogInfo:
 
 
 def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None, progress: bool = False) -> LogInfo:
-    """Reads a log once.
+    """Read a log once.
 
     Args:
-        rig: what to judge it by; None: what is proposed.
+        rig: compared with the log; None: the proposed one.
         seconds: how much of it since the first image or cloud, by the clock it was recorded with; None: all.
     """
     topics: dict[str, TopicInfo] = {}
@@ -177,9 +177,9 @@ def table(info: LogInfo) -> str:
     if heard:
         head = ("topic", "type", "messages", "Hz", "longest gap", "stamp - log", "frame", "content")
         rows = [_row(topic, info) for topic in heard]
-        told = [i for i in range(len(head)) if any(row[i] for row in rows)]
-        cells = [[row[i] for i in told] for row in (head, *rows)]
-        parts += ["", aligned(cells, left=[j for j, i in enumerate(told) if i not in _NUMBERS])]
+        shown = [i for i in range(len(head)) if any(row[i] for row in rows)]
+        cells = [[row[i] for i in shown] for row in (head, *rows)]
+        parts += ["", aligned(cells, left=[j for j, i in enumerate(shown) if i not in _NUMBERS])]
     silent = [(topic.topic.name, topic.topic.type, not_decodable(topic)) for topic in info.topics.values()]
     silent = [row for row in silent if row[2]]
     if silent:
@@ -202,7 +202,7 @@ def not_decodable(info: TopicInfo) -> str:
 
 
 def first_lines(lines: list[str]) -> list[str]:
-    """The first few, and how many there are besides."""
+    """The first few, and the number of the others."""
     more = len(lines) - _LINES_OF_DAMAGE
     return lines if more <= 0 else [*lines[:_LINES_OF_DAMAGE], f"and {more:,} more"]
 
@@ -251,7 +251,7 @@ def _content(topic: TopicInfo, log: LogInfo) -> str:
 
 
 def _frames(log: LogInfo) -> list[str]:
-    """A line for each parent and way in which its children are said to move."""
+    """A line for each parent and kind of motion of its children."""
     groups: dict[tuple[str, str], list[str]] = {}
     for (parent, child), edge in sorted(log.transforms.items()):
         moves = "static" if edge.static else "constant" if edge.constant else f"{edge.times.mean_hz:.0f} Hz"

@@ -90,9 +90,8 @@ class McapFile:
                 file.seek(0)
                 magic = file.read(len(MAGIC))
                 if magic != MAGIC:
-                    raise LogError(
-                        f"{self.path}: an MCAP file was expected, found {repr(magic) if magic else 'an empty file'}"
-                    )
+                    found = repr(magic) if magic else "an empty file"
+                    raise LogError(f"{self.path}: an MCAP file was expected, found {found}")
                 self._survey(file)
         except OSError as error:
             raise LogError(f"{self.path}: an MCAP file was expected: {error.strerror}") from None
@@ -122,7 +121,7 @@ class McapFile:
             raise LogError(f"{self.path}: reading it failed: {error.strerror}") from None
 
     def _survey(self, file: BinaryIO) -> None:
-        """Find the segments, and with them all else."""
+        """Find the segments, channels, schemas and counts."""
         footer = self._footer(file)
         try:
             found = footer and self._summary(file, footer)
@@ -134,17 +133,17 @@ class McapFile:
         self._segments.sort(key=lambda segment: (segment.start_ns, segment.begin))
 
     def _survey_by_index(self, file: BinaryIO, indexes: list[ChunkIndex], statistics: Statistics, end: int) -> bool:
-        """Whether the summary tells all that reading needs: some writers leave the channels, or chunks, out of it."""
+        """Whether the summary is complete: some writers leave channels or chunks out of it."""
         if not indexes:
             return False
         position, named = len(MAGIC), set[int]()
         for index in indexes:
-            begin, stop = _bytes_of(index)
+            begin, stop, after = _bytes_of(index)
             channels = set(index.message_index_offsets)
             self._walk_gap(file, position, begin)
             times = index.message_start_time, index.message_end_time
             self._segments.append(_Segment(begin, stop, *times, channels or None, chunk=True))
-            position = stop + index.message_index_length
+            position = after
             named |= channels
         self._walk_gap(file, position, end)
         if len(self.channels) < statistics.channel_count or not named <= self.channels.keys():
@@ -174,9 +173,9 @@ class McapFile:
             self._note(f"bytes {cut[0]} to {end}, outside of chunks, are left out: {cut[1]}")
 
     def _walk(self, file: BinaryIO, begin: int, end: int) -> tuple[int, str] | None:
-        """Go from record to record and add the segments there. None at the end of all data, else where it stops, why.
+        """Go from record to record and add segments. Returns None at the end of the data, else where it stops and why.
 
-        The walk trusts lengths, there is nothing else; what they lead to is checked where it is read.
+        The walk relies on the lengths of the records; their contents are checked where they are read.
         """
         position, run, run_channels = begin, None, set[int]()
         while position < end:
@@ -228,7 +227,7 @@ class McapFile:
             self.counts.update(counts)
 
     def _messages_in(self, file: BinaryIO, segment: _Segment) -> Iterator[RawMessage]:
-        """Definitions of channels on the way are kept; what cannot be read is noted as damage."""
+        """Channels and schemas on the way are kept; what cannot be read is added to ``damage``."""
         left_out = "it"
         try:
             data = self._load(file, segment)
@@ -240,8 +239,8 @@ class McapFile:
                     self._define(opcode, data[begin:end])
         except ValueError as error:
             where = f"{'chunk' if segment.chunk else 'messages'} at byte {segment.begin}"
-            where += f", {segment.end - segment.begin} bytes"
-            where += f", {segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
+            span = f"{segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
+            where += f", {segment.end - segment.begin} bytes, {span}"
             self._note(f"{where}: {error}; {left_out} is left out", about=segment.begin)
 
     def _load(self, file: BinaryIO, segment: _Segment) -> memoryview:
@@ -261,7 +260,7 @@ class McapFile:
         return unpack(parse(Chunk, body))
 
     def _define(self, opcode: int, data: bytes | memoryview) -> None:
-        """Keep a schema or a channel; what is said twice must be the same, so the first counts."""
+        """Keep a schema or a channel; of repeated definitions, which must be equal, the first."""
         try:
             if opcode == Opcode.SCHEMA:
                 schema = parse(Schema, data)
@@ -273,7 +272,7 @@ class McapFile:
             self._note(f"the definition of a {Opcode(opcode).name.lower()} is left out: {error}")
 
     def _note(self, line: str, about: object = None) -> None:
-        """Keep a line of damage, once for what it is about: reading twice finds it twice."""
+        """Keep a line of damage, once for each subject: reading twice finds it twice."""
         self._damage.setdefault(about or line, line)
 
     def _footer(self, file: BinaryIO) -> bytes | None:
@@ -287,10 +286,10 @@ class McapFile:
         return record if is_footer else None
 
     def _summary(self, file: BinaryIO, footer_record: bytes) -> tuple[list[ChunkIndex], Statistics, int] | None:
-        """Chunks in the order of the file, statistics, and where the data section ends; None where these are not said.
+        """Chunks in file order, statistics, and the end of the data section; None where there is no summary of them.
 
         Raises:
-            ValueError: what is said cannot be.
+            ValueError: a summary that contradicts itself or the file.
         """
         footer = parse(Footer, footer_record[RECORD.size :])
         begin, end = footer.summary_start, self.size - len(MAGIC) - len(footer_record)
@@ -311,10 +310,7 @@ class McapFile:
             elif opcode == Opcode.STATISTICS:
                 statistics = parse(Statistics, data[start:stop])
         indexes.sort(key=lambda index: index.chunk_start_offset)
-        bounds = [len(MAGIC)]
-        for index in indexes:
-            bounds += [*_bytes_of(index), _bytes_of(index)[1] + index.message_index_length]
-        bounds.append(begin)
+        bounds = [len(MAGIC), *(bound for index in indexes for bound in _bytes_of(index)), begin]
         if bounds != sorted(bounds):
             raise ValueError("it names chunks where none can be")
         for definition in definitions:
@@ -322,13 +318,14 @@ class McapFile:
         return None if statistics is None else (indexes, statistics, begin)
 
 
-def _bytes_of(index: ChunkIndex) -> tuple[int, int]:
-    """Where the record of a chunk begins and ends."""
-    return index.chunk_start_offset, index.chunk_start_offset + index.chunk_length
+def _bytes_of(index: ChunkIndex) -> tuple[int, int, int]:
+    """Where the record of a chunk begins, where it ends, and where the message indexes behind it end."""
+    end = index.chunk_start_offset + index.chunk_length
+    return index.chunk_start_offset, end, end + index.message_index_length
 
 
 class _Wanted(dict[int, bool]):
-    """Channel id -> whether its messages are asked for, found out once for each."""
+    """Channel id -> whether its messages are wanted, determined on first use."""
 
     def __init__(self, file: McapFile, topics: Collection[str] | None):
         super().__init__()

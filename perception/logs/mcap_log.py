@@ -81,7 +81,7 @@ class McapReader:
 
 
 class _Failures:
-    """The first lines on what cannot be decoded of a topic, and the number of all."""
+    """Messages of a topic that cannot be decoded: lines on the first few, and a count."""
 
     def __init__(self, topic: str):
         self._topic, self._count = topic, 0
@@ -108,7 +108,7 @@ def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, 
         from perception.logs import foxglove_messages
 
         kind, note, decode = foxglove_messages.decoder(schema.name, schema.data)
-    elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": its name has to do
+    elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": identified by name alone
         from perception.logs import ros_messages
 
         definition = schema.data.decode("utf-8", "replace") if schema.encoding else None

@@ -28,7 +28,7 @@ except ImportError:
     from zlib import crc32
 
 MAGIC = b"\x89MCAP0\r\n"
-MESSAGE = int(Opcode.MESSAGE)  # comparing with an enum would take a tenth of the time that reading takes
+MESSAGE = int(Opcode.MESSAGE)  # compared for every message, where an enum is slow
 RECORD = struct.Struct("<BQ")  # opcode, length of what follows
 MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel id, sequence, log time, publish time; the rest is its data
 
@@ -43,7 +43,7 @@ class _Readable(Protocol[T]):
 
 
 def parse(kind: _Readable[T], data: bytes | memoryview) -> T:
-    """A record of one of the classes of ``mcap.records``, from what follows its opcode and length."""
+    """A record of one of the classes of ``mcap.records``, from its content, without opcode and length."""
     try:
         return kind.read(ReadDataStream(BytesIO(data)))
     except (struct.error, McapError, ValueError, OverflowError) as error:
@@ -52,7 +52,7 @@ def parse(kind: _Readable[T], data: bytes | memoryview) -> T:
 
 
 def records(data: memoryview) -> Iterator[tuple[int, int, int]]:
-    """Opcode, and what follows in data[begin:end], of records one behind the other."""
+    """Opcode and content, data[begin:end], of consecutive records."""
     end, whole = 0, len(data)
     while end < whole:
         begin = end + RECORD.size
@@ -69,7 +69,7 @@ def unpack(chunk: Chunk) -> memoryview:
     """The records of a chunk, decompressed and checked.
 
     Raises:
-        ValueError: they are not what the chunk says. Memory is taken for what it says at most, and for LARGEST.
+        ValueError: they do not match the chunk. Allocates at most the declared size, and at most LARGEST.
     """
     size = chunk.uncompressed_size
     if size > LARGEST:

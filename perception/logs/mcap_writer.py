@@ -116,7 +116,7 @@ class McapLogWriter:
 
 
 def _to_foxglove(payload: Payload, timestamp_ns: int):
-    """The message of ``foxglove.messages`` that says the same."""
+    """The equivalent message of ``foxglove.messages``."""
     from foxglove import messages as fox
 
     if not 0 <= timestamp_ns < _LATEST_NS:

@@ -13,7 +13,7 @@ from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.geometry import SE3, pose_matrix
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
 from perception.logs.images import rectified_image
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
 from perception.logs.transforms import HOLD_NS, Transforms, inverse
 from perception.sample import CameraImage
@@ -22,7 +22,7 @@ _ALL_RINGS = True, np.zeros(0, dtype=bool)
 
 
 class UnknownPose(LogError):
-    """Nothing says where the vehicle was at the time of a measurement, as at the ends of a log."""
+    """The pose of the vehicle at the time of a measurement is unknown, as at the ends of a log."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Assembly:
     lidar_span_s, radar_span_s: how far the sweeps of a cloud reach back from its newest one.
     rate_hz: at most so many frames a second.
     tolerance_s: how far a measurement may be from the reference time; wait_s: how much later it may be.
-    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``faults.py``).
+    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``corruptions.py``).
     skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.
     """
 
@@ -63,7 +63,7 @@ class Measurements:
         self._rig, self._assembly = rig, assembly
 
     def world_T_ego(self, time_ns: int) -> np.ndarray | None:
-        """float64 [4, 4]; the identity where the rig says that the vehicle stands; None where it is unknown."""
+        """float64 [4, 4]; the identity where the rig says that the vehicle stands still; None where it is unknown."""
         world, ego = self._rig.world_frame, self._rig.ego_frame
         if world is None:
             return np.eye(4)
@@ -107,8 +107,7 @@ class Measurements:
     def _calibration(self, message: Message[Image], source: CameraSource) -> Calibration:
         if source.intrinsics is not None:
             fx, fy, cx, cy = source.intrinsics
-            k = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-            return Calibration(message.data.frame_id, 0, 0, k, np.zeros(0), "", np.eye(3), np.pad(k, ((0, 0), (0, 1))))
+            return pinhole(message.data.frame_id, 0, 0, np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
         if source.calibration not in self.calibrations:
             raise LogError(f"a calibration on {source.calibration} was expected before, found none")
         return self.calibrations[source.calibration]
@@ -145,7 +144,7 @@ class Measurements:
     def _known_motion(self, world: str, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
         """An interval with poses in which the vehicle moved as around this stamp, and how much later it is.
 
-        Poses may end before the last point of a sweep, or begin after its first: a vehicle moves on as it did.
+        Poses may end before the last point of a sweep, or begin after its first: constant motion is assumed there.
         """
         ego = self._rig.ego_frame
         since_ns, until_ns = self.transforms.measured(world, ego) or (0, 0)

@@ -59,6 +59,16 @@ class Calibration:
     projection: np.ndarray
 
 
+def pinhole(frame_id: str, width: int, height: int, intrinsics: np.ndarray) -> Calibration:
+    """The calibration of a camera without distortion."""
+    projection = pinhole_projection(intrinsics)
+    return Calibration(frame_id, width, height, intrinsics, np.zeros(0), "", np.eye(3), projection)
+
+
+def pinhole_projection(intrinsics: np.ndarray) -> np.ndarray:
+    return np.c_[intrinsics, np.zeros(3)]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Cloud:
     """Points of a LiDAR or a radar. records: structured array [N], the fields by their recorded names and types."""
@@ -88,7 +98,7 @@ SAMPLE_NAME = "sample"  # of a foxglove.Log or rcl_interfaces/Log that marks a s
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
-    """A mark that at this time a frame is wanted; token is its name in the tables the log was converted from."""
+    """Marks the time of a frame; token: of the sample in the tables that the log was converted from."""
 
     token: str
 
@@ -124,7 +134,7 @@ class Message(Generic[P]):
 
 
 def is_timeless(message: Message) -> bool:
-    """Whether it holds at all times, whatever its stamp: a static transform."""
+    """Whether it is a static transform, which holds at all times whatever its stamp."""
     return isinstance(message.data, Transform) and message.data.static
 
 
@@ -143,7 +153,7 @@ class Topic:
 
 
 def merged(one: Topic, other: Topic) -> Topic:
-    """A topic that is in several files, or has several publishers: what can be decoded counts."""
+    """One topic of several files or publishers; a decodable one takes precedence."""
     count = None if one.count is None or other.count is None else one.count + other.count
     return replace(one if one.kind or not other.kind else other, count=count)
 

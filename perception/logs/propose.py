@@ -91,7 +91,7 @@ def propose(
 def lacks(
     rig: Rig, topics: Collection[str], transforms: Collection[tuple[str, str]], frame_ids: Mapping[str, str]
 ) -> list[str]:
-    """What a rig needs and a log does not have, one line each. Arguments as of :func:`propose`."""
+    """What a rig needs and a log lacks, one line each. Arguments as of :func:`propose`."""
     if not rig.sensors:
         return ["no sensor: of what can be decoded, nothing is an image or a cloud"]
     frames = Frames(transforms)
@@ -133,7 +133,7 @@ def complete(
 
 
 def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
-    """What a proposed rig takes for granted, one line each."""
+    """The assumptions of a proposed rig, one line each."""
     if not rig.sensors:
         return []
     lines = []
@@ -153,7 +153,7 @@ def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
 
 
 def is_vehicle_frame(frame: str) -> bool:
-    """Whether a frame is by its name the vehicle's, and no sensor's."""
+    """Whether the name of a frame is one of a vehicle's, not of a sensor's."""
     return _last(frame) in _EGO_FRAMES
 
 
@@ -167,7 +167,7 @@ class Frames:
             self._parents.setdefault(child, parent)
 
     def up(self, frame: str) -> list[str]:
-        """The frame, its parent and so on to the root; a circle is walked once."""
+        """The frame, its parent and so on to the root; a cycle is followed once."""
         chain = {frame: None}
         while (parent := self._parents.get(frame)) is not None and parent not in chain:
             frame = parent
@@ -234,7 +234,7 @@ def _one_a_sensor(topics: list[Topic], generic: frozenset[str], rank, notes: lis
 
 
 def _whole(topics: list[Topic], notes: list[str]) -> list[Topic]:
-    """The clouds that hold those of several sensors, where there are any; else all."""
+    """The concatenated clouds of several sensors, where there are any; else all."""
     whole = [topic for topic in topics if not _WHOLE_WORDS.isdisjoint(_words(topic.name))]
     if not whole or whole == topics:
         return topics

@@ -118,7 +118,7 @@ def load_rig(path: str | Path) -> Rig:
 
 
 def check_rig(rig: Rig, where: str) -> None:
-    """What types cannot say.
+    """Check what the types do not.
 
     Raises:
         ConfigError: ``where``, then the key, what was expected and what was found.

@@ -92,7 +92,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def decoder(type_name: str, definition: str | None, definition_encoding: str) -> tuple[str | None, str, Decode | None]:
-    """What messages of a type hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+    """Kind of the messages of a type (see KINDS), a note on why there is none, and their decoder.
 
     Transforms come with static=False: a message does not know its topic. See :func:`is_static` and :func:`as_static`.
 
@@ -250,7 +250,7 @@ def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
 
 
 def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    """Rows may be padded. A ``row_step`` that contradicts the data is overlooked where the rows are dense."""
+    """Rows may be padded. A ``row_step`` that contradicts the data is ignored where the rows are dense."""
     fields = message.fields
     if len(fields) > MOST_FIELDS:
         raise LogError(f"at most {MOST_FIELDS} fields of a point were expected, found {len(fields)}")
@@ -304,7 +304,7 @@ def _sample(message, log_time_ns: int) -> list[tuple[int, Payload]]:
 
 
 def _frame(frame_id: str) -> str:
-    """Bags that were converted from ROS 1 have names with a slash in front; as in tf2 it counts for nothing."""
+    """Bags converted from ROS 1 have names with a leading slash, which is ignored, as in tf2."""
     return frame_id.removeprefix("/")
 
 

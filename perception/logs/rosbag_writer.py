@@ -93,7 +93,7 @@ class RosbagWriter:
 
     @contextmanager
     def _said_plainly(self) -> Iterator[None]:
-        """A full disk, for one, comes as an error of this package."""
+        """Errors of files, such as a full disk, become a LogError."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:

@@ -147,7 +147,7 @@ class _Tables(Protocol):
 
 
 class _Database:
-    """Through SQLite, which is kept from writing, and from running anything that the file may hold beside tables.
+    """Through SQLite, read-only and without trusting the schema: nothing in the file is executed.
 
     Raises:
         sqlite3.Error, ValueError: not a database of a bag, or damaged.
@@ -197,7 +197,7 @@ class _Database:
 
 
 class _Salvage:
-    """Page by page. What table a row belongs to is told by the types of its columns.
+    """Page by page. The table of a row is recognized by the types of its columns.
 
     cut: messages that begin before the end of the file and lie partly behind it; not in the index.
     broken: rows that could not be read.
@@ -274,7 +274,7 @@ class _Salvage:
 
 
 def _where_it_stops(pages: Pages, tables: _Salvage) -> str | None:
-    """Of a file that has not the pages that it should have."""
+    """A line on a file with fewer or more pages than its header declares; None for others."""
     declared = pages.declared or pages.complete
     if pages.complete < declared or (tables.cut and pages.complete == declared):
         line = f"cut at {pages.file_bytes} of {declared * pages.page_bytes} bytes"

@@ -13,7 +13,7 @@ _MESSAGES_A_WINDOW = 5
 
 
 class Histogram:
-    """Of integers, in bins 2 % wide. The median is the mean of its bin: exact where all values are the same."""
+    """Histogram of integers in bins 2 % wide. The median is the mean of its bin: exact where all values are equal."""
 
     def __init__(self):
         self._bins: dict[int, list[int]] = {}  # signed logarithm -> count, sum
@@ -27,7 +27,7 @@ class Histogram:
 
     @property
     def median(self) -> float | None:
-        """Of an even number of values the lower middle one; None of none."""
+        """The lower middle one of an even number of values; None without values."""
         left = (sum(count for count, _ in self._bins.values()) + 1) // 2
         for key in sorted(self._bins):
             count, total = self._bins[key]
@@ -84,7 +84,7 @@ class Times:
 
     @property
     def mean_hz(self) -> float:
-        """Of what comes in bursts, such as transforms."""
+        """Mean rate, for what comes in bursts, such as transforms."""
         return (self.count - self.zeros - 1) * 1e9 / max(1, (self.last_ns or 0) - (self.first_ns or 0))
 
     @property

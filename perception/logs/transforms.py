@@ -1,9 +1,9 @@
 """Where frames were at a time: a tree of transforms, interpolated between the moments at which they were measured.
 
-Between two measurements a frame moves along a line and turns about a fixed axis (slerp). At a measurement, and between
-two equal ones, the pose is the recorded one to the last bit, so that it does not depend on what else was recorded.
-Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has had a single value
-ever, such as where a sensor is mounted, holds for good.
+Between two measurements a frame moves along a line and rotates about a fixed axis (slerp). At a measurement, and
+between two equal ones, the pose is exactly the recorded one, so that it does not depend on what else was recorded.
+Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has only ever had
+a single value, such as the mounting of a sensor, holds for good.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Edge:
 
 
 class Transforms:
-    """All transforms of a log up to now, the old ones forgotten."""
+    """All transforms of a log up to now; old ones can be dropped."""
 
     def __init__(self):
         self._edges: dict[str, _Edge] = {}  # by child
@@ -139,7 +139,7 @@ class Transforms:
 
 
 def inverse(transform: np.ndarray) -> np.ndarray:
-    """Of a rigid [4, 4]."""
+    """Inverse of a rigid transform [4, 4]."""
     out = np.eye(4)
     out[:3, :3] = transform[:3, :3].T
     out[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
