@@ -10,13 +10,19 @@ from hypothesis import strategies as st
 
 from perception.data import corruptions as faults
 from perception.data.corruptions import EGO_SE3_LIDAR, Corrupted, draw_corruptions
-from perception.sample import SENSORS, Frame
+from perception.geometry import SE3
+from perception.sample import Frame
 
+SENSORS = ("camera", "radar", "lidar")
 LIDAR = EGO_SE3_LIDAR.translation
 
 
 def rng(seed=0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def healthy(frame: Frame) -> Corrupted:
+    return Corrupted(frame, {name: SE3() for name in SENSORS})
 
 
 FULL = FRAMES["full"]
@@ -269,7 +275,7 @@ def test_drawn_faults_leave_both_frames_alone_and_errors_say_where_things_are_sh
     frame = FRAMES[kind]
     previous = None if before is None else dataclasses.replace(FRAMES[before], world_SE3_ego=BEFORE.world_SE3_ego)
     held = content(frame), previous and content(previous)
-    corrupted = draw_corruptions(frame, lambda: previous, 1.0, rng(seed))
+    corrupted = draw_corruptions(healthy(frame), lambda: previous, 1.0, rng(seed))
     assert (content(frame), previous and content(previous)) == held
     assert corrupted.frame.sensors == frame.sensors and corrupted.errors.keys() <= set(SENSORS)
     assert np.isfinite([error.matrix for error in corrupted.errors.values()]).all()
@@ -291,7 +297,7 @@ def assert_errors_are_true(frame: Frame, previous: Frame | None, corrupted: Corr
 
 def test_no_faults_are_drawn_at_rate_0():
     for seed in range(50):
-        corrupted = draw_corruptions(FULL, lambda: BEFORE, 0.0, rng(seed))
+        corrupted = draw_corruptions(healthy(FULL), lambda: BEFORE, 0.0, rng(seed))
         assert corrupted.frame is FULL
         assert all(np.array_equal(corrupted.errors[name].matrix, np.eye(4)) for name in SENSORS)
 
@@ -328,7 +334,7 @@ def kinds_of(corrupted: Corrupted) -> set[str]:
 def test_every_kind_of_fault_is_drawn():
     seen, unknown = set(), set()
     for seed in range(200):
-        corrupted = draw_corruptions(FULL, lambda: BEFORE, 1.0, rng(seed))
+        corrupted = draw_corruptions(healthy(FULL), lambda: BEFORE, 1.0, rng(seed))
         kinds = kinds_of(corrupted)
         seen |= kinds
         unknown |= kinds if "camera" not in corrupted.errors else set()
@@ -345,12 +351,20 @@ def test_every_kind_of_fault_is_drawn():
 def test_faults_are_drawn_as_often_as_said():
     hit = np.zeros(3)
     for seed in range(1000):
-        frame = draw_corruptions(FULL, lambda: BEFORE, 0.3, rng(seed)).frame
+        frame = draw_corruptions(healthy(FULL), lambda: BEFORE, 0.3, rng(seed)).frame
         hit += [frame.cameras is not FULL.cameras, frame.radar is not FULL.radar, frame.lidar is not FULL.lidar]
     np.testing.assert_allclose(hit / 1000, [0.3] * 3, atol=0.05)
 
 
 def test_nothing_is_stale_without_a_frame_before():
     for seed in range(100):
-        corrupted = draw_corruptions(FULL, lambda: None, 1.0, rng(seed))
+        corrupted = draw_corruptions(healthy(FULL), lambda: None, 1.0, rng(seed))
         assert not {"lidar stale", "radar stale", "camera stale"} & kinds_of(corrupted)
+
+
+def test_sensors_without_faults_of_their_kind_are_left_alone():
+    lidar, radar = FULL.lidar, FULL.radar
+    others = dataclasses.replace(FULL.only([]), others={"rear": radar, "roof": lidar, "thermal": dict(FULL.cameras)})
+    for seed in range(20):
+        corrupted = draw_corruptions(Corrupted(others, {"roof": SE3()}), lambda: BEFORE, 1.0, rng(seed))
+        assert corrupted.frame is others and corrupted.errors.keys() == {"roof"}

@@ -13,8 +13,8 @@ from perception.data.nuscenes import NuScenes
 from perception.eval.submission import to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.geometry import SE3, wrap_angle
-from perception.sample import CLASSES, Boxes3D, Detections, Frame
-from perception.task import NUSCENES
+from perception.sample import Boxes3D, Detections, Frame
+from perception.task import CLASSES, NUSCENES
 from perception.tracking import _GATE, Noise, Tracker, _born, _measured, associate, predict, update
 
 CAR, TRUCK, PEDESTRIAN, CONE = (CLASSES.index(name) for name in ("car", "truck", "pedestrian", "traffic_cone"))

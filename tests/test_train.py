@@ -543,7 +543,7 @@ def test_training_starts_from_the_weights_that_fit(tmp_path):
 
 def test_weights_to_start_from_of_which_none_fits_are_named(tmp_path):
     save_stub(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"train\.init: .*run/model\.safetensors: .* none of them fits"):
+    with pytest.raises(TrainingError, match=r"train\.init: .*run: weights of this model .* none of them fits"):
         initialise(nn.Linear(2, 2), str(tmp_path / "run"))
     with pytest.raises(PerceptionError, match="nowhere"):
         initialise(StubModel(), str(tmp_path / "nowhere"))
