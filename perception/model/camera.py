@@ -7,6 +7,8 @@ takes ResNet-50 from ``transformers``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -33,18 +35,19 @@ _FROZEN = 3  # blocks that pretrained weights keep as they are
 class SamePadConv2d(nn.Conv2d):
     """Convolution with TensorFlow's 'same' padding, one-sided at stride 2, as the pretrained weights were trained.
 
-    forward(x, norm) is ``norm(conv(x))``. Where the normalisation keeps its statistics it is a scale and a shift, and
-    goes into the convolution: a whole pass over the largest maps there are is saved.
+    ``normalised(x, norm)`` is ``norm(conv(x))``. Where the normalisation keeps its statistics it is a scale and a
+    shift, and goes into the convolution: a whole pass over the largest maps there are is saved.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
-        if norm.training:
+    def normalised(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        mean, variance = norm.running_mean, norm.running_var
+        if norm.training or mean is None or variance is None:
             return norm(self._convolve(x, self.weight, None))
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return self._convolve(x, self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
+        scale = norm.weight * (variance + norm.eps).rsqrt()
+        return self._convolve(x, self.weight * scale[:, None, None, None], norm.bias - mean * scale)
 
     def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -76,9 +79,9 @@ class _Block(nn.Module):
         self.skips = stride == 1 and in_channels == out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu6(self._expand_conv(x, self._bn0), inplace=True) if self.expands else x
-        y = F.relu6(self._depthwise_conv(y, self._bn1), inplace=True)
-        y = self._project_conv(y, self._bn2)
+        y = F.relu6(self._expand_conv.normalised(x, self._bn0), inplace=True) if self.expands else x
+        y = F.relu6(self._depthwise_conv.normalised(y, self._bn1), inplace=True)
+        y = self._project_conv.normalised(y, self._bn2)
         return x + y if self.skips else y
 
 
@@ -116,7 +119,7 @@ class EfficientNetLite0(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        x = F.relu6(self._conv_stem((images.float() - self.mean) / self.std, self._bn0), inplace=True)
+        x = F.relu6(self._conv_stem.normalised((images.float() - self.mean) / self.std, self._bn0), inplace=True)
         outputs = []
         for index, block in enumerate(self._blocks):
             x = block(x)
@@ -132,6 +135,8 @@ class ResNet50(nn.Module):
     """
 
     out_channels = (512, 1024, 2048)
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, weights: str):
         super().__init__()
@@ -141,7 +146,7 @@ class ResNet50(nn.Module):
             raise PerceptionError(missing_extra("resnet", "camera.backbone=resnet50 needs transformers")) from None
         stages = ["stage2", "stage3", "stage4"]
         if weights == "none":
-            self.net = ResNetBackbone(ResNetConfig(out_features=stages))
+            self.net = ResNetBackbone(ResNetConfig(out_features=stages))  # type: ignore[call-arg]  # from a mixin
         else:
             try:
                 self.net = ResNetBackbone.from_pretrained(
@@ -176,7 +181,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, backbone: nn.Module, channels: int, pretrained: bool):
         super().__init__()
         self.backbone, self.pretrained = backbone, pretrained
-        self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in backbone.out_channels)
+        widths: Any = backbone.out_channels
+        self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in widths)
         self.smooth = ConvBlock(channels, channels)
 
     def train(self, mode: bool = True) -> ImageEncoder:

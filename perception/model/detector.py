@@ -88,7 +88,7 @@ class Detector(nn.Module):
         self.fusion, self.trunk = fusion, trunk
         self.heads = nn.ModuleDict(heads)
         self.calibration = ScoreCalibration(self.sensors)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs do not know it
 
     def forward(self, batch: Batch) -> Prediction:
         return self.predict(self.encode(batch), batch.sensor_valid)
@@ -135,7 +135,8 @@ class Detector(nn.Module):
         return collate(frames, self.inputs).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
-        found = self.heads["boxes"].decode(prediction.outputs["boxes"])
+        head: Any = self.heads["boxes"]
+        found = head.decode(prediction.outputs["boxes"])
         # After the boxes are chosen: which ones they are does not depend on the calibration.
         return [
             replace(detections, scores=expit(slope * logit(detections.scores) + offset))
@@ -189,15 +190,16 @@ def build(
     given = [f"encoders.{name}" for name in encoders] + [f"backbones.{name}" for name in backbones]
     given += [name for name, part in (("fusion", fusion), ("trunk", trunk)) if part is not None]
     given += [f"heads.{name}" for name in heads]
-    own = {f"encoders.{name}" for name, encoder in config.encoders.items() if encoder.kind == "own"}
+    configured = {name: section for name, section in config.encoders.items() if section is not None}
+    own = {f"encoders.{name}" for name, section in configured.items() if section.kind == "own"}
     missing = sorted((own | set(config.own_parts)) - set(given))
     if missing:
         raise PerceptionError(
             f"config: {', '.join(missing)} must be given to build, as an argument; where a checkpoint is loaded, by "
             "perception.load(..., build=...)"
         )
-    sections = {**config.encoders, **{name: EncoderConfig() for name in encoders if name not in config.encoders}}
-    config = replace(config, encoders=sections, own_parts=sorted(given))
+    sections = configured | {name: EncoderConfig() for name in encoders if name not in configured}
+    config = replace(config, encoders={**sections}, own_parts=sorted(given))
     grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
     built = {
         name: encoders[name] if name in encoders else _encoder(name, section, grid, channels, backbones.get(name))
@@ -222,7 +224,7 @@ def _encoder(name: str, section: EncoderConfig, grid: BEVGrid, channels: int, ba
         image = ImageEncoder(backbone, section.channels, pretrained)
         depths = (section.depth_min_m, section.depth_max_m, section.depth_bins)
         view_transform = LiftSplat(grid, section.channels, *depths, ImageEncoder.stride, channels)
-        return CameraEncoder(image, view_transform, tuple(section.image_size), section.depth_from)
+        return CameraEncoder(image, view_transform, (section.image_size[0], section.image_size[1]), section.depth_from)
     if isinstance(section, LidarConfig):
         return LidarEncoder(grid, section.pillar_size_m, section.point_channels, channels)
     if isinstance(section, RadarConfig):

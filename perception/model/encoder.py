@@ -38,8 +38,13 @@ class Encoded:
 
 def input_spec(encoders: Mapping[str, nn.Module]) -> InputSpec:
     """What the encoders want to be given, said so that loader workers need no encoder."""
-    sizes = {name: tuple(encoder.image_size) for name, encoder in encoders.items() if hasattr(encoder, "image_size")}
-    depth_from = {
-        name: encoder.depth_from for name, encoder in encoders.items() if getattr(encoder, "depth_from", None)
-    }
+    sizes: dict[str, tuple[int, int]] = {}
+    depth_from: dict[str, str] = {}
+    for name, encoder in encoders.items():
+        size, source = getattr(encoder, "image_size", None), getattr(encoder, "depth_from", None)
+        if size is not None:
+            height, width = size
+            sizes[name] = (height, width)
+        if source is not None:
+            depth_from[name] = source
     return InputSpec(tuple(encoders), sizes, depth_from)

@@ -55,7 +55,8 @@ class AverageFusion(nn.Module):
         present = [s for s, name in enumerate(self.sensors) if name in features]
         logits = self.weight[present] + confidence[:, present, None]  # [B, S, C]
         weight = logits.masked_fill(~sensor_valid[:, present, None], -torch.inf).softmax(dim=1)
-        return sum(features[self.sensors[s]] * weight[:, i, :, None, None] for i, s in enumerate(present))
+        weighted = [features[self.sensors[s]] * weight[:, i, :, None, None] for i, s in enumerate(present)]
+        return sum(weighted[1:], start=weighted[0])
 
 
 class ConcatFusion(nn.Module):

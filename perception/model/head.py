@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perception.errors import PerceptionError
 from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
@@ -111,7 +110,9 @@ class CenterHead(nn.Module):
             ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(task.attributes))
         )
         # Start from "nothing is here" (focal-loss prior, Lin et al., 2017) or the first steps drown in false positives.
-        nn.init.constant_(self.heat[-1].bias, -4.6)
+        for name, parameter in self.heat[-1].named_parameters():
+            if name == "bias":
+                nn.init.constant_(parameter, -4.6)
 
     def forward(self, x: torch.Tensor) -> CenterMaps:
         box, attribute = self.box(x).float().split([sum(BOX_CHANNELS.values()), len(self.task.attributes)], dim=1)
@@ -124,8 +125,8 @@ class CenterHead(nn.Module):
         """
         heat = maps.heat_logits.sigmoid()
         peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
-        scores, index = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
-        scores, index = scores.double().cpu().numpy(), index.cpu().numpy()
+        best = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
+        scores, index = best.values.double().cpu().numpy(), best.indices.cpu().numpy()
         detections = []
         for b in range(len(scores)):
             keep = scores[b] > self.score_threshold
@@ -160,7 +161,7 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device
     Boxes whose centre is outside the grid are left out. Where boxes share a cell the larger one owns its box channels.
 
     Raises:
-        PerceptionError: a label or an attribute that the task does not have.
+        TaskError: a label or an attribute that the task does not have.
     """
     shape = (len(boxes), *grid.shape)
     heat = np.zeros((shape[0], len(task.classes), *shape[1:]), np.float32)
@@ -168,11 +169,7 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device
     attribute = np.zeros((shape[0], len(task.attributes), *shape[1:]), np.float32)
     occupied = np.zeros(shape, bool)
     for b, sample in enumerate(boxes):
-        for name, found, known in (
-            ("label", sample.label, task.classes), ("attribute", sample.attribute, task.attributes)
-        ):  # fmt: skip
-            if found.max(initial=-1) >= len(known):
-                raise PerceptionError(f"boxes.{name}: one of {len(known)} was expected, found index {found.max()}")
+        task.check(sample.label, sample.attribute, "boxes")
         sample = sample[grid.contains(sample.center[:, 0], sample.center[:, 1])]
         sample = sample[np.argsort(sample.size[:, 0] * sample.size[:, 1], kind="stable")]
         x, y = grid.to_cells(sample.center[:, 0], sample.center[:, 1])

@@ -22,6 +22,8 @@ class PillarEncoder(nn.Module):
         scale: what each point column is divided by, so that the network sees numbers near one; x, y, z come first.
     """
 
+    scale: torch.Tensor
+
     def __init__(self, grid: BEVGrid, scale: tuple[float, ...], channels: int):
         super().__init__()
         self.grid = grid

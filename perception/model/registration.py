@@ -62,6 +62,10 @@ class Registration(nn.Module):
         descriptors: channels that are correlated.  hidden: width of the small network.
     """
 
+    yaws: torch.Tensor
+    hypotheses: torch.Tensor
+    steps: torch.Tensor
+
     def __init__(
         self,
         grid: BEVGrid,

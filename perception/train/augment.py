@@ -115,7 +115,7 @@ class ImageTransform:
 
         affine = scaling(scaled[0] / width, scaled[1] / height, left, top)
         if self.mirror:
-            out = cv2.flip(out, 1)
+            out = np.ascontiguousarray(out[:, ::-1])
             affine = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ affine
         return out, affine
 
@@ -150,7 +150,7 @@ def augment(
     for sensor, cameras in moved.data.items():
         if isinstance(cameras, PointCloud):
             continue
-        data[sensor] = {}
+        images: dict[str, CameraImage] = {}
         for name, camera in cameras.items():
             image = ImageTransform(
                 mirror=world.mirror,
@@ -159,7 +159,8 @@ def augment(
                 brightness=rng.uniform(1 - config.image_color, 1 + config.image_color),
                 contrast=rng.uniform(1 - config.image_color, 1 + config.image_color),
             )
-            data[sensor][name] = transform_camera(camera, world, image, image_size[sensor])
+            images[name] = transform_camera(camera, world, image, image_size[sensor])
+        data[sensor] = images
     return moved.with_data(data)
 
 

@@ -84,7 +84,7 @@ def training_image_size(size: tuple[int, int], config: AugmentConfig) -> tuple[i
     return height, width
 
 
-class FrameCache(Sequence):
+class FrameCache:
     """The frames of a dataset, each read once. Images are kept no larger than to cover what training wants of them.
 
     Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes some 4 MB.
@@ -94,7 +94,7 @@ class FrameCache(Sequence):
     """
 
     def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
-        self.frames, self.image_size = frames, image_size
+        self.frames, self.image_size, self.tokens = frames, image_size, frames.tokens
         self.kept: dict[int, Frame | None] = {}
 
     def __len__(self) -> int:
@@ -141,13 +141,13 @@ class TrainingData(Dataset):
 
     def __init__(self, frames: FrameSource, config: Config, inputs: InputSpec):
         sizes = {name: training_image_size(size, config.augment) for name, size in inputs.image_size.items()}
-        self.frames = FrameCache(frames, sizes) if config.data.cache else frames
+        self.frames: FrameSource = FrameCache(frames, sizes) if config.data.cache else frames
         self.config, self.inputs = config, inputs
 
     def __getitem__(self, draw: Draw) -> Batch | PerceptionError | None:
         try:
-            samples = [self._prepare(index, draw) for index in draw.indices]
-            samples = [sample for sample in samples if sample is not None]
+            prepared = [self._prepare(index, draw) for index in draw.indices]
+            samples = [sample for sample in prepared if sample is not None]
             return make_batch(samples, self.inputs) if samples else None
         except PerceptionError as error:
             return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,12 +29,10 @@ class DetectionLoss(nn.Module):
 
     def __init__(self, detector: Detector, config: TrainConfig):
         super().__init__()
-        self.heads: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
-            name: CenterLoss(head) if isinstance(head, CenterHead) else head.losses
-            for name, head in detector.heads.items()
-        }
+        self.heads = {name: _losses_of(head) for name, head in detector.heads.items()}
         self.depth_from = dict(detector.inputs.depth_from)
-        self.depth_range_m = {name: detector.encoders[name].depth_range_m for name in self.depth_from}
+        encoders: dict[str, Any] = dict(detector.encoders.items())
+        self.depth_range_m: dict[str, tuple[float, float]] = {n: encoders[n].depth_range_m for n in self.depth_from}
         self.depth_weight, self.registration_weight = config.depth_weight, config.registration_weight
 
     def forward(self, prediction: Prediction, batch: Batch) -> dict[str, torch.Tensor]:
@@ -50,16 +49,24 @@ class DetectionLoss(nn.Module):
             terms["registration"] = self.registration_weight * registration_loss(
                 prediction.registered, batch.displacement, batch.sensor_valid
             )
-        terms["total"] = sum(terms.values())
+        first, *others = terms.values()
+        terms["total"] = sum(others, start=first)
         return terms
 
     def _depth(self, sensor: str, source: str, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         images, cloud = batch.inputs[sensor], batch.inputs[source]
-        bins = depth_target(images, cloud, *logits.shape[2:], *self.depth_range_m[sensor])
+        if not isinstance(images, ImageBatch) or not isinstance(cloud, PointBatch):
+            raise PerceptionError(f"depth of {sensor} from {source}: images and points were expected")
+        _, _, count, height, width = logits.shape
+        bins = depth_target(images, cloud, count, height, width, *self.depth_range_m[sensor])
         bins[~_agree(batch, sensor, source)] = -1
         seen = (bins >= 0).sum().clamp(min=1)
         depth = F.cross_entropy(logits.flatten(0, 1).float(), bins.flatten(0, 1), ignore_index=-1, reduction="sum")
         return self.depth_weight * depth / seen
+
+
+def _losses_of(head: Any) -> Callable[[Any, Batch], dict[str, torch.Tensor]]:
+    return CenterLoss(head) if isinstance(head, CenterHead) else head.losses
 
 
 class CenterLoss:

@@ -110,7 +110,7 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, loss: nn.Module, frames: FrameSource, config: Config, out: Path, device: torch.device
+        self, model: Detector, loss: nn.Module, frames: FrameSource, config: Config, out: Path, device: torch.device
     ):
         for name in ("epochs", "batch_size"):
             if getattr(config.train, name) < 1:
@@ -121,7 +121,7 @@ class Trainer:
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.model, self.loss = model.to(device).train(), loss.to(device)
-        self.forward = self.model
+        self.forward: nn.Module = self.model
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.train))
         self.ema = Ema(self.model, config.train.ema_decay)
         self.amp = config.train.amp and has_bfloat16(device)
@@ -258,8 +258,8 @@ class Trainer:
             for name, value in values.items()
         }
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
-        state = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
-        state["config"] = asdict(self.config)
+        progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
+        state = {**progress, "config": asdict(self.config)}
         write_checkpoint(self.checkpoint, tensors, state)
         self.model.save(self.out, self.ema.state)
 
@@ -384,11 +384,17 @@ def train(
 
 def _recorded(config: Config, model: Detector) -> NuScenes:
     """The frames that ``config.data`` names."""
-    data = config.data
-    chosen = {"split": data.split, "scenes": list(data.scenes) or None, "part": data.part}
-    sizes = [training_image_size(size, config.augment) for size in model.inputs.image_size.values()]
-    chosen["image_size"] = tuple(map(max, zip(*sizes))) if sizes else None
-    frames = open_source(data.root, config, data.version, on_error=data.on_error, **chosen)
+    data, covering = config.data, model.inputs.covering
+    frames = open_source(
+        data.root,
+        config,
+        data.version,
+        split=data.split,
+        scenes=list(data.scenes) or None,
+        part=data.part,
+        image_size=None if covering is None else training_image_size(covering, config.augment),
+        on_error=data.on_error,
+    )
     if not frames.annotated:
         raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
     return frames
