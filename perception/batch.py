@@ -12,6 +12,7 @@ import torch
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fitted
 
 
+@dataclass
 class _Tensors:
     """Moves every tensor among the fields of a dataclass, however deep."""
 
@@ -118,6 +119,7 @@ def collate(frames: Sequence[Frame], spec: InputSpec) -> Batch:
         raise SampleError("collate: at least one frame was expected, found none")
     data = [frame.data for frame in frames]
     names = dict.fromkeys([*spec.sensors, *spec.depth_from.values()])
+    boxes = [frame.boxes for frame in frames if frame.boxes is not None]
     by_sensor = {name: [present.get(name) for present in data] for name in names}
     return Batch(
         tokens=[frame.token for frame in frames],
@@ -126,16 +128,18 @@ def collate(frames: Sequence[Frame], spec: InputSpec) -> Batch:
         inputs={
             name: _collate(name, parts, spec) for name, parts in by_sensor.items() if any(p is not None for p in parts)
         },
-        boxes=[frame.boxes for frame in frames] if all(frame.boxes is not None for frame in frames) else None,
+        boxes=boxes if len(boxes) == len(frames) else None,
     )
 
 
 def _collate(name: str, parts: list[SensorData | None], spec: InputSpec) -> SensorBatch:
-    if all(isinstance(part, PointCloud | None) for part in parts):
-        return _collate_points(parts)
-    if name not in spec.image_size or any(isinstance(part, PointCloud) for part in parts):
+    clouds = [part for part in parts if part is None or isinstance(part, PointCloud)]
+    if len(clouds) == len(parts):
+        return _collate_points(clouds)
+    images = [part for part in parts if not isinstance(part, PointCloud)]
+    if name not in spec.image_size or len(images) < len(parts):
         raise SampleError(f"{name}: a point cloud was expected, as its encoder takes, found images")
-    return _collate_images(parts, spec.image_size[name])
+    return _collate_images(images, spec.image_size[name])
 
 
 def _collate_points(clouds: list[PointCloud | None]) -> PointBatch:

@@ -202,7 +202,8 @@ def load_yaml(
             raise ConfigError(f"override '{override}': cannot be parsed: {' '.join(str(error).split())}") from None
         config = _merge(config, parsed, f"override '{override}'")
     try:
-        return OmegaConf.to_object(config)
+        resolved: Any = OmegaConf.to_object(config)
+        return resolved
     except TaskError as error:
         raise ConfigError(f"{path or 'config'}: {error}") from None
 
@@ -230,8 +231,9 @@ def _merge(config, loaded, where: str):
         if key not in valid:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
-    sections = OmegaConf.to_container(config)
-    for section, value in OmegaConf.to_container(loaded).items():
+    sections: Any = OmegaConf.to_container(config)
+    values: Any = OmegaConf.to_container(loaded)
+    for section, value in values.items():
         if isinstance(sections[section], dict) and not isinstance(value, dict):
             raise ConfigError(f"{where}: '{section}' wants keys of its own, found {value!r}")
     try:
@@ -260,7 +262,7 @@ def _add_encoders(config, loaded, where: str) -> None:
 def _upgraded(loaded):
     """As version 0.1 wrote it: a section for each of three sensors at the top, and other names of a few keys."""
     old = [name for name in ("camera", "radar", "lidar") if name in loaded]
-    container = OmegaConf.to_container(loaded)
+    container: Any = OmegaConf.to_container(loaded)
     for name in old:
         container["encoders"] = {**(container.get("encoders") or {}), name: container.pop(name)}
     augment = container.get("augment")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def without_dead(frame: Frame) -> Frame:
     return alive if alive.sensors else frame
 
 
-def _mapped(frame: Frame, change: Callable[[str, CameraImage | PointCloud], CameraImage | PointCloud | None]) -> Frame:
+def _mapped(frame: Frame, change: Callable[[str, Any], Any]) -> Frame:
     """The frame with ``change(name, part)`` of every image and cloud, None for absent; itself where all are kept.
 
     The name of a cloud is that of its sensor, the name of an image that of its camera.
@@ -42,7 +43,7 @@ def _mapped(frame: Frame, change: Callable[[str, CameraImage | PointCloud], Came
                 data[sensor] = cloud
             continue
         new = {name: change(name if sensor == "camera" else f"{sensor}/{name}", image) for name, image in old.items()}
-        images = {name: image for name, image in new.items() if image is not None}
+        images: dict[str, CameraImage] = {name: image for name, image in new.items() if image is not None}
         same = len(images) == len(old) and all(images[name] is image for name, image in old.items())
         data[sensor] = old if same else images
     kept = data.keys() == frame.data.keys() and all(data[sensor] is old for sensor, old in frame.data.items())

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -107,6 +107,8 @@ class RadarCloud(PointCloud):
     fields = ("x", "y", "z", "rcs_dbsm", "vx", "vy", "age_s")
 
 
+_UNKNOWN: Any = None  # of a column of Boxes3D, which its constructor fills in
+
 SensorData = PointCloud | dict[str, CameraImage]  # what one sensor of a Frame holds: a cloud, or images by camera name
 
 
@@ -125,10 +127,10 @@ class Boxes3D:
     yaw: np.ndarray
     velocity: np.ndarray
     label: np.ndarray
-    attribute: np.ndarray | None = None
-    visibility: np.ndarray | None = None
-    num_lidar_points: np.ndarray | None = None
-    num_radar_points: np.ndarray | None = None
+    attribute: np.ndarray = _UNKNOWN
+    visibility: np.ndarray = _UNKNOWN
+    num_lidar_points: np.ndarray = _UNKNOWN
+    num_radar_points: np.ndarray = _UNKNOWN
 
     def __post_init__(self):
         n = len(np.asarray(self.center))
@@ -245,7 +247,7 @@ class Frame:
     def with_data(self, data: Mapping[str, SensorData]) -> Frame:
         """The same frame with this data, and no other sensors."""
         others = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
-        own = {field_name: data.get(name) for name, field_name in _OWN_FIELDS.items()}
+        own: dict[str, Any] = {field_name: data.get(name) for name, field_name in _OWN_FIELDS.items()}
         return dataclasses.replace(self, **own, others=others)
 
     @property

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -73,16 +74,16 @@ _CYCLE = ["cycle.with_rider", "cycle.without_rider"]
 _PEDESTRIAN = ["pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down"]
 
 
-def _vehicle(name: str, color: list[int], resting: str = "vehicle.parked", **facts) -> ObjectClass:
+def _vehicle(name: str, color: list[int], resting: str = "vehicle.parked", **facts: Any) -> ObjectClass:
     facts = {"suppression_radius_m": 1.2, "position_sigma_m": 0.5, **facts}
     return ObjectClass(name, color=color, attributes=_VEHICLE, usual_attributes=["vehicle.moving", resting], **facts)
 
 
 def _nuscenes_classes() -> list[ObjectClass]:
     """Measurement errors are those of the shipped detector, outliers included; agility is that of recorded traffic."""
-    cycle = {"attributes": _CYCLE, "usual_attributes": _CYCLE, "racked": True, "range_m": 40.0}
+    cycle: dict[str, Any] = {"attributes": _CYCLE, "usual_attributes": _CYCLE, "racked": True, "range_m": 40.0}
     cycle |= {"suppression_radius_m": 0.5, "position_sigma_m": 0.3}
-    fixed = {"moves": False, "tracked": False, "range_m": 30.0}
+    fixed: dict[str, Any] = {"moves": False, "tracked": False, "range_m": 30.0}
     fixed |= {"velocity_sigma_mps": 0.3, "speed_mps": 0.1, "agility": 0.005}
     return [
         _vehicle("car", [66, 190, 255], suppression_radius_m=1.0, position_sigma_m=0.4),

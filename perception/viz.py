@@ -40,6 +40,7 @@ CAMERA_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT
 BACKGROUND, PANEL, RING = (13, 16, 22), (20, 25, 33), (50, 59, 73)
 TEXT, DIM, WARNING, WHITE = (226, 232, 240), (134, 146, 164), (255, 107, 107), (255, 255, 255)
 EGO = (196, 204, 216)
+EGO_BOX = Boxes3D(np.array([[1.4, 0, 0.8]]), np.array([[4.7, 1.9, 1.6]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
 RADAR = (255, 221, 87)
 _TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
 _LEGEND_CLASSES = 10
@@ -157,8 +158,9 @@ def draw_frame(
         layout: what the detector's task and grid are; None: the defaults.
     """
     layout = Layout() if layout is None else layout
-    boxes = Boxes3D.empty() if detections is None else detections.boxes[detections.scores >= score_threshold]
-    tracks = None if tracks is None else tracks[detections.scores >= score_threshold]
+    found = Detections(Boxes3D.empty(), np.zeros(0)) if detections is None else detections
+    shown = found.scores >= score_threshold
+    boxes, tracks = found.boxes[shown], None if tracks is None else tracks[shown]
     truth = None if frame.boxes is None else frame.boxes[frame.boxes.measured]
     canvas = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
     _draw_header(canvas, frame, layout, f"{len(boxes)} boxes, score >= {score_threshold:.2f}", latency_ms)
@@ -181,7 +183,9 @@ def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int, la
     columns = (len(names) + 1) // 2
     tile_width = (width - (columns - 1) * GAP) // columns
     # Tiles have the shape of the images, as far as two rows of them leave room for the view below.
-    aspect = np.median([camera.image.shape[0] / camera.image.shape[1] for camera in cameras.values()] or [9 / 16])
+    aspect = float(
+        np.median([camera.image.shape[0] / camera.image.shape[1] for camera in cameras.values()] or [9 / 16])
+    )
     tile_height = round(min(tile_width * aspect, 250))
     grid = np.full((2 * tile_height + GAP, width, 3), BACKGROUND, np.uint8)
     for i, name in enumerate(names):
@@ -264,8 +268,7 @@ def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Bo
     _draw_boxes(panel, view, boxes, layout.colours(boxes))
     arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
     _draw_segments(panel, view, arrows, np.repeat(layout.colours(boxes), 3, axis=0), 2)
-    ego = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
-    _draw_boxes(panel, view, ego, np.array([EGO]))
+    _draw_boxes(panel, view, EGO_BOX, np.array([EGO]))
     if truth is not None:  # last: a detection that fits would hide it
         _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
 
@@ -457,7 +460,7 @@ def _glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
     scale, thickness = zoom * size_px / 30, max(1, round(zoom * size_px * (0.125 if bold else 0.085)))
     (width, height), below = cv2.getTextSize(text, font, scale, thickness)
     big = np.zeros((height + 2 * below, width + 2 * thickness), np.uint8)
-    cv2.putText(big, text, (thickness, height + below // 2), font, scale, 255, thickness, cv2.LINE_AA)
+    cv2.putText(big, text, (thickness, height + below // 2), font, scale, (255,), thickness, cv2.LINE_AA)
     size = (big.shape[1] // zoom, big.shape[0] // zoom)
     return cv2.resize(big, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -52,7 +53,8 @@ def joined(paths: Sequence[Path]) -> Iterator[Path]:
     if len(paths) == 1:
         yield paths[0]
         return
-    meta, results = {}, {}
+    meta: dict = {}
+    results: dict[str, msgspec.Raw] = {}
     for path in paths:
         try:
             part = msgspec.json.decode(read_bytes(path), type=_Submission)
@@ -78,7 +80,7 @@ def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCEN
     data = read_bytes(path)
     place = {token: i for i, token in enumerate(tokens)}
     try:
-        results = msgspec.json.decode(data, type=_Submission).results
+        results: Mapping[str, Any] = msgspec.json.decode(data, type=_Submission).results
     except msgspec.DecodeError:  # NaN, which is not JSON, is what the devkit writes for an unknown velocity
         results = _lenient(path, data)
     _check_samples(path, results.keys(), place.keys())
@@ -86,8 +88,8 @@ def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCEN
     parts = []
     for token, raw in results.items():
         try:
-            boxes = decode(raw) if isinstance(raw, msgspec.Raw) else msgspec.convert(raw, list[_Box])
-            parts.append(_columns(boxes, token, place[token], task))
+            records = decode(raw) if isinstance(raw, msgspec.Raw) else msgspec.convert(raw, list[_Box])
+            parts.append(_columns(records, token, place[token], task))
         except (msgspec.DecodeError, ValueError) as error:
             raise DataError(f"{path}: sample {token}: {error}") from None
     boxes = MetricBoxes.joined(parts)

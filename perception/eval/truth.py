@@ -89,8 +89,8 @@ class Truth:
             [_in_world(frame.sample, frame.world_SE3_ego, frame.boxes) for frame in frames if frame.boxes is not None]
         )
         names = ("visibility", "num_lidar_points", "num_radar_points")
-        counts = (np.concatenate([getattr(own, name) for own in boxes]) for name in names)
-        return cls._counted(task, world, *counts, positions, racks)
+        visibility, lidar, radar = (np.concatenate([getattr(own, name) for own in boxes]) for name in names)
+        return cls._counted(task, world, visibility, lidar, radar, positions, racks)
 
     @classmethod
     def _counted(cls, task: Task, boxes: MetricBoxes, visibility, lidar, radar, ego_positions, racks: Racks) -> Truth:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,14 +89,14 @@ def pooling(device: str = "cpu", repeats: int = 5) -> list[dict]:
     return compare(name, _synchronised(ours, device), {k: _synchronised(p, device) for k, p in peers.items()}, repeats)
 
 
-def fusion_scaling(repeats: int = 3) -> list[dict]:
-    """The fusion block over 90, 180 and 360 cells a side beside attention to all of 4,224 image tokens.
+def fusion_scaling(repeats: int = 3, sides: Sequence[int] = (90, 180, 360)) -> list[dict]:
+    """The fusion block over grids of so many cells a side beside attention to all of 4,224 image tokens.
 
     growth: of our time, from the grid before.
     """
     rows, config, sensors = [], FusionConfig(), tuple(Config().encoders)
     tokens = torch.randn(1, config.heads, 4224, config.channels // config.heads)
-    for side in (90, 180, 360):
+    for side in sides:
         grid = BEVGrid(-54, 54, -54, 54, -5, 3, 108 / side)
         block = build_fusion(config, grid, sensors, {}).eval()
         features = {name: torch.randn(1, config.channels, side, side) for name in sensors}
