@@ -127,7 +127,8 @@ def test_only_the_named_cameras_are_hit():
 
 def test_turned_cameras_are_off_by_as_much_as_said():
     poses = [
-        corruptions.rotate_cameras(FULL, 2.0, 0.3, rng(seed)).cameras["CAM_FRONT_LEFT"].ego_SE3_camera for seed in range(400)
+        corruptions.rotate_cameras(FULL, 2.0, 0.3, rng(seed)).cameras["CAM_FRONT_LEFT"].ego_SE3_camera
+        for seed in range(400)
     ]
     errors = [FULL.cameras["CAM_FRONT_LEFT"].ego_SE3_camera.inverse() @ pose for pose in poses]
     turns = [[e.rotation[2, 1], e.rotation[0, 2], e.rotation[1, 0]] for e in errors]  # sines of small angles

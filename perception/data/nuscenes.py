@@ -43,7 +43,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import msgspec
 import numpy as np
@@ -328,13 +328,14 @@ def is_simulated(folder: Path) -> bool:
         return False
 
 
-def open_source(root: str | Path, config: Config, version: str | None = None, **selection) -> NuScenes:
+def open_source(root: str | Path, config: Config, version: str | None = None, **selection: Any) -> NuScenes:
     """A dataset as the detector of ``config`` wants it: its task, and as many sweeps a cloud as it was trained on.
 
     selection: the other arguments, as :class:`NuScenes` takes them.
     """
-    sweeps = {"lidar_sweeps": config.data.lidar_sweeps, "radar_sweeps": config.data.radar_sweeps}
-    return NuScenes(root, version, task=config.task, **sweeps, **selection)
+    data = config.data
+    options = {"task": config.task, "lidar_sweeps": data.lidar_sweeps, "radar_sweeps": data.radar_sweeps, **selection}
+    return NuScenes(root, version, **options)
 
 
 def _joined(samples: list[np.ndarray]) -> np.ndarray:

@@ -30,14 +30,12 @@ class WorldDetections:
     """Detections of one sample in the world frame, highest score first.
 
     boxes: :class:`MetricBoxes` [N], ``sample`` is 0.  quaternion: [N, 4] (w, x, y, z).
-    index: int64 [N], which of the detections in the ego frame each one is.
     """
 
     task: Task
     token: str
     boxes: MetricBoxes
     quaternion: np.ndarray
-    index: np.ndarray
 
     def row(self, i: int) -> dict:
         """What the detection and the tracking format have in common, of box ``i``."""
@@ -60,8 +58,7 @@ def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> Wor
         TaskError: a label or an attribute that the task does not have.
     """
     task.check(detections.boxes.label, detections.boxes.attribute, f"frame {frame.token}: detections")
-    index = np.argsort(-detections.scores, kind="stable")
-    boxes = detections.boxes[index]
+    boxes = detections.boxes
     world_SE3_ego, ego_rotation_box = frame.world_SE3_ego, Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
     rotation = Rotation.from_matrix(world_SE3_ego.rotation) * ego_rotation_box
     forward = rotation.apply([1.0, 0.0, 0.0]).reshape(-1, 3)
@@ -79,9 +76,9 @@ def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> Wor
         velocity=world_SE3_ego.rotate(ego_velocity)[:, :2],
         label=boxes.label,
         attribute=task.attributes_of(attributes),
-        score=detections.scores[index],
+        score=detections.scores,
     )
-    return WorldDetections(task, frame.token, world, to_wxyz(rotation.as_quat().reshape(-1, 4)), index)
+    return WorldDetections(task, frame.token, world, to_wxyz(rotation.as_quat().reshape(-1, 4)))
 
 
 def to_submission(world: WorldDetections) -> list[dict]:

@@ -17,9 +17,9 @@ def to_tracking_submission(world: WorldDetections, ids: np.ndarray) -> list[dict
     Classes that the benchmark does not track are left out: cones, barriers and construction vehicles.
 
     Args:
-        ids: int64 [N], the track of each detection in the ego frame, -1 for none.
+        ids: int64 [N], the track of each detection, -1 for none.
     """
-    boxes, ids = world.boxes, ids[world.index]
+    boxes = world.boxes
     tracked = world.task.column("tracked")[boxes.label]
     kept = np.flatnonzero((ids >= 0) & tracked)[:MAX_BOXES]
     return [
