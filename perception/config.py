@@ -115,7 +115,7 @@ class AugmentConfig:
     translate_m: float = 0.5
     image_scale: float = 0.1  # relative zoom in either direction
     image_color: float = 0.2  # brightness and contrast
-    fault_rate: float = 0.0  # chance that a sensor of a frame is trained with a fault of ``data.corruptions``
+    corruption_rate: float = 0.0  # chance that a sensor of a frame is trained with one of ``data.corruptions``
 
 
 @dataclass
@@ -258,11 +258,14 @@ def _add_encoders(config, loaded, where: str) -> None:
 
 
 def _upgraded(loaded):
-    """Configs of version 0.1 had a section for each of three sensors at the top, and other names of frozen parts."""
+    """As version 0.1 wrote it: a section for each of three sensors at the top, and other names of a few keys."""
     old = [name for name in ("camera", "radar", "lidar") if name in loaded]
     container = OmegaConf.to_container(loaded)
     for name in old:
         container["encoders"] = {**(container.get("encoders") or {}), name: container.pop(name)}
+    augment = container.get("augment")
+    if isinstance(augment, dict) and "fault_rate" in augment:
+        augment["corruption_rate"] = augment.pop("fault_rate")
     train = container.get("train")
     if isinstance(train, dict) and isinstance(train.get("freeze"), list):
         names = {"camera": "encoders.camera.image", "view_transform": "encoders.camera.view_transform"}

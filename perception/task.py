@@ -181,6 +181,19 @@ class Task:
         index = {name: i for i, name in enumerate(self.attributes)}
         return np.array([index.get(name, -1) for name in names], np.int64)
 
+    def check(self, label: np.ndarray, attribute: np.ndarray, where: str) -> None:
+        """Refuse boxes of another task.
+
+        Args:
+            label, attribute: as in a Boxes3D.  where: whose they are, for the message.
+
+        Raises:
+            TaskError: an index that the task does not have.
+        """
+        for what, index, names in (("labels", label, self.classes), ("attributes", attribute, self.attributes)):
+            if index.max(initial=-1) >= len(names):
+                raise TaskError(f"{where}: {what} below {len(names)} were expected, found {index.max()}")
+
     def attribute_name(self, label: int, attribute: int, moving: bool) -> str:
         """The attribute, if its class may carry it; else what objects of the class usually carry; "" for none."""
         facts = self.objects[label]

@@ -125,7 +125,7 @@ class Layout:
     are.
     """
 
-    task: Task = NUSCENES
+    task: Task = field(default_factory=lambda: NUSCENES)
     grid: BEVGrid = field(default_factory=lambda: BEVGrid(**vars(GridConfig())))
     sensors: tuple[str, ...] = ("camera", "radar", "lidar")
 
@@ -164,7 +164,7 @@ def draw_frame(
     _draw_header(canvas, frame, layout, f"{len(boxes)} boxes, score >= {score_threshold:.2f}", latency_ms)
 
     left_width = WIDTH - BEV_WIDTH - 3 * MARGIN
-    cameras = draw_cameras(_images(frame), boxes, left_width, layout)
+    cameras = draw_cameras(images_of(frame), boxes, left_width, layout)
     _paste(canvas, cameras, MARGIN, HEADER)
     top = HEADER + len(cameras) + GAP
     _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width), layout, tracks), MARGIN, top)
@@ -238,7 +238,7 @@ def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[in
     return panel
 
 
-def _images(frame: Frame) -> dict[str, CameraImage]:
+def images_of(frame: Frame) -> dict[str, CameraImage]:
     """The images of all sensors; those of others than the cameras by sensor and name."""
     images = dict(frame.cameras or {})
     for sensor, data in frame.others.items():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception.data import corruptions as faults
-from perception.data.corruptions import EGO_SE3_LIDAR, Faulty, draw_faults
+from perception.data.corruptions import EGO_SE3_LIDAR, Corrupted, draw_corruptions
 from perception.geometry import SE3
 from perception.sample import Frame
 
@@ -21,8 +21,8 @@ def rng(seed=0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def healthy(frame: Frame) -> Faulty:
-    return Faulty(frame, {name: SE3() for name in SENSORS})
+def healthy(frame: Frame) -> Corrupted:
+    return Corrupted(frame, {name: SE3() for name in SENSORS})
 
 
 FULL = FRAMES["full"]
@@ -35,7 +35,7 @@ OF_A_FRAME = {
     "stale_cameras": lambda frame: faults.stale_cameras(frame, BEFORE, ["CAM_FRONT_LEFT", "CAM_9"]),
     "stale_lidar": lambda frame: faults.stale_lidar(frame, BEFORE),
     "stale_radar": lambda frame: faults.stale_radar(frame, BEFORE),
-    "turn_cameras": lambda frame: faults.turn_cameras(frame, 3.0, 0.1, rng()),
+    "rotate_cameras": lambda frame: faults.rotate_cameras(frame, 3.0, 0.1, rng()),
     "move_lidar": lambda frame: faults.move_lidar(frame, faults.lidar_error([1, 2, 3], [1.0, 0, 0])),
 }
 OF_LIDAR = {
@@ -105,7 +105,7 @@ def test_stale_clouds_are_the_previous_ones_verbatim():
 
 
 def test_stale_cameras_show_the_old_image_under_the_new_time_and_pose():
-    moved = faults.turn_cameras(FULL, 5.0, 0.1, rng())
+    moved = faults.rotate_cameras(FULL, 5.0, 0.1, rng())
     after = faults.stale_cameras(moved, BEFORE, ["CAM_FRONT_LEFT"])
     assert changed_parts(moved, after) == {"CAM_FRONT_LEFT"}
     assert after.cameras["CAM_FRONT_LEFT"].image is BEFORE.cameras["CAM_FRONT_LEFT"].image
@@ -115,7 +115,7 @@ def test_stale_cameras_show_the_old_image_under_the_new_time_and_pose():
 def test_only_the_named_cameras_are_hit():
     assert changed_parts(FULL, faults.black_cameras(FULL, ["CAM_BACK"])) == {"CAM_BACK"}
     assert not faults.black_cameras(FULL).cameras["CAM_FRONT"].image.any()
-    assert changed_parts(FULL, faults.turn_cameras(FULL, 3.0, 0.0, rng(), ["CAM_FRONT_RIGHT"])) == {
+    assert changed_parts(FULL, faults.rotate_cameras(FULL, 3.0, 0.0, rng(), ["CAM_FRONT_RIGHT"])) == {
         "CAM_FRONT_RIGHT pose"
     }
     assert list(faults.without_cameras(FULL, ["CAM_FRONT", "CAM_BACK"]).cameras) == [
@@ -127,7 +127,7 @@ def test_only_the_named_cameras_are_hit():
 
 def test_turned_cameras_are_off_by_as_much_as_said():
     poses = [
-        faults.turn_cameras(FULL, 2.0, 0.3, rng(seed)).cameras["CAM_FRONT_LEFT"].ego_SE3_camera for seed in range(400)
+        faults.rotate_cameras(FULL, 2.0, 0.3, rng(seed)).cameras["CAM_FRONT_LEFT"].ego_SE3_camera for seed in range(400)
     ]
     errors = [FULL.cameras["CAM_FRONT_LEFT"].ego_SE3_camera.inverse() @ pose for pose in poses]
     turns = [[e.rotation[2, 1], e.rotation[0, 2], e.rotation[1, 0]] for e in errors]  # sines of small angles
@@ -275,16 +275,16 @@ def test_drawn_faults_leave_both_frames_alone_and_errors_say_where_things_are_sh
     frame = FRAMES[kind]
     previous = None if before is None else dataclasses.replace(FRAMES[before], world_SE3_ego=BEFORE.world_SE3_ego)
     held = content(frame), previous and content(previous)
-    faulty = draw_faults(healthy(frame), lambda: previous, 1.0, rng(seed))
+    corrupted = draw_corruptions(healthy(frame), lambda: previous, 1.0, rng(seed))
     assert (content(frame), previous and content(previous)) == held
-    assert faulty.frame.sensors == frame.sensors and faulty.errors.keys() <= set(SENSORS)
-    assert np.isfinite([error.matrix for error in faulty.errors.values()]).all()
-    assert_errors_are_true(frame, previous, faulty)
+    assert corrupted.frame.sensors == frame.sensors and corrupted.errors.keys() <= set(SENSORS)
+    assert np.isfinite([error.matrix for error in corrupted.errors.values()]).all()
+    assert_errors_are_true(frame, previous, corrupted)
 
 
-def assert_errors_are_true(frame: Frame, previous: Frame | None, faulty: Faulty):
+def assert_errors_are_true(frame: Frame, previous: Frame | None, corrupted: Corrupted):
     for name in ("radar", "lidar"):
-        cloud, error = getattr(faulty.frame, name), faulty.errors[name]
+        cloud, error = getattr(corrupted.frame, name), corrupted.errors[name]
         if np.allclose(error.matrix, np.eye(4)):
             continue
         if previous is not None and cloud is getattr(previous, name):
@@ -297,21 +297,21 @@ def assert_errors_are_true(frame: Frame, previous: Frame | None, faulty: Faulty)
 
 def test_no_faults_are_drawn_at_rate_0():
     for seed in range(50):
-        faulty = draw_faults(healthy(FULL), lambda: BEFORE, 0.0, rng(seed))
-        assert faulty.frame is FULL
-        assert all(np.array_equal(faulty.errors[name].matrix, np.eye(4)) for name in SENSORS)
+        corrupted = draw_corruptions(healthy(FULL), lambda: BEFORE, 0.0, rng(seed))
+        assert corrupted.frame is FULL
+        assert all(np.array_equal(corrupted.errors[name].matrix, np.eye(4)) for name in SENSORS)
 
 
-def kinds_of(faulty: Faulty) -> set[str]:
+def kinds_of(corrupted: Corrupted) -> set[str]:
     """The kinds of fault that a full frame shows, told from its data alone."""
-    frame, kinds = faulty.frame, set()
+    frame, kinds = corrupted.frame, set()
     xyz, old = frame.lidar.points[:, :3], FULL.lidar.points[:, :3]
     if frame.lidar is BEFORE.lidar:
         kinds.add("lidar stale")
     elif len(xyz) < len(old):
         kinds.add("lidar fewer points")
     elif not np.array_equal(xyz, old):
-        kinds.add("lidar shaken" if np.allclose(faulty.errors["lidar"].matrix, np.eye(4)) else "lidar moved")
+        kinds.add("lidar shaken" if np.allclose(corrupted.errors["lidar"].matrix, np.eye(4)) else "lidar moved")
     radar, old = frame.radar.points, FULL.radar.points
     if frame.radar is BEFORE.radar:
         kinds.add("radar stale")
@@ -334,12 +334,12 @@ def kinds_of(faulty: Faulty) -> set[str]:
 def test_every_kind_of_fault_is_drawn():
     seen, unknown = set(), set()
     for seed in range(200):
-        faulty = draw_faults(healthy(FULL), lambda: BEFORE, 1.0, rng(seed))
-        kinds = kinds_of(faulty)
+        corrupted = draw_corruptions(healthy(FULL), lambda: BEFORE, 1.0, rng(seed))
+        kinds = kinds_of(corrupted)
         seen |= kinds
-        unknown |= kinds if "camera" not in faulty.errors else set()
-        assert_errors_are_true(FULL, BEFORE, faulty)
-        assert ("camera" in faulty.errors) or not {"camera absent"} & kinds
+        unknown |= kinds if "camera" not in corrupted.errors else set()
+        assert_errors_are_true(FULL, BEFORE, corrupted)
+        assert ("camera" in corrupted.errors) or not {"camera absent"} & kinds
     assert seen == {
         *("lidar stale", "lidar moved", "lidar shaken", "lidar fewer points"),
         *("radar stale", "radar ghosts", "radar clutter", "radar folded", "radar flipped", "radar fewer points"),
@@ -351,20 +351,20 @@ def test_every_kind_of_fault_is_drawn():
 def test_faults_are_drawn_as_often_as_said():
     hit = np.zeros(3)
     for seed in range(1000):
-        frame = draw_faults(healthy(FULL), lambda: BEFORE, 0.3, rng(seed)).frame
+        frame = draw_corruptions(healthy(FULL), lambda: BEFORE, 0.3, rng(seed)).frame
         hit += [frame.cameras is not FULL.cameras, frame.radar is not FULL.radar, frame.lidar is not FULL.lidar]
     np.testing.assert_allclose(hit / 1000, [0.3] * 3, atol=0.05)
 
 
 def test_nothing_is_stale_without_a_frame_before():
     for seed in range(100):
-        faulty = draw_faults(healthy(FULL), lambda: None, 1.0, rng(seed))
-        assert not {"lidar stale", "radar stale", "camera stale"} & kinds_of(faulty)
+        corrupted = draw_corruptions(healthy(FULL), lambda: None, 1.0, rng(seed))
+        assert not {"lidar stale", "radar stale", "camera stale"} & kinds_of(corrupted)
 
 
 def test_sensors_without_faults_of_their_kind_are_left_alone():
     lidar, radar = FULL.lidar, FULL.radar
     others = dataclasses.replace(FULL.only([]), others={"rear": radar, "roof": lidar, "thermal": dict(FULL.cameras)})
     for seed in range(20):
-        faulty = draw_faults(Faulty(others, {"roof": SE3()}), lambda: BEFORE, 1.0, rng(seed))
-        assert faulty.frame is others and faulty.errors.keys() == {"roof"}
+        corrupted = draw_corruptions(Corrupted(others, {"roof": SE3()}), lambda: BEFORE, 1.0, rng(seed))
+        assert corrupted.frame is others and corrupted.errors.keys() == {"roof"}

@@ -357,7 +357,7 @@ def test_ray_finds_what_a_worker_finds(real_jobs, tmp_path, template, monkeypatc
 
 def test_ray_is_an_extra(real_jobs, template, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PerceptionError, match=r"pip install 'perception\[ray\]'"):
+    with pytest.raises(PerceptionError, match=r'pip install -e "\.\[ray\]"'):
         run_fleet(real_jobs, template.out, engine="ray")
 
 

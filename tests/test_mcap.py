@@ -285,12 +285,18 @@ def test_a_chunk_that_decompresses_to_more_or_less_than_it_declares(tmp_path, co
 
 def test_decompression_takes_no_more_than_what_is_declared():
     tracemalloc = pytest.importorskip("tracemalloc")
-    head = mcap_records.ChunkHead(0, 0, 1000, 0, "lz4")
-    bomb = memoryview(lz4(bytes(50 << 20)))
+    bomb = Chunk(
+        compression="lz4",
+        data=lz4(bytes(50 << 20)),
+        message_start_time=0,
+        message_end_time=0,
+        uncompressed_crc=0,
+        uncompressed_size=1000,
+    )
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="found more"):
-            mcap_records.unpack(head, bomb)
+            mcap_records.unpack(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

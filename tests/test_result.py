@@ -123,7 +123,7 @@ BROKEN = {
     "another class": (lambda line: line["boxes"]["label"].__setitem__(0, "tram"), "known class names .* 'tram'"),
     "another attribute": (lambda line: line["boxes"]["attribute"].__setitem__(0, "x"), "known attribute names .* 'x'"),
     "another sensor": (lambda line: line["sensors"].append("sonar"), "known sensors .* 'sonar'"),
-    "a score of 2": (lambda line: line["boxes"]["score"].__setitem__(0, 2), "scores in 0..1"),
+    "a score of 2": (lambda line: line["boxes"]["score"].__setitem__(0, 2), r"scores: 0\.\.1 was expected"),
     "a size of 0": (lambda line: line["boxes"]["size"].__setitem__(0, [0, 1, 1]), "positive metres"),
     "one label less": (lambda line: line["boxes"]["label"].pop(), r"boxes.label: shape \[2\]"),
     "one score less": (lambda line: line["boxes"]["score"].pop(), r"scores: shape \[2\]"),

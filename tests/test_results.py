@@ -9,7 +9,8 @@ import pytest
 from perception.eval.submission import MAX_BOXES, ResultsWriter, to_submission, to_world
 from perception.files import ResultsError, begin_part, check_writable, finish_part, replacing, write_json
 from perception.geometry import SE3
-from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame
+from perception.sample import Boxes3D, Detections, Frame
+from perception.task import ATTRIBUTES, CLASSES
 
 # The ego looks along the world's +y.
 FRAME = Frame("token", 0, world_SE3_ego=SE3.from_yaw(np.pi / 2, (100.0, 200.0, 1.0)))
@@ -25,7 +26,7 @@ def detections(labels, scores=None, velocity=(0.0, 0.0), attribute=None) -> Dete
         label=np.array(labels),
         attribute=None if attribute is None else np.full(n, attribute),
     )
-    return Detections(boxes, np.linspace(1.0, 0.5, n) if scores is None else np.array(scores))
+    return Detections.sorted(boxes, np.linspace(1.0, 0.5, n) if scores is None else np.array(scores))
 
 
 def submitted(found: Detections) -> list[dict]:

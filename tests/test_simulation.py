@@ -482,7 +482,7 @@ def test_the_comparison_with_a_recording(drives, real_scene):
         ("sample_annotation", "{", "JSON"),
         ("category", None, "cannot be read"),
         ("sensor", "{}", "list of rows"),
-        ("sample", '[{"token": "a"}]', "missing timestamp"),
+        ("sample", '[{"token": "a"}]', "missing scene_token, timestamp"),
         ("instance", "[]", "no table holds"),
     ],
 )

@@ -359,7 +359,7 @@ STILL = {"flip": False, "rotate_deg": 0.0, "scale": 0.0, "translate_m": 0.0}
 def faulty_batches(count: int, **augment):
     """NOW, which comes after BEFORE, in as many epochs, with a fault in every sensor: the world and the batch."""
     config = make_config()
-    config.augment = AugmentConfig(image_scale=0.0, image_color=0.0, fault_rate=1.0, **augment)
+    config.augment = AugmentConfig(image_scale=0.0, image_color=0.0, corruption_rate=1.0, **augment)
     data = TrainingData([BEFORE, NOW], config, INPUTS)
     for epoch in range(count):
         world = draw_world(config.augment, keyed_rng(config.train.seed, epoch, NOW.token))
@@ -428,7 +428,7 @@ def test_without_faults_nothing_is_displaced():
 
 def test_the_first_frame_of_a_scene_has_none_before_it():
     config = make_config()
-    config.augment.fault_rate = 1.0
+    config.augment.corruption_rate = 1.0
     frames = [BEFORE, replace(NOW, scene="other"), None, drive_frame(3)]
     data = TrainingData(frames, config, INPUTS)
     assert [data._previous(index, frames[index]) for index in (0, 1, 3)] == [None] * 3
@@ -493,7 +493,7 @@ def test_further_sensors_are_trained_with():
     frame = make_frame(0)
     frame = replace(frame, others={"sonar": Sonar(points), "thermal": {"LEFT": frame.cameras["CAM_FRONT"]}})
     config = make_config()
-    config.augment.fault_rate = 1.0  # of which these sensors have none
+    config.augment.corruption_rate = 1.0  # of which these sensors have none
     data = TrainingData([frame], config, inputs)
     both = data[Draw(0, (0,), inputs.sensors)]
     assert both.sensors == inputs.sensors and set(both.inputs) == {"thermal", "sonar", "lidar"}

@@ -35,7 +35,8 @@ def write_columns(
     arrays = {name: _stored(column) for name, column in columns.items()}
     # Widest first, as the library writes them, so that every array begins at a multiple of its item size.
     arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    header, end = {"__metadata__": metadata}, 0
+    header: dict[str, dict] = {"__metadata__": metadata}
+    end = 0
     for name, array in arrays.items():
         offsets = [end, end := end + array.nbytes]
         header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": offsets}
@@ -46,7 +47,7 @@ def write_columns(
         with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for array in arrays.values():
-                file.write(np.ascontiguousarray(array))
+                file.write(np.ascontiguousarray(array).data)
         found = read_columns(part)
         if found is None:
             raise OSError(f"{part}: what was written is not there")
@@ -74,8 +75,8 @@ def _stored(column: np.ndarray) -> np.ndarray:
 
 def _view(data: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
     begin, end = data_offsets
-    count, dtype = math.prod(shape), np.dtype(_DTYPES[dtype])
-    if count * dtype.itemsize != end - begin:
+    count, item = math.prod(shape), np.dtype(_DTYPES[dtype])
+    if count * item.itemsize != end - begin:
         raise ValueError
-    array = np.frombuffer(data, dtype, count, start + begin).reshape(shape)
-    return array.view(f"S{shape[1]}")[:, 0] if dtype == np.uint8 else array
+    array = np.frombuffer(data, item, count, start + begin).reshape(shape)
+    return array.view(f"S{shape[1]}")[:, 0] if item == np.uint8 else array

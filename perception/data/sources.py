@@ -12,15 +12,21 @@ from perception.sample import Frame
 class FrameSource(Protocol):
     """Frames by index. :class:`perception.NuScenes` is one; docs/own-parts.md shows another in twenty lines.
 
-    tokens: the token of every frame, each a different one, in order.
-
-    ``source[i]`` is the Frame with ``tokens[i]``, or None for one that cannot be read: it is left out and counted.
-    ``frame.boxes`` are what it is trained on and scored against, with labels that index the task's classes; None where
-    nobody annotated it, in which case the source can be replayed and nothing else.
+    Frames of one scene (``Frame.scene``) lie together and in order of time. ``Frame.boxes`` is the ground truth, with
+    labels that index the task's classes; None where a frame is not annotated; training and evaluation need it. A source
+    that several processes read is pickled into each of them.
     """
 
-    tokens: Sequence[str]
+    @property
+    def tokens(self) -> Sequence[str]:
+        """A name for every frame, unique within the source; ``source[i].token`` is ``source.tokens[i]``."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Frame | None: ...
+    def __getitem__(self, index: int, /) -> Frame | None:
+        """The frame, index from 0 to ``len(self) - 1``; None if it is damaged and is to be left out.
+
+        Raises:
+            IndexError: no such frame.
+            PerceptionError: a damaged frame, in a source that does not leave such frames out.
+        """

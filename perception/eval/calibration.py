@@ -44,12 +44,16 @@ def match_all(
     """Every detection of every frame by set of sensors; only those scored ``confident`` count in the confusion.
 
     Frames that cannot be read, have no boxes, or none of the sensors of a set, are left out.
+
+    Raises:
+        TaskError: a label or an attribute that the task does not have.
     """
     parts: dict[str, list] = {sensor_set(subset, detector.sensors): [] for subset in subsets}
     for index in tqdm(range(len(source)), desc="match", unit="frame"):
         frame = source[index]
         if frame is None or frame.boxes is None:
             continue
+        detector.task.check(frame.boxes.label, frame.boxes.attribute, f"frame {frame.token}")
         truth = _in_range(frame.boxes[frame.boxes.measured], detector.task)
         for name in parts:
             seen = frame.only(name.split("+"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_annotations import VISIBILITY_LEVEL
+from perception.data.nuscenes_constants import VISIBILITY_LEVEL
 from perception.data.sources import FrameSource
 from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, MetricBoxes, Metrics, counted, found, score
@@ -133,7 +133,7 @@ class Submission:
         sample = self.place[frame.token]
         if self.writer is not None:
             self.writer.add(frame.token, [] if world is None else to_submission(world))
-        self.frames.append(Annotated(sample, frame.world_SE3_ego, frame.boxes))
+        self.frames.append(Annotated(frame.token, sample, frame.world_SE3_ego, frame.boxes))
         if world is not None:
             best = world.boxes[:MAX_BOXES]
             self._parts.append(replace(best, sample=np.full(len(best), sample)))
@@ -146,7 +146,7 @@ class Submission:
 def score_submissions(
     source: FrameSource,
     task: Task,
-    names: dict[str, Iterable[str]],
+    names: Mapping[str, Iterable[str]],
     detect: Callable[[dict[str, Submission]], None],
     results: str | Path | None = None,
     official: bool = False,
@@ -191,7 +191,7 @@ def score_submissions(
             where = "" if tables is None else f"{Path(tables.root) / tables.version}: "
             raise EvaluationError(f"{where}none of the {len(source)} frames could be read")
         samples = np.array([frame.sample for frame in frames])
-        truth = Truth.of_frames(source, task, frames) if truth is None else truth.of_samples(samples)
+        truth = Truth.of_frames(task, frames) if truth is None else truth.of_samples(samples)
         counts = np.bincount(truth.boxes.label, minlength=len(task.classes)).tolist()
         shared = {
             "frames": len(frames),

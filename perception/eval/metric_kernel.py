@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from perception.ops.compiled import compiled
 
-@numba.njit(cache=True, nogil=True)
+
+@compiled
 def match_nearest(offsets, truth, predictions, sample, thresholds):
     """int64 [thresholds, P]: for each prediction, in order, the nearest ground truth of its sample not yet taken; -1.
 

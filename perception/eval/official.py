@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.eval.metric import ERRORS, THRESHOLDS_M, Metrics
 from perception.task import CLASSES
 
@@ -28,7 +28,7 @@ def open_devkit(dataset):
     try:
         from nuscenes import NuScenes
     except ImportError:
-        raise OfficialError("the official code is in the devkit: pip install 'perception[nuscenes]'") from None
+        raise OfficialError(missing_extra("nuscenes", "the official code is in the devkit")) from None
     try:
         return NuScenes(version=dataset.version, dataroot=str(dataset.root), verbose=False)
     except (AssertionError, OSError, LookupError, ValueError) as error:  # its ways of saying that the data is not whole

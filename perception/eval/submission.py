@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.eval.metric import MetricBoxes
 from perception.files import begin_part, finish_part, writing
+from perception.geometry import to_wxyz
 from perception.sample import Detections, Frame
 from perception.task import NUSCENES, Task
 
@@ -54,7 +55,11 @@ def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> Wor
 
     The format cannot express an unknown velocity: such a box is written as standing still. An attribute that is
     unknown, or that the class cannot have, is replaced by the usual one of the class at the box's speed.
+
+    Raises:
+        TaskError: a label or an attribute that the task does not have.
     """
+    task.check(detections.boxes.label, detections.boxes.attribute, f"frame {frame.token}: detections")
     index = np.argsort(-detections.scores, kind="stable")
     boxes = detections.boxes[index]
     world_SE3_ego, ego_rotation_box = frame.world_SE3_ego, Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
@@ -76,7 +81,7 @@ def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> Wor
         attribute=task.attributes_of(attributes),
         score=detections.scores[index],
     )
-    return WorldDetections(task, frame.token, world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]], index)
+    return WorldDetections(task, frame.token, world, to_wxyz(rotation.as_quat().reshape(-1, 4)), index)
 
 
 def to_submission(world: WorldDetections) -> list[dict]:

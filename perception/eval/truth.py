@@ -10,7 +10,6 @@ import numpy as np
 
 from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.eval.metric import MetricBoxes, Racks, counted
 from perception.geometry import SE3
@@ -24,8 +23,9 @@ class EvaluationError(PerceptionError):
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """Of one frame: its place in the source, the ego pose and the boxes."""
+    """Of one frame: its token, its place among all, the ego pose and the boxes."""
 
+    token: str
     sample: int
     world_SE3_ego: SE3
     boxes: Boxes3D | None
@@ -60,31 +60,34 @@ class Truth:
             raise EvaluationError(f"{where}: no annotated box in {len(dataset)} frames, nothing to score against")
         for i in np.flatnonzero(np.isnan(dataset.ego_positions).any(axis=1))[:1]:  # range is measured from that pose
             raise EvaluationError(f"{where}: every sample must have a row for LIDAR_TOP, {dataset.tokens[i]} has none")
-        racks = Racks(annotations.rack_first, annotations.rack_center, annotations.rack_size, annotations.rack_rotation)
+        racks = Racks(
+            annotations.rack_offsets, annotations.rack_center, annotations.rack_size, annotations.rack_rotation
+        )
         counts = (annotations.visibility, annotations.num_lidar_points, annotations.num_radar_points)
         return cls._counted(dataset.task, _of_annotations(annotations), *counts, dataset.ego_positions, racks)
 
     @classmethod
-    def of_frames(cls, source: FrameSource, task: Task, frames: Sequence[Annotated]) -> Truth:
-        """What frames of any source say.
+    def of_frames(cls, task: Task, frames: Sequence[Annotated]) -> Truth:
+        """What frames of any source say; nothing of bicycle racks.
 
         Raises:
-            EvaluationError: nothing; or a label that the task does not have.
+            EvaluationError: nothing.
+            TaskError: a label or an attribute that the task does not have.
         """
         boxes = [frame.boxes for frame in frames if frame.boxes is not None]
         if not sum(map(len, boxes)):
             raise EvaluationError(f"no annotated box in {len(frames)} frames, nothing to score against")
         for frame in frames:
-            if frame.boxes is not None and frame.boxes.label.max(initial=-1) >= len(task.classes):
-                raise EvaluationError(
-                    f"frame {source.tokens[frame.sample]}: labels below {len(task.classes)} were expected, "
-                    f"found {frame.boxes.label.max()}"
-                )
-        positions = np.full((len(source), 3), np.nan)
+            if frame.boxes is not None:
+                task.check(frame.boxes.label, frame.boxes.attribute, f"frame {frame.token}")
+        samples = 1 + max(frame.sample for frame in frames)
+        positions = np.full((samples, 3), np.nan)
         for frame in frames:
             positions[frame.sample] = frame.world_SE3_ego.translation
-        racks = Racks(np.zeros(len(source) + 1, np.int64), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)))
-        world = MetricBoxes.joined([_in_world(frame) for frame in frames if frame.boxes is not None])
+        racks = Racks(np.zeros(samples + 1, np.int64), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)))
+        world = MetricBoxes.joined(
+            [_in_world(frame.sample, frame.world_SE3_ego, frame.boxes) for frame in frames if frame.boxes is not None]
+        )
         names = ("visibility", "num_lidar_points", "num_radar_points")
         counts = (np.concatenate([getattr(own, name) for own in boxes]) for name in names)
         return cls._counted(task, world, *counts, positions, racks)
@@ -103,7 +106,7 @@ class Truth:
 
 def _of_annotations(annotations: Annotations) -> MetricBoxes:
     return MetricBoxes(
-        sample=np.repeat(np.arange(len(annotations.first) - 1), np.diff(annotations.first)),
+        sample=np.repeat(np.arange(len(annotations.box_offsets) - 1), np.diff(annotations.box_offsets)),
         center=annotations.center,
         size=annotations.size,
         yaw=np.arctan2(annotations.forward[:, 1], annotations.forward[:, 0]),
@@ -114,11 +117,10 @@ def _of_annotations(annotations: Annotations) -> MetricBoxes:
     )
 
 
-def _in_world(frame: Annotated) -> MetricBoxes:
-    boxes, pose = frame.boxes, frame.world_SE3_ego
+def _in_world(sample: int, pose: SE3, boxes: Boxes3D) -> MetricBoxes:
     forward = pose.rotate(np.column_stack([np.cos(boxes.yaw), np.sin(boxes.yaw), np.zeros(len(boxes))]))
     return MetricBoxes(
-        sample=np.full(len(boxes), frame.sample),
+        sample=np.full(len(boxes), sample),
         center=pose.transform(boxes.center),
         size=boxes.size,
         yaw=np.arctan2(forward[:, 1], forward[:, 0]),

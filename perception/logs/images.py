@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from perception.data.image_files import ImageError, decode_image
+from perception.logs.decoding import PIXEL_BYTES
 from perception.logs.messages import Calibration, Image, LogError
 from perception.sample import scaling
 
@@ -19,7 +20,6 @@ _TO_RGB: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "bgra8": lambda raw: raw[..., 2::-1],
     "mono8": lambda raw: np.repeat(raw, 3, axis=2),
 }
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4}
 # OpenCV names a pattern after the second row's second and third pixel; ROS, and what is meant here, after the first two
 # of the first row.
 _BAYER = {
@@ -81,7 +81,7 @@ def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] 
     if size is not None and found != size:
         raise LogError(f"height, width {size} were expected, found {found}")
     encoding = _WIDE.get(image.encoding, image.encoding)
-    channels = 2 if image.encoding in _WIDE else _CHANNELS.get(encoding, 1)  # bytes a pixel
+    channels = PIXEL_BYTES[image.encoding]
     if not image.step >= image.width * channels or len(image.data) < image.height * image.step or not all(found):
         raise LogError(
             f"{image.height} rows of {image.width} x {channels} bytes were expected, found {len(image.data)} bytes in"

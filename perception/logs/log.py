@@ -22,11 +22,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from perception.logs.messages import Calibration, LogError, Message, Reader, Topic, Transform
+from perception.logs.messages import Calibration, LogError, Message, Reader, Topic, Transform, is_timeless
 
 WINDOW_NS = 500_000_000
 _LEAP_NS = 60_000_000_000
-_ALWAYS = -(1 << 62), 1 << 62
+_ALWAYS = -(1 << 62), 1 << 62  # ns
 _FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 
@@ -59,7 +59,8 @@ class Log:
     ):
         self.reader, self.name, self.path = reader, name, reader.path
         self._remap, self._strict = dict(remap), strict
-        self._start_ns, self._length_ns = round(1e9 * start_offset_s), duration_s and round(1e9 * duration_s)
+        self._start_ns = round(1e9 * start_offset_s)
+        self._length_ns = None if duration_s is None else round(1e9 * duration_s)
         unknown = [topic for topic in (*(topics or ()), *exclude_topics, *remap) if topic not in reader.topics]
         if unknown:
             raise LogError(f"{self.path}: topic {unknown[0]} was expected, found {', '.join(reader.topics) or 'none'}")
@@ -233,10 +234,6 @@ def is_log(path: Path) -> bool:
         is_bag = (path / "metadata.yaml").is_file() or any(part.startswith(path.name) for part in parts)
         return is_bag or is_nuscenes(path)
     return path.name.endswith(_FILES)
-
-
-def is_timeless(message: Message) -> bool:
-    return isinstance(message.data, Transform) and message.data.static
 
 
 def _open(path: Path, version: str | None, scene: str | None) -> tuple[Reader, str]:

@@ -10,9 +10,9 @@ A transform ``parent_SE3_child`` maps points in the child frame to the parent fr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -67,6 +67,9 @@ class Cloud:
     records: np.ndarray
 
 
+QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Transform:
     """parent_SE3_child: float64 [7], translation (x, y, z) in metres, then quaternion (w, x, y, z).
@@ -91,7 +94,14 @@ class Sample:
 
 
 Payload = Image | Calibration | Cloud | Transform | Sample
-KINDS = {Image: "image", Calibration: "calibration", Cloud: "cloud", Transform: "transform", Sample: "sample"}
+P = TypeVar("P", bound=Payload, covariant=True)
+KINDS: dict[type, str] = {
+    Image: "image",
+    Calibration: "calibration",
+    Cloud: "cloud",
+    Transform: "transform",
+    Sample: "sample",
+}
 
 
 # How a decoder of one message type is called: (serialised message, log_time_ns) -> [(timestamp_ns, payload), ...]. A tf
@@ -100,7 +110,7 @@ Decode = Callable[[bytes | memoryview, int], list[tuple[int, Payload]]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Message:
+class Message(Generic[P]):
     """timestamp_ns: of measurement, from the message's own header.  log_time_ns: when it was recorded.
 
     sequence: its place in the file, which breaks ties.
@@ -110,7 +120,12 @@ class Message:
     timestamp_ns: int
     log_time_ns: int
     sequence: int
-    data: Payload
+    data: P
+
+
+def is_timeless(message: Message) -> bool:
+    """Whether it holds at all times, whatever its stamp: a static transform."""
+    return isinstance(message.data, Transform) and message.data.static
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +142,12 @@ class Topic:
     count: int | None = None
 
 
+def merged(one: Topic, other: Topic) -> Topic:
+    """A topic that is in several files, or has several publishers: what can be decoded counts."""
+    count = None if one.count is None or other.count is None else one.count + other.count
+    return replace(one if one.kind or not other.kind else other, count=count)
+
+
 class Reader(Protocol):
     """One recording, read in the order of the file (or of recording time, where the file has an index of it).
 
@@ -138,10 +159,17 @@ class Reader(Protocol):
     ``strict`` a message that cannot be decoded raises LogError instead of being added to ``damage``.
     """
 
-    path: Path
-    topics: dict[str, Topic]
-    stopped: str | None
-    damage: list[str]
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def topics(self) -> dict[str, Topic]: ...
+
+    @property
+    def stopped(self) -> str | None: ...
+
+    @property
+    def damage(self) -> list[str]: ...
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]: ...
 

@@ -107,7 +107,7 @@ class NuScenesReader:
 
     def _list_events(self, index: Index, samples: np.ndarray, rows: np.ndarray) -> list[_Event]:
         reference, reference_us = index.recording.reference[samples], index.recording.reference_us[samples]
-        ego_row = {}  # at every time; of several poses at one time the sample's comes first
+        ego_row: dict[int, int] = {}  # at every time; of several poses at one time the sample's comes first
         events = []
         for i, (row, time_us) in enumerate(zip(reference.tolist(), reference_us.tolist())):
             events.append(_Event(time_us, 2, SAMPLE, i))
@@ -135,7 +135,7 @@ class NuScenesReader:
         frame_id = calibration.channel.lower()
         if event.order == 1:
             return Transform(BASE_LINK, frame_id, self._mounts[number])
-        if event.topic.endswith(_CAMERA_INFO):
+        if event.topic.endswith(_CAMERA_INFO) and calibration.intrinsics is not None:
             height, width = self._rows.image_size[event.row].tolist()
             return _camera_info(frame_id, width, height, calibration.intrinsics)
         try:

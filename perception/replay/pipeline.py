@@ -43,12 +43,11 @@ from perception.replay.rerun_log import RerunSink
 from perception.replay.result import LinesSink
 from perception.replay.stability import Stability
 from perception.replay.step import Sink, Step
-from perception.replay.truth import GroundTruth
+from perception.replay.truth import FrameTruth, GroundTruth
 from perception.replay.video import VideoSink
-from perception.sample import SENSORS, Detections, Frame
-from perception.task import NUSCENES, Task
+from perception.sample import Detections, Frame
 from perception.tracking import Tracker
-from perception.viz import draw_frame
+from perception.viz import Layout, draw_frame
 
 FILES: dict[str, Callable[..., Sink]] = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
 RECORDS = ("results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json")
@@ -64,7 +63,7 @@ def replay(
     frames: Iterable[Frame | None],
     out: str | Path,
     *,
-    sensors: Sequence[str] = SENSORS,
+    sensors: Sequence[str] | None = None,
     score_threshold: float = 0.3,
     outputs: Sequence[str] = ("mp4",),
     truth: GroundTruth | None = None,
@@ -79,13 +78,13 @@ def replay(
 
     Args:
         detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
-            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. Its ``task``
-            names the classes; a detector without one finds those of nuScenes.
+            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. One without
+            ``task``, ``grid`` and ``sensors`` has the defaults of :class:`perception.viz.Layout`.
         frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
-        sensors: those the detector may use.
+        sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
-        truth: ground truth, which detections are scored against and drawn with.
+        truth: ground truth, which detections are scored against and drawn with; None is the frames' own boxes.
         deadline_ms: longest acceptable latency of a detection; those that take longer are counted.
         pace: yields the frames when they are due, such as :meth:`Playback.play`; waiting counts for no stage.
         total: number of frames, for the progress bar; progress: whether to show one.
@@ -100,10 +99,11 @@ def replay(
         ResultsError: a file cannot be written. And whatever the source and the detector raise.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
-    out, task = Path(out), getattr(detector, "task", NUSCENES)
-    unknown = [name for name in outputs if name not in OUTPUTS]
-    if unknown:
-        raise ReplayError(f"outputs: some of {', '.join(OUTPUTS)} were expected, found {unknown[0]!r}")
+    out, layout = Path(out), Layout.of(detector) if hasattr(detector, "task") else Layout()
+    sensors = layout.sensors if sensors is None else sensors
+    for what, known, wanted in (("outputs", OUTPUTS, outputs), ("sensors", layout.sensors, sensors)):
+        for name in set(wanted) - set(known):
+            raise ReplayError(f"{what}: some of {', '.join(known)} were expected, found {name!r}")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False
@@ -111,10 +111,11 @@ def replay(
         results, tracks = (
             stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
         )
-        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl", task))}
+        record = LinesSink(out / "result.jsonl", layout.task, layout.sensors)
+        sinks: dict[str, Sink] = {"record": stack.enter_context(record)}
         for kind in outputs:
-            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, task))
-        run = Replay(detector, results, tracks, sinks, score_threshold, truth, task)
+            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, layout))
+        run = Replay(detector, results, tracks, sinks, score_threshold, truth, layout)
         interrupts = stack.enter_context(Interrupts())
         try:
             paced = run.timed(frames) if pace is None else pace(run.timed(frames))
@@ -130,7 +131,7 @@ def replay(
             raise ReplayError("replay: at least one frame was expected, the source has none")
     for kind in set(FILES) - set(outputs):
         _remove(out, kind)
-    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold))
+    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
     summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
     summary["versions"] = versions()
     write_json(out / "summary.json", summary)
@@ -149,16 +150,17 @@ class Replay:
         tracks: ResultsWriter,
         sinks: dict[str, Sink],
         score_threshold: float,
-        truth: GroundTruth | None = None,
-        task: Task = NUSCENES,
+        truth: GroundTruth | None,
+        layout: Layout,
     ):
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
-        self.score_threshold, self.truth, self.task = score_threshold, truth, task
+        self.score_threshold, self.task = score_threshold, layout.task
+        self.truth = truth or FrameTruth(layout.task)
         self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
-        self.sensors: Counter[str] = Counter()
+        self.frames_with = dict.fromkeys(layout.sensors, 0)
         self.faults: Counter[str] = Counter()
-        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(task), Stability(task)
+        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(self.task), Stability(self.task)
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -179,15 +181,14 @@ class Replay:
             detections = self.detector.decode(prediction)[0]
         with clock.stage("track"):
             tracks = self.tracker.step(frame, detections)
-        frame = frame if self.truth is None else self.truth.attach(frame)
+        frame = self.truth.attach(frame)
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
         step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
         with clock.stage("results"):
             world = to_world(frame, detections, self.task)
             self.results.add(frame.token, to_submission(world))
             self.tracks.add(frame.token, to_tracking_submission(world, tracks))
-            if self.truth is not None:
-                self.truth.add(frame, world)
+            self.truth.add(frame, world)
             self.stability.add(frame, detections, tracks)
             self._count(step)
         for name, sink in self.sinks.items():
@@ -215,13 +216,13 @@ class Replay:
             "frames": self.frames,
             "skipped": self.skipped,
             "scenes": dict(self.scenes),
-            "frames_with": {name: self.sensors[name] for name in SENSORS},
+            "frames_with": self.frames_with,
             "faults": dict(sorted(self.faults.items())),
             "score_threshold": self.score_threshold,
             "detections": self.boxes,
             "detections_drawn": self.boxes_drawn,
             "detections_sha256": self._digest.hexdigest(),
-            "metrics": None if self.truth is None else self.truth.metrics(),
+            "metrics": self.truth.metrics(),
             "stability": self.stability.summary(),
             "latency": self.clock.summary(deadline_ms),
         }
@@ -233,7 +234,8 @@ class Replay:
         self.boxes += len(detections.scores)
         self.boxes_drawn += drawn
         self.scenes[frame.scene] += 1
-        self.sensors.update(frame.sensors)
+        for name in frame.sensors:
+            self.frames_with[name] += 1
         self.faults.update(f"{name} {fault}" for name, fault in step.faults.items())
         self._digest.update(canonical_bytes(frame.timestamp_ns, detections))
         if drawn > self._most:
@@ -285,10 +287,10 @@ def versions() -> dict[str, str | int]:
     }
 
 
-def _sink(kind: str, out: Path, score_threshold: float, task: Task) -> Sink:
+def _sink(kind: str, out: Path, score_threshold: float, layout: Layout) -> Sink:
     if kind == "live":
-        return LiveSink(score_threshold=score_threshold, task=task)
-    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, task=task)
+        return LiveSink(score_threshold=score_threshold, layout=layout)
+    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, layout=layout)
 
 
 def _remove(out: Path, kind: str) -> None:

@@ -1,4 +1,8 @@
-"""Ground truth for the frames of a replay: annotations of the nuScenes tables that a log was recorded or made with."""
+"""Ground truth for the frames of a replay.
+
+:class:`GroundTruth` has the annotations of the nuScenes tables that a log was recorded or made with, and
+:class:`FrameTruth` those that the frames of any other source bring along.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +73,36 @@ class GroundTruth:
         samples = np.array([frame.sample for frame in self._submission.frames])
         if not len(samples):
             return None
-        truth = truth.of_samples(samples)
-        metrics = score_boxes(truth, self._submission.boxes)
-        return {"frames": len(samples), **{name: metrics[name] for name in _METRICS}}
+        return _metrics(truth.of_samples(samples), self._submission)
+
+
+class FrameTruth:
+    """The metric over the frames of a replay that have boxes. Of frames of one token the first counts."""
+
+    def __init__(self, task: Task):
+        self._place: dict[str, int] = {}
+        self._submission = Submission(task, self._place, None)
+
+    def attach(self, frame: Frame) -> Frame:
+        return frame
+
+    def add(self, frame: Frame, world: WorldDetections) -> None:
+        if frame.boxes is not None and frame.token not in self._place:
+            self._place[frame.token] = len(self._place)
+            self._submission.add_world(frame, world)
+
+    def metrics(self) -> dict | None:
+        """As of :class:`GroundTruth`.
+
+        Raises:
+            EvaluationError: a label that the task does not have.
+        """
+        frames = self._submission.frames
+        if not any(len(frame.boxes) for frame in frames if frame.boxes is not None):
+            return None
+        return _metrics(Truth.of_frames(self._submission.task, frames), self._submission)
+
+
+def _metrics(truth: Truth, submission: Submission) -> dict:
+    metrics = score_boxes(truth, submission.boxes)
+    return {"frames": len(submission.frames), **{name: metrics[name] for name in _METRICS}}

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from perception.batch import Batch, InputSpec, collate
 from perception.config import AugmentConfig, Config, TrainConfig
-from perception.data.corruptions import Faulty, draw_faults
+from perception.data.corruptions import Corrupted, draw_corruptions
 from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.geometry import SE3
@@ -124,7 +124,7 @@ def _shrunk(camera: CameraImage, cover: tuple[int, int]) -> CameraImage:
 class Sample:
     """A frame as it is trained on.
 
-    errors: sensor -> how its content is displaced, see :class:`perception.data.corruptions.Faulty`.
+    errors: sensor -> how its content is displaced, see :class:`perception.data.corruptions.Corrupted`.
     sensors: those that the detector sees; the frame's others only supervise depth.
     """
 
@@ -161,15 +161,16 @@ class TrainingData(Dataset):
         rng = keyed_rng(config.train.seed, draw.epoch, frame.token)
         world = draw_world(config.augment, rng)
         kept = frame.only(sensors_kept(present, draw.sensors))
-        faulty = Faulty(kept, {name: SE3() for name in self.inputs.sensors})
-        if config.augment.fault_rate > 0:
-            faulty = draw_faults(faulty, lambda: self._previous(index, frame), config.augment.fault_rate, rng)
+        corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
+        rate = config.augment.corruption_rate
+        if rate > 0:
+            corrupted = draw_corruptions(corrupted, lambda: self._previous(index, frame), rate, rng)
         teachers = {self.inputs.depth_from.get(name) for name in kept.sensors}
         unseen = {name: data for name, data in frame.data.items() if name in teachers - set(kept.sensors)}
-        seen = replace(faulty.frame.with_data(faulty.frame.data | unseen), boxes=_trained_on(frame.boxes))
-        errors = {name: world.seen_from(error) for name, error in faulty.errors.items()}
+        seen = replace(corrupted.frame.with_data(corrupted.frame.data | unseen), boxes=_trained_on(frame.boxes))
+        errors = {name: world.seen_from(error) for name, error in corrupted.errors.items()}
         augmented = augment(seen, world, config.augment, self.inputs.image_size, rng)
-        return Sample(augmented, errors, faulty.frame.sensors)
+        return Sample(augmented, errors, corrupted.frame.sensors)
 
     def _previous(self, index: int, frame: Frame) -> Frame | None:
         """The keyframe before, if it is of the same scene."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from perception.errors import missing_extra
+
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +53,7 @@ class Journal:
 
             self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
         except ImportError:
-            log.info("no TensorBoard logs: pip install 'perception[train]' for them; log.jsonl has the same numbers")
+            log.info(missing_extra("train", "log.jsonl has the same numbers as TensorBoard logs, which need an extra"))
 
     def write(self, kind: str, step: int, numbers: dict[str, float], **other) -> None:
         """kind: "steps", "epoch" or "broken".  numbers: what TensorBoard plots too."""

@@ -71,9 +71,9 @@ def _tracks(path: Path) -> list[str]:
     source = extra_path(path, "tracks")
     if not source.exists():
         return []
-    figures = json.loads(source.read_text())
+    metrics = json.loads(source.read_text())
     columns = ("AMOTA", "AMOTP", "MOTA", "RECALL", "IDS", "FRAG")
-    rows = {"all": figures, **figures["classes"]}
+    rows = {"all": metrics, **metrics["classes"]}
     cells = [[name, *("-" if row[c] is None else f"{row[c]:.3g}" for c in columns)] for name, row in rows.items()]
     return ["", "**Tracks on simulated drives, by the devkit's metric**", "", *markdown(("class", *columns), cells)]
 

@@ -1,4 +1,4 @@
-"""Figures into documents: what stands in a document was printed by a command, and can be printed again.
+"""Results into documents: what stands in a document was printed by a command, and can be printed again.
 
 Each function makes the Markdown of one section from what a tool wrote; :func:`put_between_markers` puts it in place.
 """
