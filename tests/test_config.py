@@ -88,6 +88,7 @@ OLD_LAYOUT = """
 camera: {image_size: [64, 176], weights: none}
 lidar: {point_channels: 16}
 radar: {point_channels: 8}
+augment: {fault_rate: 0.3}
 train: {freeze: [camera, view_transform, radar, lidar, head, fusion.registration]}
 """
 
@@ -105,6 +106,7 @@ def test_files_of_version_0_1_load(tmp_path):
         "encoders.camera.image", "encoders.camera.view_transform", "encoders.radar", "encoders.lidar", "heads.boxes",
         "fusion.registration",
     ]  # fmt: skip
+    assert config.augment.corruption_rate == 0.3
     assert set(yaml.safe_load(to_yaml(config))) == {field.name for field in dataclasses.fields(Config)}
     with pytest.raises(ConfigError, match=r"unknown key 'encoders\.camera\.size'.*'encoders\.camera\.image_size'"):
         load_config(None, ["camera.size=3"])

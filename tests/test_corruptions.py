@@ -8,7 +8,7 @@ from frames import FRAMES, changed_parts, content, make_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.data import corruptions as corruptions
+from perception.data import corruptions
 from perception.data.corruptions import EGO_SE3_LIDAR, Corrupted, draw_corruptions
 from perception.geometry import SE3
 from perception.sample import Frame

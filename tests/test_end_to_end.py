@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 TINY = (
     "encoders.camera.image_size=[64,128]", "encoders.camera.channels=16", "encoders.camera.depth_bins=12",
     "encoders.camera.weights=none", "grid.cell_size_m=1.6", "encoders.lidar.pillar_size_m=1.6",
-    "encoders.lidar.point_channels=8", "encoders.radar.point_channels=8", "fusion.channels=16", "fusion.heads=2", "head.trunk_channels=[16,16]", "head.channels=16",
-    "data.lidar_sweeps=2", "data.workers=0", "train.epochs=2", "train.batch_size=2", "train.init=null",
+    "encoders.lidar.point_channels=8", "encoders.radar.point_channels=8", "fusion.channels=16", "fusion.heads=2",
+    "head.trunk_channels=[16,16]", "head.channels=16", "data.lidar_sweeps=2", "data.workers=0", "train.epochs=2",
+    "train.batch_size=2", "train.init=null",
 )  # fmt: skip
 
 

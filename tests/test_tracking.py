@@ -40,7 +40,7 @@ def boxes_of(position, velocity=UNKNOWN, label=CAR, yaw=0.0, size=(4.0, 2.0, 1.5
 
 def seen(*arguments, score=0.9, **named) -> Detections:
     boxes = boxes_of(*arguments, **named)
-    return Detections(boxes, np.broadcast_to(score, len(boxes)))
+    return Detections.sorted(boxes, np.broadcast_to(score, len(boxes)))
 
 
 NOTHING = Detections(Boxes3D.empty(), np.zeros(0))
@@ -277,10 +277,12 @@ def test_the_order_of_detections_does_not_matter(seed):
     for i in range(6):
         order = random.permutation(30)
         there = position + 0.5 * i * velocity + random.normal(0, 0.3, (30, 2))
-        score = random.uniform(0, 1, 30)
+        score = random.integers(0, 4, 30) / 3  # many are equal, and those may come in any order
         one = straight.step(frame_at(0.5 * i), seen(there, velocity, label, score=score))
         two = shuffled.step(frame_at(0.5 * i), seen(there[order], velocity[order], label[order], score=score[order]))
-        for a, b in zip(one[order].tolist(), two.tolist()):
+        first, second = np.argsort(-score, kind="stable"), order[np.argsort(-score[order], kind="stable")]
+        assert (first != second).any()
+        for a, b in zip(one[np.argsort(first)].tolist(), two[np.argsort(second)].tolist()):
             assert (a < 0) == (b < 0) and names.setdefault(a, b) == b
 
 
@@ -331,7 +333,7 @@ def test_the_annotations_of_a_real_scene(real_scene):
 def test_a_submission_names_the_tracks_of_seven_classes():
     frame = Frame("token", 0, SE3.from_yaw(np.pi / 2, (100, 200, 0)))
     detections = seen([(10, 2)] * 4, (3, 1), [CONE, CAR, PEDESTRIAN, TRUCK], score=[0.9, 0.5, 0.6, 0.7])
-    rows = to_tracking_submission(to_world(frame, detections), np.array([1, 2, 3, -1]))
+    rows = to_tracking_submission(to_world(frame, detections), np.array([1, -1, 3, 2]))  # cone, truck, pedestrian, car
     assert [(row["tracking_name"], row["tracking_id"], row["tracking_score"]) for row in rows] == [
         ("pedestrian", "3", 0.6),
         ("car", "2", 0.5),
