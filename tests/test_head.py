@@ -152,7 +152,7 @@ def test_the_attribute_is_the_likeliest_of_those_that_the_class_may_carry():
 
 @pytest.mark.parametrize(
     ("label", "attribute", "message"),
-    [(2, -1, "boxes.label: one of 2 was expected, found index 2"), (0, 0, "boxes.attribute: one of 0 was expected")],
+    [(2, -1, "boxes: labels below 2 were expected, found 2"), (0, 0, "boxes: attributes below 0 were expected")],
 )
 def test_labels_that_the_task_does_not_have_are_named(label, attribute, message):
     box = Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [label], [attribute])
