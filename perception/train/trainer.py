@@ -162,7 +162,7 @@ class Trainer:
             initial=self.step,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            disable=self.rank > 0,
+            disable=self.rank > 0 or "TQDM_DISABLE" in os.environ,  # as --quiet says
         )
         with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
