@@ -28,7 +28,7 @@ MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # in camera axes left-right is x
 
 @dataclass(frozen=True)
 class WorldTransform:
-    """``p' = rigid(scale * M @ p)``: mirrors y if ``mirror``, scales, then moves rigidly (a rotation about z, a shift)."""
+    """``p' = rigid(scale * M @ p)``: mirrors y if ``mirror``, scales, then moves rigidly (about z, and by a shift)."""
 
     mirror: bool = False
     scale: float = 1.0
