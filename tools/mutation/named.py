@@ -1,0 +1,49 @@
+"""Mistakes of the kinds that cost most in training, by name; the tests must notice every one of them."""
+
+from __future__ import annotations
+
+from mutation.runner import ROOT, noticed
+
+LOSSES, TRAINER = "perception/train/losses.py", "perception/train/trainer.py"
+OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
+HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
+REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
+MISTAKES = (  # name, file, text that stands there once, text in its place, tests
+    ("a loss weight is zero", LOSSES, "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2",
+     "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.0", "losses"),
+    ("gradients are not clipped", TRAINER, "self.config.train.clip_norm)", 'float("inf"))', "optim"),
+    ("the learning rate is constant", TRAINER, 'group["peak_lr"] * one_cycle(self.step / self.total_steps)',
+     'group["peak_lr"]', "optim"),
+    ("statistics of the batch normalisation are trained", CAMERA, "if self.pretrained and", "if False and", "optim"),
+    ("the saved weights are not the average", TRAINER, "self.model.save(self.out, self.ema.state)",
+     "self.model.save(self.out, self.model.state_dict())", "optim"),
+    ("no sensors are dropped", BATCHES, "rng.random() >= self.config.sensor_dropout", "True", "schedule"),
+    ("frozen parts are trained", TRAINER, "requires_grad_(False)", "requires_grad_(True)", "optim"),
+    ("the radius of the heat map is that of one case", HEAD, "np.minimum(np.minimum(inside, both), outside)",
+     "inside", "head"),
+    ("the suppression radius is that of cars", HEAD, "np.square(SUPPRESSION_RADIUS_M)[boxes.label]",
+     "np.square(SUPPRESSION_RADIUS_M)[0 * boxes.label]", "head"),
+    ("norms and biases decay", OPTIM, "if parameter.ndim > 1 else 0.0", "if parameter.ndim > 0 else 0.0", "optim"),
+    ("velocities are decoded without their scale", HEAD, "velocity=velocity * VELOCITY_SCALE_MPS",
+     "velocity=velocity", "head"),
+    ("the graph has no priors", REGISTRATION, "prior.clamp(-6, 6).exp())", "torch.ones_like(prior))", "registration"),
+    ("absent sensors are attended to", FUSION, "return bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)",
+     "return bias", "fusion"),
+    ("depth bins are off by one", LOSSES, "* bins).long()", "* bins).long() + 1", "losses"),
+    ("boxes without points are trained on", BATCHES, "boxes=without_unseen(frame.boxes)", "boxes=frame.boxes",
+     "schedule"),
+)  # fmt: skip
+
+
+def check() -> int:
+    """Print which mistakes are noticed; 1 where one is not."""
+    missed = 0
+    for name, file, old, new, tests in MISTAKES:
+        source = (ROOT / file).read_text()
+        if source.count(old) != 1:
+            raise SystemExit(f"{file}: '{old}' was expected once, found {source.count(old)} times")
+        caught = noticed({ROOT / file: source.replace(old, new)}, [f"tests/test_{tests}.py"])
+        print(f"{'noticed' if caught else 'MISSED':<8} {name}", flush=True)
+        missed += not caught
+    print(f"{len(MISTAKES) - missed} of {len(MISTAKES)} noticed")
+    return int(missed > 0)
