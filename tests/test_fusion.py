@@ -1,5 +1,7 @@
 """The fusion blocks: masking, locality, and attention against a loop in float64."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from perception.config import FusionConfig
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.fusion import AttentionFusion, AverageFusion, ConcatFusion, build_fusion
-from perception.model.registration import Registration
+from perception.model.registration import Registered, Registration
 from perception.ops.window_attention import window_attention
 
 GRID = BEVGrid(-3.6, 3.6, -4.0, 4.0, -5.0, 3.0, 0.8)  # 10 rows, 9 columns
@@ -148,3 +150,121 @@ def test_concat_takes_zeros_for_absent():
     zeros = [x[0], torch.zeros_like(x[1]), x[2]]
     valid = torch.ones(2, 3, dtype=torch.bool)
     torch.testing.assert_close(block([x[0], None, x[2]], valid).features, block(zeros, valid).features)
+
+
+ALL = torch.ones(2, 3, dtype=torch.bool)
+
+
+class Said(torch.nn.Module):
+    """In place of a registration: features as they are, with these motions and this trust."""
+
+    def __init__(self, motion=None, trust=None, features=None):
+        super().__init__()
+        self.motion = torch.zeros(2, 3, 3) if motion is None else motion
+        self.trust = torch.zeros(2, 3) if trust is None else trust
+        self.features = features
+
+    def forward(self, x, sensor_valid):
+        return Registered(self.features or x, self.motion, self.trust, torch.zeros(2, 3, 1), torch.zeros(1, 3))
+
+
+def test_average_weights_by_hand():
+    """Two channels: weights log 1, 2, 3 give sixths; without the second sensor, quarters; with its trust, e more."""
+    block, x = AverageFusion(2), features(channels=2)
+    block.weight.data = torch.tensor([[1.0, 1.0], [2.0, 1.0], [3.0, 2.0]]).log()
+    whole = block(x, ALL).features
+    torch.testing.assert_close(whole[:, 0], (x[0] + 2 * x[1] + 3 * x[2])[:, 0] / 6)
+    torch.testing.assert_close(whole[:, 1], (x[0] + x[1] + 2 * x[2])[:, 1] / 4)
+    valid = torch.tensor([[True, False, True], [True, True, True]])
+    torch.testing.assert_close(block(x, valid).features[0, 0], (x[0] + 3 * x[2])[0, 0] / 4)
+    torch.testing.assert_close(block(x, valid).features[1], whole[1])
+    trust = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    two = 2 * math.e
+    trusted = block.average(x, ALL, trust)
+    torch.testing.assert_close(trusted[0, 0], (x[0] + two * x[1] + 3 * x[2])[0, 0] / (4 + two))
+    torch.testing.assert_close(trusted[1], whole[1])
+
+
+def test_concat_by_hand():
+    """What goes into the convolutions: the channels of the sensors in order, zeros where one is absent."""
+    block, x, told = ConcatFusion(8), features(), {}
+    block.mix.register_forward_pre_hook(lambda module, inputs: told.update(x=inputs[0]))
+    valid = torch.tensor([[True, False, True], [True, True, True]])
+    out = block([x[0], x[1], None], valid)
+    zeros = torch.zeros_like(x[0])
+    torch.testing.assert_close(told["x"], torch.cat([x[0], torch.stack([zeros[0], x[1][1]]), zeros], dim=1))
+    assert out.features.shape == x[0].shape and out.registered is None
+
+
+def test_position_bias_and_trust_make_the_bias_of_a_token():
+    block = AttentionFusion(8, 2, 3, None)
+    block.bias.data = torch.arange(2 * 3 * 9, dtype=torch.float32).view(2, 3, 9)
+    valid = torch.tensor([[True, True, True], [True, False, True]])
+    trust = torch.tensor([[100.0, 200.0, 300.0], [400.0, 500.0, 600.0]])
+    bias = block._bias([0, 2], valid, trust)
+    assert bias.shape == (2, 2, 2, 3, 3)
+    assert bias[0, 1, 1].tolist() == [[345.0, 346.0, 347.0], [348.0, 349.0, 350.0], [351.0, 352.0, 353.0]]
+    assert bias[1, 0, 0, 2].tolist() == [406.0, 407.0, 408.0]
+    absent = block._bias([1], valid, trust)
+    assert (absent[1] == -torch.inf).all() and torch.isfinite(absent[0]).all()
+
+
+def test_a_new_block_is_the_average_of_its_sensors():
+    """Exactly, whatever trust the registration gives: that counts in the average."""
+    trust = torch.tensor([[0.0, 1.0, -1.0], [0.5, 0.0, 0.0]])
+    block, x = AttentionFusion(8, 2, 3, Said(torch.ones(2, 3, 3), trust)), features()
+    torch.testing.assert_close(block(x, ALL).features, AverageFusion(8).average(x, ALL, trust))
+    assert (block.sensor == 0).all() and (block.bias == 0).all() and (block.displaced.weight == 0).all()
+
+
+def test_tokens_know_how_far_their_sensor_was_off():
+    """Yaw counts five times, metres a fifth: 0.2 rad and 5 m are one each."""
+    block, x, told = AttentionFusion(8, 2, 3, None), features(), []
+    torch.nn.init.normal_(block.sensor)
+    torch.nn.init.normal_(block.displaced.weight)
+    motion = torch.zeros(2, 3, 3)
+    motion[0, 0], motion[1, 2] = torch.tensor([0.2, 5.0, -10.0]), torch.tensor([0.0, 0.0, 5.0])
+    block.registration = Said(motion)
+    block.key_value.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    fused = block([x[0], None, x[2]], torch.tensor([[True, False, True]] * 2))
+    assert fused.registered.motion is motion and len(told) == 2
+    weight = block.displaced.weight
+    kinds = [
+        torch.stack([block.sensor[0] + weight @ torch.tensor([1.0, 1.0, -2.0]), block.sensor[0]]),
+        torch.stack([block.sensor[2], block.sensor[2] + weight @ torch.tensor([0.0, 0.0, 1.0])]),
+    ]
+    for have, feature, kind in zip(told, (x[0], x[2]), kinds, strict=True):
+        torch.testing.assert_close(have, block.token_norm(feature) + kind[:, :, None, None])
+
+
+def test_registered_features_are_what_is_fused():
+    moved = features(seed=9)
+    block = AttentionFusion(8, 2, 3, Said(features=moved))
+    torch.testing.assert_close(block(features(), ALL).features, sum(moved) / 3)
+
+
+def test_trust_counts_in_the_attention_too():
+    """Of a sensor that is not trusted at all nothing is left, neither in the average nor in what is attended to."""
+    block = attention().float()
+    x, y = features(), features(seed=5)
+    trust = torch.tensor([[0.0, -1e6, 0.0]] * 2)
+    block.registration = Said(trust=trust)
+    other = [x[0], y[1], x[2]]
+    torch.testing.assert_close(block(x, ALL).features, block(other, ALL).features, rtol=1e-4, atol=1e-5)
+    block.registration = Said()
+    assert not torch.allclose(block(x, ALL).features, block(other, ALL).features, atol=1e-2)
+
+
+def test_which_block_a_config_asks_for():
+    block = build_fusion(FusionConfig(kind="attention", channels=16, heads=4, neighbourhood=5), GRID)
+    assert block.bias.shape == (4, 3, 25) and block.sensor.shape == (3, 16)
+    assert isinstance(block.registration, Registration) and block.registration.grid is GRID
+    plain = build_fusion(FusionConfig(kind="attention", channels=16, registration=False), GRID)
+    assert plain.registration is None
+    assert plain([torch.zeros(1, 16, 10, 9)] * 3, ALL[:1]).registered is None
+    assert isinstance(build_fusion(FusionConfig(kind="average", channels=16), GRID), AverageFusion)
+    assert isinstance(build_fusion(FusionConfig(kind="concat", channels=16), GRID), ConcatFusion)
+    for neighbourhood in (0, -1, 2):
+        with pytest.raises(PerceptionError, match="neighbourhood"):
+            AttentionFusion(8, 2, neighbourhood, None)
+    assert AttentionFusion(8, 2, 1, None).bias.shape == (2, 3, 1)

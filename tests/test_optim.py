@@ -229,7 +229,12 @@ def test_what_is_saved_is_the_average_of_the_steps(tmp_path):
 
 @pytest.mark.parametrize(
     ("capabilities", "known"),
-    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True, "amx_bf16": False}, False), (None, False)],
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"avx2": True, "amx_bf16": False}, False),
+        (None, False),
+    ],
 )
 def test_precision_is_what_the_processor_says(monkeypatch, capabilities, known):
     if capabilities is None:  # a version of torch that cannot say

@@ -76,7 +76,8 @@ def test_the_wanted_sensors_that_are_present_or_all_of_them(present, wanted, kep
 
 
 @pytest.mark.parametrize(
-    ("lidar", "radar", "kept"), [(0, 0, False), (1, 0, True), (0, 1, True), (-1, 0, True), (0, -1, True), (-1, -1, True)]
+    ("lidar", "radar", "kept"),
+    [(0, 0, False), (1, 0, True), (0, 1, True), (-1, 0, True), (0, -1, True), (-1, -1, True)],
 )
 def test_boxes_are_trained_on_only_where_a_sensor_saw_them(lidar, radar, kept):
     """-1 is unknown; so a batch holds such boxes, and of the two here the second always."""
