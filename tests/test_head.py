@@ -169,7 +169,7 @@ def test_where_gaussians_meet_the_larger_value_stays():
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.2, 30), st.floats(0.2, 30), st.floats(0.05, 0.95))
 def test_the_radius_is_the_smallest_root_of_the_three_cases(length, width, overlap):
-    """Boxes whose corners are r off: one in and one out, both in, both out; each overlaps by ``overlap`` at its root."""
+    """Boxes whose corners are r off: one in and one out, both in, both out; each has the overlap at its root."""
     one = np.roots([1, -(length + width), length * width * (1 - overlap) / (1 + overlap)])
     inside = np.roots([4, -2 * (length + width), (1 - overlap) * length * width])
     outside = np.roots([4 * overlap, 2 * overlap * (length + width), (overlap - 1) * length * width])

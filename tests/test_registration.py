@@ -195,7 +195,7 @@ def test_what_the_edge_network_is_told():
         [2, 2, -3, 0, 1, 0, math.log(2), 0.5],
         [2, 1.5, -3, 0, math.sqrt(0.75), 0, entropy, 0.75],
     ]
-    assert told["x"][0, :24].tolist() == pytest.approx(sum(want, []), abs=2e-3)
+    assert told["x"][0, :24].tolist() == pytest.approx([value for row in want for value in row], abs=2e-3)
     assert told["x"][0, 24:].tolist() == [1, 0, 1]
     assert (trust == 0).all()
     # Only camera and LiDAR are there, with priors exp(2) and exp(-4) at first, and a weight of exp(0) between them.

