@@ -29,20 +29,28 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("the graph has no priors", REGISTRATION, "prior.clamp(-6, 6).exp())", "torch.ones_like(prior))", "registration"),
     ("absent sensors are attended to", FUSION,
      "bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)", "bias", "fusion"),
-    ("depth bins are off by one", LOSSES, "* bins).long()", "* bins).long() + 1", "losses"),
+    ("depth bins are off by one", LOSSES, "* bins).long()", "* bins).add(1).long()", "losses"),
     ("boxes without points are trained on", BATCHES, "boxes=without_unseen(frame.boxes)", "boxes=frame.boxes",
      "schedule"),
 )  # fmt: skip
 
 
+def patched(file: str, old: str, new: str) -> str:
+    """The source of a file with ``new`` in place of ``old``, which must stand there once."""
+    source = (ROOT / file).read_text()
+    if source.count(old) != 1:
+        raise SystemExit(f"{file}: '{old}' was expected once, found {source.count(old)} times")
+    return source.replace(old, new)
+
+
 def check() -> int:
     """Print which mistakes are noticed; 1 where one is not."""
     missed = 0
+    for tests in sorted({tests for *_, tests in MISTAKES}):
+        if noticed({}, [f"tests/test_{tests}.py"]):
+            raise SystemExit(f"tests/test_{tests}.py: must pass before it is run on mistakes")
     for name, file, old, new, tests in MISTAKES:
-        source = (ROOT / file).read_text()
-        if source.count(old) != 1:
-            raise SystemExit(f"{file}: '{old}' was expected once, found {source.count(old)} times")
-        caught = noticed({ROOT / file: source.replace(old, new)}, [f"tests/test_{tests}.py"])
+        caught = noticed({ROOT / file: patched(file, old, new)}, [f"tests/test_{tests}.py"])
         print(f"{'noticed' if caught else 'MISSED':<8} {name}", flush=True)
         missed += not caught
     print(f"{len(MISTAKES) - missed} of {len(MISTAKES)} noticed")

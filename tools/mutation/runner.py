@@ -82,7 +82,7 @@ def run_module(
     reasons = {(entry["line"], entry["mutation"]) for entry in accepted(module)}
     report, running = Report(module), {}
     for mutant in sorted(chosen, key=lambda mutant: mutant.line):
-        if (source.splitlines()[mutant.line - 1].strip(), mutant.what) in reasons:
+        if mutation_lines(source, [mutant]) & reasons:
             report.accepted.append(mutant)
             continue
         noticing = set().union(*(which.get(line, ()) for line in mutant.lines))
@@ -129,6 +129,12 @@ def _path(module: str) -> Path:
 def accepted(module: str) -> list[dict[str, str]]:
     """Entries of survivors.yaml: the stripped source ``line``, the ``mutation`` on it and the ``reason``."""
     return (yaml.safe_load(ACCEPTED.read_text()) or {}).get(module, [])
+
+
+def mutation_lines(source: str, every: list[Mutant]) -> set[tuple[str, str]]:
+    """What survivors.yaml knows mutants by: the line of source and the mutation on it."""
+    lines = source.splitlines()
+    return {(lines[mutant.line - 1].strip(), mutant.what) for mutant in every}
 
 
 def coverage(path: Path, tests: list[str]) -> tuple[dict[int, set[str]], dict[str, float]]:
