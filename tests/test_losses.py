@@ -58,6 +58,10 @@ def term(name: str, prediction: Prediction, batch: Batch, **train) -> float:
     return float(make_loss(**train)(prediction, batch)[name])
 
 
+def test_a_loss_has_nothing_to_save():
+    assert make_loss().state_dict() == {} and list(make_loss().parameters()) == []
+
+
 @pytest.mark.parametrize(
     ("p", "target", "loss"),
     [

@@ -22,6 +22,7 @@ def made(source: str) -> set[str]:
         ("x = -a and not b", {"-a and (not b) -> (-a or not b)", "-a -> a", "not b -> b"}),
         ("x = True", {"True -> False"}),
         ("x = min(a, key=f)", {"min(a, key=f) -> max(a, key=f)", "min(a, key=f) -> min(a)"}),
+        ("x = f(a, device=b, c=d)", {"f(a, device=b, c=d) -> f(a, device=b)"}),
         ("x = a.amax(0)", {"a.amax(0) -> a.amin(0)", "0 -> 1"}),
         ("x = a if b else c", {"a if b else c -> (c if b else a)"}),
         ("if a:\n    b()", {"a -> not (a)", "b() -> pass"}),

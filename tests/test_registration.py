@@ -344,3 +344,8 @@ def test_sensors_without_company_and_unknown_ones_cost_nothing():
     motion[0, 1] = 100.0
     loss = registration_loss(registered(pairs, motion, hypotheses()), half, ALL)
     assert float(loss) == pytest.approx(3.0, rel=1e-4)
+
+
+def test_what_is_saved_is_what_is_learned():
+    registration = Registration(GRID, 4)
+    assert set(registration.state_dict()) == {name for name, _ in registration.named_parameters()}

