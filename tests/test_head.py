@@ -328,3 +328,24 @@ def test_the_trunk_keeps_the_grid_and_sees_far(shape):
     y[0, :, 0, 0].sum().backward()
     assert x.grad[0, :, 6, 8].abs().sum() > 0  # further than convolutions at full resolution see
     assert all(parameter.grad is not None for parameter in trunk.parameters())
+
+
+@pytest.mark.parametrize(("x", "y", "inside"), [
+    (-25.6, 0, True), (25.59, 0, True), (0, -25.6, True), (0, 25.59, True),
+    (-25.61, 0, False), (25.6, 0, False), (0, -25.61, False), (0, 25.6, False),
+])  # fmt: skip
+def test_boxes_beyond_any_side_of_the_grid_are_left_out(x, y, inside):
+    maps, occupied = encode([Boxes3D([[x, y, 99.0]], [[4, 2, 1.5]], [0], [[0, 0]], [0])], GRID)
+    assert occupied.sum() == (maps.heat == 1).sum() == inside
+
+
+def test_twice_as_many_peaks_as_boxes_are_looked_at():
+    """The best car and three within its radius are all that is looked at for two boxes; for three, the fifth is too."""
+    maps = empty_maps()
+    for place, score in enumerate((0.9, 0.8, 0.7, 0.6)):
+        maps.heat[0, 0, 20, 10 + 2 * place] = score
+        maps.box[0, 0, 20, 10 + 2 * place] = -2.0 * place
+    maps.heat[0, 0, 40, 40] = 0.5
+    assert found_in(maps, most=2).scores.tolist() == pytest.approx([0.9])
+    assert found_in(maps, most=3).scores.tolist() == pytest.approx([0.9, 0.5])
+    assert found_in(maps, most=10**6).scores.tolist() == pytest.approx([0.9, 0.5])  # more than there are cells

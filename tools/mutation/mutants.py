@@ -1,7 +1,7 @@
 """The mutants of a module: its source with one small mistake each.
 
 What no test can be expected to notice is left alone: docstrings and other strings, annotations, the text of errors and
-log lines, ``__repr__``, imports, and the device that a tensor is made on, since the tests run on a CPU.
+log lines, ``__repr__``, imports, ``strict`` of a zip, and the device of a tensor, since the tests run on a CPU.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST | str]:
         return
     elif isinstance(node, ast.Call):
         for keyword in node.keywords:
-            if keyword.arg != "device":
+            if keyword.arg not in ("device", "strict"):
                 yield _with(node, keywords=[other for other in node.keywords if other is not keyword])
         name = getattr(node.func, "attr", getattr(node.func, "id", None))
         if name in NAMES:
