@@ -349,3 +349,15 @@ def test_sensors_without_company_and_unknown_ones_cost_nothing():
 def test_what_is_saved_is_what_is_learned():
     registration = Registration(GRID, 4)
     assert set(registration.state_dict()) == {name for name, _ in registration.named_parameters()}
+
+
+@pytest.mark.parametrize("right", [-6, 0, 4])
+def test_a_grid_of_any_size(right):
+    """Four rows of descriptors are fewer than a correlation looks, and 45 columns (40 and 5) an odd number."""
+    found = transparent(BEVGrid(-32.0, 32.0, -3.2, 3.2, -5.0, 3.0, 0.8))(
+        [blob_at(3.5, 39.5, 8, 80), blob_at(3.5, 39.5, 8, 80), blob_at(3.5, 39.5 + right, 8, 80)], ALL
+    )
+    assert found.pairs.shape == (1, 3, 9 * 11 * 11)
+    for pair in (1, 2):
+        best = found.hypotheses[found.pairs[0, pair].argmax()]
+        assert best.tolist() == pytest.approx([0.0, 0.8 * right, 0.0], abs=1e-4)
