@@ -215,6 +215,7 @@ def test_a_new_block_is_the_average_of_its_sensors():
     block, x = AttentionFusion(8, 2, 3, Said(torch.ones(2, 3, 3), trust)), features()
     torch.testing.assert_close(block(x, ALL).features, AverageFusion(8).average(x, ALL, trust))
     assert (block.sensor == 0).all() and (block.bias == 0).all() and (block.displaced.weight == 0).all()
+    assert block.displaced.bias is None
 
 
 def test_tokens_know_how_far_their_sensor_was_off():
