@@ -1,32 +1,58 @@
 """Sensor-fusion perception: camera, radar and LiDAR in, 3D boxes in the ego frame out."""
 
-from perception.errors import PerceptionError
-from perception.geometry import SE3
-from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Boxes3D, Detections, Frame
+from __future__ import annotations
 
-__version__ = "0.1.0"
-__all__ = [
-    "ATTRIBUTES",
-    "CLASSES",
-    "SE3",
-    "SENSORS",
-    "Boxes3D",
-    "Detections",
-    "Frame",
-    "NuScenes",
-    "PerceptionError",
-    "load",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.2.0.dev0"
+
+# Public name -> the module it lives in; imported when first used, which keeps ``import perception`` cheap.
+_HOMES = {
+    "ATTRIBUTES": "task",
+    "BEVGrid": "grid",
+    "Boxes3D": "sample",
+    "CLASSES": "task",
+    "CameraImage": "sample",
+    "Config": "config",
+    "Detections": "sample",
+    "Detector": "model.detector",
+    "Frame": "sample",
+    "HealthMonitor": "health",
+    "LidarCloud": "sample",
+    "NuScenes": "data.nuscenes",
+    "PerceptionError": "errors",
+    "PointCloud": "sample",
+    "RadarCloud": "sample",
+    "SE3": "geometry",
+    "Task": "task",
+    "Tracker": "tracking",
+    "build": "model.detector",
+    "draw_frame": "viz",
+    "load": "model.detector",
+    "load_config": "config",
+}
+__all__ = sorted(_HOMES)
+
+if TYPE_CHECKING:  # what type checkers and editors see
+    from perception.config import Config, load_config
+    from perception.data.nuscenes import NuScenes
+    from perception.errors import PerceptionError
+    from perception.geometry import SE3
+    from perception.grid import BEVGrid
+    from perception.health import HealthMonitor
+    from perception.model.detector import Detector, build, load
+    from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
+    from perception.task import ATTRIBUTES, CLASSES, Task
+    from perception.tracking import Tracker
+    from perception.viz import draw_frame
 
 
-def __getattr__(name):
-    """The loader and the model are imported when first used, which keeps ``import perception`` cheap."""
-    if name == "NuScenes":
-        from perception.data.nuscenes import NuScenes
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perception' has no attribute '{name}'")
+    return getattr(import_module(f"perception.{_HOMES[name]}"), name)
 
-        return NuScenes
-    if name == "load":
-        from perception.model.detector import load
 
-        return load
-    raise AttributeError(f"module 'perception' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -3,106 +3,168 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from perception.sample import SENSORS, Boxes3D, Frame, SampleError, fitted
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fitted
 
 
 @dataclass
-class PointBatch:
-    """The clouds of a batch, concatenated. points: float32 [M, C].  batch_index: int64 [M], the sample of each."""
+class _Tensors:
+    """Moves every tensor among the fields of a dataclass, however deep."""
+
+    def to(self, device):
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self):
+        """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change):
+        def changed(value):
+            if isinstance(value, torch.Tensor):
+                return change(value)
+            if isinstance(value, _Tensors):
+                return value._each(change)
+            return {key: changed(v) for key, v in value.items()} if isinstance(value, dict) else value
+
+        return type(self)(**{f.name: changed(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+
+@dataclass
+class PointBatch(_Tensors):
+    """The clouds of one sensor, concatenated.
+
+    points: float32 [M, C], the columns of its PointCloud.  batch_index: int64 [M], the sample of each, rising.
+    """
 
     points: torch.Tensor
     batch_index: torch.Tensor
+    batch_size: int
 
 
 @dataclass
-class Batch:
+class ImageBatch(_Tensors):
+    """The images of one sensor.
+
+    images: uint8 [B, N, 3, H, W] RGB.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
+    valid: bool [B, N], false for a single missing camera.
+    """
+
+    images: torch.Tensor
+    intrinsics: torch.Tensor
+    ego_SE3_camera: torch.Tensor
+    valid: torch.Tensor
+
+
+SensorBatch = PointBatch | ImageBatch
+
+
+@dataclass
+class Batch(_Tensors):
     """What a Detector takes.
 
-    images: uint8 [B, N, 3, H, W] RGB, or None.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
-    camera_valid: bool [B, N], false for a single missing camera.
-    sensor_valid: bool [B, 3] in the order of SENSORS; where it is false the sample's share of that sensor is ignored.
-    displacement: float [B, 3, 3], only in training: (yaw, x, y) of the planar motion by which each sensor's content is
+    sensors: names along every axis S.  sensor_valid: bool [B, S]; where it is false the sample's share of that sensor
+        is ignored.
+    inputs: what each sensor's encoder gets, by name; a sensor that no sample has is not in it. May hold a sensor that
+        only supervises depth.
+    boxes: of each sample; None where some sample has no annotations.
+    displacement: float [B, S, 3], only in training: (yaw, x, y) of the planar motion by which each sensor's content is
         off; radians and metres, NaN where it is off in some other way.
     """
 
     tokens: list[str]
+    sensors: tuple[str, ...]
     sensor_valid: torch.Tensor
-    images: torch.Tensor | None = None
-    intrinsics: torch.Tensor | None = None
-    ego_SE3_camera: torch.Tensor | None = None
-    camera_valid: torch.Tensor | None = None
-    radar: PointBatch | None = None
-    lidar: PointBatch | None = None
+    inputs: dict[str, SensorBatch] = field(default_factory=dict)
     boxes: list[Boxes3D] | None = None
     displacement: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def to(self, device) -> Batch:
-        def move(value):
-            if isinstance(value, torch.Tensor):
-                return value.to(device, non_blocking=True)
-            if isinstance(value, PointBatch):
-                return PointBatch(move(value.points), move(value.batch_index))
-            return value
 
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
+@dataclass(frozen=True)
+class InputSpec:
+    """What the encoders of a detector want to be given.
 
-    def pin_memory(self) -> Batch:
-        """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
+    sensors: names, in the order of every axis S.
+    image_size: height and width, of those that take images.
+    depth_from: of those that learn depth from a point cloud, the sensor that measures it; it need not be one of them.
+    """
 
-        def pin(value):
-            if isinstance(value, torch.Tensor):
-                return value.pin_memory()
-            return PointBatch(pin(value.points), pin(value.batch_index)) if isinstance(value, PointBatch) else value
+    sensors: tuple[str, ...]
+    image_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    depth_from: Mapping[str, str] = field(default_factory=dict)
 
-        return Batch(**{f.name: pin(getattr(self, f.name)) for f in dataclasses.fields(self)})
+    @property
+    def covering(self) -> tuple[int, int] | None:
+        """Height and width that images of any of the sensors should cover when they are decoded; None without any."""
+        sizes = list(self.image_size.values())
+        return (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
 
 
-def collate(frames: list[Frame], image_size: tuple[int, int]) -> Batch:
-    """Stack frames into a Batch; images are fitted to ``image_size`` (height, width).
+def collate(frames: Sequence[Frame], spec: InputSpec) -> Batch:
+    """Stack frames into a Batch; images are fitted to the size that their encoder wants.
 
-    Frames may differ in the sensors and in the cameras they have.
+    Frames may differ in the sensors and in the cameras they have. Sensors that are not in ``spec`` are left out.
+
+    Raises:
+        SampleError: no frame, or images for an encoder that wants none.
     """
     if not frames:
         raise SampleError("collate: at least one frame was expected, found none")
-    batch = Batch(
+    data = [frame.data for frame in frames]
+    names = dict.fromkeys([*spec.sensors, *spec.depth_from.values()])
+    boxes = [frame.boxes for frame in frames if frame.boxes is not None]
+    by_sensor = {name: [present.get(name) for present in data] for name in names}
+    return Batch(
         tokens=[frame.token for frame in frames],
-        sensor_valid=torch.tensor([[name in frame.sensors for name in SENSORS] for frame in frames]),
-        radar=_collate_points([frame.radar for frame in frames]),
-        lidar=_collate_points([frame.lidar for frame in frames]),
-        boxes=[frame.boxes for frame in frames] if all(frame.boxes is not None for frame in frames) else None,
+        sensors=spec.sensors,
+        sensor_valid=torch.tensor([[name in present for name in spec.sensors] for present in data]),
+        inputs={
+            name: _collate(name, parts, spec) for name, parts in by_sensor.items() if any(p is not None for p in parts)
+        },
+        boxes=boxes if len(boxes) == len(frames) else None,
     )
-    names = sorted({name for frame in frames for name in frame.cameras or {}})
-    if names:
-        shape = (len(frames), len(names))
-        images = np.zeros((*shape, *image_size, 3), dtype=np.uint8)
-        intrinsics = np.tile(np.eye(3, dtype=np.float32), (*shape, 1, 1))
-        ego_SE3_camera = np.tile(np.eye(4, dtype=np.float32), (*shape, 1, 1))
-        valid = np.zeros(shape, dtype=bool)
-        for b, frame in enumerate(frames):
-            for n, name in enumerate(names):
-                if frame.cameras and name in frame.cameras:
-                    camera = frame.cameras[name]
-                    images[b, n], affine = fitted(camera.image, image_size)
-                    intrinsics[b, n] = affine @ camera.intrinsics
-                    ego_SE3_camera[b, n], valid[b, n] = camera.ego_SE3_camera.matrix, True
-        batch.images = torch.from_numpy(images).permute(0, 1, 4, 2, 3)
-        batch.intrinsics, batch.ego_SE3_camera = torch.from_numpy(intrinsics), torch.from_numpy(ego_SE3_camera)
-        batch.camera_valid = torch.from_numpy(valid)
-    return batch
 
 
-def _collate_points(clouds: list) -> PointBatch | None:
-    if all(cloud is None for cloud in clouds):
-        return None
+def _collate(name: str, parts: list[SensorData | None], spec: InputSpec) -> SensorBatch:
+    clouds = [part for part in parts if part is None or isinstance(part, PointCloud)]
+    if len(clouds) == len(parts):
+        return _collate_points(clouds)
+    images = [part for part in parts if not isinstance(part, PointCloud)]
+    if name not in spec.image_size or len(images) < len(parts):
+        raise SampleError(f"{name}: a point cloud was expected, as its encoder takes, found images")
+    return _collate_images(images, spec.image_size[name])
+
+
+def _collate_points(clouds: list[PointCloud | None]) -> PointBatch:
     points = np.concatenate([cloud.points for cloud in clouds if cloud is not None])
     lengths = [0 if cloud is None else len(cloud.points) for cloud in clouds]
     index = np.repeat(np.arange(len(clouds), dtype=np.int64), lengths)
-    return PointBatch(torch.from_numpy(points), torch.from_numpy(index))
+    return PointBatch(torch.from_numpy(points), torch.from_numpy(index), len(clouds))
+
+
+def _collate_images(parts: list[dict[str, CameraImage] | None], image_size: tuple[int, int]) -> ImageBatch:
+    names = sorted({name for cameras in parts for name in cameras or {}})
+    shape = (len(parts), len(names))
+    images = np.zeros((*shape, *image_size, 3), dtype=np.uint8)
+    intrinsics = np.tile(np.eye(3, dtype=np.float32), (*shape, 1, 1))
+    ego_SE3_camera = np.tile(np.eye(4, dtype=np.float32), (*shape, 1, 1))
+    valid = np.zeros(shape, dtype=bool)
+    for b, cameras in enumerate(parts):
+        for name, camera in (cameras or {}).items():
+            n = names.index(name)
+            images[b, n], affine = fitted(camera.image, image_size)
+            intrinsics[b, n] = affine @ camera.intrinsics
+            ego_SE3_camera[b, n], valid[b, n] = camera.ego_SE3_camera.matrix, True
+    return ImageBatch(
+        torch.from_numpy(images).permute(0, 1, 4, 2, 3),
+        torch.from_numpy(intrinsics),
+        torch.from_numpy(ego_SE3_camera),
+        torch.from_numpy(valid),
+    )

@@ -7,14 +7,15 @@ overrides. An unknown key or a value of the wrong type is an error that names th
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from perception.errors import PerceptionError
+from perception.task import Task, TaskError
 
 
 class ConfigError(PerceptionError):
@@ -35,7 +36,15 @@ class GridConfig:
 
 
 @dataclass
-class CameraConfig:
+class EncoderConfig:
+    """What every encoder's section has. kind: which of ENCODERS it is; by default the one of the sensor's name."""
+
+    kind: str = "own"  # an encoder that whoever calls ``build`` brings along
+
+
+@dataclass
+class CameraConfig(EncoderConfig):
+    kind: str = "camera"
     image_size: list[int] = field(default_factory=lambda: [128, 352])  # height, width the network sees
     backbone: Literal["efficientnet_lite0", "resnet50"] = "efficientnet_lite0"
     weights: str = "imagenet"  # "imagenet": what the backbone's package ships; "none"; or a local folder (resnet50)
@@ -43,17 +52,28 @@ class CameraConfig:
     depth_min_m: float = 1.0
     depth_max_m: float = 61.0
     depth_bins: int = 48
+    depth_from: str | None = "lidar"  # the sensor that depth is learned from
 
 
 @dataclass
-class LidarConfig:
+class RadarConfig(EncoderConfig):
+    kind: str = "radar"
+    point_channels: int = 32
+
+
+@dataclass
+class LidarConfig(EncoderConfig):
+    kind: str = "lidar"
     pillar_size_m: float = 0.4  # the grid's cell size divided by a power of two
     point_channels: int = 32
 
 
-@dataclass
-class RadarConfig:
-    point_channels: int = 32
+ENCODERS: dict[str, type[EncoderConfig]] = {
+    "camera": CameraConfig,
+    "radar": RadarConfig,
+    "lidar": LidarConfig,
+    "own": EncoderConfig,
+}
 
 
 @dataclass
@@ -62,7 +82,7 @@ class FusionConfig:
     channels: int = 64  # of every sensor's BEV features, and of the fused ones
     heads: int = 4
     neighbourhood: int = 3  # side of the window of cells each query looks at, odd
-    registration: bool = True  # attention only: sensors are brought into line before they are attended to
+    registration: bool = True  # attention only: sensors are aligned with each other before they are attended to
 
 
 @dataclass
@@ -95,7 +115,7 @@ class AugmentConfig:
     translate_m: float = 0.5
     image_scale: float = 0.1  # relative zoom in either direction
     image_color: float = 0.2  # brightness and contrast
-    fault_rate: float = 0.0  # chance that a sensor of a frame is trained with a fault of ``data.faults``
+    corruption_rate: float = 0.0  # chance that a sensor of a frame is trained with one of ``data.corruptions``
 
 
 @dataclass
@@ -109,9 +129,9 @@ class TrainConfig:
     ema_decay: float = 0.998
     amp: bool = True  # bfloat16 where the device has it in hardware
     init: str | None = None  # a checkpoint whose weights of the same name and shape training starts from
-    freeze: list[str] = field(default_factory=list)  # parts of the detector that are not trained, such as camera
+    freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
     sensor_dropout: float = 0.5  # chance that a batch is trained with fewer sensors than there are
-    dropout_to: Literal["subset", "single"] = "subset"  # one of the six proper subsets, or one sensor alone
+    dropout_to: Literal["subset", "single"] = "subset"  # one of the proper subsets, or one sensor alone
     depth_weight: float = 1.0
     registration_weight: float = 1.0
     checkpoint_minutes: float = 5.0
@@ -120,15 +140,22 @@ class TrainConfig:
 
 @dataclass
 class Config:
+    """encoders: sensor -> its encoder, in the order of every axis of sensors; a file drops one by ``radar: null``.
+
+    own_parts: what ``build`` was given instead of building it from the config; filled in there.
+    """
+
+    task: Task = field(default_factory=Task)
     grid: GridConfig = field(default_factory=GridConfig)
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    lidar: LidarConfig = field(default_factory=LidarConfig)
-    radar: RadarConfig = field(default_factory=RadarConfig)
+    encoders: dict[str, EncoderConfig | None] = field(
+        default_factory=lambda: {"camera": CameraConfig(), "radar": RadarConfig(), "lidar": LidarConfig()}
+    )
     fusion: FusionConfig = field(default_factory=FusionConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    own_parts: list[str] = field(default_factory=list)
 
 
 Schema = TypeVar("Schema")
@@ -142,6 +169,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
             value that nothing can be built of.
     """
     resolved = load_yaml(Config, path, overrides)
+    resolved.encoders = {name: encoder for name, encoder in resolved.encoders.items() if encoder is not None}
     _check(resolved, str(path) if path is not None else "config")
     return resolved
 
@@ -173,15 +201,28 @@ def load_yaml(
         except Exception as error:
             raise ConfigError(f"override '{override}': cannot be parsed: {' '.join(str(error).split())}") from None
         config = _merge(config, parsed, f"override '{override}'")
-    return OmegaConf.to_object(config)
+    try:
+        resolved: Any = OmegaConf.to_object(config)
+        return resolved
+    except TaskError as error:
+        raise ConfigError(f"{path or 'config'}: {error}") from None
 
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved config, every key included, so that a result tells how it was made."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    Path(path).write_text(to_yaml(config))
+
+
+def to_yaml(config: Config) -> str:
+    """What :func:`save_config` writes. A sensor that the defaults have and ``config`` has not is null."""
+    encoders = {**dict.fromkeys(Config().encoders), **config.encoders}
+    return OmegaConf.to_yaml(OmegaConf.structured(replace(config, encoders=encoders)))
 
 
 def _merge(config, loaded, where: str):
+    if "encoders" in config and OmegaConf.is_dict(loaded):
+        loaded = _upgraded(loaded)
+        _add_encoders(config, loaded, where)
     valid = _keys(OmegaConf.to_container(config))
     found = _keys(OmegaConf.to_container(loaded)) if OmegaConf.is_dict(loaded) else None
     if found is None:
@@ -190,8 +231,9 @@ def _merge(config, loaded, where: str):
         if key not in valid:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
-    sections = OmegaConf.to_container(config)
-    for section, value in OmegaConf.to_container(loaded).items():
+    sections: Any = OmegaConf.to_container(config)
+    values: Any = OmegaConf.to_container(loaded)
+    for section, value in values.items():
         if isinstance(sections[section], dict) and not isinstance(value, dict):
             raise ConfigError(f"{where}: '{section}' wants keys of its own, found {value!r}")
     try:
@@ -201,18 +243,47 @@ def _merge(config, loaded, where: str):
         raise ConfigError(f"{where}: {str(error).splitlines()[0]} (key '{error.full_key}')") from None
 
 
+def _add_encoders(config, loaded, where: str) -> None:
+    """Give ``config`` a section of the right kind for each encoder that ``loaded`` adds, or makes another kind of."""
+    encoders = loaded.get("encoders")
+    for name, section in encoders.items() if OmegaConf.is_dict(encoders) else ():
+        present = config.encoders.get(name)
+        kind = section.get("kind") if OmegaConf.is_dict(section) else None
+        kind = kind or (present.kind if present is not None else name if name in ENCODERS else None)
+        if kind not in ENCODERS:
+            raise ConfigError(
+                f"{where}: encoders.{name}: a kind of {', '.join(ENCODERS)} was expected, found {kind or 'none'}"
+            )
+        if section is not None and (present is None or present.kind != kind):
+            with open_dict(config):
+                config.encoders[name] = OmegaConf.structured(ENCODERS[kind])
+
+
+def _upgraded(loaded):
+    """As version 0.1 wrote it: a section for each of three sensors at the top, and other names of a few keys."""
+    old = [name for name in ("camera", "radar", "lidar") if name in loaded]
+    container: Any = OmegaConf.to_container(loaded)
+    for name in old:
+        container["encoders"] = {**(container.get("encoders") or {}), name: container.pop(name)}
+    augment = container.get("augment")
+    if isinstance(augment, dict) and "fault_rate" in augment:
+        augment["corruption_rate"] = augment.pop("fault_rate")
+    train = container.get("train")
+    if isinstance(train, dict) and isinstance(train.get("freeze"), list):
+        names = {"camera": "encoders.camera.image", "view_transform": "encoders.camera.view_transform"}
+        names |= {"radar": "encoders.radar", "lidar": "encoders.lidar", "head": "heads.boxes"}
+        train["freeze"] = [names.get(name, name) for name in train["freeze"]]
+    return OmegaConf.create(container)
+
+
 def _check(config: Config, where: str) -> None:
     """What types cannot say."""
-    camera, lidar, head, data, train = config.camera, config.lidar, config.head, config.data, config.train
-    widths = (camera.channels, lidar.point_channels, config.radar.point_channels, config.fusion.channels, head.channels)
-    sides = camera.image_size
-    for key, holds, wanted in (
-        ("camera.image_size", len(sides) == 2 and all(s > 0 and s % 16 == 0 for s in sides), "two multiples of 16"),
-        ("camera.depth_bins", camera.depth_bins >= 1, "at least 1"),
-        ("camera.depth_max_m", camera.depth_max_m > camera.depth_min_m > 0, "more than camera.depth_min_m, above 0"),
-        ("lidar.pillar_size_m", lidar.pillar_size_m > 0, "more than 0"),
+    head, data, train = config.head, config.data, config.train
+    checks = [
+        ("encoders", len(config.encoders) >= 1, "at least one sensor"),
         ("fusion.heads", config.fusion.heads >= 1, "at least 1"),
-        ("channels", min(widths) >= 1, "at least 1 of every sensor, the fusion and the head"),
+        ("fusion.channels", config.fusion.channels >= 1, "at least 1"),
+        ("head.channels", head.channels >= 1, "at least 1"),
         ("head.trunk_channels", head.trunk_channels and min(head.trunk_channels) >= 1, "one width or more, at least 1"),
         ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
         ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
@@ -222,17 +293,38 @@ def _check(config: Config, where: str) -> None:
         ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
         ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
         ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),
-    ):
+    ]
+    for name, encoder in config.encoders.items():
+        checks += [(f"encoders.{name}.{key}", *rest) for key, *rest in _encoder_checks(encoder)]
+    for key, holds, wanted in checks:
         if not holds:
             raise ConfigError(f"{where}: {key}: {wanted} was expected, found {_found(config, key)}")
 
 
+def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:
+    if isinstance(encoder, CameraConfig):
+        sides = encoder.image_size
+        return [
+            ("image_size", len(sides) == 2 and all(s > 0 and s % 16 == 0 for s in sides), "two multiples of 16"),
+            ("channels", encoder.channels >= 1, "at least 1"),
+            ("depth_bins", encoder.depth_bins >= 1, "at least 1"),
+            ("depth_max_m", encoder.depth_max_m > encoder.depth_min_m > 0, "more than depth_min_m, above 0"),
+        ]
+    if isinstance(encoder, LidarConfig):
+        pillars = ("pillar_size_m", encoder.pillar_size_m > 0, "more than 0")
+        return [pillars, ("point_channels", encoder.point_channels >= 1, "at least 1")]
+    return [("point_channels", encoder.point_channels >= 1, "at least 1")] if isinstance(encoder, RadarConfig) else []
+
+
 def _found(config: Config, keys: str) -> str:
-    found = []
-    for key in keys.split(", "):
-        section, _, name = key.partition(".")
-        found.append(str(getattr(getattr(config, section), name)) if name else "less")
-    return ", ".join(found)
+    return ", ".join(str(_value(config, key)) for key in keys.split(", "))
+
+
+def _value(config: Config, key: str):
+    value: Any = config
+    for name in key.split("."):
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
+    return value
 
 
 def _keys(container, prefix: str = "") -> list[str]:

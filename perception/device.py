@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 
 from perception.errors import PerceptionError
@@ -11,22 +12,31 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def checked_device(name: str) -> str:
-    """``cpu`` or ``cuda`` for what ``--device`` says. Imports torch, but for ``cpu`` and for mistakes.
+    """The device that ``--device`` asks for, as torch names it. Imports torch, but for ``cpu`` and for mistakes.
+
+    Args:
+        name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` (torch's current GPU) or ``cuda:N``.
+
+    Returns:
+        ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        PerceptionError: another name, or cuda where torch finds no GPU.
+        PerceptionError: another name, or a GPU that torch does not find.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise PerceptionError(f"--device: auto, cpu or cuda was expected, found {name!r}")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        raise PerceptionError(f"--device: auto, cpu or cuda was expected, found '{name}'; one GPU of several is cuda:0")
     if name == "cpu":
         return name
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if name == "cuda":
-        raise PerceptionError("--device: cuda was asked for, but torch finds no GPU; cpu and auto work without one")
-    return "cpu"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if gpus else "cpu"
+    if not gpus:
+        raise PerceptionError(f"--device: {name} was asked for, but torch finds no GPU; cpu and auto work without one")
+    if ":" in name and int(name.partition(":")[2]) >= gpus:
+        raise PerceptionError(f"--device: one of cuda:0 to cuda:{gpus - 1} was expected, found '{name}'")
+    return name
 
 
 def keep_memory() -> None:

@@ -60,10 +60,15 @@ class SE3:
     @classmethod
     def from_quaternion(cls, wxyz, translation=(0.0, 0.0, 0.0)) -> SE3:
         """From a quaternion in (w, x, y, z) order, normalised here."""
-        w, x, y, z = np.asarray(wxyz, dtype=np.float64)
-        if not 0.5 < w * w + x * x + y * y + z * z < 2.0:
+        quaternion = np.asarray(wxyz, dtype=np.float64)
+        if quaternion.shape != (4,) or not 0.5 < quaternion @ quaternion < 2.0:
             raise GeometryError(f"a unit quaternion (w, x, y, z) was expected, found {list(wxyz)}")
-        return cls(Rotation.from_quat([x, y, z, w]).as_matrix(), translation)
+        return cls(Rotation.from_quat(to_xyzw(quaternion)).as_matrix(), translation)
+
+    @classmethod
+    def from_pose(cls, pose) -> SE3:
+        """From [7] as :attr:`pose` has them."""
+        return cls.from_quaternion(pose[3:], pose[:3])
 
     @classmethod
     def from_yaw(cls, yaw: float, translation=(0.0, 0.0, 0.0)) -> SE3:
@@ -88,9 +93,13 @@ class SE3:
     @property
     def quaternion(self) -> np.ndarray:
         """[4] in (w, x, y, z) order, w >= 0."""
-        x, y, z, w = Rotation.from_matrix(self.rotation).as_quat()
-        quaternion = np.array([w, x, y, z])
-        return -quaternion if w < 0 else quaternion
+        quaternion = to_wxyz(Rotation.from_matrix(self.rotation).as_quat())
+        return -quaternion if quaternion[0] < 0 else quaternion
+
+    @property
+    def pose(self) -> np.ndarray:
+        """[7]: the translation, then the quaternion, as every file of this package has a pose."""
+        return np.concatenate([self.translation, self.quaternion])
 
     @property
     def yaw(self) -> float:
@@ -110,6 +119,24 @@ class SE3:
     def rotate(self, vectors: np.ndarray) -> np.ndarray:
         """Directions or velocities [..., 3]: rotated, not translated."""
         return np.asarray(vectors) @ self.rotation.T
+
+
+def to_xyzw(wxyz: np.ndarray) -> np.ndarray:
+    """Quaternions [..., 4] in the order of scipy and ROS from the order of this package, (w, x, y, z)."""
+    return np.asarray(wxyz)[..., [1, 2, 3, 0]]
+
+
+def to_wxyz(xyzw: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`to_xyzw`."""
+    return np.asarray(xyzw)[..., [3, 0, 1, 2]]
+
+
+def pose_matrix(pose: np.ndarray) -> np.ndarray:
+    """Homogeneous float64 [4, 4] or [N, 4, 4] of poses [7] or [N, 7], see :attr:`SE3.pose`; many at once, unchecked."""
+    matrix = np.broadcast_to(np.eye(4), (*pose.shape[:-1], 4, 4)).copy()
+    matrix[..., :3, :3] = Rotation.from_quat(to_xyzw(pose[..., 3:])).as_matrix()
+    matrix[..., :3, 3] = pose[..., :3]
+    return matrix
 
 
 def wrap_angle(angle):

@@ -12,35 +12,45 @@ Faults that change what is measured, such as a wrong calibration, are the detect
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from perception.geometry import SE3
-from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import CameraImage, Frame, PointCloud, SensorData
 
 _DARKEST = 8  # grey value that no pixel of an image of a dead camera exceeds; night images have lamps
 
 
 def without_dead(frame: Frame) -> Frame:
     """The frame without dead sensors; the frame itself where there are none, or no others."""
-    parts = {**(frame.cameras or {}), "radar": frame.radar, "lidar": frame.lidar}
-    alive = _with(frame, {name: None if data is None or _is_dead(data) else data for name, data in parts.items()})
+    alive = _mapped(frame, lambda name, part: None if _is_dead(part) else part)
     return alive if alive.sensors else frame
 
 
-def _with(frame: Frame, parts: dict) -> Frame:
-    """The frame with these cameras, "radar" and "lidar", None where absent. What is as before stays the same object."""
-    cameras = {name: parts[name] for name in frame.cameras or {}}
-    if all(cameras[name] is camera for name, camera in (frame.cameras or {}).items()):
-        if parts["radar"] is frame.radar and parts["lidar"] is frame.lidar:
-            return frame
-        return replace(frame, radar=parts["radar"], lidar=parts["lidar"])
-    cameras = {name: camera for name, camera in cameras.items() if camera is not None}
-    return replace(frame, cameras=cameras, radar=parts["radar"], lidar=parts["lidar"])
+def _mapped(frame: Frame, change: Callable[[str, Any], Any]) -> Frame:
+    """The frame with ``change(name, part)`` of every image and cloud, None for absent; itself where all are kept.
+
+    The name of a cloud is that of its sensor, the name of an image that of its camera.
+    """
+    data: dict[str, SensorData] = {}
+    for sensor, old in frame.data.items():
+        if isinstance(old, PointCloud):
+            cloud = change(sensor, old)
+            if cloud is not None:
+                data[sensor] = cloud
+            continue
+        new = {name: change(name if sensor == "camera" else f"{sensor}/{name}", image) for name, image in old.items()}
+        images: dict[str, CameraImage] = {name: image for name, image in new.items() if image is not None}
+        same = len(images) == len(old) and all(images[name] is image for name, image in old.items())
+        data[sensor] = old if same else images
+    kept = data.keys() == frame.data.keys() and all(data[sensor] is old for sensor, old in frame.data.items())
+    return frame if kept else frame.with_data(data)
 
 
-def _is_dead(data: CameraImage | LidarCloud | RadarCloud) -> bool:
+def _is_dead(data: CameraImage | PointCloud) -> bool:
     return _is_black(data.image) if isinstance(data, CameraImage) else not len(data.points)
 
 
@@ -53,7 +63,7 @@ def _is_black(image: np.ndarray) -> bool:
 class _Seen:
     """What a sensor delivered when it last delivered something new."""
 
-    data: CameraImage | LidarCloud | RadarCloud
+    data: CameraImage | PointCloud
     timestamp_ns: int
     world_SE3_ego: SE3
 
@@ -70,18 +80,15 @@ class HealthMonitor:
     _last: tuple[str, int] = ("", 0)
 
     def check(self, frame: Frame) -> tuple[Frame, dict[str, str]]:
-        """The frame as a detector should see it; and camera name, "radar" or "lidar" -> "dead" or "frozen"."""
+        """The frame as a detector should see it; and name of a camera or cloud -> "dead" or "frozen"."""
         if frame.scene != self._last[0] or frame.timestamp_ns < self._last[1]:
             self._seen.clear()
         self._last = (frame.scene, frame.timestamp_ns)
         faults: dict[str, str] = {}
-        parts = {**(frame.cameras or {}), "radar": frame.radar, "lidar": frame.lidar}
-        return _with(frame, {name: self._checked(name, data, frame, faults) for name, data in parts.items()}), faults
+        return _mapped(frame, lambda name, part: self._checked(name, part, frame, faults)), faults
 
     def _checked(self, name: str, data, frame: Frame, faults: dict[str, str]):
         """``data`` if it is new, else moved to now, or None."""
-        if data is None:
-            return None
         if _is_dead(data):
             faults[name] = "dead"
             return None
@@ -106,7 +113,9 @@ def _moved(data, now_SE3_then: SE3, age_s: float):
         return replace(data, ego_SE3_camera=now_SE3_then @ data.ego_SE3_camera)
     points = data.points.astype(np.float64)
     points[:, :3] = now_SE3_then.transform(points[:, :3])
-    points[:, -1] += age_s
-    if isinstance(data, RadarCloud):
-        points[:, 4:6] = now_SE3_then.rotate(np.pad(points[:, 4:6], ((0, 0), (0, 1))))[:, :2]
+    age, velocity = data.column("age_s"), data.velocity
+    if age is not None:
+        points[:, age] += age_s
+    if velocity is not None:
+        points[:, velocity] = now_SE3_then.rotate(np.pad(points[:, velocity], ((0, 0), (0, 1))))[:, :2]
     return type(data)(points)

@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from perception.errors import PerceptionError
 from perception.geometry import SE3
-
-SENSORS = ("camera", "radar", "lidar")  # the order of every sensor axis and of every joined name
-CLASSES = (
-    "car", "truck", "bus", "trailer", "construction_vehicle",
-    "pedestrian", "motorcycle", "bicycle", "traffic_cone", "barrier",
-)  # fmt: skip
-ATTRIBUTES = (
-    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-    "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
-)  # fmt: skip
-LIDAR_FIELDS = ("x", "y", "z", "intensity", "age_s")
-RADAR_FIELDS = ("x", "y", "z", "rcs_dbsm", "vx", "vy", "age_s")
 
 
 class SampleError(PerceptionError):
@@ -45,6 +36,11 @@ def _checked(name: str, array, dtype, shape: tuple, finite: bool = True) -> np.n
     return array
 
 
+def _require(name: str, value, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise SampleError(f"{name}: {kind.__name__} was expected, found {type(value).__name__}")
+
+
 @dataclass(frozen=True, eq=False)
 class CameraImage:
     """One image and where it was taken.
@@ -61,6 +57,7 @@ class CameraImage:
     timestamp_ns: int
 
     def __post_init__(self):
+        _require("camera.ego_SE3_camera", self.ego_SE3_camera, SE3)
         if np.asarray(self.image).dtype != np.uint8:
             raise SampleError(f"image: uint8 was expected, found {np.asarray(self.image).dtype}")
         object.__setattr__(self, "image", _checked("image", self.image, np.uint8, (None, None, 3)))
@@ -71,23 +68,48 @@ class CameraImage:
 
 
 @dataclass(frozen=True, eq=False)
-class LidarCloud:
+class PointCloud:
+    """points: float32 [N, C] in the ego frame, whose columns are ``fields``.
+
+    A sensor of one's own is a subclass with its ``fields``. What the names mean is the same everywhere: x, y, z come
+    first, metres; vx, vy are over ground in ego axes, m/s; age_s is the reference time less that of measurement.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ("x", "y", "z")
+    points: np.ndarray
+
+    def __post_init__(self):
+        if self.fields[:3] != ("x", "y", "z"):
+            raise SampleError(f"{type(self).__name__}.fields: x, y, z first were expected, found {self.fields}")
+        name = f"{type(self).__name__} points"
+        object.__setattr__(self, "points", _checked(name, self.points, np.float32, (None, len(self.fields))))
+
+    def column(self, field_name: str) -> int | None:
+        """Which column holds a field; None where there is no such field."""
+        return self.fields.index(field_name) if field_name in self.fields else None
+
+    @property
+    def velocity(self) -> slice | None:
+        """The columns of vx, vy; None where the points have no velocity."""
+        first = self.column("vx")
+        return None if first is None else slice(first, first + 2)
+
+
+class LidarCloud(PointCloud):
     """points: float32 [N, 5] as x, y, z in the ego frame, intensity 0..255, age_s (reference - measurement time)."""
 
-    points: np.ndarray
-
-    def __post_init__(self):
-        object.__setattr__(self, "points", _checked("lidar points", self.points, np.float32, (None, len(LIDAR_FIELDS))))
+    fields = ("x", "y", "z", "intensity", "age_s")
 
 
-@dataclass(frozen=True, eq=False)
-class RadarCloud:
+class RadarCloud(PointCloud):
     """points: float32 [N, 7] as x, y, z in the ego frame, rcs_dbsm, vx, vy (over ground, ego axes, m/s), age_s."""
 
-    points: np.ndarray
+    fields = ("x", "y", "z", "rcs_dbsm", "vx", "vy", "age_s")
 
-    def __post_init__(self):
-        object.__setattr__(self, "points", _checked("radar points", self.points, np.float32, (None, len(RADAR_FIELDS))))
+
+_UNKNOWN: Any = None  # of a column of Boxes3D, which its constructor fills in
+
+SensorData = PointCloud | dict[str, CameraImage]  # what one sensor of a Frame holds: a cloud, or images by camera name
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +117,8 @@ class Boxes3D:
     """Boxes in the ego frame.
 
     center: [N, 3] metres, the geometric centre.  size: [N, 3] length, width, height.  yaw: [N] radians.
-    velocity: [N, 2] (vx, vy) over ground in ego axes, m/s; NaN where unknown.  label: [N] index into CLASSES.
-    attribute: [N] index into ATTRIBUTES, -1 for none.  visibility: [N] nuScenes level 1..4, 0 for unknown.
+    velocity: [N, 2] (vx, vy) over ground in ego axes, m/s; NaN where unknown.  label: [N] index into task.classes.
+    attribute: [N] index into task.attributes, -1 for none.  visibility: [N] nuScenes level 1..4, 0 for unknown.
     num_lidar_points, num_radar_points: [N] annotated points inside, -1 for unknown.
     """
 
@@ -105,10 +127,10 @@ class Boxes3D:
     yaw: np.ndarray
     velocity: np.ndarray
     label: np.ndarray
-    attribute: np.ndarray | None = None
-    visibility: np.ndarray | None = None
-    num_lidar_points: np.ndarray | None = None
-    num_radar_points: np.ndarray | None = None
+    attribute: np.ndarray = _UNKNOWN
+    visibility: np.ndarray = _UNKNOWN
+    num_lidar_points: np.ndarray = _UNKNOWN
+    num_radar_points: np.ndarray = _UNKNOWN
 
     def __post_init__(self):
         n = len(np.asarray(self.center))
@@ -126,8 +148,10 @@ class Boxes3D:
             object.__setattr__(self, name, _checked(f"boxes.{name}", value, np.int64, (n,)))
         if n and (self.size <= 0).any():
             raise SampleError(f"boxes.size: positive metres were expected, found {self.size.min()}")
-        if n and not ((self.label >= 0) & (self.label < len(CLASSES))).all():
-            raise SampleError(f"boxes.label: an index into CLASSES (0..{len(CLASSES) - 1}) was expected")
+        if n and self.label.min() < 0:
+            raise SampleError(
+                f"boxes.label: an index into task.classes, 0 or more, was expected, found {self.label.min()}"
+            )
 
     @classmethod
     def empty(cls) -> Boxes3D:
@@ -140,6 +164,11 @@ class Boxes3D:
         """The boxes a mask, slice or index array selects."""
         return Boxes3D(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
+    @property
+    def measured(self) -> np.ndarray:
+        """bool [N]: whether a LiDAR or radar point is on the box, or nobody has counted; the others do not count."""
+        return (self.num_lidar_points != 0) | (self.num_radar_points != 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -149,7 +178,26 @@ class Detections:
     scores: np.ndarray
 
     def __post_init__(self):
+        _require("detections.boxes", self.boxes, Boxes3D)
         object.__setattr__(self, "scores", _checked("scores", self.scores, np.float64, (len(self.boxes),)))
+        if len(self) and not 0 <= self.scores.min() <= self.scores.max() <= 1:
+            raise SampleError(f"scores: 0..1 was expected, found {self.scores.min()} to {self.scores.max()}")
+        for i in np.flatnonzero(np.diff(self.scores) > 0)[:1]:
+            first, second = self.scores[i : i + 2]
+            raise SampleError(f"scores: highest first was expected, found {first} before {second}")
+
+    @classmethod
+    def sorted(cls, boxes: Boxes3D, scores: np.ndarray) -> Detections:
+        """Of boxes in any order; those of equal scores stay as they are."""
+        order = np.argsort(-np.asarray(scores), kind="stable")
+        return cls(boxes[order], np.asarray(scores)[order])
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index) -> Detections:
+        """The detections that a mask, slice or rising index array selects."""
+        return Detections(self.boxes[index], self.scores[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +205,7 @@ class Frame:
     """Everything the sensors know at one reference time, in the ego frame of that time.
 
     cameras: name -> CameraImage, or None where there is no camera at all; a single dead camera is just not in the dict.
+    others: any further sensors by name, each a PointCloud or, like cameras, a dict of CameraImages.
     world_SE3_ego: the ego pose at timestamp_ns.  scene: name of the drive the frame belongs to.
     """
 
@@ -168,30 +217,69 @@ class Frame:
     lidar: LidarCloud | None = None
     boxes: Boxes3D | None = None
     scene: str = ""
+    others: dict[str, SensorData] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.cameras:
             object.__setattr__(self, "cameras", None)
+        _require("frame.world_SE3_ego", self.world_SE3_ego, SE3)
+        for name, value, kind in (("radar", self.radar, RadarCloud), ("lidar", self.lidar, LidarCloud)):
+            if value is not None:
+                _require(f"frame.{name}", value, kind)
+        if self.boxes is not None:
+            _require("frame.boxes", self.boxes, Boxes3D)
+        for name, data in {"cameras": self.cameras or {}, **self.others}.items():
+            if name in _OWN_FIELDS:
+                raise SampleError(f"frame.others: '{name}' has a field of its own")
+            if isinstance(data, dict):
+                for camera, image in data.items():
+                    _require(f"frame.{name}['{camera}']", image, CameraImage)
+            else:
+                _require(f"frame.others['{name}']", data, PointCloud)
+
+    @property
+    def data(self) -> dict[str, SensorData]:
+        """Sensor name -> what it delivered, of the sensors present."""
+        own = {"camera": self.cameras, "radar": self.radar, "lidar": self.lidar}
+        others = {name: data for name, data in self.others.items() if isinstance(data, PointCloud) or data}
+        return {name: data for name, data in own.items() if data is not None} | others
+
+    def with_data(self, data: Mapping[str, SensorData]) -> Frame:
+        """The same frame with this data, and no other sensors."""
+        others = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
+        own: dict[str, Any] = {field_name: data.get(name) for name, field_name in _OWN_FIELDS.items()}
+        return dataclasses.replace(self, **own, others=others)
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """The sensors present, in the order of SENSORS."""
-        present = {"camera": self.cameras, "radar": self.radar, "lidar": self.lidar}
-        return tuple(name for name in SENSORS if present[name] is not None)
+        """Names of the sensors present: camera, radar, lidar, then any others."""
+        return tuple(self.data)
 
-    def only(self, sensors) -> Frame:
-        """The same frame as a vehicle with fewer sensors would have recorded it."""
-        unknown = set(sensors) - set(SENSORS)
-        if unknown:
-            raise SampleError(
-                f"sensors: some of {', '.join(SENSORS)} were expected, found {', '.join(sorted(unknown))}"
-            )
-        return dataclasses.replace(
-            self,
-            cameras=self.cameras if "camera" in sensors else None,
-            radar=self.radar if "radar" in sensors else None,
-            lidar=self.lidar if "lidar" in sensors else None,
-        )
+    def only(self, sensors: Iterable[str]) -> Frame:
+        """The same frame as a vehicle with only these sensors would have recorded it."""
+        wanted = set(sensors)
+        return self.with_data({name: data for name, data in self.data.items() if name in wanted})
+
+
+_OWN_FIELDS = {"camera": "cameras", "radar": "radar", "lidar": "lidar"}  # sensors with a field of their own in a Frame
+
+
+def sensor_set(sensors: Iterable[str], known: Sequence[str]) -> str:
+    """The name of a set of sensors, ``camera+lidar``, in the order of ``known``.
+
+    Raises:
+        SampleError: none, or one that is not known.
+    """
+    wanted = set(sensors)
+    if not wanted or not wanted <= set(known):
+        found = ", ".join(sorted(wanted)) or "none"
+        raise SampleError(f"sensors: some of {', '.join(known)} were expected, found {found}")
+    return "+".join(name for name in known if name in wanted)
+
+
+def sensor_sets(known: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every set of some of the sensors, the largest first."""
+    return [subset for n in range(len(known), 0, -1) for subset in combinations(known, n)]
 
 
 def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
@@ -237,3 +325,10 @@ def scaling(sx: float, sy: float, left: int = 0, top: int = 0) -> np.ndarray:
     Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
     """
     return np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
+
+
+# Until every room has moved on.
+from perception.task import ATTRIBUTES, CLASSES  # noqa: E402, F401
+
+SENSORS = ("camera", "radar", "lidar")
+LIDAR_FIELDS, RADAR_FIELDS = LidarCloud.fields, RadarCloud.fields

@@ -11,7 +11,7 @@ what it sees. The pieces, and where they come from:
 Motion       Constant velocity, disturbed by white acceleration (Bar-Shalom et al., Estimation with Applications to
              Tracking and Navigation, 2001, 6.2.2). Continuous in time: two steps do what one of their length does, so
              that a missing frame or an irregular clock changes nothing. How much a class accelerates and how well it is
-             measured is given by class (Chiu et al., Probabilistic 3D Multi-Object Tracking, 2020).
+             measured is a fact of its class in the task (Chiu et al., Probabilistic 3D Multi-Object Tracking, 2020).
 Measurement  Position, and velocity where the detector has one (CenterPoint, Yin et al., 2021). Both axes of the ground
              plane have the same noise, so that one 2 x 2 covariance (position, velocity) serves both.
 Association  Within a class, the assignment of least total cost (Hungarian, as AB3DMOT, Weng et al., 2020). The cost of
@@ -33,25 +33,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from perception.geometry import SE3
-from perception.sample import CLASSES, Boxes3D, Detections, Frame
+from perception.sample import Boxes3D, Detections, Frame
+from perception.task import NUSCENES, Task
 
-# position_m, velocity_mps: standard deviation of what the detector measures; that of the shipped one, outliers
-# included, for velocities have many.  speed_mps: RMS, of a velocity that nobody measured yet.  agility: m^2/s^3, the
-# variance that a second of driving or walking adds to a velocity; that of recorded traffic, parked cars included.
-_NOISE = {
-    # class                (position_m, velocity_mps, speed_mps, agility)
-    "car": (0.4, 2.0, 10.0, 0.6),
-    "truck": (0.5, 2.0, 10.0, 0.6),
-    "bus": (0.5, 2.0, 10.0, 0.6),
-    "trailer": (0.5, 2.0, 10.0, 0.6),
-    "construction_vehicle": (0.5, 1.0, 2.0, 0.2),
-    "pedestrian": (0.2, 1.0, 1.5, 0.1),
-    "motorcycle": (0.3, 2.0, 10.0, 0.6),
-    "bicycle": (0.3, 2.0, 4.0, 0.3),
-    "traffic_cone": (0.3, 0.3, 0.1, 0.005),
-    "barrier": (0.4, 0.3, 0.1, 0.005),
-}
-_POSITION_M, _VELOCITY_MPS, _SPEED_MPS, _AGILITY = np.array([_NOISE[name] for name in CLASSES]).T
 _GATE = 16.0  # the cost of a miss and a birth: a well-known track misses 0.03 % of its own detections by it
 _SMOOTHING_S = 0.3  # time constant of height and heading
 _SIZES = 10  # detections over which a size is averaged
@@ -79,15 +63,24 @@ _STATE = np.dtype(
 )
 
 
+class Noise:
+    """What the filter expects of each class, [K] each; ``perception.task.ObjectClass`` says what they are."""
+
+    def __init__(self, task: Task):
+        self.position_m, self.velocity_mps = task.column("position_sigma_m"), task.column("velocity_sigma_mps")
+        self.speed_mps, self.agility = task.column("speed_mps"), task.column("agility")
+
+
 @dataclass(frozen=True, eq=False)
 class Tracks:
     """All confirmed tracks at one time, those included that are not seen at the moment.
 
-    detections: the smoothed boxes in the ego frame, with the score of the last detection.  ids: int64 [N], rising.
+    boxes: smoothed, in the ego frame.  scores: [N] of the last detection.  ids: int64 [N], rising.
     unseen_s: [N] seconds since the last detection, 0 for those seen in this frame.
     """
 
-    detections: Detections
+    boxes: Boxes3D
+    scores: np.ndarray
     ids: np.ndarray
     unseen_s: np.ndarray
 
@@ -99,12 +92,14 @@ class Tracker:
     its copy: it gets the ids and changes nothing.
 
     Args:
+        task: whose classes the detections are of.
         min_score: detections below belong to no track.
         birth_score: a detection from here on starts a track by itself; below, it takes two in a row.
         max_age_s: seconds that a track lives without being seen.
     """
 
-    def __init__(self, min_score: float = 0.1, birth_score: float = 0.3, max_age_s: float = 3.0):
+    def __init__(self, task: Task = NUSCENES, min_score: float = 0.1, birth_score: float = 0.3, max_age_s: float = 3.0):
+        self.noise = Noise(task)
         self.min_score, self.birth_score, self.max_age_s = min_score, birth_score, max_age_s
         self._states = np.zeros(0, _STATE)
         self._scene, self._time_ns, self._next_id = "", 0, 0
@@ -113,12 +108,12 @@ class Tracker:
         """int64 [N]: the id of the track that each detection belongs to, -1 for none (or none yet)."""
         ids = np.full(len(detections.scores), -1)
         used = np.flatnonzero(detections.scores >= self.min_score)
-        measured = _measured(frame, detections.boxes[used], detections.scores[used])
+        measured = _measured(frame, detections.boxes[used], detections.scores[used], self.noise)
         if frame.scene != self._scene or frame.timestamp_ns < self._time_ns:
             self._states = self._states[:0]
-        states = predict(self._states, (frame.timestamp_ns - self._time_ns) / 1e9)
+        states = predict(self._states, (frame.timestamp_ns - self._time_ns) / 1e9, self.noise)
         states = states[frame.timestamp_ns - states["seen_ns"] <= self.max_age_s * 1e9]
-        rows, columns = associate(states, measured)
+        rows, columns = associate(states, measured, self.noise)
         if len(states) and frame.timestamp_ns == self._time_ns:
             ids[used[columns]] = states["id"][rows]
             return ids
@@ -127,7 +122,7 @@ class Tracker:
         kept = states["id"] >= 0  # what is not confirmed must be seen again at once
         kept[rows] = True
         others = np.setdiff1d(np.arange(len(measured)), columns)
-        states = np.concatenate([states, _born(measured[others])])
+        states = np.concatenate([states, _born(measured[others], self.noise)])
         sure = (states["id"] < 0) & ((states["score"] >= self.birth_score) | (states["hits"] > 1))
         states["id"][sure] = self._next_id + np.arange(sure.sum())
         self._next_id += int(sure.sum())
@@ -138,7 +133,7 @@ class Tracker:
 
     def tracks(self, frame: Frame) -> Tracks:
         """Where the tracks are at the time of ``frame``: the last one that was stepped, or one soon after it."""
-        states = predict(self._states, (frame.timestamp_ns - self._time_ns) / 1e9)
+        states = predict(self._states, (frame.timestamp_ns - self._time_ns) / 1e9, self.noise)
         states = states[states["id"] >= 0]
         states = states[np.argsort(states["id"])]
         ego_SE3_world = frame.world_SE3_ego.inverse()
@@ -150,12 +145,12 @@ class Tracker:
             label=states["label"],
         )
         unseen_s = (frame.timestamp_ns - states["seen_ns"]) / 1e9
-        return Tracks(Detections(boxes, states["score"].copy()), states["id"].copy(), unseen_s)
+        return Tracks(boxes, states["score"].copy(), states["id"].copy(), unseen_s)
 
 
-def predict(states: np.ndarray, seconds: float) -> np.ndarray:
+def predict(states: np.ndarray, seconds: float, noise: Noise) -> np.ndarray:
     """The states ``seconds`` later, if nothing is seen in between."""
-    later, q = states.copy(), _AGILITY[states["label"]]
+    later, q = states.copy(), noise.agility[states["label"]]
     later["position"] += seconds * states["velocity"]
     later["pp"] += 2 * seconds * states["pv"] + seconds**2 * states["vv"] + q * seconds**3 / 3
     later["pv"] += seconds * states["vv"] + q * seconds**2 / 2
@@ -195,19 +190,19 @@ def _smooth(states: np.ndarray, measured: np.ndarray, seconds: np.ndarray) -> No
     same = np.where((states["direction"] * measured["direction"]).sum(axis=1) < 0, -1.0, 1.0)
     states["direction"] += share[:, None] * (same[:, None] * measured["direction"] - states["direction"])
     states["sense"] += same * measured["score"] - states["sense"] / _VOTES
-    turned = np.where(states["sense"] < 0, -1.0, 1.0)
-    states["direction"] *= turned[:, None]
-    states["sense"] *= turned
+    flipped = np.where(states["sense"] < 0, -1.0, 1.0)
+    states["direction"] *= flipped[:, None]
+    states["sense"] *= flipped
 
 
-def associate(states: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def associate(states: np.ndarray, measured: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of states [T] and detections [N] that belong together, as two index arrays of equal length."""
     rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for label in np.intersect1d(states["label"], measured["label"]):
         own, seen = np.flatnonzero(states["label"] == label), np.flatnonzero(measured["label"] == label)
         away = states["position"][own, None] - measured["position"][None, seen]
-        variance = states["pp"][own] + _POSITION_M[label] ** 2
-        spread = 2 * np.log(variance / _POSITION_M[label] ** 2)  # against a track whose place is known exactly
+        variance = states["pp"][own] + noise.position_m[label] ** 2
+        spread = 2 * np.log(variance / noise.position_m[label] ** 2)  # against a track whose place is known exactly
         cost = np.minimum(np.square(away).sum(axis=2) / variance[:, None] + spread[:, None], _GATE)
         i, j = linear_sum_assignment(cost)
         close = cost[i, j] < _GATE
@@ -216,7 +211,7 @@ def associate(states: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.
     return np.concatenate(rows), np.concatenate(columns)
 
 
-def _measured(frame: Frame, boxes: Boxes3D, scores: np.ndarray) -> np.ndarray:
+def _measured(frame: Frame, boxes: Boxes3D, scores: np.ndarray, noise: Noise) -> np.ndarray:
     """What each detection says by itself."""
     states = np.zeros(len(boxes), _STATE)
     center = frame.world_SE3_ego.transform(boxes.center)
@@ -227,15 +222,15 @@ def _measured(frame: Frame, boxes: Boxes3D, scores: np.ndarray) -> np.ndarray:
     states["velocity"] = _rotated(frame.world_SE3_ego, np.where(known[:, None], boxes.velocity, 0.0))
     states["direction"] = _rotated(frame.world_SE3_ego, np.column_stack([np.cos(boxes.yaw), np.sin(boxes.yaw)]))
     states["sense"] = scores
-    states["pp"] = _POSITION_M[boxes.label] ** 2
-    states["vv"] = np.where(known, _VELOCITY_MPS[boxes.label] ** 2, np.inf)
+    states["pp"] = noise.position_m[boxes.label] ** 2
+    states["vv"] = np.where(known, noise.velocity_mps[boxes.label] ** 2, np.inf)
     return states
 
 
-def _born(measured: np.ndarray) -> np.ndarray:
+def _born(measured: np.ndarray, noise: Noise) -> np.ndarray:
     """Detections as first states. Before it was measured, a velocity was zero give or take the speed of its class."""
     born = measured.copy()
-    usual = _SPEED_MPS[born["label"]] ** 2
+    usual = noise.speed_mps[born["label"]] ** 2
     gain = usual / (usual + measured["vv"])  # zero where no velocity is known
     born["velocity"] *= gain[:, None]
     born["vv"] = (1 - gain) * usual

@@ -10,21 +10,23 @@ nothing but numpy and OpenCV is used.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from perception.config import GridConfig
 from perception.geometry import SE3, box_corners, project
-from perception.sample import CLASSES, SENSORS, Boxes3D, CameraImage, Detections, Frame, fit_image
+from perception.grid import BEVGrid
+from perception.sample import Boxes3D, CameraImage, Detections, Frame, PointCloud, SensorData, fit_image
+from perception.task import NUSCENES, Task
 
 WIDTH, HEIGHT = 1920, 1080
 MARGIN, GAP, HEADER = 16, 8, 56
 BEV_WIDTH, LEGEND_HEIGHT = 656, 138
-BEV_HALF_WIDTH_M = 51.2
-BEV_EGO_FROM_TOP = 0.56  # where the vehicle stands; more is seen ahead of it than behind
+BEV_SPARE_AHEAD = 0.75  # of the room that the grid leaves in the bird's-eye view, the share ahead of it
 NEAR_M = 0.2  # what is nearer to a camera than this is cut off
 FAR_M = 35.0  # boxes farther from the eye than this have thin lines, else they would be all line
 RADAR_ARROW_OPACITY = 0.5
@@ -38,21 +40,10 @@ CAMERA_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT
 BACKGROUND, PANEL, RING = (13, 16, 22), (20, 25, 33), (50, 59, 73)
 TEXT, DIM, WARNING, WHITE = (226, 232, 240), (134, 146, 164), (255, 107, 107), (255, 255, 255)
 EGO = (196, 204, 216)
+EGO_BOX = Boxes3D(np.array([[1.4, 0, 0.8]]), np.array([[4.7, 1.9, 1.6]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
 RADAR = (255, 221, 87)
-CLASS_COLOURS = {
-    "car": (66, 190, 255),
-    "truck": (255, 145, 60),
-    "bus": (255, 92, 122),
-    "trailer": (198, 146, 104),
-    "construction_vehicle": (240, 190, 60),
-    "pedestrian": (102, 230, 140),
-    "motorcycle": (190, 120, 255),
-    "bicycle": (250, 130, 220),
-    "traffic_cone": (255, 180, 150),
-    "barrier": (150, 170, 200),
-}
 _TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
-PALETTE = np.array([CLASS_COLOURS[name] for name in CLASSES])
+_LEGEND_CLASSES = 10
 HEIGHTS_M = (-1.0, 0.0, 0.4, 1.5, 3.5, 8.0)
 HEIGHT_COLOURS = np.array(
     [(58, 74, 128), (66, 96, 158), (72, 140, 180), (104, 190, 184), (190, 224, 170), (250, 236, 180)]
@@ -113,9 +104,39 @@ class TopDown:
         pixels = np.array(self.ego_px) - self.px_per_m * points[:, [1, 0]]
         return pixels, -points[:, 2]
 
+    @classmethod
+    def of(cls, grid: BEVGrid, size: tuple[int, int]) -> TopDown:
+        """The whole of a grid in a panel of ``size`` (height, width)."""
+        height, width = size
+        px_per_m = min(width / (grid.y_max_m - grid.y_min_m), height / (grid.x_max_m - grid.x_min_m))
+        spare = height - px_per_m * (grid.x_max_m - grid.x_min_m)
+        left = width / 2 + px_per_m * (grid.y_max_m + grid.y_min_m) / 2
+        return cls((left, px_per_m * grid.x_max_m + BEV_SPARE_AHEAD * spare), px_per_m)
+
     def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ego segments [N, 2, 3] -> pixels [N, 2, 2], and which [N] they are: all."""
         return self.points(segments.reshape(-1, 3))[0].reshape(-1, 2, 2), np.arange(len(segments))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What pictures of a detector's frames have in common.
+
+    task: names and colours of the classes.  grid: what the bird's-eye view shows.  sensors: said to be absent if they
+    are.
+    """
+
+    task: Task = field(default_factory=lambda: NUSCENES)
+    grid: BEVGrid = field(default_factory=lambda: BEVGrid(**vars(GridConfig())))
+    sensors: tuple[str, ...] = ("camera", "radar", "lidar")
+
+    @classmethod
+    def of(cls, detector) -> Layout:
+        return cls(detector.task, detector.grid, detector.sensors)
+
+    def colours(self, boxes: Boxes3D) -> np.ndarray:
+        """[N, 3] RGB."""
+        return self.task.colors[boxes.label]
 
 
 def draw_frame(
@@ -124,6 +145,7 @@ def draw_frame(
     score_threshold: float = 0.3,
     latency_ms: float | None = None,
     tracks: np.ndarray | None = None,
+    layout: Layout | None = None,
 ) -> np.ndarray:
     """The whole picture, [1080, 1920, 3].
 
@@ -133,42 +155,47 @@ def draw_frame(
         detections: drawn where the score is at least ``score_threshold``.
         latency_ms: what the detections took, for the title.
         tracks: [N] the track each detection belongs to, -1 for none; written above the boxes in the view from behind.
+        layout: what the detector's task and grid are; None: the defaults.
     """
-    boxes = Boxes3D.empty() if detections is None else detections.boxes[detections.scores >= score_threshold]
-    tracks = None if tracks is None else tracks[detections.scores >= score_threshold]
-    truth = None if frame.boxes is None else frame.boxes[hit(frame.boxes)]
+    layout = Layout() if layout is None else layout
+    found = Detections(Boxes3D.empty(), np.zeros(0)) if detections is None else detections
+    shown = found.scores >= score_threshold
+    boxes, tracks = found.boxes[shown], None if tracks is None else tracks[shown]
+    truth = None if frame.boxes is None else frame.boxes[frame.boxes.measured]
     canvas = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
-    _draw_header(canvas, frame, f"{len(boxes)} boxes, score >= {score_threshold:.2f}", latency_ms)
+    _draw_header(canvas, frame, layout, f"{len(boxes)} boxes, score >= {score_threshold:.2f}", latency_ms)
 
     left_width = WIDTH - BEV_WIDTH - 3 * MARGIN
-    cameras = draw_cameras(frame.cameras or {}, boxes, left_width)
+    cameras = draw_cameras(images_of(frame), boxes, left_width, layout)
     _paste(canvas, cameras, MARGIN, HEADER)
     top = HEADER + len(cameras) + GAP
-    _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width), tracks), MARGIN, top)
+    _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width), layout, tracks), MARGIN, top)
     bev_height = HEIGHT - HEADER - MARGIN - LEGEND_HEIGHT - GAP
     left = WIDTH - MARGIN - BEV_WIDTH
-    _paste(canvas, draw_bev(frame, boxes, truth, (bev_height, BEV_WIDTH)), left, HEADER)
-    _paste(canvas, _draw_legend(boxes, truth), left, HEADER + bev_height + GAP)
+    _paste(canvas, draw_bev(frame, boxes, truth, (bev_height, BEV_WIDTH), layout), left, HEADER)
+    _paste(canvas, _draw_legend(boxes, truth, layout), left, HEADER + bev_height + GAP)
     return canvas
 
 
-def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int) -> np.ndarray:
+def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int, layout: Layout) -> np.ndarray:
     """The camera images side by side in two rows, [any, width, 3]; a missing one is a dark tile with its name."""
     names = CAMERA_ORDER if set(cameras) <= set(CAMERA_ORDER) else sorted(cameras)
     columns = (len(names) + 1) // 2
     tile_width = (width - (columns - 1) * GAP) // columns
     # Tiles have the shape of the images, as far as two rows of them leave room for the view below.
-    aspect = np.median([camera.image.shape[0] / camera.image.shape[1] for camera in cameras.values()] or [9 / 16])
+    aspect = float(
+        np.median([camera.image.shape[0] / camera.image.shape[1] for camera in cameras.values()] or [9 / 16])
+    )
     tile_height = round(min(tile_width * aspect, 250))
     grid = np.full((2 * tile_height + GAP, width, 3), BACKGROUND, np.uint8)
     for i, name in enumerate(names):
-        tile = draw_camera(cameras.get(name), boxes, (tile_height, tile_width))
+        tile = draw_camera(cameras.get(name), boxes, (tile_height, tile_width), layout)
         _label(tile, name.removeprefix("CAM_").replace("_", " "))
         _paste(grid, tile, i % columns * (tile_width + GAP), i // columns * (tile_height + GAP))
     return grid
 
 
-def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int]) -> np.ndarray:
+def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int], layout: Layout) -> np.ndarray:
     """One camera image of ``size`` (height, width) with the boxes it sees."""
     if camera is None:
         tile = np.full((*size, 3), PANEL, np.uint8)
@@ -176,17 +203,22 @@ def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int
         return tile
     camera = fit_image(camera, size)
     tile = camera.image.copy()
-    _draw_boxes(tile, Pinhole(camera.intrinsics, camera.ego_SE3_camera.inverse()), boxes)
+    _draw_boxes(tile, Pinhole(camera.intrinsics, camera.ego_SE3_camera.inverse()), boxes, layout.colours(boxes))
     return tile
 
 
 def draw_chase(
-    frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int], tracks: np.ndarray | None = None
+    frame: Frame,
+    boxes: Boxes3D,
+    truth: Boxes3D | None,
+    size: tuple[int, int],
+    layout: Layout,
+    tracks: np.ndarray | None = None,
 ) -> np.ndarray:
     """The scene as seen from behind and above the vehicle; ``size`` is (height, width)."""
     panel = np.full((*size, 3), PANEL, np.uint8)
     view = Pinhole.looking((-15.0, 0.0, 9.5), (9.0, 0.0, 0.0), 0.62 * size[1], size)
-    _draw_scene(panel, view, frame, boxes, truth)
+    _draw_scene(panel, view, frame, boxes, truth, layout)
     if tracks is not None:
         pixels, depth = view.points(boxes.center + boxes.size * (0, 0, 0.5))
         for i in np.flatnonzero((tracks >= 0) & np.isfinite(depth) & _inside(panel, pixels)):
@@ -195,43 +227,56 @@ def draw_chase(
     return panel
 
 
-def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int]) -> np.ndarray:
+def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[int, int], layout: Layout) -> np.ndarray:
     """The bird's-eye view; ``size`` is (height, width)."""
     panel = np.full((*size, 3), PANEL, np.uint8)
-    view = TopDown((size[1] / 2, BEV_EGO_FROM_TOP * size[0]), size[1] / (2 * BEV_HALF_WIDTH_M))
-    _draw_scene(panel, view, frame, boxes, truth)
+    view = TopDown.of(layout.grid, size)
+    _draw_scene(panel, view, frame, boxes, truth, layout)
     for radius in (20, 40):
         _text(panel, f"{radius} m", view.points(np.array([[0.0, -radius, 0.0]]))[0][0] + (5, 0), 12, DIM)
     _label(panel, "BIRD'S EYE")
-    absent = [name for name in ("lidar", "radar") if name not in frame.sensors]
+    absent = [name for name in reversed(layout.sensors) if name not in frame.sensors and name != "camera"]
     for i, name in enumerate(absent):
         where = (12, size[0] - 18 - 24 * (len(absent) - 1 - i))
-        _text(panel, f"{_TITLES[name]}: none", where, 15, WARNING)
+        _text(panel, f"{_title(name)}: none", where, 15, WARNING)
     return panel
 
 
-def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None) -> None:
+def images_of(frame: Frame) -> dict[str, CameraImage]:
+    """The images of all sensors; those of others than the cameras by sensor and name."""
+    images = dict(frame.cameras or {})
+    for sensor, data in frame.others.items():
+        if isinstance(data, dict):
+            images |= {f"{sensor}/{name}": image for name, image in data.items()}
+    return images
+
+
+def _title(sensor: str) -> str:
+    return _TITLES.get(sensor, sensor)
+
+
+def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, layout: Layout) -> None:
     """What both views from outside show."""
     for radius in (20, 40, 60, 80):
         _draw_segments(panel, view, _ring(radius), RING)
-    if frame.lidar is not None:
-        _splat(panel, view, recent(frame.lidar.points)[:, :3])
-    if frame.radar is not None:
-        _draw_radar(panel, view, recent(frame.radar.points))
-    _draw_boxes(panel, view, boxes)
+    clouds = [data for data in frame.data.values() if isinstance(data, PointCloud)]
+    for cloud in sorted(clouds, key=lambda cloud: cloud.velocity is not None):  # few points on top of many
+        if cloud.velocity is None:
+            _splat(panel, view, recent(cloud)[:, :3])
+        else:
+            _draw_radar(panel, view, recent(cloud), cloud.velocity)
+    _draw_boxes(panel, view, boxes, layout.colours(boxes))
     arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
-    _draw_segments(panel, view, arrows, np.repeat(PALETTE[boxes.label], 3, axis=0), 2)
-    ego = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
-    _draw_boxes(panel, view, ego, np.array([EGO]))
+    _draw_segments(panel, view, arrows, np.repeat(layout.colours(boxes), 3, axis=0), 2)
+    _draw_boxes(panel, view, EGO_BOX, np.array([EGO]))
     if truth is not None:  # last: a detection that fits would hide it
         _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
 
 
-def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray | None = None) -> None:
-    """Edges, a shaded floor and front, and a line from the middle of the floor to the front; far boxes first."""
+def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray) -> None:
+    """Edges in colours [N, 3], a shaded floor and front, a line from the middle to the front; far boxes first."""
     if not len(boxes):
         return
-    colours = PALETTE[boxes.label] if colours is None else colours
     corners = _corners(boxes)
     pixels, depth = view.points(corners.reshape(-1, 3))
     pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
@@ -249,24 +294,23 @@ def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray | N
         _draw_segments(image, view, segments[i], colours[i], 1 if depth[i] > FAR_M else 2)
 
 
-def _draw_radar(panel: np.ndarray, view, points: np.ndarray) -> None:
+def _draw_radar(panel: np.ndarray, view, points: np.ndarray, velocity: slice) -> None:
     """Returns as dots at the height they were measured at, with their velocity over ground, faint: there are many."""
     arrows = panel.copy()
-    _draw_segments(arrows, view, _arrows(points[:, :3], points[:, 4:6]), RADAR)
+    _draw_segments(arrows, view, _arrows(points[:, :3], points[:, velocity]), RADAR)
     cv2.addWeighted(arrows, RADAR_ARROW_OPACITY, panel, 1 - RADAR_ARROW_OPACITY, 0, dst=panel)
     pixels, depth = view.points(points[:, :3])
     for pixel in pixels[np.isfinite(depth) & _inside(panel, pixels)]:
         cv2.circle(panel, _fixed(pixel).tolist(), round(2.2 * 2**_SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
-def recent(points: np.ndarray) -> np.ndarray:
-    """The newest of a cloud [N, C], whose last field is age_s."""
-    return points[points[:, -1] <= points[:, -1].min(initial=np.inf) + RECENT_S]
-
-
-def hit(boxes: Boxes3D) -> np.ndarray:
-    """Boxes [N] with a point on them, or of which that is unknown: the others are no fault of a detector."""
-    return (boxes.num_lidar_points != 0) | (boxes.num_radar_points != 0)
+def recent(cloud: PointCloud) -> np.ndarray:
+    """The newest points [N, C] of a cloud; all where their age is unknown."""
+    column = cloud.column("age_s")
+    if column is None:
+        return cloud.points
+    age_s = cloud.points[:, column]
+    return cloud.points[age_s <= age_s.min(initial=np.inf) + RECENT_S]
 
 
 def _corners(boxes: Boxes3D) -> np.ndarray:
@@ -335,36 +379,40 @@ def _splat(image: np.ndarray, view, points: np.ndarray) -> None:
     np.maximum(image, cv2.resize(big, image.shape[1::-1], interpolation=cv2.INTER_AREA), out=image)
 
 
-def _draw_header(canvas: np.ndarray, frame: Frame, count: str, latency_ms: float | None) -> None:
+def _draw_header(canvas: np.ndarray, frame: Frame, layout: Layout, count: str, latency_ms: float | None) -> None:
     """Scene and time on the left; sensors, boxes and latency on the right."""
     middle = HEADER / 2
     time = datetime.fromtimestamp(frame.timestamp_ns / 1e9, tz=timezone.utc).strftime("%Y-%m-%d  %H:%M:%S.%f")[:-5]
     x = MARGIN + _text(canvas, frame.scene or "frame", (MARGIN, middle), 24, TEXT, bold=True)
     _text(canvas, time, (x + 24, middle + 2), 16, DIM)
     items = [(count, TEXT)] if latency_ms is None else [(f"{latency_ms:.0f} ms", TEXT), (count, TEXT)]
-    amounts = {
-        "camera": "none" if frame.cameras is None else str(len(frame.cameras)),
-        "radar": "none" if frame.radar is None else f"{len(frame.radar.points)} points",
-        "lidar": "none" if frame.lidar is None else f"{len(frame.lidar.points)} points",
-    }
-    for name in reversed(SENSORS):
-        items.append((f"{_TITLES[name]}: {amounts[name]}", TEXT if name in frame.sensors else WARNING))
+    for name in reversed(list(dict.fromkeys([*layout.sensors, *frame.sensors]))):
+        items.append((f"{_title(name)}: {_amount(frame.data.get(name))}", TEXT if name in frame.sensors else WARNING))
     x = WIDTH - MARGIN
     for text, colour in items:
         x -= _text(canvas, text, (x, middle), 16, colour, anchor=1.0) + 36
 
 
-def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None) -> np.ndarray:
-    """Classes with the number of boxes of each, and what the other marks mean."""
+def _amount(data: SensorData | None) -> str:
+    if data is None:
+        return "none"
+    return f"{len(data.points)} points" if isinstance(data, PointCloud) else str(len(data))
+
+
+def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None, layout: Layout) -> np.ndarray:
+    """Classes with the number of boxes of each, at most ten of them, and what the other marks mean."""
     panel = np.full((LEGEND_HEIGHT, BEV_WIDTH, 3), PANEL, np.uint8)
     counts = Counter(boxes.label.tolist())
-    for i, name in enumerate(CLASSES):
+    task = layout.task
+    listed = sorted(range(len(task.classes)), key=lambda label: -counts[label])[:_LEGEND_CLASSES]
+    for i, label in enumerate(sorted(listed)):
         x, y = (14, 150, 288, 402, 506)[i % 5], 22 + i // 5 * 28
-        cv2.rectangle(panel, (x, y - 6), (x + 11, y + 5), CLASS_COLOURS[name], cv2.FILLED)
-        name = name.removesuffix("_vehicle").removeprefix("traffic_")
-        width = _text(panel, name, (x + 18, y), 14, TEXT if counts[i] else DIM)
-        if counts[i]:
-            _text(panel, str(counts[i]), (x + 26 + width, y), 14, CLASS_COLOURS[CLASSES[i]], bold=True)
+        colour = task.colors[label].tolist()
+        cv2.rectangle(panel, (x, y - 6), (x + 11, y + 5), colour, cv2.FILLED)
+        name = task.classes[label].removesuffix("_vehicle").removeprefix("traffic_")
+        width = _text(panel, name, (x + 18, y), 14, TEXT if counts[label] else DIM)
+        if counts[label]:
+            _text(panel, str(counts[label]), (x + 26 + width, y), 14, colour, bold=True)
     cv2.line(panel, (14, 80), (BEV_WIDTH - 14, 80), RING, 1)
     y = 109
     cv2.arrowedLine(panel, (14, y), (38, y), TEXT, 2, cv2.LINE_AA, tipLength=0.35)
@@ -412,7 +460,7 @@ def _glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
     scale, thickness = zoom * size_px / 30, max(1, round(zoom * size_px * (0.125 if bold else 0.085)))
     (width, height), below = cv2.getTextSize(text, font, scale, thickness)
     big = np.zeros((height + 2 * below, width + 2 * thickness), np.uint8)
-    cv2.putText(big, text, (thickness, height + below // 2), font, scale, 255, thickness, cv2.LINE_AA)
+    cv2.putText(big, text, (thickness, height + below // 2), font, scale, (255,), thickness, cv2.LINE_AA)
     size = (big.shape[1] // zoom, big.shape[0] // zoom)
     return cv2.resize(big, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 

@@ -2,9 +2,20 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
+import logging
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def log_levels():
+    """A command sets them for its process; the next test wants them as they were."""
+    loggers = [logging.getLogger(), logging.getLogger("perception")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception.errors import PerceptionError
+from perception.geometry import pose_matrix
 from perception.logs.assemble import Assembler, sweep_span_s
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
-from perception.logs.transforms import inverse, matrix
+from perception.logs.transforms import inverse
 
 S = 1_000_000_000
 NEAR = Assembly(min_distance_m=0.0)
@@ -41,7 +42,7 @@ def on_circle(seconds):
 
 
 def map_T(frame, seconds):
-    return matrix(on_circle(seconds)) @ matrix(pose(*MOUNTS[frame]))
+    return pose_matrix(on_circle(seconds)) @ pose_matrix(pose(*MOUNTS[frame]))
 
 
 class Drive:
@@ -136,7 +137,7 @@ def test_times_of_a_clock_of_its_own_are_not_believed():
     records = np.zeros(2, [(n, "<f4") for n in "xyz"] + [("timestamp", "<f8")])
     records["x"], records["timestamp"] = 20, [1234.0, 1234.1]
     (frame,), counts = Drive(POSES).add("/top", 1.0, Cloud("top", records)).frames(only())
-    expected = matrix(pose(*MOUNTS["top"])) @ [20, 0, 0, 1]
+    expected = pose_matrix(pose(*MOUNTS["top"])) @ [20, 0, 0, 1]
     assert np.allclose(frame.lidar.points[:, :3], expected[:3], atol=1e-5) and not counts
 
 
@@ -263,17 +264,17 @@ def test_mounts_of_the_rig_go_before_those_of_the_log():
         (CloudSource(cloud="/top", ego_SE3_sensor=pose(5, 6, 7, 1.0).tolist(), frame_id="nowhere"), pose(5, 6, 7, 1.0)),
     ):
         (frame,), _ = drive.frames(only(lidars={"TOP": source}))
-        assert np.allclose(frame.lidar.points[0, :3], (matrix(mount) @ seen)[:3], atol=1e-5)
+        assert np.allclose(frame.lidar.points[0, :3], (pose_matrix(mount) @ seen)[:3], atol=1e-5)
 
 
 def test_a_bias_moves_what_the_sensor_sees_and_nothing_else():
     drive = Drive(POSES).sees("/top", "top", 1.0, [POSTS[0]]).sees("/front", "front", 1.0, [POSTS[0]])
-    bias = matrix(pose(0, 0.5, 0, 0.1))
+    bias = pose_matrix(pose(0, 0.5, 0, 0.1))
     (frame,), _ = drive.frames(assembly=Assembly(min_distance_m=0.0, bias={"/top": bias}))
     (as_it_is,), _ = drive.frames()
     seen = inverse(map_T("top", 1.0)) @ [*POSTS[0], 1.0]
     assert np.array_equal(frame.lidar.points[0], as_it_is.lidar.points[0])
-    assert np.allclose(frame.lidar.points[1, :3], (matrix(pose(*MOUNTS["top"])) @ bias @ seen)[:3], atol=1e-5)
+    assert np.allclose(frame.lidar.points[1, :3], (pose_matrix(pose(*MOUNTS["top"])) @ bias @ seen)[:3], atol=1e-5)
 
 
 def test_only_the_kinds_that_are_asked_for_are_read():

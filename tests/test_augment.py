@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.config import AugmentConfig
 from perception.geometry import SE3, box_corners, project
-from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, fit_image
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, RadarCloud, fit_image
 from perception.train.augment import (
     ImageTransform,
     WorldTransform,
@@ -65,7 +65,7 @@ def make_frame(n=6, seed=0) -> Frame:
 
 def changed(frame: Frame, seed: int) -> Frame:
     rng = np.random.default_rng(seed)
-    return augment(frame, draw_world(AugmentConfig(), rng), AugmentConfig(), SIZE, rng)
+    return augment(frame, draw_world(AugmentConfig(), rng), AugmentConfig(), {"camera": SIZE}, rng)
 
 
 def pixels(camera: CameraImage, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +173,24 @@ def test_radar_velocities_turn_with_the_points_and_the_rest_stays():
     np.testing.assert_array_equal(frame.radar.points, points)
 
 
+class Radar4D(PointCloud):
+    fields = ("x", "y", "z", "vx", "vy", "power")
+
+
+def test_other_sensors_move_with_the_world_each_to_its_own_size():
+    """A quarter turn to the left of the mirrored world takes (x, y) to (y, x), velocities like positions."""
+    points = np.array([[10, 5, 0.5, 3, 1, 7]], np.float32)
+    camera = make_camera()
+    frame = Frame("f", 0, cameras={"CAM": camera}, others={"radar4d": Radar4D(points), "thermal": {"LEFT": camera}})
+    world = WorldTransform(mirror=True, rigid=SE3.from_yaw(np.pi / 2))
+    moved = augment(frame, world, OFF, {"camera": SIZE, "thermal": (32, 48)}, np.random.default_rng(0))
+    assert type(moved.others["radar4d"]) is Radar4D
+    np.testing.assert_allclose(moved.others["radar4d"].points, [[5, 10, 0.5, 1, 3, 7]], atol=1e-5)
+    left, front = moved.others["thermal"]["LEFT"], moved.cameras["CAM"]
+    assert left.image.shape == (32, 48, 3) and front.image.shape == (*SIZE, 3)
+    np.testing.assert_array_equal(left.ego_SE3_camera.matrix, front.ego_SE3_camera.matrix)
+
+
 def test_an_unknown_velocity_stays_unknown():
     boxes = dataclasses.replace(make_frame().boxes, velocity=np.full((6, 2), np.nan))
     assert np.isnan(WorldTransform(True, 1.1, SE3.from_yaw(0.3)).boxes(boxes).velocity).all()
@@ -201,7 +219,7 @@ def test_nothing_random_is_what_the_detector_does_to_an_image():
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         camera = dataclasses.replace(make_camera(), image=image)
         frame = Frame("f", 0, cameras={"CAM": camera}, boxes=make_frame().boxes)
-        same, fitted = augment(frame, draw_world(OFF, rng), OFF, SIZE, rng), fit_image(camera, SIZE)
+        same, fitted = augment(frame, draw_world(OFF, rng), OFF, {"camera": SIZE}, rng), fit_image(camera, SIZE)
         np.testing.assert_array_equal(same.cameras["CAM"].image, fitted.image)
         np.testing.assert_allclose(same.cameras["CAM"].intrinsics, fitted.intrinsics)
         np.testing.assert_allclose(same.boxes.center, frame.boxes.center)

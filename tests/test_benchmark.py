@@ -3,10 +3,16 @@
 import json
 
 import pytest
+from test_model import make_frame, small_config
 
-from benchmarks import document, suite
+from benchmarks import cost, document, loading, model, suite
 from benchmarks.timing import compare, peak_mb, row, timed
+from perception.batch import InputSpec, collate
+from perception.config import Config, FusionConfig
 from perception.errors import PerceptionError
+from perception.grid import BEVGrid
+from perception.model.detector import build
+from perception.sample import LidarCloud, RadarCloud
 
 NEEDS = suite.Needs("sim", None, None, None, None, None)
 
@@ -57,3 +63,64 @@ def test_a_file_of_something_else_is_named(tmp_path):
     (tmp_path / "rows.json").write_text('{"a": 1}')
     with pytest.raises(PerceptionError, match=r"rows\.json: rows of benchmarks were expected"):
         suite.read_rows(tmp_path / "rows.json")
+
+
+def test_the_stages_of_a_frame(monkeypatch):
+    """Each part has its own parameters, and together they are those of the detector."""
+    monkeypatch.setattr(model, "_limits", lambda: (1e9, 1e9))
+    detector = build(small_config()).eval()
+    rows = {row["stage"]: row for row in model.stages(detector, make_frame(), repeats=1)}
+    assert list(rows) == [
+        *("prepare", "camera", "view transform", "radar", "lidar", "fusion", "trunk", "head", "decode", "all"),
+    ]
+    count = {name: row["parameters"] for name, row in rows.items()}
+    assert count["all"] == sum(parameter.numel() for parameter in detector.parameters())
+    assert count["all"] == sum(number for name, number in count.items() if name != "all")
+    assert count["prepare"] == count["decode"] == 0 and all(row["ms"] > 0 for row in rows.values())
+    assert rows["camera"]["gflop"] > 0 and rows["fusion"]["gflop"] > 0
+
+
+def test_a_frame_of_noise_fits_its_types():
+    frame = model.make_frame((32, 64), 100, 20)
+    assert len(frame.cameras) == 6 and frame.sensors == ("camera", "radar", "lidar")
+    assert isinstance(frame.lidar, LidarCloud) and isinstance(frame.radar, RadarCloud)
+    assert all(camera.image.shape == (32, 64, 3) for camera in frame.cameras.values())
+
+
+def test_what_fusion_blocks_cost():
+    """Of two sensors; an averaging block has a weight for each sensor and channel and does no product."""
+    grid = BEVGrid(-12.8, 12.8, -12.8, 12.8, -5, 3, 0.8)
+    rows = cost.fusion_costs(FusionConfig(channels=16, heads=2), grid, ("radar", "lidar"), repeats=1)
+    found = {row["fusion"]: row for row in rows}
+    assert list(found) == ["attention", "attention, not registered", "average", "concat"]
+    assert found["average"]["parameters"] == 2 * 16 and found["average"]["gflop"] == 0
+    assert found["attention"]["parameters"] > found["attention, not registered"]["parameters"] > 2 * 16
+    # Two convolutions of 3 x 3 on 32 x 32 cells, of 32 and of 16 channels to 16.
+    assert found["concat"]["gflop"] == pytest.approx(2 * 32 * 32 * 9 * (32 + 16) * 16 / 1e9)
+    assert all(row["ms"] > 0 and row["saved_mb"] > 0 for row in rows)
+
+
+def test_fusion_beside_attention_to_all(monkeypatch):
+    """What is compared runs at every size; times are not taken."""
+    ran = []
+
+    def once(name, ours, peers, repeats):
+        ran.append((name, tuple(ours().shape), [tuple(peer().shape) for peer in peers.values()]))
+        return [row(name, 2.0 ** len(ran), "full", 1.0, 0.0)]
+
+    monkeypatch.setattr(model, "compare", once)
+    config = Config().fusion
+    head = config.channels // config.heads
+    growth = [found["growth"] for found in model.fusion_scaling(sides=(6, 12, 24))]
+    assert growth == [None, 2.0, 2.0]
+    for (name, ours, (full,)), side in zip(ran, (6, 12, 24)):
+        assert name == f"fusion_{side}" and ours == (1, config.channels, side, side)
+        assert full == (1, config.heads, side * side, head)
+
+
+def test_images_unlike_those_of_the_peer_are_an_error():
+    batch = collate([make_frame()], InputSpec(("camera",), image_size={"camera": (32, 64)}))
+    images = batch.inputs["camera"].images[0]
+    loading._require_alike(batch, images)
+    with pytest.raises(PerceptionError, match=r"a mean difference of 2\.00"):
+        loading._require_alike(batch, images.float() + 2)

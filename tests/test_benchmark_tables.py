@@ -7,7 +7,7 @@ import pytest
 
 import perception
 from benchmarks import tables
-from perception.data.nuscenes_annotations import DETECTION_CLASS
+from perception.data.nuscenes_constants import DETECTION_CLASS
 
 COUNTS = {"SCENES": 2, "SAMPLES": 81, "SENSOR_ROWS": 81 * 76 + 100, "ANNOTATIONS": 40 * 18 + 3, "INSTANCES": 40}
 
@@ -49,4 +49,4 @@ def test_the_devkit_and_we_agree_on_them(root):
     boxes = [token for token in sample["anns"] if DETECTION_CLASS.get(names[token])]
     assert len(frame.boxes) == len(boxes) > 0
     velocity = [devkit.box_velocity(token) for token in boxes]
-    np.testing.assert_allclose(dataset.annotations.velocity[slice(*dataset.annotations.first[5:7])], velocity)
+    np.testing.assert_allclose(dataset.annotations.velocity[slice(*dataset.annotations.box_offsets[5:7])], velocity)

@@ -7,19 +7,19 @@ from scipy.special import expit, logit
 from test_model import make_frame, small_config
 
 from perception.eval.calibration import (
-    Judged,
+    MatchedDetections,
     calibrate,
     classification_report,
     confusion,
     expected_error,
     fit,
-    judge,
+    match_all,
     matched,
     reliability,
 )
-from perception.eval.evaluate import ALL_SUBSETS, subset_name
 from perception.model.detector import build
-from perception.sample import CLASSES, Boxes3D, Detections
+from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
+from perception.task import CLASSES, NUSCENES
 
 CAR, TRUCK, BUS = (CLASSES.index(name) for name in ("car", "truck", "bus"))
 NOTHING = len(CLASSES)
@@ -33,7 +33,7 @@ def boxes(*where: tuple[float, float, int]) -> Boxes3D:
 
 
 def detections(*scored: tuple[float, float, int, float]) -> Detections:
-    return Detections(boxes(*[row[:3] for row in scored]), np.array([row[3] for row in scored], dtype=float))
+    return Detections.sorted(boxes(*[row[:3] for row in scored]), np.array([row[3] for row in scored], dtype=float))
 
 
 NONE = detections()
@@ -47,7 +47,7 @@ NONE = detections()
         (detections((2.0, 0, CAR, 0.5)), boxes((0, 0, CAR)), [False]),
         (detections((1, 0, TRUCK, 0.5)), boxes((0, 0, CAR)), [False]),
         # One car found twice: the better detection has it, however far.
-        (detections((0, 0, CAR, 0.4), (1, 0, CAR, 0.5)), boxes((0, 0, CAR)), [False, True]),
+        (detections((0, 0, CAR, 0.4), (1, 0, CAR, 0.5)), boxes((0, 0, CAR)), [True, False]),
         # Two cars: the best takes the nearer one, the next what is left.
         (detections((1, 0, CAR, 0.9), (0, 0, CAR, 0.8)), boxes((0, 0, CAR), (1.5, 0, CAR)), [True, True]),
         (detections((0.7, 0, CAR, 0.9), (0, 0, CAR, 0.8)), boxes((0, 0, CAR), (2.5, 0, CAR)), [True, False]),
@@ -59,7 +59,7 @@ NONE = detections()
     ],
 )
 def test_which_detections_are_right(found, truth, right):
-    assert matched(found, truth).tolist() == right
+    assert matched(found, truth, NUSCENES).tolist() == right
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_which_detections_are_right(found, truth, right):
     ],
 )
 def test_what_is_taken_for_what(found, truth, pairs):
-    true, seen_as = confusion(found, truth, confident=0.3)
+    true, seen_as = confusion(found, truth, NUSCENES, confident=0.3)
     assert list(zip(true.tolist(), seen_as.tolist())) == pairs
 
 
@@ -126,14 +126,14 @@ def test_errors_of_opposite_sign_do_not_cancel_across_bins():
 
 
 def test_a_report_by_hand():
-    judged = Judged(
+    matches = MatchedDetections(
         score=np.array([0.9, 0.2]),
         right=np.array([True, False]),
         label=np.array([CAR, TRUCK]),
         truth=np.array([CAR, CAR, BUS]),
         seen_as=np.array([CAR, TRUCK, NOTHING]),
     )
-    report = classification_report({"radar": judged})["radar"]
+    report = classification_report({"radar": matches}, NUSCENES)["radar"]
     assert report["ECE"] == pytest.approx((0.1 + 0.2) / 2)
     errors = report["ECE_by_class"]
     assert errors["car"] == pytest.approx(0.1) and errors["truck"] == pytest.approx(0.2) and errors["bus"] is None
@@ -145,23 +145,26 @@ def test_a_report_by_hand():
 class Oracle:
     """Finds the car of make_frame, one that is not there and one beyond what the metric looks at; no pedestrian."""
 
+    task, sensors = NUSCENES, ("camera", "radar", "lidar")
+
     def detect(self, frame):
         return detections((5, 2, CAR, 0.9), (90, 0, CAR, 0.8), (20, 0, CAR, 0.1))
 
 
-def test_what_is_out_of_range_is_not_judged():
-    pytest.importorskip("nuscenes")
-    (judged,) = judge(Oracle(), [make_frame(), make_frame("b")], [["lidar"]]).values()
-    assert judged.score.tolist() == [0.9, 0.1] * 2 and judged.right.tolist() == [True, False] * 2
+def test_what_is_out_of_range_is_not_matched():
+    (matches,) = match_all(Oracle(), [make_frame(), make_frame("b")], [["lidar"]]).values()
+    assert matches.score.tolist() == [0.9, 0.1] * 2 and matches.right.tolist() == [True, False] * 2
     pedestrian = CLASSES.index("pedestrian")
-    assert list(zip(judged.truth, judged.seen_as)) == [(CAR, CAR), (pedestrian, NOTHING)] * 2
+    assert list(zip(matches.truth, matches.seen_as)) == [(CAR, CAR), (pedestrian, NOTHING)] * 2
 
 
 def test_a_detector_is_calibrated_for_every_set_of_sensors():
-    pytest.importorskip("nuscenes")
     torch.manual_seed(0)
     detector, frame = build(small_config("head.max_detections=50")).eval(), make_frame()
-    before = {subset_name(subset): detector.detect(frame.only(subset)) for subset in ALL_SUBSETS}
+    before = {
+        sensor_set(subset, detector.sensors): detector.detect(frame.only(subset))
+        for subset in sensor_sets(detector.sensors)
+    }
     fitted = calibrate(detector, [frame])
     assert fitted.keys() == before.keys() and len(fitted) == 7
     for name, (slope, offset) in fitted.items():

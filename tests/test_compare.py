@@ -1,6 +1,5 @@
 """compare A B: differences that can be counted by hand, what is beyond tolerance, and what is written."""
 
-import argparse
 import base64
 import dataclasses
 import json
@@ -14,15 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perception.cli import run
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.replay.compare import ClassCounts, CompareError, compare
-from perception.replay.compare_command import add_arguments, run, table, update_reference
-from perception.replay.matching import match, shifts
+from perception.replay.compare_tables import table
+from perception.replay.matching import match
+from perception.replay.matching import shifts as shifts_of
+from perception.replay.reference import update_reference
 from perception.replay.result import LinesSink, ReplayResultError
 from perception.replay.step import Step
 from perception.replay.tolerance import ToleranceError, Tolerances
-from perception.sample import CLASSES, Boxes3D, Detections, Frame
+from perception.sample import Boxes3D, Detections, Frame
+from perception.task import CLASSES, ObjectClass, Task
 
 ROOT = Path(__file__).parents[1]
 CAR, TRUCK, BARRIER, CONE = (CLASSES.index(name) for name in ("car", "truck", "barrier", "traffic_cone"))
@@ -36,10 +39,15 @@ def found(*boxes: dict) -> Detections:
     columns = {name: [row[name] for row in rows] for name in ("size", "yaw", "velocity", "label", "attribute")}
     center = np.array([[row["x"], row["y"], row["z"]] for row in rows]).reshape(-1, 3)
     columns["size"], columns["velocity"] = (np.reshape(columns[k], (-1, n)) for k, n in (("size", 3), ("velocity", 2)))
-    return Detections(Boxes3D(center, **columns), np.array([row["score"] for row in rows], float))
+    return Detections.sorted(Boxes3D(center, **columns), np.array([row["score"] for row in rows], float))
 
 
 NOTHING = found()
+
+
+def shifts(a: Detections, b: Detections) -> np.ndarray:
+    """Of each box of b from the one of a in the same place of the list."""
+    return shifts_of(a, b, np.stack([np.arange(len(a))] * 2, axis=1))
 
 
 def save(folder: Path, *frames, scene="scene", tracks=None, latency_ms=None, summary=None, start=0) -> Path:
@@ -59,9 +67,7 @@ def compared(tmp_path: Path, a: Detections, b: Detections, **options):
 
 
 def command(*words) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(word) for word in words]))
+    return run(["compare", *(str(word) for word in words)])
 
 
 def indices(matching) -> tuple:
@@ -106,10 +112,10 @@ def test_what_is_no_box_on_either_side_does_not_count():
 
 def test_a_weak_box_nearer_by_does_not_take_the_partner_of_a_box():
     a = found({"x": 10.0})
-    b = found({"x": 10.1, "score": 0.2}, {"x": 10.5})
-    assert indices(match(a, b)) == ([[0, 1]], [], [], [])
+    b = found({"x": 10.5}, {"x": 10.1, "score": 0.2})
+    assert indices(match(a, b)) == ([[0, 0]], [], [], [])
     # And a weak partner is kept though a box, which has one too, is within reach.
-    a, b = found({"x": 10.0, "score": 0.31}, {"x": 11.5}), found({"x": 10.0, "score": 0.29}, {"x": 11.5})
+    a, b = found({"x": 11.5}, {"x": 10.0, "score": 0.31}), found({"x": 11.5}, {"x": 10.0, "score": 0.29})
     assert indices(match(a, b)) == ([[0, 0], [1, 1]], [], [], [])
 
 
@@ -157,7 +163,7 @@ def test_a_result_is_counted_by_class(tmp_path):
     assert {line.split()[0] for line in result.exceeded} == {
         "count_share", "lost_share", "gained_share", "changed_share", "center_p90_m",
     }  # fmt: skip
-    assert result.figures["lost_share"] == 0.4 and result.figures["gained_share"] == 0.5
+    assert result.metrics["lost_share"] == 0.4 and result.metrics["gained_share"] == 0.5
 
 
 def test_a_class_that_is_rare_is_not_hidden_by_one_that_is_not(tmp_path):
@@ -165,7 +171,7 @@ def test_a_class_that_is_rare_is_not_hidden_by_one_that_is_not(tmp_path):
     trucks = [{"x": 5.0 * i, "y": 50.0, "label": TRUCK} for i in range(20)]
     result = compared(tmp_path, found(*cars, *trucks), found(*cars))
     assert [line.split()[0] for line in result.exceeded] == ["class_lost_share"]
-    assert result.figures["class_lost_share"] == 1.0 and result.figures["lost_share"] < 0.01
+    assert result.metrics["class_lost_share"] == 1.0 and result.metrics["lost_share"] < 0.01
 
 
 def test_frames_that_only_one_has(tmp_path):
@@ -217,7 +223,7 @@ def test_frames_without_boxes(tmp_path):
     assert result.total == ClassCounts()
     json.dumps(result.as_dict(), allow_nan=False)
     gained = compare(tmp_path / "a", save(tmp_path / "c", found({})))
-    assert gained.figures["gained_share"] == 1.0 and gained.total == ClassCounts(b=1, gained=1)
+    assert gained.metrics["gained_share"] == 1.0 and gained.total == ClassCounts(b=1, gained=1)
 
 
 def test_latency_of_the_stages_that_both_have(tmp_path):
@@ -236,9 +242,9 @@ def test_digests_and_metrics_come_from_the_summaries(tmp_path):
     b = save(tmp_path / "b", found({}), summary={"detections_sha256": "1", "metrics": {"mAP": 0.48, "NDS": 0.7}})
     c = save(tmp_path / "c", found({}), summary={"detections_sha256": "2", "metrics": None})
     result = compare(a, b)
-    assert result.identical and result.metrics == {"mAP": (0.50, 0.48), "NDS": (0.6, 0.7)}
+    assert result.identical and result.scores == {"mAP": (0.50, 0.48), "NDS": (0.6, 0.7)}
     assert [line.split()[0] for line in result.exceeded] == ["map_drop"]
-    assert compare(a, c).identical is False and compare(a, c).metrics == {} and not compare(a, c).exceeded
+    assert compare(a, c).identical is False and compare(a, c).scores == {} and not compare(a, c).exceeded
     assert compare(a, save(tmp_path / "d", found({}))).identical is None
 
 
@@ -289,9 +295,9 @@ def test_tolerances_on_the_command_line():
             Tolerances.parse([wrong])
 
 
-def test_every_tolerance_limits_a_figure_and_is_documented(tmp_path):
+def test_every_tolerance_limits_a_metric_and_is_documented(tmp_path):
     names = [field.name for field in dataclasses.fields(Tolerances)]
-    assert list(compared(tmp_path, NOTHING, NOTHING).figures) == names
+    assert list(compared(tmp_path, NOTHING, NOTHING).metrics) == names
     document = (ROOT / "docs/compare.md").read_text()
     for field in dataclasses.fields(Tolerances):
         default = "none" if field.default is None else f"{field.default:g}"
@@ -307,9 +313,17 @@ def test_exit_codes(tmp_path, capsys):
     wider = [word for name in ("lost_share", "count_share") for word in ("--tolerance", f"{name}=0.5")]
     assert command(a, b, *wider) == 0
     assert command(a, b, "--score-threshold", "0.95") == 0
-    assert command(a, b, "--json", tmp_path / "out/figures.json") == 1
-    figures = json.loads((tmp_path / "out/figures.json").read_text())
-    assert figures["boxes"]["lost"] == 1 and figures["figures"]["lost_share"] == 0.5 and len(figures["exceeded"]) == 2
+    assert command(a, b, "--json", tmp_path / "out/metrics.json") == 1
+    written = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert written["boxes"]["lost"] == 1 and written["metrics"]["lost_share"] == 0.5 and len(written["exceeded"]) == 2
+
+
+def test_results_of_other_classes_cannot_be_compared(tmp_path):
+    a = save(tmp_path / "a", found({}))
+    with LinesSink(tmp_path / "b" / "result.jsonl", Task([ObjectClass("ship"), ObjectClass("buoy")])):
+        pass
+    with pytest.raises(CompareError, match=r"b: the classes and attributes of .*a were expected, found ship, buoy"):
+        compare(a, tmp_path / "b")
 
 
 def test_what_cannot_be_compared(tmp_path):
@@ -370,7 +384,7 @@ def test_the_picture(tmp_path):
 def test_a_report_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     a = save(tmp_path / "a", found({}))
-    with pytest.raises(PerceptionError, match=r"pip install 'perception\[viz\]'"):
+    with pytest.raises(PerceptionError, match=r'pip install -e "\.\[viz\]"'):
         command(a, a, "--report", tmp_path / "report.html")
 
 

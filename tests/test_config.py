@@ -1,10 +1,24 @@
 """Configuration: what is merged over what, and what a typing mistake is answered with."""
 
-import pytest
+import dataclasses
 
-from perception.config import Config, ConfigError, load_config, save_config
+import pytest
+import yaml
+
+from perception.config import (
+    CameraConfig,
+    Config,
+    ConfigError,
+    EncoderConfig,
+    LidarConfig,
+    RadarConfig,
+    load_config,
+    save_config,
+    to_yaml,
+)
 from perception.errors import PerceptionError
 from perception.model.detector import build
+from perception.task import ObjectClass, Task
 
 
 def test_defaults_then_file_then_overrides(tmp_path):
@@ -27,9 +41,100 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 
 def test_saved_config_loads_as_itself(tmp_path):
-    config = load_config(overrides=["fusion.kind=concat", "data.version=v1.0-sim", "camera.image_size=[64,176]"])
+    config = load_config(
+        overrides=["fusion.kind=concat", "data.version=v1.0-sim", "encoders.camera.image_size=[64,176]"]
+    )
     save_config(config, tmp_path / "resolved.yaml")
-    assert load_config(tmp_path / "resolved.yaml") == config
+    assert load_config(tmp_path / "resolved.yaml") == config and config.encoders["camera"].image_size == [64, 176]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "encoders"),
+    [
+        (["encoders.radar=null"], {"camera": CameraConfig(), "lidar": LidarConfig()}),
+        (
+            ["encoders.thermal.kind=camera", "encoders.thermal.image_size=[32,48]", "encoders.thermal.depth_from=null"],
+            {
+                **Config().encoders,
+                "thermal": CameraConfig(image_size=[32, 48], depth_from=None),
+            },
+        ),
+        (
+            ["encoders.radar=null", "encoders.camera=null", "encoders.sonar.kind=own", "encoders.rear.kind=radar"],
+            {"lidar": LidarConfig(), "sonar": EncoderConfig(), "rear": RadarConfig()},
+        ),
+        (["encoders.radar.kind=lidar", "encoders.radar.pillar_size_m=0.8"], {
+            "camera": CameraConfig(), "radar": LidarConfig(pillar_size_m=0.8), "lidar": LidarConfig()
+        }),
+    ],
+)  # fmt: skip
+def test_sensors_are_dropped_added_and_changed_and_that_is_saved(tmp_path, overrides, encoders):
+    config = load_config(None, overrides)
+    assert config.encoders == encoders and list(config.encoders) == list(encoders)
+    save_config(config, tmp_path / "c.yaml")
+    again = load_config(tmp_path / "c.yaml")
+    assert again == config and list(again.encoders) == list(encoders)
+    assert to_yaml(again) == to_yaml(config) == (tmp_path / "c.yaml").read_text()
+
+
+def test_a_sensor_that_was_dropped_by_a_file_can_be_had_again(tmp_path):
+    (tmp_path / "c.yaml").write_text("encoders: {radar: null}")
+    assert set(load_config(tmp_path / "c.yaml").encoders) == {"camera", "lidar"}
+    config = load_config(tmp_path / "c.yaml", ["encoders.radar.point_channels=7"])
+    assert config.encoders["radar"] == RadarConfig(point_channels=7)
+
+
+OLD_LAYOUT = """
+camera: {image_size: [64, 176], weights: none}
+lidar: {point_channels: 16}
+radar: {point_channels: 8}
+augment: {fault_rate: 0.3}
+train: {freeze: [camera, view_transform, radar, lidar, head, fusion.registration]}
+"""
+
+
+def test_files_of_version_0_1_load(tmp_path):
+    """They had a section for each of three sensors at the top, and other names of parts."""
+    (tmp_path / "old.yaml").write_text(OLD_LAYOUT)
+    config = load_config(tmp_path / "old.yaml", ["camera.depth_bins=9", "lidar.pillar_size_m=0.8"])
+    assert config.encoders == {
+        "camera": CameraConfig(image_size=[64, 176], weights="none", depth_bins=9),
+        "radar": RadarConfig(point_channels=8),
+        "lidar": LidarConfig(point_channels=16, pillar_size_m=0.8),
+    }
+    assert config.train.freeze == [
+        "encoders.camera.image", "encoders.camera.view_transform", "encoders.radar", "encoders.lidar", "heads.boxes",
+        "fusion.registration",
+    ]  # fmt: skip
+    assert config.augment.corruption_rate == 0.3
+    assert set(yaml.safe_load(to_yaml(config))) == {field.name for field in dataclasses.fields(Config)}
+    with pytest.raises(ConfigError, match=r"unknown key 'encoders\.camera\.size'.*'encoders\.camera\.image_size'"):
+        load_config(None, ["camera.size=3"])
+
+
+THREE_CLASSES = """
+task:
+  attributes: []
+  objects:
+    - {name: vehicle, sources: [car, truck]}
+    - {name: pedestrian, range_m: 40, suppression_radius_m: 0.3, color: [102, 230, 140]}
+    - {name: cycle, sources: [motorcycle, bicycle]}
+"""
+
+
+def test_a_task_of_ones_own_is_a_part_of_the_config(tmp_path):
+    (tmp_path / "c.yaml").write_text(THREE_CLASSES)
+    config = load_config(tmp_path / "c.yaml")
+    assert config.task == Task(
+        [
+            ObjectClass("vehicle", ["car", "truck"]),
+            ObjectClass("pedestrian", range_m=40.0, suppression_radius_m=0.3, color=[102, 230, 140]),
+            ObjectClass("cycle", ["motorcycle", "bicycle"]),
+        ],
+        [],
+    )
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
 
 
 @pytest.mark.parametrize(
@@ -42,6 +147,16 @@ def test_saved_config_loads_as_itself(tmp_path):
         ("grid: 3", "'grid'.*found 3"),
         ("train:", "'train'.*found None"),
         ("- 1", "mapping"),
+        ("encoders: {thermal: {image_size: [32, 48]}}", "encoders.thermal: a kind of camera, radar, .* found none"),
+        ("encoders: {thermal: {kind: ir}}", "encoders.thermal: a kind of camera, radar, lidar, own .* found ir"),
+        ("encoders: {thermal: {kind: camera, size: 3}}", "unknown key 'encoders.thermal.size'"),
+        ("encoders: {camera: null, radar: null, lidar: null}", "encoders: at least one sensor"),
+        ("encoders: 3", "'encoders' wants keys of its own, found 3"),
+        ("task: {objects: []}", "task.objects: at least one class was expected, found none"),
+        ("task: {objects: [{name: a}, {name: a}]}", "task: different names were expected, found a more than once"),
+        ("task: {objects: [{name: a, heading: up}]}", "task.objects: a: heading: one of direction, axis, none"),
+        ("task: {objects: [{nam: a}]}", "nam"),
+        ("encoders: {camera: {image_size: [100, 352]}}", "encoders.camera.image_size: two multiples of 16 .*100"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -74,6 +189,15 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     "override",
     [
+        "encoders.camera.image_size=[128]",
+        "encoders.lidar.point_channels=0",
+        "encoders.radar.point_channels=0",
+        "encoders.lidar.pillar_size_m=0",
+        "encoders.camera.channels=0",
+        "encoders.camera.depth_min_m=0",
+        "train.ema_decay=1",
+        "train.learning_rate=0",
+        "data.part=[0.5]",
         "camera.image_size=[128]",
         "camera.image_size=[0,0]",
         "camera.image_size=[100,352]",
@@ -101,4 +225,4 @@ def test_values_that_nothing_can_be_built_of_are_named(override):
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "0.7"])
 def test_a_grid_that_is_none_is_named(value):
     with pytest.raises(PerceptionError, match="grid"):
-        build(load_config(None, [f"grid.cell_size_m={value}", "camera.weights=none"]))
+        build(load_config(None, [f"grid.cell_size_m={value}", "encoders.camera.weights=none"]))

@@ -207,7 +207,7 @@ def test_a_place_that_takes_no_file_is_refused(tmp_path, name, expected):
 
 def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "foxglove", None)
-    with pytest.raises(PerceptionError, match=r"perception\[logs\]"):
+    with pytest.raises(PerceptionError, match=r"pip install .*\[logs\]"):
         McapLogWriter(tmp_path / "log.mcap")
 
 

@@ -13,10 +13,11 @@ import perception
 
 ROOT = Path(__file__).parent.parent
 TINY = (
-    "camera.image_size=[64,128]", "camera.channels=16", "camera.depth_bins=12", "camera.weights=none",
-    "grid.cell_size_m=1.6", "lidar.pillar_size_m=1.6", "lidar.point_channels=8", "radar.point_channels=8",
-    "fusion.channels=16", "fusion.heads=2", "head.trunk_channels=[16,16]", "head.channels=16",
-    "data.lidar_sweeps=2", "data.workers=0", "train.epochs=2", "train.batch_size=2", "train.init=null",
+    "encoders.camera.image_size=[64,128]", "encoders.camera.channels=16", "encoders.camera.depth_bins=12",
+    "encoders.camera.weights=none", "grid.cell_size_m=1.6", "encoders.lidar.pillar_size_m=1.6",
+    "encoders.lidar.point_channels=8", "encoders.radar.point_channels=8", "fusion.channels=16", "fusion.heads=2",
+    "head.trunk_channels=[16,16]", "head.channels=16", "data.lidar_sweeps=2", "data.workers=0", "train.epochs=2",
+    "train.batch_size=2", "train.init=null",
 )  # fmt: skip
 
 
@@ -98,8 +99,9 @@ def test_scores_are_calibrated_and_reported(drive, checkpoint, tmp_path):
     shutil.copytree(checkpoint, copy)
     run("calibrate.py", "--checkpoint", copy, "--fit", drive, "--report", drive, "--json", report)
     assert len(json.loads(report.read_text())["subsets"]) == 7
-    slope, offset = perception.load(copy).calibration[7].tolist()
-    assert (slope, offset) != (1.0, 0.0)
+    by_set = perception.load(copy).calibration.by_set
+    assert len(by_set) == 7 and by_set["camera+radar+lidar"] != (1.0, 0.0)
+    assert perception.load(checkpoint).calibration.by_set == {}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_scores_are_calibrated_and_reported(drive, checkpoint, tmp_path):
         ("train.py", ["{configs}/sim.yaml", "train.epoch=3"], "train.epochs"),
         (
             "train.py",
-            ["{configs}/sim.yaml", "data.root={tmp}/nowhere", "camera.weights=none", "--out", "{tmp}/r"],
+            ["{configs}/sim.yaml", "data.root={tmp}/nowhere", "encoders.camera.weights=none", "--out", "{tmp}/r"],
             "nowhere",
         ),
         (

@@ -76,6 +76,26 @@ def test_a_format_that_is_not_read_is_named(name):
         decode(fox.CompressedImage(format=name))
 
 
+def test_a_format_as_ros_writes_it_or_none_but_the_first_bytes_of_the_file():
+    assert only(fox.CompressedImage(format="rgb8; jpeg compressed bgr8"))[1].encoding == "jpeg"
+    assert only(fox.CompressedImage(data=b"\x89PNG..."))[1].encoding == "png"
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"encoding": "yuv422"}, "an encoding of rgb8, .* was expected, found 'yuv422'"),
+        ({"step": 5}, "1 rows of 2 pixels of rgb8 were expected, found 6 bytes in rows of 5"),
+        ({"height": 2}, "2 rows of 2 pixels of rgb8 were expected, found 6 bytes in rows of 6"),
+        ({"width": 0}, "1 rows of 0 pixels"),
+    ],
+)
+def test_a_raw_image_that_contradicts_itself_is_refused(changes, expected):
+    values = {"width": 2, "height": 1, "encoding": "rgb8", "step": 6, "data": b"abcdef"}
+    with pytest.raises(LogError, match=expected):
+        decode(fox.RawImage(**{**values, **changes}))
+
+
 def test_a_raw_image_keeps_its_pixels():
     image = only(EXAMPLES[1])[1]
     assert (image.width, image.height, image.encoding, image.step, image.data) == (2, 1, "rgb8", 6, b"abcdef")
@@ -157,6 +177,10 @@ def test_a_cloud_elsewhere_is_refused(pose):
         (cloud(fields=[field("x", 0, Type.Uint8)] * 2), "distinct names"),
         (cloud(fields=[field("", 0, Type.Uint8)]), "distinct names"),
         (cloud(fields=[field(f"{i}", 0, Type.Uint8) for i in range(1001)]), "at most 1000 fields"),
+        (
+            cloud(stride=8, fields=[field("x", 0, Type.Float32), field("y", 3, Type.Uint8)]),
+            "from 4 .* found 3: .*overlap",
+        ),
     ],
 )
 def test_a_cloud_that_contradicts_itself_is_refused(message, expected):
@@ -176,6 +200,11 @@ def test_a_transform():
     assert timestamp_ns == STAMP_NS and isinstance(found, Transform)
     assert (found.parent, found.child, found.static) == ("map", "base_link", False)
     assert found.pose.tolist() == [0.1, -2.0, 3e-300, 0.8, 0.0, 0.0, 0.6]
+
+
+def test_a_transform_that_is_not_finite_is_refused():
+    with pytest.raises(LogError, match="translation and rotation: finite numbers"):
+        decode(fox.FrameTransform(translation=fox.Vector3(x=np.inf)))
 
 
 def test_several_transforms_have_their_own_times():
@@ -216,7 +245,7 @@ def test_other_schemas_are_none_of_its_business(name, note):
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mcap_protobuf.decoder", None)
-    with pytest.raises(PerceptionError, match=r"perception\[logs\]"):
+    with pytest.raises(PerceptionError, match=r"pip install .*\[logs\]"):
         decode(EXAMPLES[0])
 
 

@@ -25,7 +25,7 @@ from perception.files import ResultsError
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.step import Step
 from perception.sample import Boxes3D, Detections
-from perception.viz import CLASS_COLOURS
+from perception.task import NUSCENES
 
 CAR, PEDESTRIAN = 0, 5
 
@@ -113,7 +113,7 @@ def test_a_detection_is_a_box_a_label_and_an_arrow(tmp_path):
     assert (cube.size.x, cube.size.y, cube.size.z) == (4, 2, 1.6)
     assert (cube.pose.position.x, cube.pose.position.y, cube.pose.position.z) == (10, 0, 1)
     assert [cube.pose.orientation.z, cube.pose.orientation.w] == pytest.approx([np.sqrt(0.5), np.sqrt(0.5)])
-    colour = [value / 255 for value in CLASS_COLOURS["car"]]
+    colour = [value / 255 for value in NUSCENES.objects[0].color]
     assert rgba(cube.color) == pytest.approx([*colour, 0.6 * 0.87]) and rgba(car.texts[0].color) == [*colour, 1.0]
     [arrow] = car.arrows
     assert arrow.shaft_length + arrow.head_length == pytest.approx(5.0), "where it is in a second"
@@ -124,9 +124,9 @@ def test_a_detection_is_a_box_a_label_and_an_arrow(tmp_path):
 
 
 def test_only_boxes_of_the_score_asked_for_are_shown_by_their_place_among_all(tmp_path):
-    messages = write(tmp_path / "a.mcap", [make_step(scores=(0.2, 0.5))], score_threshold=0.5)
+    messages = write(tmp_path / "a.mcap", [make_step(scores=(0.5, 0.2))], score_threshold=0.5)
     [entity] = only(messages, "/detections").entities
-    assert entity.id == "1" and entity.texts[0].text == "pedestrian 0.50"
+    assert entity.id == "0" and entity.texts[0].text == "car 0.50"
     assert only(messages, "/summary") == {
         "frame": 0, "detections": 2, "shown": 1, "cameras": 4, "radar_points": 40, "lidar_points": 40, "faults": 0,
     }  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.geometry import SE3, GeometryError, box_corners, project, wrap_angle
+from perception.geometry import SE3, GeometryError, box_corners, pose_matrix, project, to_wxyz, to_xyzw, wrap_angle
 
 ANGLES = st.floats(-np.pi, np.pi)
 METRES = st.floats(-2000.0, 2000.0)
@@ -96,3 +96,19 @@ def test_corners_of_a_turned_box():
     assert np.allclose(corners[:4, 1], 2.0) and np.allclose(corners[4:, 1], -2.0)
     assert np.allclose(corners.mean(axis=0), [10.0, 0.0, 1.0])
     assert box_corners(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)).shape == (0, 8, 3)
+
+
+def test_a_pose_is_the_translation_then_the_quaternion():
+    quarter = SE3.from_yaw(np.pi / 2, (1.0, 2.0, 3.0))
+    half = np.sqrt(0.5)
+    assert np.allclose(quarter.pose, [1, 2, 3, half, 0, 0, half], atol=1e-15)  # (w, x, y, z)
+    assert np.allclose(SE3.from_pose(quarter.pose).matrix, quarter.matrix, atol=1e-15)
+    both = pose_matrix(np.array([[1, 2, 3, half, 0, 0, half], [4, 5, 6, 1, 0, 0, 0]]))
+    assert np.allclose(both[0], [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]], atol=1e-15)
+    assert np.allclose(both[1], [[1, 0, 0, 4], [0, 1, 0, 5], [0, 0, 1, 6], [0, 0, 0, 1]])
+    assert pose_matrix(quarter.pose).shape == (4, 4)
+
+
+def test_orders_of_quaternions():
+    assert to_xyzw(np.array([[4, 1, 2, 3]])).tolist() == [[1, 2, 3, 4]]
+    assert to_wxyz(np.array([1, 2, 3, 4])).tolist() == [4, 1, 2, 3]

@@ -6,32 +6,56 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.head import (
     BOX_CHANNELS,
-    SUPPRESSION_RADIUS_M,
     CenterHead,
-    Maps,
+    CenterMaps,
+    CenterTargets,
     Trunk,
     _draw_gaussian,
-    decode,
     encode,
     gaussian_radius,
 )
-from perception.sample import CLASSES, Boxes3D
+from perception.sample import Boxes3D, Detections
+from perception.task import CLASSES, NUSCENES, ObjectClass, Task
 
 GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, -5, 3, 0.8)
 BOX = sum(BOX_CHANNELS.values())
+TWO = Task([ObjectClass("ship", suppression_radius_m=3.0), ObjectClass("buoy", suppression_radius_m=0.5)], [])
 
 
-def empty_maps(samples=1) -> Maps:
-    """What a head says that sees nothing: every score and every value is 0."""
-    shapes = ((samples, 10, *GRID.shape), (samples, BOX, *GRID.shape), (samples, 8, *GRID.shape))
-    return Maps(*(torch.zeros(shape) for shape in shapes))
+def maps_of(heat: torch.Tensor, box: torch.Tensor | None = None, attribute: torch.Tensor | None = None) -> CenterMaps:
+    """Maps of probabilities, and zeros for what is not given."""
+    shape = (len(heat), *heat.shape[2:])
+    box = torch.zeros(shape[0], BOX, *shape[1:]) if box is None else box
+    attribute = torch.zeros(shape[0], 8, *shape[1:]) if attribute is None else attribute
+    return CenterMaps(heat.double().logit(), box, attribute)
 
 
-def found_in(maps: Maps, most=300, threshold=0.1):
-    return decode(maps, GRID, most, threshold)[0]
+def decode(maps: CenterMaps, max_detections: int, score_threshold: float, task=NUSCENES) -> list[Detections]:
+    return CenterHead(GRID, task, 1, 1, max_detections, score_threshold).decode(maps)
+
+
+def perfect(target: CenterTargets) -> CenterMaps:
+    """What a head would predict that knew the targets."""
+    return maps_of(torch.where(target.heat == 1, 1.0, 0.0), target.box, target.attribute)
+
+
+class Said:
+    """What a head says that sees nothing, to be filled in: every score and every value is 0."""
+
+    def __init__(self, samples=1):
+        shapes = ((samples, 10, *GRID.shape), (samples, BOX, *GRID.shape), (samples, 8, *GRID.shape))
+        self.heat, self.box, self.attribute = (torch.zeros(shape) for shape in shapes)
+
+    def decoded(self, most=300, threshold=0.1) -> list[Detections]:
+        return decode(maps_of(self.heat, self.box, self.attribute), most, threshold)
+
+
+def found_in(said: Said, most=300) -> Detections:
+    return said.decoded(most)[0]
 
 
 def make_boxes(rng, n):
@@ -61,9 +85,7 @@ def far_apart(boxes, metres):
 def test_round_trip(n, seed):
     """Boxes more than two cells apart come back exactly, to float32 rounding."""
     boxes = far_apart(make_boxes(np.random.default_rng(seed), n), 1.7)
-    maps, _ = encode([boxes], GRID)
-    maps.heat = torch.where(maps.heat == 1, maps.heat, 0.0)
-    decoded = decode(maps, GRID, 300, 0.5)[0]
+    decoded = decode(perfect(encode([boxes], GRID, NUSCENES)), 300, 0.5)[0]
     assert len(decoded.boxes) == len(boxes)
 
     def order(b):
@@ -79,45 +101,90 @@ def test_round_trip(n, seed):
 
 def test_heat_has_its_peak_at_the_centre_cell():
     box = Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [3])
-    maps, occupied = encode([box], GRID)
+    maps = encode([box], GRID, NUSCENES)
     assert maps.heat[0, 3, 32, 32] == 1 and (maps.heat == 1).sum() == 1
     assert maps.heat[0, 3, 32, 33] == maps.heat[0, 3, 31, 32] > 0
     assert maps.heat[0, :3].sum() == 0
-    assert occupied.nonzero().tolist() == [[0, 32, 32]]
+    assert maps.occupied.nonzero().tolist() == [[0, 32, 32]]
 
 
 def test_nothing_outside_the_grid_and_nothing_from_nothing():
     outside = Boxes3D([[30, 0, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [0])
-    maps, occupied = encode([outside, Boxes3D.empty()], GRID)
-    assert maps.heat.sum() == 0 and not occupied.any()
-    assert [len(d.boxes) for d in decode(maps, GRID, 300, 0.1)] == [0, 0]
+    maps = encode([outside, Boxes3D.empty()], GRID, NUSCENES)
+    assert maps.heat.sum() == 0 and not maps.occupied.any()
+    assert [len(d) for d in decode(perfect(maps), 300, 0.1)] == [0, 0]
 
 
 def test_larger_box_owns_a_shared_cell():
     boxes = Boxes3D([[0.1, 0.1, 0], [0.2, 0.2, 5]], [[9, 3, 3], [1, 1, 1]], [0, 0], np.zeros((2, 2)), [1, 8])
-    maps, _ = encode([boxes], GRID)
+    maps = encode([boxes], GRID, NUSCENES)
     assert maps.box[0, 3:6, 32, 32].exp().tolist() == pytest.approx([9, 3, 3])
     assert maps.heat[0, 1, 32, 32] == maps.heat[0, 8, 32, 32] == 1
 
 
 def test_unknown_velocity_stays_unknown():
-    maps, _ = encode([Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[np.nan, np.nan]], [0])], GRID)
+    maps = encode([Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[np.nan, np.nan]], [0])], GRID, NUSCENES)
     assert maps.box[0, -2:, 32, 32].isnan().all()
 
 
 def test_too_many_peaks_are_capped_by_score():
     heat = torch.rand(1, len(CLASSES), *GRID.shape)
-    maps = Maps(heat, torch.zeros(1, BOX, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
-    detections = decode(maps, GRID, 50, 0.0)[0]
-    assert len(detections.scores) == 50 and (np.diff(detections.scores) <= 0).all()
+    detections = decode(maps_of(heat), 50, 0.0)[0]
+    assert len(detections) == 50 and (np.diff(detections.scores) <= 0).all()
+    assert detections.scores[0] == pytest.approx(float(heat.max()), abs=1e-6)
 
 
 def test_close_peaks_of_one_class_are_one_object():
-    maps = Maps(torch.zeros(1, 10, *GRID.shape), torch.zeros(1, BOX, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
-    maps.heat[0, 0, 10, 10], maps.heat[0, 0, 10, 12], maps.heat[0, 5, 10, 12] = 0.9, 0.8, 0.7
-    maps.box[0, 0, 10, 10] = 1.0  # the first car's centre lies 0.8 m from the second's
-    detections = decode(maps, GRID, 300, 0.1)[0]
+    heat, box = torch.zeros(1, 10, *GRID.shape), torch.zeros(1, BOX, *GRID.shape)
+    heat[0, 0, 10, 10], heat[0, 0, 10, 12], heat[0, 5, 10, 12] = 0.9, 0.8, 0.7
+    box[0, 0, 10, 10] = 1.0  # the first car's centre lies 0.8 m from the second's
+    detections = decode(maps_of(heat, box), 300, 0.1)[0]
     assert detections.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert detections.boxes.label.tolist() == [0, 5]
+
+
+def test_how_close_is_a_matter_of_the_class():
+    """Peaks 2.4 m apart: two buoys, but one ship."""
+    heat = torch.zeros(1, 2, *GRID.shape)
+    heat[0, :, 10, 10], heat[0, :, 10, 13] = 0.9, 0.8
+    detections = decode(maps_of(heat, attribute=torch.zeros(1, 0, *GRID.shape)), 300, 0.1, TWO)[0]
+    assert sorted(zip(detections.boxes.label.tolist(), detections.scores.round(3).tolist())) == [
+        (0, 0.9), (1, 0.8), (1, 0.9)
+    ]  # fmt: skip
+    assert detections.boxes.attribute.tolist() == [-1] * 3
+
+
+def test_a_head_has_as_many_maps_as_its_task_has_classes_and_attributes():
+    for task in (TWO, NUSCENES):
+        head = CenterHead(GRID, task, 4, 8).eval()
+        maps = head(torch.zeros(2, 4, *GRID.shape))
+        assert maps.heat_logits.shape == (2, len(task.classes), *GRID.shape)
+        assert maps.box.shape == (2, 12, *GRID.shape)
+        assert maps.attribute_logits.shape == (2, len(task.attributes), *GRID.shape)
+        assert maps.heat_logits.sigmoid().mean().item() == pytest.approx(
+            0.00995, abs=1e-4
+        )  # nothing is there, it says first
+
+
+def test_the_attribute_is_the_likeliest_of_those_that_the_class_may_carry():
+    heat, attribute = torch.zeros(1, 10, *GRID.shape), torch.zeros(1, 8, *GRID.shape)
+    heat[0, 0, 10, 10], heat[0, 5, 20, 20], heat[0, 8, 30, 30] = 0.9, 0.8, 0.7  # a car, a pedestrian, a cone
+    attribute[0, 5] = 9.0  # pedestrian.moving
+    attribute[0, 1] = 1.0  # vehicle.stopped
+    assert decode(maps_of(heat, attribute=attribute), 300, 0.1)[0].boxes.attribute.tolist() == [1, 5, -1]
+
+
+@pytest.mark.parametrize(
+    ("label", "attribute", "message"),
+    [
+        (2, -1, "boxes: labels below 2 were expected, found 2"),
+        (0, 0, "boxes: attributes below 0 were expected, found 0"),
+    ],
+)
+def test_labels_that_the_task_does_not_have_are_named(label, attribute, message):
+    box = Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [label], [attribute])
+    with pytest.raises(PerceptionError, match=message):
+        encode([box], GRID, TWO)
 
 
 def test_gaussian_radius_keeps_the_overlap():
@@ -132,11 +199,11 @@ def test_gaussian_radius_keeps_the_overlap():
 @pytest.mark.parametrize("sure", [1.0, 0.01, -0.01])
 def test_the_axis_gives_the_direction_and_the_heading_only_its_sense(yaw, sure):
     """However small the heading vector has become, and whichever way it points, the axis is kept."""
-    maps, _ = encode([Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [yaw], [[0, 0]], [0])], GRID)
+    target = encode([Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [yaw], [[0, 0]], [0])], GRID, NUSCENES)
     start = list(BOX_CHANNELS).index("heading")
     first = sum(list(BOX_CHANNELS.values())[:start])
-    maps.box[:, first : first + 2] *= sure
-    found = decode(maps, GRID, 300, 0.5)[0].boxes.yaw[0]
+    target.box[:, first : first + 2] *= sure
+    found = decode(perfect(target), 300, 0.5)[0].boxes.yaw[0]
     assert np.cos(found - yaw) == pytest.approx(np.sign(sure))
 
 
@@ -189,7 +256,7 @@ def test_radii_by_hand():
 @pytest.mark.parametrize(("side_m", "reach"), [(0.5, 1), (4.6, 1), (4.7, 2), (7.0, 2), (7.1, 3), (9.3, 3)])
 def test_heat_reaches_as_far_as_the_box_is_large(side_m, reach):
     """0.342 of the side, in cells of 0.8 m, rounded down, and a cell at least: 2 cells from 4.68 m, 3 from 7.02 m."""
-    maps, _ = encode([Boxes3D([[0.1, 0.1, 0]], [[side_m, side_m, 1]], [0], [[0, 0]], [2])], GRID)
+    maps = encode([Boxes3D([[0.1, 0.1, 0]], [[side_m, side_m, 1]], [0], [[0, 0]], [2])], GRID, NUSCENES)
     rows, columns = maps.heat[0, 2].nonzero(as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (32 - reach, 32 + reach) * 2
     np.testing.assert_allclose(maps.heat[0, 2, 29:36, 29:36], by_hand(reach), atol=1e-6)
@@ -198,8 +265,8 @@ def test_heat_reaches_as_far_as_the_box_is_large(side_m, reach):
 def test_values_of_a_box_by_hand():
     """In the cell of 0.8 m from (0.8, -1.6): a quarter and a half of it further; log 1 is 0; velocity in 5 m/s."""
     box = Boxes3D([[1.0, -1.2, 0.7]], [[1, np.e, np.e**2]], [np.pi / 6], [[10, -5]], [0], [1])
-    maps, occupied = encode([Boxes3D.empty(), box], GRID)
-    assert occupied.nonzero().tolist() == [[1, 30, 33]]
+    maps = encode([Boxes3D.empty(), box], GRID, NUSCENES)
+    assert maps.occupied.nonzero().tolist() == [[1, 30, 33]]
     half, root = 0.5, 0.75**0.5
     values = [0.25, 0.5, 0.7, 0, 1, 2, half, root, root, half, 2, -1]
     np.testing.assert_allclose(maps.box[1, :, 30, 33], values, atol=1e-5)
@@ -208,7 +275,7 @@ def test_values_of_a_box_by_hand():
 
 
 def test_an_unknown_attribute_is_none_of_them():
-    maps, _ = encode([Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [0], [-1])], GRID)
+    maps = encode([Boxes3D([[0.1, 0.1, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [0], [-1])], GRID, NUSCENES)
     assert maps.attribute.abs().sum() == 0
 
 
@@ -217,7 +284,7 @@ def test_size_is_the_area_on_the_ground_and_order_does_not_matter():
     plate, mast = [3.0, 3.0, 0.1], [0.2, 0.2, 30.0]
     for sizes in ([plate, mast], [mast, plate]):
         boxes = Boxes3D([[0.1, 0.1, 0]] * 2, sizes, [0, 0], np.zeros((2, 2)), [0, 0])
-        assert encode([boxes], GRID)[0].box[0, 3:6, 32, 32].exp().tolist() == pytest.approx(plate)
+        assert encode([boxes], GRID, NUSCENES).box[0, 3:6, 32, 32].exp().tolist() == pytest.approx(plate)
 
 
 RADII = (1.0, 1.2, 1.2, 1.2, 1.2, 0.3, 0.5, 0.5, 0.25, 0.4)
@@ -227,9 +294,9 @@ RADII = (1.0, 1.2, 1.2, 1.2, 1.2, 0.3, 0.5, 0.5, 0.25, 0.4)
 @pytest.mark.parametrize("way", [(1, 0), (0, 1), (-0.6, 0.8)])
 def test_of_two_peaks_within_the_radius_of_their_class_one_stays(label, radius, way):
     """Peaks two cells apart, whose offsets say that the boxes lie a little less or more than the radius apart."""
-    assert SUPPRESSION_RADIUS_M[label] == radius
+    assert NUSCENES.column("suppression_radius_m")[label] == radius
     for apart, left in ((radius - 0.01, 1), (radius + 0.01, 2)):
-        maps = empty_maps()
+        maps = Said()
         maps.heat[0, label, 20, 20], maps.heat[0, label, 20, 22] = 0.9, 0.8
         maps.box[0, :2, 20, 22] = torch.tensor([way[0] * apart / 0.8 - 2, way[1] * apart / 0.8])
         detections = found_in(maps)
@@ -241,7 +308,7 @@ def test_of_two_peaks_within_the_radius_of_their_class_one_stays(label, radius, 
 
 def test_what_is_suppressed_suppresses_nothing():
     """Of three cars 0.9 m apart in a row the middle one goes and the last one stays."""
-    maps = empty_maps()
+    maps = Said()
     for place, (column, score) in enumerate(((20, 0.9), (22, 0.8), (24, 0.7))):
         maps.heat[0, 0, 20, column] = score
         maps.box[0, 0, 20, column] = 0.9 / 0.8 * place - 2 * place
@@ -250,21 +317,21 @@ def test_what_is_suppressed_suppresses_nothing():
 
 def test_of_neighbouring_cells_only_the_peak_is_a_box():
     for row, column in ((21, 20), (20, 21), (21, 21), (19, 21)):
-        maps = empty_maps()
+        maps = Said()
         maps.heat[0, 8, 20, 20], maps.heat[0, 8, row, column] = 0.9, 0.8
         assert found_in(maps).scores.tolist() == pytest.approx([0.9])
-    maps = empty_maps()  # two cells away is another peak; a cone is small
+    maps = Said()  # two cells away is another peak; a cone is small
     maps.heat[0, 8, 20, 20], maps.heat[0, 8, 20, 22] = 0.9, 0.8
     assert len(found_in(maps).scores) == 2
 
 
 def test_scores_above_the_threshold_highest_first_in_every_sample():
-    maps = empty_maps(samples=2)
-    for column, score in enumerate((0.25, 0.5, 0.75)):
+    maps = Said(samples=2)
+    for column, score in enumerate((0.5, 0.6, 0.75)):
         maps.heat[1, 5, 10, 4 * column] = score
-    nothing, found = decode(maps, GRID, 300, 0.25)
-    assert len(nothing.scores) == 0 and found.scores.tolist() == [0.75, 0.5]
-    assert len(decode(maps, GRID, 1, 0.1)[1].scores) == 1
+    nothing, found = maps.decoded(threshold=0.5)
+    assert len(nothing) == 0 and found.scores.tolist() == pytest.approx([0.75, 0.6])
+    assert len(maps.decoded(most=1)[1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -274,7 +341,7 @@ def test_scores_above_the_threshold_highest_first_in_every_sample():
 def test_attributes_that_a_class_may_carry(label, allowed):
     """The likeliest of all is one that the class has not; of its own, each may be."""
     for best in allowed or [-1]:
-        maps = empty_maps()
+        maps = Said()
         maps.heat[0, label, 3, 4] = 0.9
         for index in range(8):
             maps.attribute[0, index, 3, 4] = -1.0 if index in allowed else 9.0
@@ -285,7 +352,7 @@ def test_attributes_that_a_class_may_carry(label, allowed):
 
 def test_a_decoded_box_by_hand():
     """Row 3 and column 5 begin at (-21.6, -23.2); half a cell further; 3, 1 and e metres; 2 * 5 m/s; 30 degrees."""
-    maps = empty_maps()
+    maps = Said()
     maps.heat[0, 4, 3, 5] = 0.9
     half, root = 0.5, 0.75**0.5
     values = [0.5, 0.25, -1.5, np.log(3), 0, 1, half, root, root, half, 2, -0.4]
@@ -298,7 +365,7 @@ def test_a_decoded_box_by_hand():
 
 
 def test_absurd_sizes_are_bounded():
-    maps = empty_maps()
+    maps = Said()
     maps.heat[0, 0, 3, 5] = 0.9
     maps.box[0, 3:6, 3, 5] = torch.tensor([50.0, -50.0, 3.9])
     np.testing.assert_allclose(found_in(maps).boxes.size, [np.exp([4, -4, 3.9])], rtol=1e-5)
@@ -306,15 +373,12 @@ def test_absurd_sizes_are_bounded():
 
 def test_a_new_head_sees_nothing_anywhere():
     torch.manual_seed(0)
-    maps = CenterHead(8, 8)(torch.randn(2, 8, 6, 5))
-    assert (
-        maps.heat.shape == (2, 10, 6, 5) and maps.box.shape == (2, BOX, 6, 5) and maps.attribute.shape == (2, 8, 6, 5)
-    )
-    torch.nn.init.zeros_((head := CenterHead(8, 8)).heat[-1].weight)
+    head = CenterHead(GRID, NUSCENES, 8, 8)
+    torch.nn.init.zeros_(head.heat[-1].weight)
     maps = head(torch.randn(1, 8, 6, 5))
-    assert maps.heat.detach().sigmoid().numpy() == pytest.approx(0.01, rel=0.01)
+    assert maps.heat_logits.detach().sigmoid().numpy() == pytest.approx(0.01, rel=0.01)
     low = head.bfloat16()(torch.randn(1, 8, 6, 5, dtype=torch.bfloat16))
-    assert {t.dtype for t in (low.heat, low.box, low.attribute)} == {torch.float32}
+    assert {t.dtype for t in (low.heat_logits, low.box, low.attribute_logits)} == {torch.float32}
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (9, 14)])
@@ -335,13 +399,13 @@ def test_the_trunk_keeps_the_grid_and_sees_far(shape):
     (-25.61, 0, False), (25.6, 0, False), (0, -25.61, False), (0, 25.6, False),
 ])  # fmt: skip
 def test_boxes_beyond_any_side_of_the_grid_are_left_out(x, y, inside):
-    maps, occupied = encode([Boxes3D([[x, y, 99.0]], [[4, 2, 1.5]], [0], [[0, 0]], [0])], GRID)
-    assert occupied.sum() == (maps.heat == 1).sum() == inside
+    maps = encode([Boxes3D([[x, y, 99.0]], [[4, 2, 1.5]], [0], [[0, 0]], [0])], GRID, NUSCENES)
+    assert maps.occupied.sum() == (maps.heat == 1).sum() == inside
 
 
 def test_twice_as_many_peaks_as_boxes_are_looked_at():
     """The best car and three within its radius are all that is looked at for two boxes; for three, the fifth is too."""
-    maps = empty_maps()
+    maps = Said()
     for place, score in enumerate((0.9, 0.8, 0.7, 0.6)):
         maps.heat[0, 0, 20, 10 + 2 * place] = score
         maps.box[0, 0, 20, 10 + 2 * place] = -2.0 * place

@@ -8,7 +8,7 @@ from frames import content, make_frame
 
 from perception.geometry import SE3, project
 from perception.health import HealthMonitor, without_dead
-from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import CameraImage, Frame, LidarCloud, PointCloud, RadarCloud
 
 HALF_A_SECOND = 500_000_000
 FULL = make_frame(0)
@@ -47,6 +47,40 @@ def test_a_frame_that_would_be_left_with_nothing_stays_as_it_is():
     dead = with_empty_clouds(with_all_black(FULL))
     assert without_dead(dead) is dead
     assert without_dead(dead.only(["lidar"])).sensors == ("lidar",)
+
+
+class Radar4D(PointCloud):
+    fields = ("x", "y", "z", "vx", "vy", "power")
+
+
+def with_others(frame: Frame, points: int = 3, level: int = 90) -> Frame:
+    """Also with two thermal cameras, the right of which always sees, and a 4D radar, whose points have no age."""
+    camera = dataclasses.replace(frame.cameras["CAM_FRONT"], image=np.full((9, 16, 3), level, np.uint8))
+    right = dataclasses.replace(camera, image=np.full((9, 16, 3), 90 + frame.timestamp_ns // HALF_A_SECOND, np.uint8))
+    cloud = Radar4D(np.tile([POST[0][0], POST[0][1], 1.0, 3.0, 1.0, 7.0], (points, 1)))
+    return dataclasses.replace(frame, others={"thermal": {"LEFT": camera, "RIGHT": right}, "radar4d": cloud})
+
+
+def test_other_sensors_that_are_dead_are_left_out_as_well():
+    frame = with_others(FULL)
+    assert without_dead(frame) is frame
+    alive = without_dead(with_others(FULL, points=0, level=0))
+    assert alive.sensors == ("camera", "radar", "lidar", "thermal") and alive.others["thermal"].keys() == {"RIGHT"}
+    assert drive(with_others(FULL, points=0, level=0))[0][1] == {"thermal/LEFT": "dead", "radar4d": "dead"}
+
+
+def test_other_sensors_that_are_frozen_are_moved_by_their_columns():
+    """The vehicle moves from POST's frame to 10 m ahead, turned to the left; see below for the numbers."""
+    then = dataclasses.replace(with_others(FULL), world_SE3_ego=THEN)
+    now = dataclasses.replace(with_others(at(1, scene=FULL.scene)), world_SE3_ego=NOW)
+    checked, faults = drive(then, now)[1]
+    assert faults == {"thermal/LEFT": "frozen", "radar4d": "frozen"}  # RIGHT sees something new
+    np.testing.assert_allclose(checked.others["radar4d"].points, [[5, -10, 1, 1, -3, 7]] * 3, atol=1e-5)
+    assert type(checked.others["radar4d"]) is Radar4D
+    left = then.others["thermal"]["LEFT"].ego_SE3_camera
+    moved = checked.others["thermal"]["LEFT"].ego_SE3_camera
+    np.testing.assert_allclose(moved.matrix, (NOW.inverse() @ left).matrix, atol=1e-12)
+    assert checked.others["thermal"]["RIGHT"] is now.others["thermal"]["RIGHT"]
 
 
 def test_a_lamp_at_night_is_light():

@@ -1,6 +1,7 @@
 """The architecture: imports run in one direction, optional dependencies stay optional, tools stay thin."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "perception").rglob("*.py"))
-# A module may import its own layer and the layers above it in this list.
-LAYERS = (
-    {"errors"},
-    {"geometry", "grid", "files", "seeding", "device", "config"},
-    {"sample"},
-    {"batch", "health", "viz", "tracking", "ops"},
-    {"data", "sim"},
-    {"logs", "model"},
-    {"train", "eval"},
-    {"replay", "stream", "export"},
-    {"cli"},
-)
+
+
+def order_of_imports() -> tuple[set[str], ...]:
+    """The layers in CONTRIBUTING.md: the fenced block ``imports``, from the bottom to the top."""
+    (block,) = re.findall(r"```imports\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    return tuple(set(re.findall(r"\w+", layer)) for layer in block.split("→"))
+
+
+LAYERS = order_of_imports()
+CIRCLES = []
 OPTIONAL = (
     "open3d",
     "nuscenes",
@@ -47,7 +46,7 @@ OPTIONAL = (
 
 def layer_of(name: str) -> int:
     level = next((i for i, layer in enumerate(LAYERS) if name in layer), None)
-    assert level is not None, f"perception.{name} has no place in LAYERS yet"
+    assert level is not None, f"perception.{name} has no place in CONTRIBUTING.md's order of imports yet"
     return level
 
 
@@ -74,11 +73,67 @@ def parts_of_the_package(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_in_one_direction(path):
     own = path.relative_to(ROOT / "perception").with_suffix("").parts[0]
-    if own == "__init__":
-        return  # it names the public face, each name from where it lives
+    if own in ("__init__", "__main__"):
+        return  # the public names, each from where it lives; the command
     for other in parts_of_the_package(path):
         assert layer_of(other) <= layer_of(own), f"perception.{own} must not import perception.{other}"
         assert (own, other) != ("model", "data"), "the model knows frames, not files"
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules_imported(path: Path, modules: set[str]) -> set[str]:
+    """Those of ``modules`` that a file imports; of ``from a import b``, a.b if that is a module and else a."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= whole if whole <= modules else {node.module} | whole
+    return names & modules
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The sets of more than one module each of which reaches every other (Tarjan, 1972)."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node):
+        number[node] = lowest[node] = len(number)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in number:
+                visit(other)
+            if other in stack:
+                lowest[node] = min(lowest[node], lowest[other])
+        if lowest[node] == number[node]:
+            place = stack.index(node)
+            found.append(set(stack[place:]))
+            del stack[place:]
+
+    for node in graph:
+        if node not in number:
+            visit(node)
+    return [component for component in found if len(component) > 1]
+
+
+def test_circles_are_found():
+    graph = {"a": {"b", "d"}, "b": {"c"}, "c": {"a"}, "d": {"e"}, "e": set(), "f": {"g"}, "g": {"f", "a"}}
+    assert sorted(map(sorted, circles(graph))) == [["a", "b", "c"], ["f", "g"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Inside a room as well; imports in functions and for types only count."""
+    names = {module_name(path) for path in MODULES}
+    graph = {module_name(path): modules_imported(path, names) - {module_name(path)} for path in MODULES}
+    assert graph["perception.cli.demo"] >= {"perception", "perception.replay.pipeline"}
+    assert circles(graph) == CIRCLES
 
 
 def test_torchvision_is_imported_nowhere():
@@ -95,9 +150,10 @@ def test_importing_the_package_loads_no_optional_dependency():
 def test_every_public_name_is_documented_in_all():
     import perception
 
-    assert len(perception.__all__) <= 12
-    for name in set(perception.__all__) - {"NuScenes", "load"}:
-        assert getattr(perception, name) is not None
+    assert {"CameraImage", "LidarCloud", "RadarCloud", "Task", "HealthMonitor", "draw_frame"} <= set(perception.__all__)
+    for name in perception.__all__:
+        assert getattr(perception, name).__doc__ or name in ("ATTRIBUTES", "CLASSES"), name
+    assert set(perception.__all__) <= set(dir(perception))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = perception.nonsense
 

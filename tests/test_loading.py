@@ -15,8 +15,8 @@ from nuscenes_world import RADAR_DTYPE, World, pcd_bytes, radar_points
 
 import perception
 from benchmarks import loading
-from perception.batch import collate
-from perception.config import Config
+from perception.batch import Batch, InputSpec, collate
+from perception.config import AugmentConfig
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.errors import PerceptionError
 from perception.geometry import SE3, project
@@ -181,11 +181,16 @@ def test_image_sizes_that_are_none(tmp_path, image_size):
         perception.NuScenes(World().write(tmp_path), image_size=image_size)
 
 
+def batch_of(frames: list[Frame], image_size: tuple[int, int]) -> Batch:
+    return collate(frames, InputSpec(("camera", "radar", "lidar"), {"camera": image_size}))
+
+
 def difference(root: Path, image_size: tuple[int, int]) -> float:
     """Mean grey levels by which the images of a detector change because their files are decoded at a reduced size."""
     whole, reduced = perception.NuScenes(root), perception.NuScenes(root, image_size=image_size)
     middle = len(whole) // 2
-    images = [collate([dataset[middle]], image_size).images.numpy().astype(int) for dataset in (whole, reduced)]
+    batches = [batch_of([dataset[middle]], image_size) for dataset in (whole, reduced)]
+    images = [batch.inputs["camera"].images.numpy().astype(int) for batch in batches]
     first = next(iter(whole[middle].cameras))
     assert whole[middle].cameras[first].image.shape[0] >= 2 * reduced[middle].cameras[first].image.shape[0]
     return np.abs(images[0] - images[1]).mean()
@@ -203,7 +208,7 @@ def test_simulated_images_hardly_change(tmp_path):
 
 def test_a_batch_holds_fitted_images_side_by_side():
     cameras = {"A": camera_of(picture(90, 160)), "B": camera_of(picture(45, 80)), "C": camera_of(picture(32, 64))}
-    batch = collate([Frame("f", 0, cameras=cameras), Frame("g", 0)], (32, 64))
+    batch = batch_of([Frame("f", 0, cameras=cameras), Frame("g", 0)], (32, 64)).inputs["camera"]
     assert batch.images.permute(0, 1, 3, 4, 2).is_contiguous()  # what channels_last layers like
     for n, camera in enumerate(cameras.values()):
         expected = fit_image(camera, (32, 64))
@@ -214,9 +219,9 @@ def test_a_batch_holds_fitted_images_side_by_side():
 
 def test_a_batch_shares_no_memory_with_its_frames():
     frame = Frame("f", 0, cameras={"A": camera_of(picture(32, 64))}, lidar=LidarCloud(np.ones((3, 5), np.float32)))
-    batch = collate([frame], (32, 64))
+    inputs = batch_of([frame], (32, 64)).inputs
     before = frame.cameras["A"].image.copy()
-    batch.lidar.points[:], batch.images[:] = 0, 0
+    inputs["lidar"].points[:], inputs["camera"].images[:] = 0, 0
     assert (frame.lidar.points == 1).all()
     np.testing.assert_array_equal(frame.cameras["A"].image, before)
 
@@ -229,12 +234,11 @@ def test_a_batch_shares_no_memory_with_its_frames():
     image_scale=st.floats(0, 0.9),
 )
 def test_training_images_are_large_enough_to_zoom_in(height, width, sides, image_scale):
-    config = Config()
-    config.camera.image_size = [16 * side for side in sides]
-    config.augment.image_scale = image_scale
-    kept = fitted(np.zeros((height, width, 3), np.uint8), training_image_size(config))[0]
-    _, affine = ImageTransform(zoom=1 + image_scale).apply(kept, tuple(config.camera.image_size))
-    assert max(affine[0, 0], affine[1, 1]) < 1 + 1 / min(config.camera.image_size)  # up to rounding, never enlarged
+    image_size = (16 * sides[0], 16 * sides[1])
+    cover = training_image_size(image_size, AugmentConfig(image_scale=image_scale))
+    kept = fitted(np.zeros((height, width, 3), np.uint8), cover)[0]
+    _, affine = ImageTransform(zoom=1 + image_scale).apply(kept, image_size)
+    assert max(affine[0, 0], affine[1, 1]) < 1 + 1 / min(image_size)  # up to rounding, never enlarged
 
 
 def test_every_sweep_of_the_tables_gets_a_file(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from perception.data.nuscenes import NuScenes
+from perception.geometry import pose_matrix
 from perception.logs.assemble import Assembler, sweep_span_s
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
 from perception.logs.frames import LogFrames
@@ -12,8 +13,8 @@ from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
-from perception.logs.transforms import HOLD_NS, Transforms, matrix
-from perception.replay.session import rig_of
+from perception.logs.transforms import HOLD_NS, Transforms
+from perception.replay.job import rig_of
 
 S = 1_000_000_000
 LIDAR = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])
@@ -75,7 +76,7 @@ def test_between_two_poses_is_a_line_and_a_slerp():
 def test_a_measured_pose_is_itself_to_the_last_bit():
     at = pose(1 / 3, 1e4 / 7, 0.1, 0.3)
     transforms = known(("map", "car", 0, pose()), ("map", "car", 1, at), ("map", "car", 2, pose(9)))
-    assert np.array_equal(transforms.lookup("map", "car", S), matrix(at))
+    assert np.array_equal(transforms.lookup("map", "car", S), pose_matrix(at))
 
 
 def test_of_two_poses_at_one_time_the_first_holds_and_order_of_arrival_does_not_matter():
@@ -333,7 +334,7 @@ def test_a_vehicle_that_stands_needs_no_poses_and_mounts_may_be_given():
     rig = Rig(world_frame=None, reference="LIDAR", lidars={"LIDAR": source})
     (frame,), _ = frames([cloud(0.5, (5, 0, 0))], rig)
     assert frame.lidar.points[0, :3] == pytest.approx([0, 5, 3], abs=1e-6)
-    biased = Assembly(bias={"/lidar": matrix(pose(1))})  # it is a metre further along its own x
+    biased = Assembly(bias={"/lidar": pose_matrix(pose(1))})  # it is a metre further along its own x
     (frame,), _ = frames([cloud(0.5, (5, 0, 0))], rig, biased)
     assert frame.lidar.points[0, :3] == pytest.approx([0, 6, 3], abs=1e-6)
 

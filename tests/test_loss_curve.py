@@ -40,14 +40,15 @@ class Recorded(nn.Module):
 def curve(out) -> list[list[float]]:
     """The terms of three steps on two frames each, augmented, of which one step lacks a sensor."""
     config = small_config("train.epochs=3", "train.batch_size=2", "train.amp=false", "data.workers=0",
-                          "augment.fault_rate=0.3", "train.seed=8", "train.learning_rate=0.01")  # fmt: skip
+                          "augment.corruption_rate=0.3", "train.seed=8", "train.learning_rate=0.01")  # fmt: skip
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
-        loss = Recorded(DetectionLoss(config))
+        detector = build(config)
+        loss = Recorded(DetectionLoss(detector, config.train))
         frames = [make_frame("a", 0), make_frame("b", 1)]
-        assert Trainer(build(config), loss, frames, config, Path(out), torch.device("cpu")).run()
+        assert Trainer(detector, loss, frames, config, Path(out), torch.device("cpu")).run()
     finally:
         torch.set_num_threads(threads)
     return loss.steps

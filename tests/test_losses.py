@@ -1,19 +1,25 @@
 """Each term of the detector's loss, alone, against a value derived by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from perception.batch import Batch, PointBatch
-from perception.config import Config
+from perception.batch import Batch, ImageBatch, InputSpec, PointBatch
+from perception.config import TrainConfig
 from perception.errors import PerceptionError
+from perception.grid import BEVGrid
 from perception.model.detector import Prediction
-from perception.model.head import Maps
+from perception.model.head import CenterHead, CenterMaps
 from perception.model.registration import Registered
 from perception.sample import Boxes3D
+from perception.task import NUSCENES
 from perception.train.losses import DetectionLoss, depth_target, focal_loss
 
+SENSORS = ("camera", "radar", "lidar")
+GRID = BEVGrid(-4.0, 4.0, -4.0, 4.0, -5.0, 3.0, 1.0)
 SURE = 60.0  # a logit whose loss is nothing, one way, and itself, the other
 COLUMN, ROW = 5, 2  # of the cell that holds the box at (1.25, -1.5) in 8 x 8 cells of 1 m around the vehicle
 # Everything of this box is a round number in the units of the head: see BOX.
@@ -24,14 +30,15 @@ WEIGHTS = [1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0, 2.0, 2.0]
 
 
 def make_loss(**train) -> DetectionLoss:
-    config = Config()
-    for name in ("x", "y"):
-        setattr(config.grid, f"{name}_min_m", -4.0), setattr(config.grid, f"{name}_max_m", 4.0)
-    config.grid.cell_size_m = 1.0
-    config.camera.depth_min_m, config.camera.depth_max_m = 1.0, 9.0
-    for name, value in train.items():
-        setattr(config.train, name, value)
-    return DetectionLoss(config)
+    """Of a detector whose camera learns depth of 1 to 9 m from LiDAR."""
+    camera = nn.Module()
+    camera.depth_range_m = (1.0, 9.0)
+    detector = SimpleNamespace(
+        encoders=nn.ModuleDict({"camera": camera, "radar": nn.Identity(), "lidar": nn.Identity()}),
+        inputs=InputSpec(SENSORS, {"camera": (16, 32)}, {"camera": "lidar"}),
+        heads=nn.ModuleDict({"boxes": CenterHead(GRID, NUSCENES, 1, 1)}),
+    )
+    return DetectionLoss(detector, TrainConfig(**train))
 
 
 def make_boxes(*boxes: dict) -> Boxes3D:
@@ -43,7 +50,7 @@ def make_boxes(*boxes: dict) -> Boxes3D:
 def make_batch(*samples: Boxes3D | None, **fields) -> Batch:
     tokens = [f"t{i}" for i in range(len(samples))]
     valid = torch.ones(len(samples), 3, dtype=torch.bool)
-    return Batch(**{"tokens": tokens, "sensor_valid": valid, "boxes": list(samples), **fields})
+    return Batch(tokens, SENSORS, valid, boxes=list(samples), **fields)
 
 
 def make_prediction(samples=1, heat=None, box=None, attribute=None, depth=None, registered=None) -> Prediction:
@@ -51,7 +58,8 @@ def make_prediction(samples=1, heat=None, box=None, attribute=None, depth=None, 
     heat = torch.full((samples, 10, 8, 8), -SURE) if heat is None else heat
     box = torch.zeros(samples, 12, 8, 8) if box is None else box
     attribute = torch.zeros(samples, 8, 8, 8) if attribute is None else attribute
-    return Prediction(Maps(heat, box, attribute), depth, registered, torch.zeros(samples, 2))
+    depth = {} if depth is None else {"camera": depth}
+    return Prediction({"boxes": CenterMaps(heat, box, attribute)}, depth, registered, torch.zeros(samples, 2))
 
 
 def term(name: str, prediction: Prediction, batch: Batch, **train) -> float:
@@ -99,21 +107,21 @@ def test_heat_map_term_is_a_mean_over_centres():
     )
     prediction = make_prediction()
     assert term("heat", prediction, make_batch(boxes)) == pytest.approx(SURE, rel=1e-6)
-    prediction.maps.heat[0, 0, ROW, COLUMN] = SURE
+    prediction.outputs["boxes"].heat_logits[0, 0, ROW, COLUMN] = SURE
     assert term("heat", prediction, make_batch(boxes)) == pytest.approx(SURE * 2 / 3, rel=1e-6)
-    prediction.maps.heat[0, 9, 0, 0] = SURE  # which is nothing there
+    prediction.outputs["boxes"].heat_logits[0, 9, 0, 0] = SURE  # which is nothing there
     assert term("heat", prediction, make_batch(boxes)) == pytest.approx(SURE, rel=1e-6)
 
 
 def test_without_boxes_only_heat_that_is_there_costs():
     prediction = make_prediction()
-    prediction.maps.heat[0, 3, 1, 1] = SURE
+    prediction.outputs["boxes"].heat_logits[0, 3, 1, 1] = SURE
     terms = make_loss()(prediction, make_batch(make_boxes()))
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(
         {"heat": SURE, "box": 0.0, "attribute": 0.0, "total": SURE}
     )
     with pytest.raises(PerceptionError, match="at least one of t0, t1 has no boxes"):
-        make_loss()(make_prediction(2), Batch(["t0", "t1"], torch.ones(2, 3, dtype=torch.bool)))
+        make_loss()(make_prediction(2), Batch(["t0", "t1"], SENSORS, torch.ones(2, 3, dtype=torch.bool)))
 
 
 def test_box_term_of_a_guess_of_nothing():
@@ -172,20 +180,23 @@ def camera_batch(points, samples=1, cameras=1, valid=None, displacement=None) ->
     cloud = torch.tensor([[x, y, z, 0.0, age] for _, x, y, z, age in points]).reshape(-1, 5)
     pose = torch.tensor([[0.0, 0, 1, 0.5], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     intrinsics = torch.tensor([[16.0, 0, 16], [0, 16, 8], [0, 0, 1]])
+    images = ImageBatch(
+        torch.zeros(samples, cameras, 3, 16, 32, dtype=torch.uint8),
+        intrinsics.expand(samples, cameras, 3, 3),
+        pose.expand(samples, cameras, 4, 4),
+        torch.ones(samples, cameras, dtype=torch.bool) if valid is None else torch.tensor(valid),
+    )
+    index = torch.tensor([point[0] for point in points], dtype=torch.long)
     return make_batch(
         *[make_boxes()] * samples,
-        images=torch.zeros(samples, cameras, 3, 16, 32, dtype=torch.uint8),
-        intrinsics=intrinsics.expand(samples, cameras, 3, 3),
-        ego_SE3_camera=pose.expand(samples, cameras, 4, 4),
-        camera_valid=torch.ones(samples, cameras, dtype=torch.bool) if valid is None else torch.tensor(valid),
-        lidar=PointBatch(cloud, torch.tensor([point[0] for point in points], dtype=torch.long)),
+        inputs={"camera": images, "lidar": PointBatch(cloud, index, samples)},
         displacement=displacement,
     )
 
 
 def depth_cells(batch: Batch, bins=8) -> dict[tuple[int, ...], int]:
     """(sample, camera, row, column) -> bin, of the cells that have one, of [1, 9) m."""
-    target = depth_target(batch, bins, 4, 8, 1.0, 9.0)
+    target = depth_target(batch.inputs["camera"], batch.inputs["lidar"], bins, 4, 8, 1.0, 9.0)
     return {tuple(index.tolist()): int(target[tuple(index)]) for index in (target != -1).nonzero()}
 
 
@@ -254,7 +265,7 @@ def test_depth_is_taught_only_where_camera_and_lidar_agree(sensor, value, teache
 def test_without_lidar_or_without_images_there_is_no_depth_term():
     batch = camera_batch([(0, 4.0, 0.0, 0.0, 0.0)])
     assert "depth" not in make_loss()(make_prediction(), batch)
-    batch.lidar = None
+    del batch.inputs["lidar"]
     assert "depth" not in make_loss()(make_prediction(depth=torch.zeros(1, 1, 8, 4, 8)), batch)
 
 
@@ -264,7 +275,7 @@ def test_registration_term_has_its_weight_and_total_is_the_sum():
     pairs, motion = torch.zeros(1, 3, 2), torch.zeros(1, 3, 3)
     pairs[..., 1] = -SURE
     motion[0, 2, 1] = 3.0
-    prediction = make_prediction(registered=Registered([], motion, torch.zeros(1, 3), pairs, hypotheses))
+    prediction = make_prediction(registered=Registered({}, motion, torch.zeros(1, 3), pairs, hypotheses))
     batch = make_batch(make_boxes({}), displacement=torch.zeros(1, 3, 3))
     terms = make_loss(registration_weight=0.5)(prediction, batch)
     assert float(terms["registration"]) == pytest.approx(0.5 * (3.0 + 0.01 + 0.01) / 3, rel=1e-4)

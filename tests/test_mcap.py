@@ -224,6 +224,18 @@ def test_the_length_of_a_record_is_absurd(tmp_path):
     assert file.stopped is None
 
 
+def test_lengths_inside_of_records_reach_no_further_than_their_record(tmp_path):
+    """The index behind a chunk claims 16 MiB more than it has, and so do the data of another chunk."""
+    data = bytearray(write()[:-1])  # without the footer
+    chunks = chunks_of(bytes(data))
+    index = chunks[2][1]  # the record behind the chunk: channel id, then length
+    assert data[index] == 7
+    data[index + 9 + 2 + 3] = 1
+    data[chunks[4][0] + 9 + 8 + 8 + 8 + 4 + 4 + len("lz4") + 3] = 1
+    file = open_bytes(tmp_path, bytes(data))
+    assert numbers(file) == list(range(MESSAGES)) and file.damage == []
+
+
 @pytest.mark.parametrize("compression", [CompressionType.NONE, CompressionType.LZ4, CompressionType.ZSTD])
 @pytest.mark.parametrize("with_summary", [True, False])
 def test_a_chunk_with_a_flipped_bit_is_left_out_and_the_others_come_back(tmp_path, compression, with_summary):
@@ -285,12 +297,18 @@ def test_a_chunk_that_decompresses_to_more_or_less_than_it_declares(tmp_path, co
 
 def test_decompression_takes_no_more_than_what_is_declared():
     tracemalloc = pytest.importorskip("tracemalloc")
-    head = mcap_records.ChunkHead(0, 0, 1000, 0, "lz4")
-    bomb = memoryview(lz4(bytes(50 << 20)))
+    bomb = Chunk(
+        compression="lz4",
+        data=lz4(bytes(50 << 20)),
+        message_start_time=0,
+        message_end_time=0,
+        uncompressed_crc=0,
+        uncompressed_size=1000,
+    )
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="found more"):
-            mcap_records.unpack(head, bomb)
+            mcap_records.unpack(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

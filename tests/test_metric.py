@@ -1,4 +1,4 @@
-"""The metric on arrays: settings and figures of the devkit on adversarial boxes, and figures derived by hand.
+"""The metric on arrays: settings and values of the devkit on adversarial boxes, and values derived by hand.
 
 Coordinates that are meant to tie are multiples of a quarter of a metre, whose distances any processor computes alike.
 """
@@ -13,24 +13,22 @@ from hypothesis import strategies as st
 
 from perception.eval.metric import (
     AP_WEIGHT,
-    CLASS_RANGE_M,
-    ERROR_THRESHOLD_M,
     ERRORS,
     MIN_PRECISION,
     MIN_RECALL,
     THRESHOLDS_M,
-    Figures,
     MetricBoxes,
+    Metrics,
     Racks,
     counted,
     found,
     score,
 )
-from perception.sample import ATTRIBUTES, CLASSES
+from perception.task import ATTRIBUTES, CLASSES, NUSCENES
 
 CAR, BICYCLE, CONE, BARRIER = (CLASSES.index(name) for name in ("car", "bicycle", "traffic_cone", "barrier"))
 EVERY_CLASS = range(len(CLASSES))
-UNTURNED, TURNED = [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]  # quaternions without a rounded number
+UNROTATED, ROTATED = [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]  # quaternions without a rounded number
 NO_RACKS = Racks(np.zeros(9, np.int64), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 4)))
 
 
@@ -105,7 +103,7 @@ def devkit_metrics(truth: MetricBoxes, predictions: MetricBoxes, samples: int):
     return evaluation.evaluate()[0]
 
 
-def assert_parity(truth: MetricBoxes, predictions: MetricBoxes, samples: int) -> Figures:
+def assert_parity(truth: MetricBoxes, predictions: MetricBoxes, samples: int) -> Metrics:
     predictions = predictions[np.argsort(predictions.sample, kind="stable")]  # the order in which the devkit joins them
     ours, theirs = score(truth, predictions), devkit_metrics(truth, predictions, samples)
     names = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
@@ -123,8 +121,10 @@ def test_the_settings_are_those_of_the_benchmark():
     config = devkit_settings()
     from perception.eval.submission import MAX_BOXES
 
-    assert config.class_range == CLASS_RANGE_M and list(config.class_range) == list(CLASSES)
-    assert (tuple(config.dist_ths), config.dist_th_tp) == (THRESHOLDS_M, ERROR_THRESHOLD_M)
+    assert list(config.class_range) == list(CLASSES)
+    assert config.class_range == dict(zip(CLASSES, NUSCENES.column("range_m").tolist()))
+    assert tuple(config.dist_ths) == THRESHOLDS_M
+    assert NUSCENES.column("match_radius_m").tolist() == [config.dist_th_tp] * len(CLASSES)
     assert (config.min_recall, config.min_precision) == (MIN_RECALL, MIN_PRECISION)
     assert (config.mean_ap_weight, config.max_boxes_per_sample) == (AP_WEIGHT, MAX_BOXES)
     assert config.dist_fcn == "center_distance"
@@ -189,8 +189,8 @@ def test_parity_with_unknown_velocities(unknown):
 @pytest.mark.parametrize(("true", "predicted"), [(0, 0), (0, 5), (5, 0)])
 def test_parity_of_nothing(true, predicted):
     rng = np.random.default_rng(0)
-    figures = assert_parity(random_boxes(rng, true, 2), random_boxes(rng, predicted, 2), 2)
-    assert figures.mean_ap == figures.nds == 0.0 and (figures.mean_errors == 1.0).all()
+    metrics = assert_parity(random_boxes(rng, true, 2), random_boxes(rng, predicted, 2), 2)
+    assert metrics.mean_ap == metrics.nds == 0.0 and (metrics.mean_errors == 1.0).all()
 
 
 def test_parity_of_classes_apart():
@@ -269,7 +269,9 @@ def devkit_counts(boxes: MetricBoxes, ego: np.ndarray, racks: list[dict]) -> lis
     devkit = SimpleNamespace(get=lambda table, token: tables[table][token])
     loaded = eval_boxes(boxes, 1)
     every = list(loaded["0"])
-    kept = loaders.filter_eval_boxes(devkit, loaders.add_center_dist(devkit, loaded), CLASS_RANGE_M)["0"]
+    kept = loaders.filter_eval_boxes(devkit, loaders.add_center_dist(devkit, loaded), devkit_settings().class_range)[
+        "0"
+    ]
     return [any(box is other for other in kept) for box in every]
 
 
@@ -288,7 +290,7 @@ def assert_same_count(boxes: MetricBoxes, ego, center, size, rotation) -> np.nda
     return ours
 
 
-@pytest.mark.parametrize("rotation", [UNTURNED, TURNED])
+@pytest.mark.parametrize("rotation", [UNROTATED, ROTATED])
 def test_a_rack_holds_bicycles_up_to_its_border(rotation):
     """A rack of 4 x 2 m: at its corner is inside, a quarter of a metre further is not; a car is never in one."""
     xy = np.array([[12, 20], [12, 21], [12.25, 21], [12, 21.25], [10, 20], [10, 20]])
@@ -300,7 +302,7 @@ def test_a_rack_holds_bicycles_up_to_its_border(rotation):
 def test_a_rack_has_a_height():
     boxes = make_boxes([[10, 20]] * 3, label=BICYCLE)
     boxes.center[:, 2] = [1.0, 1.25, -1.0]
-    counts = assert_same_count(boxes, [0.0, 0.0, 0.0], [[10, 20, 0]], [[4, 2, 2]], [UNTURNED])
+    counts = assert_same_count(boxes, [0.0, 0.0, 0.0], [[10, 20, 0]], [[4, 2, 2]], [UNROTATED])
     assert counts.tolist() == [False, True, False]
 
 
@@ -331,14 +333,14 @@ def test_no_racks_and_no_boxes():
 def test_racks_are_those_of_the_own_sample():
     """Samples 0 and 2 have a rack at (10, 20), sample 1 one at (30, 20); cycles come in no order, a car between."""
     center = np.array([[10.0, 20, 0], [30, 20, 0], [10, 20, 0]])
-    racks = Racks(np.array([0, 1, 2, 3]), center, np.full((3, 3), 4.0), np.array([UNTURNED] * 3))
+    racks = Racks(np.array([0, 1, 2, 3]), center, np.full((3, 3), 4.0), np.array([UNROTATED] * 3))
     places = {"near": [10, 20], "far": [30, 20], "between": [20, 20]}
     where = ["near", "far", "near", "far", "between", "near", "near", "far", "near"]
     sample, label = [2, 2, 1, 1, 0, 0, 0, 0, 2], [BICYCLE] * 6 + [CAR] + [BICYCLE] * 2
     boxes = make_boxes([places[place] for place in where], sample=sample, label=label)
     counts = counted(boxes, np.zeros((3, 3)), racks)
     assert counts.tolist() == [False, True, True, False, True, False, True, True, False]
-    several = Racks(np.array([0, 0, 2, 3]), center, np.full((3, 3), 4.0), np.array([UNTURNED] * 3))
+    several = Racks(np.array([0, 0, 2, 3]), center, np.full((3, 3), 4.0), np.array([UNROTATED] * 3))
     assert counted(boxes, np.zeros((3, 3)), several).tolist() == [False, True, False, False] + [True] * 4 + [False]
 
 
@@ -346,8 +348,8 @@ def test_racks_are_those_of_the_own_sample():
 def test_errors_count_from_the_first_recall_above_a_tenth(true, error):
     """One match of nine is a recall of 11.1 %, of which 11 % is reached; of ten it is 10 %, and the error is 1."""
     truth = make_boxes(np.arange(true)[:, None] * [20.0, 0.0])
-    figures = assert_parity(truth, make_boxes([[0.25, 0.0]]), 1)
-    assert figures.errors[CAR, ERRORS.index("ATE")] == pytest.approx(error)
+    metrics = assert_parity(truth, make_boxes([[0.25, 0.0]]), 1)
+    assert metrics.errors[CAR, ERRORS.index("ATE")] == pytest.approx(error)
 
 
 def test_boxes_joined_are_one_behind_the_other():

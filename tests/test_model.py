@@ -8,28 +8,32 @@ import torch
 from torch.nn import functional as F
 
 import perception
-from perception.batch import PointBatch, collate
-from perception.config import Config, load_config
+from perception.batch import ImageBatch, PointBatch, collate
+from perception.config import Config, EncoderConfig, load_config
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.camera import EfficientNetLite0, SamePadConv2d
 from perception.model.detector import build, load
+from perception.model.encoder import Encoded
+from perception.model.fusion import AverageFusion
 from perception.model.layers import PointwiseConv2d
+from perception.model.lidar import LidarEncoder
 from perception.model.pillars import PillarEncoder
 from perception.model.view_transform import LiftSplat
-from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, sensor_sets
 from perception.train.losses import DetectionLoss, depth_target, focal_loss
 
 CAMERA_AXES = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # looking along the ego's x
-SUBSETS = [[s for i, s in enumerate(SENSORS) if bits & 1 << i] for bits in range(1, 8)]
+SENSORS = ("camera", "radar", "lidar")
 
 
 def small_config(*overrides) -> Config:
     return load_config(None, [
         "grid.x_min_m=-12.8", "grid.x_max_m=12.8", "grid.y_min_m=-12.8", "grid.y_max_m=12.8",
-        "camera.image_size=[32,64]", "camera.weights=none", "camera.channels=16", "camera.depth_bins=8",
-        "lidar.point_channels=8", "radar.point_channels=8", "fusion.channels=16", "fusion.heads=2",
+        "encoders.camera.image_size=[32,64]", "encoders.camera.weights=none", "encoders.camera.channels=16",
+        "encoders.camera.depth_bins=8", "encoders.lidar.point_channels=8", "encoders.radar.point_channels=8",
+        "fusion.channels=16", "fusion.heads=2",
         "head.trunk_channels=[16,16]", "head.channels=16", "head.score_threshold=0.0", *overrides,
     ])  # fmt: skip
 
@@ -60,7 +64,7 @@ def detector():
     return build(small_config()).eval()
 
 
-@pytest.mark.parametrize("sensors", SUBSETS)
+@pytest.mark.parametrize("sensors", sensor_sets(SENSORS))
 def test_every_subset_is_detected_with(detector, sensors):
     detections = detector.detect(make_frame().only(sensors))
     assert len(detections.scores) > 0 and np.isfinite(detections.boxes.center).all()
@@ -92,8 +96,8 @@ def test_training_step_reaches_every_parameter(detector):
     config = small_config()
     torch.manual_seed(0)
     model = build(config).train()
-    batch = collate([make_frame(), make_frame("b", 1)], (32, 64))
-    terms = DetectionLoss(config)(model(batch), batch)
+    batch = collate([make_frame(), make_frame("b", 1)], model.inputs)
+    terms = DetectionLoss(model, config.train)(model(batch), batch)
     assert set(terms) == {"heat", "box", "attribute", "depth", "total"}
     terms["total"].backward()
     missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -104,11 +108,12 @@ def test_training_step_reaches_every_parameter(detector):
 def test_loss_without_boxes_or_without_annotation():
     config, model = small_config(), build(small_config())
     nothing = dataclasses.replace(make_frame(), boxes=Boxes3D.empty())
-    batch = collate([nothing], (32, 64))
-    assert torch.isfinite(DetectionLoss(config)(model(batch), batch)["total"])
-    batch = collate([dataclasses.replace(nothing, boxes=None)], (32, 64))
-    with pytest.raises(PerceptionError, match="no boxes"):
-        DetectionLoss(config)(model(batch), batch)
+    loss = DetectionLoss(model, config.train)
+    batch = collate([nothing], model.inputs)
+    assert torch.isfinite(loss(model(batch), batch)["total"])
+    batch = collate([dataclasses.replace(nothing, boxes=None)], model.inputs)
+    with pytest.raises(PerceptionError, match="at least one of a has no boxes"):
+        loss(model(batch), batch)
 
 
 def test_focal_loss_by_hand():
@@ -159,8 +164,8 @@ def test_pillar_features_by_hand():
     encoder = PillarEncoder(BEVGrid(-2, 2, -2, 2, -1, 1, 1.0), (1.0, 1.0, 1.0, 10.0, 1.0), 4)
     described = {}
     encoder.point.register_forward_pre_hook(lambda module, inputs: described.update(x=inputs[0]))
-    cloud = PointBatch(torch.tensor([[0.5, 0.5, 0.2, 20.0, 0.1]]), torch.zeros(1, dtype=torch.long))
-    assert encoder(cloud, 1).shape == (1, 4, 4, 4)
+    cloud = PointBatch(torch.tensor([[0.5, 0.5, 0.2, 20.0, 0.1]]), torch.zeros(1, dtype=torch.long), 1)
+    assert encoder(cloud).shape == (1, 4, 4, 4)
     torch.testing.assert_close(described["x"], torch.tensor([[0.5, 0.5, 0.2, 2.0, 0.1, 0, 0, 0, 0, 0, 0]]))
 
 
@@ -211,22 +216,22 @@ def test_splat_against_a_loop():
 
 def test_depth_target_by_hand():
     """A point 4.5 m ahead of the camera lies in bin 3 of [1, 9) m in eight bins; a nearer one in the cell wins."""
-    batch = collate([make_frame()], (32, 64))
+    batch = collate([make_frame()], build(small_config()).inputs)
     ahead = [[1 + 4.5, 0, 1.5, 0, 0], [1 + 6.5, 0, 1.5, 0, 0], [1 + 3.5, 0, 1.5, 0, 1.0]]  # the last is an old sweep's
-    batch.lidar = PointBatch(torch.tensor(ahead), torch.zeros(3, dtype=torch.long))
-    target = depth_target(batch, 8, 4, 8, 1.0, 9.0)
+    cloud = PointBatch(torch.tensor(ahead), torch.zeros(3, dtype=torch.long), 1)
+    target = depth_target(batch.inputs["camera"], cloud, 8, 4, 8, 1.0, 9.0)
     assert target[0, 0, 2, 4] == 3  # pixel (32, 16) is in feature row 2, column 4
     assert (target >= 0).sum() == 1
 
 
 def test_calibration_changes_scores_and_nothing_else(detector):
-    frame = make_frame().only(["camera", "radar"])  # binary 011: the fourth of the eight sets
+    frame = make_frame().only(["camera", "radar"])
     before = detector.detect(frame)
     try:
-        detector.calibration[3] = torch.tensor([3.0, 1.0])
+        detector.calibration.by_set = {"camera+radar": (3.0, 1.0), "camera": (0.1, 0.2), "radar+lidar": (0.3, 0.4)}
         after = detector.detect(frame)
     finally:
-        detector.calibration[3] = torch.tensor([1.0, 0.0])
+        detector.calibration.by_set = {}
     assert len(before.scores) > 0
     odds = before.scores / (1 - before.scores)
     np.testing.assert_allclose(after.scores, 1 / (1 + 1 / (odds**3 * np.e)), rtol=1e-6)
@@ -251,3 +256,175 @@ def test_normalisation_that_is_folded_into_a_convolution(kernel, stride, groups)
     count = trained.numel() / 6
     norm.eval().running_var.mul_((count - 1) / count)  # which is kept unbiased
     torch.testing.assert_close(conv(x, norm), trained, rtol=1e-4, atol=1e-5)
+
+
+class Mean(torch.nn.Module):
+    """An encoder of points: their mean number in every cell, through a layer; None where no sample has a point."""
+
+    def __init__(self, columns, channels=16, cells=32):
+        super().__init__()
+        self.layer, self.cells = torch.nn.Linear(columns, channels), cells
+
+    def forward(self, inputs: PointBatch) -> torch.Tensor | None:
+        if not len(inputs.points):
+            return None
+        rows = [inputs.points[inputs.batch_index == i].sum(dim=0) for i in range(inputs.batch_size)]
+        return self.layer(torch.stack(rows))[:, :, None, None].expand(-1, -1, self.cells, self.cells)
+
+
+class Stripes(torch.nn.Module):
+    """A backbone of one's own: stripes of three widths at strides 8 and 16."""
+
+    out_channels = (4, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = torch.nn.Conv2d(3, 4, 8, 8), torch.nn.Conv2d(3, 6, 16, 16)
+
+    def forward(self, images):
+        return [layer(images / 255) for layer in (self.fine, self.coarse)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sensors"),
+    [
+        (("encoders.camera=null", "encoders.radar=null"), ("lidar",)),
+        (("encoders.camera=null", "encoders.radar=null", "fusion.kind=concat"), ("lidar",)),
+        (("encoders.radar=null",), ("camera", "lidar")),
+        (
+            ("encoders.thermal.kind=camera", "encoders.thermal.image_size=[16,32]", "encoders.thermal.weights=none"),
+            ("camera", "radar", "lidar", "thermal"),
+        ),
+    ],
+)
+def test_a_detector_of_any_number_of_sensors(overrides, sensors, tmp_path):
+    """It trains a step, detects with each set of its sensors, and is loaded again."""
+    torch.manual_seed(0)
+    config = small_config(*overrides)
+    model = build(config)
+    assert model.sensors == tuple(model.encoders) == sensors
+    frame = make_frame()
+    if "thermal" in sensors:
+        frame = dataclasses.replace(frame, others={"thermal": {"LEFT": frame.cameras["CAM_0"]}})
+    batch = collate([frame, frame.only(["lidar"])], model.inputs)
+    assert batch.sensor_valid.tolist() == [[True] * len(sensors), [name == "lidar" for name in sensors]]
+    prediction = model(batch)
+    images = [name for name in sensors if name in ("camera", "thermal")]
+    assert set(prediction.depth) == set(images)
+    terms = DetectionLoss(model, config.train)(prediction, batch)
+    assert set(terms) == {"heat", "box", "attribute", "total"} | ({"depth"} if images else set())
+    terms["total"].backward()
+    untouched = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert all(name.startswith("fusion.registration.") for name in untouched)
+    assert untouched == [] or len(sensors) == 1  # which has no other to be registered with
+    model.eval().save(tmp_path)
+    again = load(tmp_path)
+    assert again.sensors == sensors
+    sets = sensor_sets(sensors)
+    found = [model.detect(frame.only(subset)).scores for subset in sets]
+    assert len({scores.tobytes() for scores in found}) == len(sets)  # every sensor makes a difference
+    np.testing.assert_array_equal(again.detect(frame).scores, found[0])
+
+
+def test_sensors_that_a_detector_does_not_know_change_nothing():
+    model, frame = build(small_config("encoders.radar=null")).eval(), make_frame()
+    np.testing.assert_array_equal(model.detect(frame).scores, model.detect(frame.only(["camera", "lidar"])).scores)
+    with pytest.raises(PerceptionError, match="frame a: at least one of camera, lidar was expected, found none"):
+        model.detect(frame.only(["radar"]))
+
+
+def test_an_encoder_that_has_nothing_to_say_is_an_absent_sensor():
+    torch.manual_seed(0)
+    model = build(small_config(), encoders={"radar": Mean(7)}).eval()
+    frame, silent = make_frame(), RadarCloud(np.zeros((0, 7)))
+    # Not as detect sees it, which leaves dead sensors out before the encoder is asked.
+    with torch.inference_mode():
+        batch = model.prepare([dataclasses.replace(frame, radar=silent)])
+        assert batch.sensor_valid.tolist() == [[True] * 3] and set(model.encode(batch)) == {"camera", "lidar"}
+        (found,) = model.decode(model(batch))
+        (absent,) = model.decode(model(model.prepare([frame.only(["camera", "lidar"])])))
+        (heard,) = model.decode(model(model.prepare([frame])))
+        np.testing.assert_array_equal(found.scores, absent.scores)
+        assert not np.array_equal(heard.scores, absent.scores)
+        with pytest.raises(PerceptionError, match="at least one of camera, radar, lidar was expected, found none"):
+            model(model.prepare([Frame("silent", 0, radar=silent)]))
+
+
+def test_what_an_encoder_is_given_and_may_give():
+    """Its sensor's inputs of the whole batch, and not at all where no sample has any."""
+    given = []
+
+    class Spy(Mean):
+        def forward(self, inputs):
+            given.append(inputs)
+            return Encoded(super().forward(inputs))
+
+    model = build(small_config(), encoders={"lidar": Spy(5)}).eval()
+    model.detect_batch([make_frame(), make_frame().only(["radar"])])
+    model.detect(make_frame().only(["camera"]))
+    assert len(given) == 1 and isinstance(given[0], PointBatch)
+    assert given[0].batch_size == 2 and given[0].points.shape == (500, 5)
+    assert isinstance(model.prepare([make_frame()]).inputs["camera"], ImageBatch)
+
+
+def own_parts(config: Config):
+    return build(
+        config,
+        encoders={"lidar": Mean(5), "sonar": Mean(7)},
+        backbones={"camera": Stripes()},
+        fusion=AverageFusion(("camera", "radar", "lidar", "sonar"), 16),
+    )
+
+
+def test_own_parts_are_recorded_and_asked_for_when_loading(tmp_path):
+    torch.manual_seed(0)
+    model = own_parts(small_config()).eval()
+    assert model.sensors == (*SENSORS, "sonar")
+    assert model.config.own_parts == ["backbones.camera", "encoders.lidar", "encoders.sonar", "fusion"]
+    assert model.config.encoders["sonar"] == EncoderConfig() and small_config().own_parts == []
+    assert isinstance(model.encoders["camera"].image.backbone, Stripes) and isinstance(model.fusion, AverageFusion)
+    model.save(tmp_path)
+    missing = "backbones.camera, encoders.lidar, encoders.sonar, fusion must be given to build.*build=..."
+    with pytest.raises(PerceptionError, match=missing):
+        load(tmp_path)
+    with pytest.raises(PerceptionError, match=r"config: encoders\.lidar, fusion must be given to build"):
+        load(tmp_path, build=lambda c: build(c, encoders={"sonar": Mean(7)}, backbones={"camera": Stripes()}))
+    again = load(tmp_path, build=own_parts)
+    frame = dataclasses.replace(make_frame(), others={"sonar": make_frame("b", 1).radar})
+    ours = model.detect(frame)
+    np.testing.assert_array_equal(again.detect(frame).scores, ours.scores)
+    assert not np.array_equal(model.detect(make_frame()).scores, ours.scores)  # the sonar is heard
+    assert again.config == model.config
+
+
+def test_own_heads_add_to_the_one_that_detects_or_replace_it():
+    class Occupied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(16, 1, 1)
+
+        def forward(self, features):
+            return self.layer(features)
+
+        def losses(self, output, batch):
+            return {"mean": output.square().mean() * len(batch)}
+
+    config, head = small_config(), Occupied()
+    model = build(config, heads={"occupied": head})
+    assert set(model.heads) == {"boxes", "occupied"} and model.config.own_parts == ["heads.occupied"]
+    batch = collate([make_frame()], model.inputs)
+    prediction = model(batch)
+    assert prediction.outputs["occupied"].shape == (1, 1, 32, 32)
+    terms = DetectionLoss(model, config.train)(prediction, batch)
+    assert set(terms) == {"heat", "box", "attribute", "depth", "occupied/mean", "total"}
+    assert terms["occupied/mean"] == prediction.outputs["occupied"].square().mean()
+    torch.testing.assert_close(terms["total"], sum(value for name, value in terms.items() if name != "total"))
+    again = build(model.config, heads={"occupied": head, "boxes": model.heads["boxes"]})
+    assert again.config.own_parts == ["heads.boxes", "heads.occupied"] and again.heads["boxes"] is model.heads["boxes"]
+
+
+def test_an_own_encoder_that_the_config_names_must_be_given():
+    with pytest.raises(PerceptionError, match=r"encoders\.sonar must be given to build"):
+        build(small_config("encoders.sonar.kind=own"))
+    model = build(small_config("encoders.sonar.kind=own"), encoders={"sonar": Mean(7)})
+    assert model.sensors == (*SENSORS, "sonar") and isinstance(model.encoders["lidar"], LidarEncoder)

@@ -18,6 +18,7 @@ from nuscenes_world import START_US, World, pcd_bytes, radar_points
 import perception
 from perception import CLASSES, PerceptionError
 from perception.data.nuscenes_files import DataError
+from perception.data.sources import FrameSource
 from perception.geometry import project
 from perception.sample import ATTRIBUTES
 
@@ -99,12 +100,7 @@ def test_only_points_of_the_chosen_lasers_are_kept(load, world):
     assert kept == {(1, 3): [20, 40, 50], (0,): [10], (): [], None: [10, 20, 30, 40, 50]}
 
 
-def test_a_part_of_each_scene(load, world):
-    world.tables["scene"].append({"token": "b", "name": "b"})
-    for i in range(3):
-        row = {"token": f"b{i}", "scene_token": "b", "timestamp": START_US + (10 + i) * 500_000}
-        world.tables["sample"].append(row)
-        world.add(f"blidar{i}", f"b{i}", "LIDAR_TOP", (10 + i) * 500_000, world.files["samples/LIDAR_TOP/lidar0"])
+def test_a_part_of_each_scene(load, two_scenes):
     first, second = load(part=(0, 0.5)), load(part=(0.5, 1.0))
     assert first.tokens == ["s0", "b0", "b1"] and second.tokens == ["s1", "b2"]
     assert load(part=(0, 1)).tokens == ["s0", "s1", "b0", "b1", "b2"]
@@ -114,6 +110,62 @@ def test_a_part_of_each_scene(load, world):
     with pytest.raises(PerceptionError, match="b0"):
         second.index("b0")
     assert load(part=(0.1, 0.4)).tokens == ["b1"]
+
+
+@pytest.fixture
+def two_scenes(world):
+    """World's scene of s0 and s1, and after it a scene b of b0, b1, b2."""
+    world.tables["scene"].append({"token": "b", "name": "b"})
+    for i in range(3):
+        row = {"token": f"b{i}", "scene_token": "b", "timestamp": START_US + (10 + i) * 500_000}
+        world.tables["sample"].append(row)
+        world.add(f"blidar{i}", f"b{i}", "LIDAR_TOP", (10 + i) * 500_000, world.files["samples/LIDAR_TOP/lidar0"])
+    return world
+
+
+def test_a_slice_is_a_dataset_of_its_frames(load, two_scenes):
+    dataset = load()
+    assert dataset.index("b2") == 4  # what the whole remembers of its tokens is not what a slice of it knows
+    middle = dataset[1:4]
+    assert middle.tokens == ["s1", "b0", "b1"] and middle.scenes == ["scene-0001", "b"] and len(middle) == 3
+    assert [frame.token for frame in middle.frames()] == middle.tokens
+    assert middle.indices("scene-0001") == range(1) and middle.indices("b") == range(1, 3) and middle.index("b1") == 2
+    with pytest.raises(PerceptionError, match="b2"):
+        middle.index("b2")
+    assert middle.annotations.box_offsets.tolist() == [0, 1, 1, 1]  # the one car of s1
+    np.testing.assert_allclose(middle.annotations.center, dataset.annotations.center[1:])
+    np.testing.assert_allclose(middle.boxes(0).velocity, [[10, 0]], atol=1e-9)  # over ground since s0
+    np.testing.assert_array_equal(middle.timestamps_ns, dataset.timestamps_ns[1:4])
+    np.testing.assert_array_equal(middle.ego_positions, dataset.ego_positions[1:4])
+    assert pickle.loads(pickle.dumps(middle)).tokens == middle.tokens
+    assert dataset.tokens == ["s0", "s1", "b0", "b1", "b2"] and dataset.scenes == ["scene-0001", "b"]
+
+
+def test_slices_as_of_a_list(load, two_scenes):
+    dataset, every = load(), ["s0", "s1", "b0", "b1", "b2"]
+    for cut in (slice(None), slice(-2, None), slice(1, None, 2), slice(0, 99), slice(3, 1), slice(2, 3)):
+        assert dataset[cut].tokens == every[cut]
+    assert dataset[::2][1:].tokens == ["b0", "b2"] and dataset[2:].scenes == ["b"]
+    assert dataset[3:1].scenes == [] and len(dataset[3:1].annotations.label) == 0
+    with pytest.raises(PerceptionError, match="a step of 1 or more was expected, found -1"):
+        dataset[::-1]
+
+
+def test_a_slice_counts_for_itself(load, two_scenes):
+    del two_scenes.files["samples/CAM_FRONT/camera0.jpg"]
+    two_scenes.files["samples/LIDAR_TOP/blidar1"] = b"odd"
+    dataset = load(on_error="skip", sensors=["camera", "lidar"])
+    assert dataset[3] is None and list(dataset.skipped) == ["b1"]
+    assert dataset.report["CAM_FRONT", "keyframe file"] == 1
+    last = dataset[2:]
+    assert last.skipped == {} and ("CAM_FRONT", "keyframe file") not in last.report
+    assert last[1] is None and list(last.skipped) == ["b1"] and last[0].token == "b0"
+
+
+def test_a_dataset_is_a_source_of_frames(load):
+    dataset = load()
+    assert isinstance(dataset, FrameSource) and isinstance(dataset[:1], FrameSource)
+    assert not isinstance(["no", "tokens"], FrameSource)
 
 
 @pytest.mark.parametrize("part", [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.1)])

@@ -252,7 +252,7 @@ def test_annotations_and_positions_of_the_frames(root, world):
     world.remove("sample_data", "lidar0")
     both, last = perception.NuScenes(world.write(root)), perception.NuScenes(root, part=(0.5, 1))
     found = both.annotations
-    assert found.first.tolist() == [0, 1, 2] and found.rack_first.tolist() == [0, 0, 1]
+    assert found.box_offsets.tolist() == [0, 1, 2] and found.rack_offsets.tolist() == [0, 0, 1]
     np.testing.assert_allclose(found.center, [[100, 210, 1], [100, 215, 1]])
     np.testing.assert_allclose(found.velocity, [[0, 10, 0]] * 2)
     assert found.label.tolist() == [perception.CLASSES.index("car")] * 2
@@ -262,8 +262,8 @@ def test_annotations_and_positions_of_the_frames(root, world):
     np.testing.assert_allclose(both.ego_positions, [[np.nan] * 3, [100, 210, 0]])
     assert both[0].world_SE3_ego.translation.tolist() == [100, 200, 0]  # of the radar, for want of a LiDAR
     found = last.annotations
-    assert found.first.tolist() == [0, 1] and found.center.tolist() == [[100, 215, 1]]
-    assert found.rack_first.tolist() == [0, 1] and last.ego_positions.tolist() == [[100, 210, 0]]
+    assert found.box_offsets.tolist() == [0, 1] and found.center.tolist() == [[100, 215, 1]]
+    assert found.rack_offsets.tolist() == [0, 1] and last.ego_positions.tolist() == [[100, 210, 0]]
     world.tables["sample_annotation"] = []
     assert perception.NuScenes(world.write(root)).annotations is None
 

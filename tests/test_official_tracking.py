@@ -1,4 +1,4 @@
-"""The official tracking metric: figures by hand on a small drive, and the truth of a real scene."""
+"""The official tracking metric: metrics by hand on a small drive, and the truth of a real scene."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from test_evaluate import Thing, write_drive
 from perception.data.nuscenes import NuScenes
 from perception.eval.official import OfficialError
 from perception.eval.official_tracking import score_tracks
-from perception.eval.submission import ResultsWriter
+from perception.eval.submission import ResultsWriter, to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.sample import Detections
 from perception.tracking import Tracker
@@ -36,21 +36,21 @@ def drive(tmp_path_factory) -> NuScenes:
 
 
 def submit(dataset: NuScenes, path, track) -> dict:
-    """The figures when the annotations of frame i, scored 1, get the ids that ``track`` gives them."""
+    """The metrics when the annotations of frame i, scored 1, get the ids that ``track`` gives them."""
     with ResultsWriter(path, ["lidar"]) as writer:
         for i, frame in enumerate(dataset.frames()):
             detections = Detections(frame.boxes, np.ones(len(frame.boxes)))
-            writer.add(frame.token, to_tracking_submission(frame, detections, track(i, frame, detections)))
+            writer.add(frame.token, to_tracking_submission(to_world(frame, detections), track(i, frame, detections)))
     return score_tracks(dataset, path)
 
 
 def test_the_tracker_on_the_truth(drive, tmp_path):
     tracker = Tracker()
-    figures = submit(drive, tmp_path / "x.json", lambda i, frame, detections: tracker.step(frame, detections))
-    assert (figures["AMOTA"], figures["MOTA"], figures["RECALL"]) == (1.0, 1.0, 1.0)
-    assert (figures["AMOTP"], figures["MOTP"]) == pytest.approx((0.0, 0.0), abs=1e-4)  # sklearn's rounding
-    assert [figures[name] for name in ("TP", "FP", "FN", "IDS", "FRAG", "MT", "ML")] == [18, 0, 0, 0, 0, 3, 0]
-    assert figures["classes"]["car"]["TP"] == 12 and figures["classes"]["bus"]["AMOTA"] is None
+    metrics = submit(drive, tmp_path / "x.json", lambda i, frame, detections: tracker.step(frame, detections))
+    assert (metrics["AMOTA"], metrics["MOTA"], metrics["RECALL"]) == (1.0, 1.0, 1.0)
+    assert (metrics["AMOTP"], metrics["MOTP"]) == pytest.approx((0.0, 0.0), abs=1e-4)  # sklearn's rounding
+    assert [metrics[name] for name in ("TP", "FP", "FN", "IDS", "FRAG", "MT", "ML")] == [18, 0, 0, 0, 0, 3, 0]
+    assert metrics["classes"]["car"]["TP"] == 12 and metrics["classes"]["bus"]["AMOTA"] is None
 
 
 def test_a_switch_is_counted(drive, tmp_path):
@@ -61,8 +61,8 @@ def test_a_switch_is_counted(drive, tmp_path):
 
 
 def test_nothing_tracked(drive, tmp_path):
-    figures = submit(drive, tmp_path / "x.json", lambda *_: np.full(3, -1))
-    assert (figures["AMOTA"], figures["RECALL"], figures["TP"], figures["FN"]) == (0.0, 0.0, 0, 18)
+    metrics = submit(drive, tmp_path / "x.json", lambda *_: np.full(3, -1))
+    assert (metrics["AMOTA"], metrics["RECALL"], metrics["TP"], metrics["FN"]) == (0.0, 0.0, 0, 18)
 
 
 def test_a_part_of_a_scene(drive, tmp_path):
@@ -71,8 +71,8 @@ def test_a_part_of_a_scene(drive, tmp_path):
     submission = json.loads((tmp_path / "x.json").read_text())
     submission["results"] = {token: rows for token, rows in submission["results"].items() if token != "sample0"}
     (tmp_path / "part.json").write_text(json.dumps(submission))
-    figures = score_tracks(drive, tmp_path / "part.json")
-    assert (figures["AMOTA"], figures["TP"], figures["IDS"]) == (1.0, 15, 0)
+    metrics = score_tracks(drive, tmp_path / "part.json")
+    assert (metrics["AMOTA"], metrics["TP"], metrics["IDS"]) == (1.0, 15, 0)
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_the_truth_of_a_real_scene(real_scene, tmp_path):
         )
         return ids
 
-    figures = submit(dataset, tmp_path / "x.json", track)
-    assert figures["AMOTA"] > 0.97 and figures["IDS"] <= 6
+    metrics = submit(dataset, tmp_path / "x.json", track)
+    assert metrics["AMOTA"] > 0.97 and metrics["IDS"] <= 6

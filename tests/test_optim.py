@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from test_train import Frames, StubLoss, StubModel, make_config
 from torch import nn
 
-from perception.model.camera import CameraEncoder, EfficientNetLite0
+from perception.model.camera import CameraEncoder, EfficientNetLite0, ImageEncoder
 from perception.train.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
 from perception.train.trainer import Trainer
 
@@ -120,19 +120,19 @@ def test_weights_decay_and_norms_and_biases_do_not(tmp_path):
     assert run.run()
     kept = (1 - 0.1 * 0.01 * 0.1) * (1 - 0.1 * 0.01 * 0.55)
     for name, value in run.model.named_parameters():
-        decays = name in ("radar.weight", "lidar.weight")
+        decays = name in ("encoders.radar.weight", "encoders.lidar.weight")
         torch.testing.assert_close(value.detach(), before[name] * (kept if decays else 1.0), rtol=1e-6, atol=1e-9)
 
 
 def test_groups_hold_every_trained_parameter_once():
     model = StubModel()
-    model.lidar.requires_grad_(False)
+    model.encoders["lidar"].requires_grad_(False)
     groups = parameter_groups(model, make_config(backbone_learning_rate=0.25, learning_rate=0.5).train)
     rates = {id(p): (group["lr"], group["peak_lr"]) for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(rates) == 6
     for name, parameter in model.named_parameters():
-        rate = 0.25 if name.startswith("camera.backbone") else 0.5
-        assert rates.get(id(parameter)) == (None if name.startswith("lidar") else (rate, rate))
+        rate = 0.25 if name.startswith("encoders.camera.backbone") else 0.5
+        assert rates.get(id(parameter)) == (None if name.startswith("encoders.lidar") else (rate, rate))
     plain = nn.Linear(2, 2)  # without a camera there is no backbone
     assert {group["lr"] for group in parameter_groups(plain, make_config(learning_rate=0.5).train)} == {0.5}
 
@@ -141,7 +141,7 @@ def test_groups_hold_every_trained_parameter_once():
 def test_statistics_of_a_pretrained_backbone_stay(pretrained):
     """In training too: those of one that starts from nothing are learned."""
     torch.manual_seed(0)
-    encoder = CameraEncoder(EfficientNetLite0("none"), 8, pretrained=pretrained)
+    encoder = ImageEncoder(EfficientNetLite0("none"), 8, pretrained=pretrained)
     statistics = {k: v.clone() for k, v in encoder.state_dict().items() if "running" in k or "num_batches" in k}
     assert len(statistics) > 50
     assert encoder.train() is encoder and encoder.training and encoder.smooth.training
@@ -155,17 +155,19 @@ def test_statistics_of_a_pretrained_backbone_stay(pretrained):
 class OnlyCamera(StubModel):
     def __init__(self):
         super().__init__()
-        self.camera = CameraEncoder(EfficientNetLite0("none"), 4, pretrained=True)
+        image = ImageEncoder(EfficientNetLite0("none"), 4, pretrained=True)
+        self.encoders["camera"] = CameraEncoder(image, nn.Identity(), (8, 16), None)
 
     def forward(self, batch):
-        return self.camera(batch.images.flatten(0, 1)).mean(dim=(0, 2, 3))
+        return self.encoders["camera"].image(batch.inputs["camera"].images.flatten(0, 1)).mean(dim=(0, 2, 3))
 
 
 def test_statistics_stay_while_a_trainer_trains(tmp_path):
     run = make_trainer(tmp_path, model=OnlyCamera(), epochs=1, frames=2)
-    before = {name: value.clone() for name, value in run.model.camera.backbone.state_dict().items()}
+    backbone = run.model.encoders["camera"].image.backbone
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
     assert run.run()
-    changed = {k for k, value in run.model.camera.backbone.state_dict().items() if not torch.equal(value, before[k])}
+    changed = {k for k, value in backbone.state_dict().items() if not torch.equal(value, before[k])}
     assert changed and not any("running" in name or "num_batches" in name for name in changed)
 
 
@@ -177,13 +179,14 @@ def test_early_blocks_of_pretrained_weights_stay():
 
 
 def test_frozen_parts_get_no_gradient_and_no_place_in_the_optimiser(tmp_path):
-    run = make_trainer(tmp_path, freeze=["lidar"], weight_decay=0.5)
-    frozen = {name: value.clone() for name, value in run.model.lidar.named_parameters()}
+    run = make_trainer(tmp_path, freeze=["encoders.lidar"], weight_decay=0.5)
+    lidar = run.model.encoders["lidar"]
+    frozen = {name: value.clone() for name, value in lidar.named_parameters()}
     held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
     assert run.run()
-    for name, value in run.model.lidar.named_parameters():
+    for name, value in lidar.named_parameters():
         assert torch.equal(value, frozen[name]) and value.grad is None and id(value) not in held
-    assert run.model.radar.weight.grad is not None
+    assert run.model.encoders["radar"].weight.grad is not None
 
 
 def decay_of(step: int, most: float) -> float:

@@ -8,57 +8,101 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.registration import Registered, Registration, _spread_over, registration_loss, solve_graph
 
+SENSORS = ("camera", "radar", "lidar")
 GRID = BEVGrid(-51.2, 51.2, -51.2, 51.2, -5.0, 3.0, 0.8)
+FORWARD = BEVGrid(-32.0, 96.0, -12.8, 76.8, -5.0, 3.0, 0.8)  # further ahead, and further to the left
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
 
-def dots(motion=(0.0, 0.0, 0.0)) -> torch.Tensor:
-    """Soft dots [1, 4, 128, 128], each in one of four channels, moved by (yaw, x, y)."""
+def dots(motion=(0.0, 0.0, 0.0), grid=GRID) -> torch.Tensor:
+    """Soft dots [1, 4, rows, columns], each in one of four channels, moved by (yaw, x, y): rotated about the vehicle.
+
+    They keep 9.2 m away from the borders.
+    """
     generator = torch.Generator().manual_seed(3)
-    centres, channel = (torch.rand(80, 2, generator=generator) - 0.5) * 84, torch.arange(80) % 4
+    half = torch.tensor([grid.x_max_m - grid.x_min_m, grid.y_max_m - grid.y_min_m]) / 2
+    middle = torch.tensor([grid.x_max_m + grid.x_min_m, grid.y_max_m + grid.y_min_m]) / 2
+    centres = (torch.rand(80, 2, generator=generator) - 0.5) * 2 * (half - 9.2) + middle
+    channel = torch.arange(80) % 4
     yaw, x, y = motion
     cos, sin = math.cos(yaw), math.sin(yaw)
     moved = centres @ torch.tensor([[cos, sin], [-sin, cos]]) + torch.tensor([x, y])
-    axis = -51.2 + 0.8 * (torch.arange(128) + 0.5)
-    apart = (axis[None, None, :] - moved[:, 0, None, None]) ** 2 + (axis[None, :, None] - moved[:, 1, None, None]) ** 2
-    return torch.zeros(4, 128, 128).index_add(0, channel, (-apart / 2).exp())[None]
+    column = grid.x_min_m + 0.8 * (torch.arange(grid.columns) + 0.5)
+    row = grid.y_min_m + 0.8 * (torch.arange(grid.rows) + 0.5)
+    apart = (column[None, None, :] - moved[:, 0, None, None]) ** 2 + (row[None, :, None] - moved[:, 1, None, None]) ** 2
+    return torch.zeros(4, *grid.shape).index_add(0, channel, (-apart / 2).exp())[None]
 
 
-def transparent(grid=GRID) -> Registration:
-    """Descriptors are the features themselves, and every pair is believed: LiDAR is to blame for whatever is off."""
-    registration = Registration(grid, 4, descriptors=4)
-    registration.describe = torch.nn.ModuleList(torch.nn.Identity() for _ in range(3))
+def transparent(grid=GRID, sensors=SENSORS) -> Registration:
+    """Descriptors are the features themselves, and every pair is believed: the last sensor is moved."""
+    registration = Registration(grid, sensors, 4, {sensors[-1]: -6.0}, descriptors=4)
+    registration.describe = torch.nn.ModuleDict({name: torch.nn.Identity() for name in sensors})
     registration.log_sharpness.data.fill_(math.log(25.0))
-    registration.verdict.bias.data = torch.tensor([0.0, 0.0, 0.0, 6.0, 6.0, -6.0, 0.0, 0.0, 0.0])
+    edges, n = len(registration.edges), len(sensors)
+    registration.edge_head.bias.data = torch.tensor([0.0] * edges + [6.0] * (n - 1) + [-6.0] + [0.0] * n)
     return registration
 
 
-@pytest.mark.parametrize("motion", [(0.0, 0.0, 0.0), (0.0, 2.0, -1.0), (0.05, 0.0, 0.0), (-0.03, -3.0, 1.5)])
-def test_a_displaced_sensor_is_found_and_put_back(motion):
-    straight, moved = dots(), dots(motion)
-    found = transparent()([straight, straight, moved], ALL)
+@pytest.mark.parametrize("grid", [GRID, FORWARD], ids=["centred", "forward"])
+@pytest.mark.parametrize(
+    "motion",
+    [(0.0, 0.0, 0.0), (0.0, 2.0, -1.0), (0.05, 0.0, 0.0), (-0.03, -3.0, 1.5), (math.radians(2.0), 0.0, 0.0)],
+)
+def test_a_displaced_sensor_is_found_and_put_back(motion, grid):
+    straight, moved = dots(grid=grid), dots(motion, grid)
+    found = transparent(grid)({"camera": straight, "radar": straight, "lidar": moved}, ALL)
     error = (found.motion[0, 2] - torch.tensor(motion)).abs()
     assert error[0] < 0.01 and (error[1:] < 0.5).all()  # a third of a step
     assert found.motion[0, :2].abs().max() < 0.1
     inner = (..., slice(8, -8), slice(8, -8))
-    before, after = ((m - straight)[inner].square().mean() for m in (moved, found.features[2]))
+    before, after = ((m - straight)[inner].square().mean() for m in (moved, found.features["lidar"]))
     assert after < 0.25 * before or before == 0
 
 
 def test_one_sensor_alone_is_left_as_it_is():
-    for sensor in range(3):
-        x = [dots() if s == sensor else None for s in range(3)]
-        found = transparent()(x, torch.tensor([[s == sensor for s in range(3)]]))
-        assert found.features[sensor] is x[sensor]
+    for sensor in SENSORS:
+        x = {sensor: dots()}
+        found = transparent()(x, torch.tensor([[s == sensor for s in SENSORS]]))
+        assert set(found.features) == {sensor} and found.features[sensor] is x[sensor]
         assert (found.motion == 0).all()
 
 
+def test_a_detector_of_one_sensor_registers_nothing():
+    registration, x = Registration(GRID, ("lidar",), 4), {"lidar": dots()}
+    found = registration(x, torch.tensor([[True]]))
+    assert found.features["lidar"] is x["lidar"] and found.pairs.shape == (1, 0, len(found.hypotheses))
+    assert found.motion.tolist() == [[[0.0, 0.0, 0.0]]] and found.confidence.shape == (1, 1)
+    assert registration_loss(found, torch.zeros(1, 1, 3), torch.tensor([[True]])) == 0
+
+
+@pytest.mark.parametrize("sensors", [("a", "b"), ("a", "b", "c", "d")])
+def test_as_many_sensors_as_there_are(sensors):
+    """The last is off, whatever the others are called."""
+    x = {name: dots() for name in sensors}
+    x[sensors[-1]] = dots((0.0, 2.0, -1.0))
+    found = transparent(sensors=sensors)(x, torch.ones(1, len(sensors), dtype=torch.bool))
+    truth = torch.zeros(len(sensors), 3)
+    truth[-1] = torch.tensor([0.0, 2.0, -1.0])
+    assert found.pairs.shape[1] == len(sensors) * (len(sensors) - 1) // 2
+    assert (found.motion[0] - truth).abs()[:, 0].max() < 0.01 and (found.motion[0] - truth).abs()[:, 1:].max() < 0.5
+
+
+def test_the_prior_says_who_is_moved():
+    """Radar and LiDAR disagree by 2 m; the one of little prior moves, to where the other says."""
+    for loose, other in (("radar", "lidar"), ("lidar", "radar")):
+        registration = transparent(sensors=("radar", "lidar"))
+        registration.edge_head.bias.data = Registration(GRID, ("radar", "lidar"), 4, {loose: -6.0}).edge_head.bias.data
+        found = registration({"radar": dots(), "lidar": dots((0.0, 2.0, 0.0))}, torch.tensor([[True, True]]))
+        x = dict(zip(("radar", "lidar"), found.motion[0, :, 1].tolist()))
+        assert abs(x[other]) < 0.1
+        assert x[loose] == pytest.approx(2.0 if loose == "lidar" else -2.0, abs=0.5)
+
+
 def test_empty_maps_tell_nothing():
-    found = transparent()([torch.zeros(1, 4, 128, 128)] * 3, ALL)
+    found = transparent()(dict.fromkeys(SENSORS, torch.zeros(1, 4, 128, 128)), ALL)
     assert found.motion.abs().max() < 1e-4 and torch.isfinite(found.pairs).all()
 
 
@@ -67,15 +111,17 @@ def test_the_graph_by_hand():
     motions = torch.zeros(1, 3, 3)
     motions[0, 2, 1] = 3.0  # radar -> LiDAR
     weights = torch.tensor([[0.0, 0.0, 1.0]])
-    torch.testing.assert_close(solve_graph(motions, weights, torch.ones(1, 3))[0, :, 1], torch.tensor([0.0, -1.0, 1.0]))
-    firm = solve_graph(motions, weights, torch.tensor([[1.0, 1e6, 1e-6]]))[0, :, 1]
+    edges = [(0, 1), (0, 2), (1, 2)]
+    solved = solve_graph(edges, motions, weights, torch.ones(1, 3))
+    torch.testing.assert_close(solved[0, :, 1], torch.tensor([0.0, -1.0, 1.0]))
+    firm = solve_graph(edges, motions, weights, torch.tensor([[1.0, 1e6, 1e-6]]))[0, :, 1]
     torch.testing.assert_close(firm, torch.tensor([0.0, 0.0, 3.0]), rtol=1e-4, atol=1e-4)
 
 
 def test_the_truth_costs_least():
     """Unknown motions and sensors without company do not count."""
     registration = transparent()
-    found = registration([dots(), dots(), dots((0.0, 1.6, 0.0))], ALL)
+    found = registration({"camera": dots(), "radar": dots(), "lidar": dots((0.0, 1.6, 0.0))}, ALL)
     truth = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.6, 0.0]]])
     wrong = truth.clone()
     wrong[0, 2, 1] = -1.6
@@ -83,37 +129,37 @@ def test_the_truth_costs_least():
     unknown = torch.full_like(truth, math.nan)
     assert registration_loss(found, unknown, ALL) == 0
     alone = torch.tensor([[False, False, True]])
-    found = registration([None, None, dots()], alone)
+    found = registration({"lidar": dots()}, alone)
     assert registration_loss(found, wrong, alone) == 0
 
 
 def test_gradients_reach_the_features_and_every_parameter():
-    registration = Registration(GRID, 4)
-    torch.nn.init.normal_(registration.verdict.weight, std=0.1)
+    registration = Registration(GRID, SENSORS, 4)
+    torch.nn.init.normal_(registration.edge_head.weight, std=0.1)
     x = [dots(), dots(), dots((0.02, 1.0, 0.0))]
     x = [(f + 0.01 * torch.rand_like(f)).requires_grad_() for f in x]
-    found = registration(x, ALL)
-    loss = registration_loss(found, torch.zeros(1, 3, 3), ALL) + sum(f.square().sum() for f in found.features)
-    (loss + found.trust.sum()).backward()
+    found = registration(dict(zip(SENSORS, x)), ALL)
+    loss = registration_loss(found, torch.zeros(1, 3, 3), ALL) + sum(f.square().sum() for f in found.features.values())
+    (loss + found.confidence.sum()).backward()
     for tensor in [*x, *registration.parameters()]:
         assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
 
 
-def test_the_vehicle_is_at_the_centre_of_the_grid():
-    with pytest.raises(PerceptionError, match="centred on the vehicle"):
-        Registration(BEVGrid(0.0, 51.2, -25.6, 25.6, -5.0, 3.0, 0.8), 4)
-
-
 WIDE = BEVGrid(-25.6, 25.6, -12.8, 12.8, -5.0, 3.0, 0.8)  # 32 rows, 64 columns
+EDGES, PRIOR = ((0, 1), (0, 2), (1, 2)), {"lidar": -4.0}
 YAW, STEP = math.radians(1.0), 1.6  # between hypotheses
 
 
+def by_name(*features: torch.Tensor) -> dict[str, torch.Tensor]:
+    return dict(zip(SENSORS, features, strict=True))
+
+
 def hypotheses() -> torch.Tensor:
-    return Registration(GRID, 4).hypotheses
+    return Registration(GRID, SENSORS, 4, PRIOR).hypotheses
 
 
 def registered(pairs, motion, hypotheses) -> Registered:
-    return Registered([], motion, torch.zeros(len(motion), 3), pairs, hypotheses)
+    return Registered({}, motion, torch.zeros(len(motion), 3), pairs, hypotheses)
 
 
 def test_hypotheses_are_nine_angles_and_eleven_shifts_each_way():
@@ -127,15 +173,14 @@ def test_hypotheses_are_nine_angles_and_eleven_shifts_each_way():
 
 def test_descriptors_have_no_mean_and_unit_energy_and_are_nothing_of_an_absent_sensor():
     torch.manual_seed(0)
-    registration, x = Registration(WIDE, 4), 3 + 5 * torch.randn(2, 4, 32, 64)
+    registration, x = Registration(WIDE, SENSORS, 4), 3 + 5 * torch.randn(2, 4, 32, 64)
     valid = torch.tensor([[True, True, True], [True, False, True]])
-    described = registration._descriptors(1, x, valid).detach()
+    described = registration._descriptors("radar", x, valid).detach()
     assert described.shape == (2, 16, 16, 32)
     assert described[0].mean(dim=(-2, -1)).abs().max() < 1e-6
     assert float(described[0].square().sum()) == pytest.approx(1, rel=1e-5)
     assert (described[1] == 0).all()
-    assert registration._descriptors(1, None, valid) is None
-    assert not torch.allclose(described[0], registration._descriptors(2, x, valid)[0])  # each sensor has its own
+    assert not torch.allclose(described[0], registration._descriptors("lidar", x, valid)[0])  # each sensor has its own
 
 
 def blob_at(row: float, column: float, rows=32, columns=64) -> torch.Tensor:
@@ -146,7 +191,7 @@ def blob_at(row: float, column: float, rows=32, columns=64) -> torch.Tensor:
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (4, 0), (0, 4), (-4, 6), (10, -10)])
 def test_the_likeliest_motion_of_a_pair_is_the_one_it_made(down, right):
     """A blob that another sensor shows further down (+y) and right (+x), in steps of two cells of 0.8 m."""
-    found = transparent(WIDE)([blob_at(15.5, 31.5), None, blob_at(15.5 + down, 31.5 + right)], torch.ones(1, 3).bool())
+    found = transparent(WIDE)({"camera": blob_at(15.5, 31.5), "lidar": blob_at(15.5 + down, 31.5 + right)}, ALL)
     pairs = found.pairs[0].exp()
     assert pairs.sum(dim=1).tolist() == pytest.approx([1, 1, 1], rel=1e-4)
     symmetric = found.hypotheses[pairs[1].argmax()]  # of camera and LiDAR; a round blob says nothing of an angle
@@ -156,29 +201,29 @@ def test_the_likeliest_motion_of_a_pair_is_the_one_it_made(down, right):
     torch.testing.assert_close(found.pairs[0, 2], flat)
 
 
-@pytest.mark.parametrize("turn", [-4, -2, 0, 2, 4])
-def test_the_likeliest_angle_of_a_pair_is_the_one_it_was_turned_by(turn):
-    found = transparent()([dots(), dots(), dots((turn * YAW, 0.0, 0.0))], ALL)
+@pytest.mark.parametrize("steps", [-4, -2, 0, 2, 4])
+def test_the_likeliest_yaw_of_a_pair_is_the_one_it_was_rotated_by(steps):
+    found = transparent()(by_name(dots(), dots(), dots((steps * YAW, 0.0, 0.0))), ALL)
     for pair in (1, 2):
         best = found.hypotheses[found.pairs[0, pair].argmax()]
-        assert best.tolist() == pytest.approx([turn * YAW, 0, 0], abs=1e-6)
+        assert best.tolist() == pytest.approx([steps * YAW, 0, 0], abs=1e-6)
     assert found.hypotheses[found.pairs[0, 0].argmax()].abs().max() < 1e-6
 
 
 def test_sharpness_is_the_logit_of_a_full_match():
     """Identical maps correlate to 1 where nothing is moved; the log-odds against any other motion are its factor."""
     registration = transparent()
-    found = [registration([dots()] * 3, ALL).pairs[0, 0]]
+    found = [registration(by_name(*[dots()] * 3), ALL).pairs[0, 0]]
     registration.log_sharpness.data += math.log(2.0)
-    found.append(registration([dots()] * 3, ALL).pairs[0, 0])
+    found.append(registration(by_name(*[dots()] * 3), ALL).pairs[0, 0])
     odds = [pairs.amax() - pairs for pairs in found]
     torch.testing.assert_close(odds[1], 2 * odds[0], rtol=1e-3, atol=1e-2)
-    assert Registration(GRID, 4).log_sharpness.item() == 4.0
+    assert Registration(GRID, SENSORS, 4, PRIOR).log_sharpness.item() == 4.0
 
 
 def test_what_the_edge_network_is_told():
     """Mean and spread in steps, entropy and best probability of each pair; and which sensors there are."""
-    registration, told = Registration(GRID, 4), {}
+    registration, told = Registration(GRID, SENSORS, 4, PRIOR), {}
     registration.weigh.register_forward_pre_hook(lambda module, inputs: told.update(x=inputs[0]))
     all_ = registration.hypotheses
     a = int((all_ - torch.tensor([2 * YAW, STEP, -3 * STEP])).abs().sum(dim=1).argmin())
@@ -188,7 +233,7 @@ def test_what_the_edge_network_is_told():
     pairs[0, 1, [a, b]] = math.log(0.5)
     pairs[0, 2, a], pairs[0, 2, b] = math.log(0.75), math.log(0.25)
     valid = torch.tensor([[True, False, True]])
-    motion, trust = registration._judge(pairs, valid)
+    motion, confidence = registration._solve(pairs, valid)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     want = [
         [2, 1, -3, 0, 0, 0, 0, 1],
@@ -197,7 +242,7 @@ def test_what_the_edge_network_is_told():
     ]
     assert told["x"][0, :24].tolist() == pytest.approx([value for row in want for value in row], abs=2e-3)
     assert told["x"][0, 24:].tolist() == [1, 0, 1]
-    assert (trust == 0).all()
+    assert (confidence == 0).all()
     # Only camera and LiDAR are there, with priors exp(2) and exp(-4) at first, and a weight of exp(0) between them.
     weight, camera, lidar = 1.0, math.exp(2.0), math.exp(-4.0)
     apart = 1 / (1 / weight + 1 / camera + 1 / lidar)  # three springs in a row
@@ -208,15 +253,15 @@ def test_what_the_edge_network_is_told():
 
 def test_weights_and_priors_are_bounded_and_confidence_has_its_gain():
     """Biases of 100 count as 6, of -100 as -6; a confidence of 0.3 is five times that in the softmax."""
-    registration = Registration(GRID, 4)
+    registration = Registration(GRID, SENSORS, 4, PRIOR)
     bias = [100.0, -100.0, 0.0, 100.0, -100.0, 0.0, 0.3, -0.3, 0.0]
-    registration.verdict.bias.data = torch.tensor(bias)
+    registration.edge_head.bias.data = torch.tensor(bias)
     pairs = torch.randn(1, 3, len(registration.hypotheses), generator=torch.Generator().manual_seed(0))
     pairs = (4 * pairs).log_softmax(dim=-1)
-    motion, trust = registration._judge(pairs, ALL)
-    assert trust[0].tolist() == pytest.approx([1.5, -1.5, 0.0])
+    motion, confidence = registration._solve(pairs, ALL)
+    assert confidence[0].tolist() == pytest.approx([1.5, -1.5, 0.0])
     bound = torch.tensor([[6.0, -6.0, 0.0]]).exp()
-    torch.testing.assert_close(motion, solve_graph(pairs.exp() @ registration.hypotheses, bound, bound))
+    torch.testing.assert_close(motion, solve_graph(EDGES, pairs.exp() @ registration.hypotheses, bound, bound))
 
 
 @settings(max_examples=40, deadline=None)
@@ -225,7 +270,7 @@ def test_the_graph_is_a_least_squares_problem(seed):
     """As numpy solves it: a row for each pair, another for each prior, each times the root of its weight."""
     rng = np.random.default_rng(seed)
     motions, weights, priors = rng.normal(size=(2, 3, 3)), rng.uniform(0, 5, (2, 3)), rng.uniform(0.1, 5, (2, 3))
-    have = solve_graph(*(torch.tensor(array) for array in (motions, weights, priors))).numpy()
+    have = solve_graph(EDGES, *(torch.tensor(array) for array in (motions, weights, priors))).numpy()
     edges = np.array([[-1.0, 1, 0], [-1, 0, 1], [0, -1, 1]])
     for b in range(2):
         rows = np.sqrt(np.concatenate([weights[b], priors[b]]))[:, None]
@@ -236,7 +281,7 @@ def test_the_graph_is_a_least_squares_problem(seed):
 
 def test_features_read_where_nothing_moved_are_the_same():
     x = torch.randn(2, 3, 32, 64)
-    read = Registration(WIDE, 4)._read(x, torch.zeros(2, 3))
+    read = Registration(WIDE, SENSORS, 4)._sample(x, torch.zeros(2, 3))
     torch.testing.assert_close(read, x, rtol=1e-4, atol=1e-4)
 
 
@@ -244,16 +289,16 @@ def test_features_read_where_nothing_moved_are_the_same():
 def test_features_read_at_a_shift_come_from_there_and_borders_repeat(right, down):
     """What is shown 3 cells to the right is read from there."""
     x = torch.randn(1, 2, 32, 64)
-    read = Registration(WIDE, 4)._read(x, torch.tensor([[0.0, 0.8 * right, 0.8 * down]]))
+    read = Registration(WIDE, SENSORS, 4)._sample(x, torch.tensor([[0.0, 0.8 * right, 0.8 * down]]))
     row, column = (torch.arange(32) + down).clamp(0, 31), (torch.arange(64) + right).clamp(0, 63)
     torch.testing.assert_close(read, x[:, :, row][..., column], rtol=1e-3, atol=1e-3)
 
 
-def test_features_read_at_a_turn():
+def test_features_read_at_a_rotation():
     """By 90 degrees: what is shown at (x, y) = (-y', x') is where (x', y') is; the samples are apart."""
     grid = BEVGrid(-6.4, 6.4, -6.4, 6.4, -5.0, 3.0, 0.8)
     x = torch.randn(2, 2, 16, 16)
-    read = Registration(grid, 4)._read(x, torch.tensor([[math.pi / 2, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    read = Registration(grid, SENSORS, 4)._sample(x, torch.tensor([[math.pi / 2, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     for row, column in ((0, 3), (5, 12), (15, 15)):
         torch.testing.assert_close(read[0, :, row, column], x[0, :, column, 15 - row], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(read[1], x[1], rtol=1e-4, atol=1e-4)
@@ -262,11 +307,11 @@ def test_features_read_at_a_turn():
 def test_only_sensors_that_moved_are_read_anew():
     """A motion of nothing leaves the very features; a precision of 16 bits stays what it is."""
     registration = transparent()
-    x = [dots().bfloat16(), dots().bfloat16(), dots((0.0, 1.6, 0.0)).bfloat16()]
+    x = by_name(dots().bfloat16(), dots().bfloat16(), dots((0.0, 1.6, 0.0)).bfloat16())
     found = registration(x, torch.tensor([[False, False, True]]))
-    assert found.features[2] is x[2]
+    assert found.features["lidar"] is x["lidar"]
     moved = registration(x, ALL).features
-    assert [feature.dtype for feature in moved] == [torch.bfloat16] * 3 and moved[2] is not x[2]
+    assert {feature.dtype for feature in moved.values()} == {torch.bfloat16} and moved["lidar"] is not x["lidar"]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +392,7 @@ def test_sensors_without_company_and_unknown_ones_cost_nothing():
 
 
 def test_what_is_saved_is_what_is_learned():
-    registration = Registration(GRID, 4)
+    registration = Registration(GRID, SENSORS, 4, PRIOR)
     assert set(registration.state_dict()) == {name for name, _ in registration.named_parameters()}
 
 
@@ -355,7 +400,7 @@ def test_what_is_saved_is_what_is_learned():
 def test_a_grid_of_any_size(right):
     """Four rows of descriptors are fewer than a correlation looks, and 45 columns (40 and 5) an odd number."""
     found = transparent(BEVGrid(-32.0, 32.0, -3.2, 3.2, -5.0, 3.0, 0.8))(
-        [blob_at(3.5, 39.5, 8, 80), blob_at(3.5, 39.5, 8, 80), blob_at(3.5, 39.5 + right, 8, 80)], ALL
+        by_name(blob_at(3.5, 39.5, 8, 80), blob_at(3.5, 39.5, 8, 80), blob_at(3.5, 39.5 + right, 8, 80)), ALL
     )
     assert found.pairs.shape == (1, 3, 9 * 11 * 11)
     for pair in (1, 2):

@@ -18,9 +18,13 @@ from perception.data.nuscenes_files import DataError
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.model.detector import build
+from perception.replay.compare import compare
 from perception.replay.latency import table as latency_table
-from perception.replay.run import canonical_bytes, replay
-from perception.sample import SENSORS, Boxes3D, CameraImage, Detections, Frame, LidarCloud, RadarCloud
+from perception.replay.pipeline import canonical_bytes, replay
+from perception.replay.result import ResultFile
+from perception.sample import SENSORS, Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
+from perception.task import ObjectClass, Task
+from perception.viz import Layout
 
 ROOT = Path(__file__).parents[1]
 ALWAYS = {"results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json"}
@@ -212,9 +216,9 @@ def test_the_digest_sees_every_number():
 
 def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
     config = Config()
-    config.camera.image_size, config.camera.weights = [64, 96], "none"
+    config.encoders["camera"].image_size, config.encoders["camera"].weights = [64, 96], "none"
     detector = build(config).eval()
-    source = open_source(real_scene, config.data, scenes=["scene-0523"], sensors=("camera", "radar"))
+    source = open_source(real_scene, config, scenes=["scene-0523"], sensors=("camera", "radar"))
     frames = [source[0], source[1]]
     digests = {replay(detector, frames, tmp_path, outputs=())["detections_sha256"] for _ in range(2)}
     assert len(digests) == 1 and frames[0].sensors == SENSORS[:2]
@@ -223,7 +227,7 @@ def test_a_real_scene_with_an_untrained_detector(real_scene, tmp_path):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     config = Config()
-    config.camera.weights = "none"
+    config.encoders["camera"].weights = "none"
     folder = tmp_path_factory.mktemp("checkpoint")
     build(config).save(folder)
     return folder
@@ -261,3 +265,49 @@ def test_silent_faults_are_counted_and_kept_from_the_detector(tmp_path):
     summary = replay(Watching(), frames, tmp_path, outputs=())
     assert summary["faults"] == {"lidar frozen": 4}
     assert seen == [SENSORS] * 2 + [("camera", "radar")] * 3
+
+
+def test_frames_that_cannot_be_read_are_skipped_and_counted(tmp_path):
+    first, second, third = drive(3)
+    summary = replay(Oracle(), [None, first, None, second, third, None], tmp_path / "a", outputs=())
+    whole = replay(Oracle(), [first, second, third], tmp_path / "b", outputs=())
+    assert (summary["frames"], summary["skipped"]) == (3, 3) and whole["skipped"] == 0
+    assert summary["detections_sha256"] == whole["detections_sha256"]
+    with pytest.raises(PerceptionError, match="at least one frame was expected"):
+        replay(Oracle(), [None, None], tmp_path / "c", outputs=())
+
+
+def test_a_sensor_that_the_detector_does_not_have_is_an_error(tmp_path):
+    with pytest.raises(PerceptionError, match="sensors: some of camera, radar, lidar were expected, found 'sonar'"):
+        replay(Oracle(), drive(2), tmp_path, sensors=("camera", "sonar"), outputs=())
+
+
+class Ranger(Oracle):
+    """Of three classes and one sensor, none of which nuScenes has."""
+
+    task = Task([ObjectClass("ship", color=[1, 2, 3]), ObjectClass("buoy", heading="none"), ObjectClass("pier")], [])
+    grid, sensors = Layout().grid, ("sonar",)
+
+
+class SonarCloud(PointCloud):
+    pass
+
+
+def harbour():
+    for i in range(3):
+        boxes = Boxes3D([[10.0 + i, 0, 1], [20, 5, 1]], np.full((2, 3), 2.0), [0, 0], np.zeros((2, 2)), [0, 1])
+        sonar = {"sonar": SonarCloud(np.ones((4, 3)))}
+        yield Frame(f"token-{i}", i * 500_000_000, boxes=boxes, scene="harbour", others=sonar)
+
+
+def test_other_classes_and_sensors_are_replayed_drawn_stored_and_compared(tmp_path):
+    summary = replay(Ranger(), harbour(), tmp_path, outputs=("mp4", "rrd", "mcap"))
+    assert summary["frames_with"] == {"sonar": 3} and set(summary["stability"]["classes"]) == {"ship", "buoy"}
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [box["detection_name"] for box in results["token-0"]] == ["ship", "buoy"]
+    assert frames_of(tmp_path / "replay.mp4") == 3
+    stored = ResultFile(tmp_path)
+    assert (stored.task, stored.sensors) == (Ranger.task, ("sonar",))
+    assert [frame.detections.boxes.label.tolist() for frame in stored] == [[0, 1]] * 3
+    comparison = compare(tmp_path, tmp_path)
+    assert not comparison.exceeded and comparison.total.a == 3 and set(comparison.classes) == {"ship"}  # buoys: 0.1

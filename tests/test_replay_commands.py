@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 from tiny_drive import save_tiny_detector, write_logs
 
+from perception.cli import run
 from perception.cli.options import run_main
-from perception.cli.replay import main
 from perception.errors import PerceptionError
 from perception.logs.log import open_log
 from perception.logs.rig import load_rig
-from perception.replay import batch, session
-from perception.replay.session import Job
+from perception.replay import fleet, job
+from perception.replay.job import Job
+
+
+def main(arguments) -> int:
+    """``perception replay ...``"""
+    return run(["replay", *arguments]) or 0
+
 
 SUMMARY = {
     "latency": {}, "problems": [], "dropped": [], "metrics": None, "frames": 1, "detections": 0,
@@ -50,11 +56,12 @@ def taken(monkeypatch):
     """What the command hands on: [(job, playback, loop)]."""
     calls = []
 
-    def run(job, playback, loop):
+    def replay(job, playback, loop, progress):
+        assert progress
         calls.append((job, playback, loop))
         return SUMMARY
 
-    monkeypatch.setattr(session, "run", run)
+    monkeypatch.setattr(job, "run_job", replay)
     monkeypatch.setattr("perception.replay.latency.table", lambda latency: "table")
     return calls
 
@@ -115,7 +122,7 @@ def test_the_names_that_users_of_ros_know(logs, taken):
 
 def test_several_logs_are_a_batch(logs, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(batch, "main", lambda jobs, out, **options: calls.append((jobs, out, options)) or 1)
+    monkeypatch.setattr(fleet, "main", lambda jobs, out, **options: calls.append((jobs, out, options)) or 1)
     sources = [str(logs["mcap"]), str(logs["nuscenes"])]
     code = main([*sources, "--checkpoint", "c", "--out", "o", "--jobs", "3", "--engine", "ray", "--again"])
     [(jobs, out, options)] = calls
@@ -227,7 +234,7 @@ def test_help(word, capsys):
     with pytest.raises(SystemExit) as end:
         main([*word, "--help"])
     out = capsys.readouterr().out
-    assert end.value.code == 0 and out.startswith(f"usage: {' '.join(['replay.py', *word])} ")
+    assert end.value.code == 0 and out.startswith(f"usage: {' '.join(['perception', *(word or ['replay'])])} ")
     assert max(map(len, out.splitlines())) <= 120
 
 
@@ -238,7 +245,7 @@ def test_help(word, capsys):
 def test_a_command_that_is_not_whole_shows_its_usage(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
-    assert end.value.code == 2 and capsys.readouterr().err.startswith("usage: replay.py")
+    assert end.value.code == 2 and capsys.readouterr().err.startswith("usage: perception ")
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_a_place_that_takes_no_file_is_known_at_once(tmp_path):
 
 def test_without_rerun_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(PerceptionError, match=r"pip install 'perception\[viz\]'"):
+    with pytest.raises(PerceptionError, match=r'pip install -e "\.\[viz\]"'):
         RerunSink(tmp_path / "r.rrd")
 
 

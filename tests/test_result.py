@@ -14,7 +14,8 @@ from perception.files import ResultsError
 from perception.geometry import SE3
 from perception.replay.result import LinesSink, ReplayResultError, ResultFile, read_result, read_summary
 from perception.replay.step import Step
-from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame, RadarCloud
+from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame, PointCloud, RadarCloud
+from perception.task import ObjectClass, Task
 
 
 def detections(n: int, seed: int = 0) -> Detections:
@@ -75,6 +76,33 @@ def test_a_line_is_what_the_format_says(tmp_path):
     }  # fmt: skip
 
 
+SHIPS = Task([ObjectClass("ship", attributes=["sailing"], color=[1, 2, 3]), ObjectClass("buoy")], ["sailing"])
+
+
+def test_other_classes_and_sensors_are_named_by_the_first_line(tmp_path):
+    boxes = Boxes3D([[1, 2, 3]] * 2, [[4, 2, 1.5]] * 2, [0, 0], np.zeros((2, 2)), [1, 0], [-1, 0])
+    with LinesSink(tmp_path / "result.jsonl", SHIPS, ("sonar",)) as sink:
+        frame = Frame("token", 7, others={"sonar": PointCloud(np.zeros((1, 3)))})
+        sink.add(Step(0, frame, Detections(boxes, [0.5, 0.25]), None, {}, {}))
+    header, line = map(json.loads, (tmp_path / "result.jsonl").read_text().splitlines())
+    assert header["sensors"] == ["sonar"]
+    assert [facts["name"] for facts in header["task"]["objects"]] == ["ship", "buoy"]
+    assert line["boxes"]["label"] == ["buoy", "ship"] and line["boxes"]["attribute"] == ["", "sailing"]
+    file = ResultFile(tmp_path)
+    (found,) = file
+    assert (file.task, file.sensors, found.sensors) == (SHIPS, ("sonar",), ("sonar",))
+    assert same(found.detections, Detections(boxes, [0.5, 0.25]))
+    (place,) = file.places().values()
+    assert place.line == 2 and same(file.read(place).detections, found.detections)
+
+
+def test_a_header_that_is_none_is_named(tmp_path):
+    for header in ({"task": {"objects": []}, "sensors": []}, {"task": {}}, {"task": 1, "sensors": []}):
+        (tmp_path / "result.jsonl").write_text(json.dumps(header, separators=(",", ":")) + "\n")
+        with pytest.raises(ReplayResultError, match=r"result\.jsonl: line 1: "):
+            ResultFile(tmp_path)
+
+
 def test_no_frame_at_all(tmp_path):
     assert list(read_result(write(tmp_path))) == []
     assert ResultFile(tmp_path).places() == {}
@@ -123,7 +151,7 @@ BROKEN = {
     "another class": (lambda line: line["boxes"]["label"].__setitem__(0, "tram"), "known class names .* 'tram'"),
     "another attribute": (lambda line: line["boxes"]["attribute"].__setitem__(0, "x"), "known attribute names .* 'x'"),
     "another sensor": (lambda line: line["sensors"].append("sonar"), "known sensors .* 'sonar'"),
-    "a score of 2": (lambda line: line["boxes"]["score"].__setitem__(0, 2), "scores in 0..1"),
+    "a score of 2": (lambda line: line["boxes"]["score"].__setitem__(0, 2), r"scores: 0\.\.1 was expected"),
     "a size of 0": (lambda line: line["boxes"]["size"].__setitem__(0, [0, 1, 1]), "positive metres"),
     "one label less": (lambda line: line["boxes"]["label"].pop(), r"boxes.label: shape \[2\]"),
     "one score less": (lambda line: line["boxes"]["score"].pop(), r"scores: shape \[2\]"),

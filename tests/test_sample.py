@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception.batch import collate
+from perception.batch import InputSpec, collate
 from perception.geometry import SE3, project
 from perception.sample import (
     Boxes3D,
@@ -14,10 +14,22 @@ from perception.sample import (
     Detections,
     Frame,
     LidarCloud,
+    PointCloud,
     RadarCloud,
     SampleError,
     fit_image,
+    sensor_set,
+    sensor_sets,
 )
+
+SENSORS = ("camera", "radar", "lidar")
+SPEC = InputSpec(SENSORS, {"camera": (45, 80)}, {"camera": "lidar"})
+
+
+class PolarimetricRadarCloud(PointCloud):
+    """A sensor of one's own: no age, and a velocity between other columns."""
+
+    fields = ("x", "y", "z", "power", "vx", "vy", "phase")
 
 
 def a_camera(height=90, width=160, **changes) -> CameraImage:
@@ -51,22 +63,47 @@ def test_boxes_are_selected_by_mask_slice_and_index():
     assert len(boxes[np.zeros(3, bool)]) == 0 and len(Boxes3D.empty()) == 0
 
 
+CLOUD_AND_IMAGES = [
+    Frame("t", 0, others={"x": PointCloud(np.zeros((0, 3)))}),
+    Frame("u", 0, others={"x": {"A": a_camera()}}),
+]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: some_boxes(size=np.ones((3, 2))), r"boxes\.size: shape \[3, 3\].*\[3, 2\]"),
         (lambda: some_boxes(size=np.zeros((3, 3))), r"boxes\.size: positive"),
         (lambda: some_boxes(yaw=np.array([0.0, np.nan, np.inf])), r"boxes\.yaw: 2 values"),
-        (lambda: some_boxes(label=np.array([0, 1, 10])), r"boxes\.label"),
+        (lambda: some_boxes(label=np.array([0, -1, 10])), r"boxes\.label: .* 0 or more.*found -1"),
         (lambda: some_boxes(attribute=np.zeros(2)), r"boxes\.attribute"),
-        (lambda: Detections(some_boxes(), np.zeros(2)), "scores"),
-        (lambda: LidarCloud(np.zeros((4, 4))), r"lidar points: shape \[N, 5\]"),
-        (lambda: RadarCloud(np.full((1, 7), np.inf)), "radar points: 7 values"),
+        (lambda: Detections(some_boxes(), np.zeros(2)), r"scores: shape \[3\] was expected, found \[2\]"),
+        (lambda: Detections(some_boxes(), np.array([0.3, 0.4, 0.2])), "scores: highest first.*0.3 before 0.4"),
+        (lambda: Detections(some_boxes(), np.array([1.5, 0.4, 0.2])), "scores: 0..1 was expected, found 0.2 to 1.5"),
+        (lambda: Detections(some_boxes(), np.array([0.5, 0.4, -0.2])), "scores: 0..1 was expected, found -0.2 to 0.5"),
+        (lambda: Detections(some_boxes(), np.array([0.5, np.nan, 0.2])), "scores: 1 values are NaN"),
+        (lambda: Detections(np.zeros((1, 7)), np.zeros(1)), r"detections\.boxes: Boxes3D was expected, found ndarray"),
+        (lambda: LidarCloud(np.zeros((4, 4))), r"LidarCloud points: shape \[N, 5\]"),
+        (lambda: RadarCloud(np.full((1, 7), np.inf)), "RadarCloud points: 7 values"),
+        (lambda: PolarimetricRadarCloud(np.zeros((4, 5))), r"PolarimetricRadarCloud points: shape \[N, 7\]"),
+        (lambda: type("Bad", (PointCloud,), {"fields": ("t", "x", "y")})(np.zeros((0, 3))), r"Bad\.fields: x, y, z"),
         (lambda: a_camera(image=np.zeros((4, 4, 3))), "image: uint8.*float64"),
         (lambda: a_camera(image=np.zeros((4, 4), np.uint8)), "image: shape"),
         (lambda: a_camera(intrinsics=np.eye(4)), "intrinsics"),
-        (lambda: Frame("t", 0).only(["sonar"]), "sonar"),
-        (lambda: collate([], (64, 64)), "at least one frame"),
+        (lambda: a_camera(ego_SE3_camera=np.eye(4)), r"camera\.ego_SE3_camera: SE3 was expected, found ndarray"),
+        (lambda: Frame("t", 0, np.eye(4)), r"frame\.world_SE3_ego: SE3 was expected, found ndarray"),
+        (lambda: Frame("t", 0, lidar=np.zeros((4, 5))), r"frame\.lidar: LidarCloud was expected, found ndarray"),
+        (lambda: Frame("t", 0, radar=LidarCloud(np.zeros((0, 5)))), r"frame\.radar: RadarCloud.*found LidarCloud"),
+        (lambda: Frame("t", 0, boxes=np.zeros((2, 7))), r"frame\.boxes: Boxes3D was expected, found ndarray"),
+        (lambda: Frame("t", 0, cameras={"A": np.zeros((4, 4, 3))}), r"frame\.cameras\['A'\]: CameraImage"),
+        (lambda: Frame("t", 0, others={"sonar": np.zeros((4, 3))}), r"frame\.others\['sonar'\]: PointCloud"),
+        (lambda: Frame("t", 0, others={"thermal": {"A": 3}}), r"frame\.thermal\['A'\]: CameraImage"),
+        (lambda: Frame("t", 0, others={"lidar": LidarCloud(np.zeros((0, 5)))}), "'lidar' has a field of its own"),
+        (lambda: collate([], SPEC), "at least one frame"),
+        (lambda: collate([Frame("t", 0, others={"sonar": {"A": a_camera()}})], InputSpec(("sonar",))), "found images"),
+        (lambda: collate(CLOUD_AND_IMAGES, InputSpec(("x",), {"x": (8, 8)})), "x: a point cloud was expected"),
+        (lambda: sensor_set([], SENSORS), "some of camera, radar, lidar were expected, found none"),
+        (lambda: sensor_set(["lidar", "sonar"], SENSORS), "found lidar, sonar"),
     ],
 )
 def test_what_is_wrong_is_named(make, message):
@@ -77,7 +114,93 @@ def test_what_is_wrong_is_named(make, message):
 def test_missing_and_empty_are_not_the_same():
     frame = Frame("t", 0, cameras={}, radar=RadarCloud(np.zeros((0, 7))))
     assert frame.cameras is None and frame.sensors == ("radar",)
-    assert frame.only(["lidar"]).sensors == ()
+    assert frame.only(["lidar"]).sensors == () and frame.only(["sonar"]).sensors == ()
+
+
+def full_frame() -> Frame:
+    """All of the three, a 4D radar, two thermal cameras, and an other sensor whose cameras are all dead."""
+    return Frame(
+        "t",
+        5,
+        SE3.from_yaw(0.5, [1.0, 2.0, 3.0]),
+        {"FRONT": a_camera()},
+        RadarCloud(np.ones((2, 7))),
+        LidarCloud(np.ones((3, 5))),
+        some_boxes(),
+        "scene",
+        {"radar4d": PolarimetricRadarCloud(np.ones((4, 7))), "thermal": {"L": a_camera(), "R": a_camera()}, "nir": {}},
+    )
+
+
+def test_data_by_name_are_all_that_the_sensors_delivered():
+    frame = full_frame()
+    assert frame.sensors == tuple(frame.data) == ("camera", "radar", "lidar", "radar4d", "thermal")
+    assert frame.data["camera"] is frame.cameras and frame.data["lidar"] is frame.lidar
+    assert frame.data["radar4d"] is frame.others["radar4d"] and set(frame.data["thermal"]) == {"L", "R"}
+    assert Frame("t", 0).data == {}
+
+
+def test_a_frame_with_other_data_has_that_and_nothing_else():
+    frame = full_frame()
+    cloud = RadarCloud(np.zeros((0, 7)))
+    after = frame.with_data({"thermal": frame.data["thermal"], "radar": cloud})
+    assert after.sensors == ("radar", "thermal")
+    assert after.radar is cloud and after.lidar is None and after.cameras is None and set(after.others) == {"thermal"}
+    assert (after.token, after.timestamp_ns, after.scene) == ("t", 5, "scene") and after.boxes is frame.boxes
+    assert after.world_SE3_ego is frame.world_SE3_ego
+    assert frame.with_data({}).sensors == ()
+    again = frame.with_data(frame.data)
+    assert again.sensors == frame.sensors and all(again.data[name] is data for name, data in frame.data.items())
+    with pytest.raises(SampleError, match=r"frame\.lidar: LidarCloud"):
+        frame.with_data({"lidar": cloud})
+
+
+def test_only_some_sensors_the_others_among_them():
+    frame = full_frame()
+    assert frame.only(["thermal", "camera", "sonar"]).sensors == ("camera", "thermal")
+    assert frame.only(["radar4d"]).others["radar4d"] is frame.others["radar4d"]
+    assert frame.only(name for name in ["lidar"]).sensors == ("lidar",)
+
+
+def test_columns_are_found_by_their_names():
+    assert LidarCloud(np.zeros((0, 5))).column("age_s") == 4 and LidarCloud(np.zeros((0, 5))).velocity is None
+    assert RadarCloud(np.zeros((0, 7))).velocity == slice(4, 6) and RadarCloud(np.zeros((0, 7))).column("age_s") == 6
+    own = PolarimetricRadarCloud(np.zeros((0, 7)))
+    assert own.column("power") == 3 and own.velocity == slice(4, 6) and own.column("age_s") is None
+    assert PointCloud(np.zeros((2, 3))).points.dtype == np.float32
+
+
+def test_boxes_are_measured_by_lidar_or_radar_or_were_never_counted():
+    boxes = some_boxes(6, num_lidar_points=[0, 3, 0, -1, -1, 0], num_radar_points=[0, 0, 2, 0, -1, -1])
+    assert boxes.measured.tolist() == [False, True, True, True, True, True]
+    assert some_boxes().measured.all() and Boxes3D.empty().measured.tolist() == []
+
+
+def test_detections_have_a_length_and_are_selected_by_mask_and_slice():
+    detections = Detections(some_boxes(), np.array([0.9, 0.5, 0.5]))
+    assert len(detections) == 3 and len(Detections(Boxes3D.empty(), np.zeros(0))) == 0
+    kept = detections[detections.boxes.label != 1]
+    assert kept.scores.tolist() == [0.9, 0.5] and kept.boxes.label.tolist() == [0, 2]
+    assert detections[1:].boxes.label.tolist() == [1, 2] and detections[[0, 2]].scores.tolist() == [0.9, 0.5]
+    assert len(detections[np.zeros(3, bool)]) == 0
+    with pytest.raises(SampleError, match="highest first"):
+        detections[[1, 0]]
+
+
+def test_boxes_in_any_order_become_detections_of_which_equal_ones_keep_theirs():
+    detections = Detections.sorted(some_boxes(5), [0.2, 0.7, 0.2, 1.0, 0.7])
+    assert detections.scores.tolist() == [1.0, 0.7, 0.7, 0.2, 0.2]
+    assert detections.boxes.label.tolist() == [3, 1, 4, 0, 2]
+    assert detections.boxes.center[0].tolist() == [9, 10, 11]
+
+
+def test_a_set_of_sensors_has_one_name_in_the_order_of_the_detector():
+    assert sensor_set(["lidar", "camera"], SENSORS) == "camera+lidar" == sensor_set(("camera", "lidar"), SENSORS)
+    assert sensor_set(["camera", "thermal"], ("thermal", "camera")) == "thermal+camera"
+    assert sensor_sets(("a", "b", "c")) == [
+        ("a", "b", "c"), ("a", "b"), ("a", "c"), ("b", "c"), ("a",), ("b",), ("c",)
+    ]  # fmt: skip
+    assert len(sensor_sets("abcd")) == 15 and sensor_sets(("a",)) == [("a",)]
 
 
 @pytest.mark.parametrize("size", [(45, 80), (128, 352), (64, 64), (30, 160), (200, 160)])
@@ -112,19 +235,47 @@ def test_collate_frames_with_different_sensors_and_cameras():
         Frame("b", 0, cameras={"FRONT": a_camera()}, radar=radar, lidar=LidarCloud(np.zeros((0, 5)))),
         Frame("c", 0, lidar=lidar),
     ]
-    batch = collate(frames, (45, 80))
-    assert len(batch) == 3 and batch.tokens == ["a", "b", "c"] and batch.boxes is None
+    batch = collate(frames, SPEC)
+    images, lidar, radar = (batch.inputs[name] for name in ("camera", "lidar", "radar"))
+    assert batch.sensors == SENSORS and len(batch) == 3 and batch.tokens == ["a", "b", "c"] and batch.boxes is None
     assert batch.sensor_valid.tolist() == [[True, False, True], [True, True, True], [False, False, True]]
-    assert batch.images.shape == (3, 2, 3, 45, 80) and batch.images.dtype == torch.uint8
-    assert batch.camera_valid.tolist() == [[True, True], [False, True], [False, False]]  # BACK, FRONT
-    assert (batch.images[1, 1] == 7).all() and (batch.images[2] == 0).all()
-    assert batch.lidar.batch_index.tolist() == [0] * 4 + [2] * 4
-    assert batch.radar.batch_index.tolist() == [1, 1] and batch.radar.points.shape == (2, 7)
-    assert torch.linalg.det(batch.intrinsics).abs().min() > 0  # missing cameras too can be inverted
+    assert images.images.shape == (3, 2, 3, 45, 80) and images.images.dtype == torch.uint8
+    assert images.valid.tolist() == [[True, True], [False, True], [False, False]]  # BACK, FRONT
+    assert (images.images[1, 1] == 7).all() and (images.images[2] == 0).all()
+    assert lidar.batch_index.tolist() == [0] * 4 + [2] * 4
+    assert radar.batch_index.tolist() == [1, 1] and radar.points.shape == (2, 7)
+    assert lidar.batch_size == radar.batch_size == 3
+    assert torch.linalg.det(images.intrinsics).abs().min() > 0  # missing cameras too can be inverted
 
 
 def test_collate_without_a_sensor_anywhere():
-    batch = collate([Frame("a", 0, boxes=some_boxes()), Frame("b", 0, boxes=Boxes3D.empty())], (45, 80))
-    assert batch.images is None and batch.radar is None and batch.lidar is None
+    batch = collate([Frame("a", 0, boxes=some_boxes()), Frame("b", 0, boxes=Boxes3D.empty())], SPEC)
+    assert batch.inputs == {}
     assert not batch.sensor_valid.any() and [len(boxes) for boxes in batch.boxes] == [3, 0]
     assert batch.to("cpu").tokens == ["a", "b"]
+
+
+def test_collate_takes_the_sensors_that_are_wanted_each_in_its_own_size():
+    spec = InputSpec(("thermal", "radar4d"), {"thermal": (32, 48)}, {"thermal": "lidar"})
+    batch = collate([full_frame(), Frame("u", 0, radar=RadarCloud(np.ones((1, 7))))], spec)
+    assert batch.sensors == ("thermal", "radar4d") and batch.sensor_valid.tolist() == [[True, True], [False, False]]
+    assert set(batch.inputs) == {"thermal", "radar4d", "lidar"}  # which supervises depth, though nobody encodes it
+    assert batch.inputs["thermal"].images.shape == (2, 2, 3, 32, 48)
+    assert batch.inputs["radar4d"].points.shape == (4, 7) and batch.inputs["radar4d"].batch_size == 2
+    assert batch.boxes is None  # of one of the two
+
+
+def test_images_of_all_sensors_are_covered_by_the_largest_sides():
+    assert InputSpec(("a", "b", "c"), {"a": (64, 48), "b": (32, 96)}).covering == (64, 96)
+    assert InputSpec(("a",)).covering is None
+
+
+def test_every_tensor_of_a_batch_moves_with_it():
+    batch = collate([full_frame()], SPEC)
+    batch.displacement = torch.zeros(1, 3, 3)
+    moved = batch.to("meta")
+    tensors = [moved.sensor_valid, moved.displacement, moved.inputs["lidar"].points, moved.inputs["radar"].batch_index]
+    tensors += list(vars(moved.inputs["camera"]).values())
+    assert len(tensors) == 8 and all(tensor.is_meta for tensor in tensors)
+    assert moved.sensors == SENSORS and moved.inputs["lidar"].batch_size == 1 and moved.boxes is batch.boxes
+    assert not batch.inputs["lidar"].points.is_meta

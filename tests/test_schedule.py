@@ -5,35 +5,41 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_train import Frames, make_config, make_frame
+from test_train import INPUTS, SENSORS, Frames, make_config, make_frame
 
-from perception.config import Config
+from perception.config import AugmentConfig
 from perception.errors import PerceptionError
 from perception.sample import Boxes3D
-from perception.train.batches import Draw, Schedule, TrainingData, sensors_kept, training_image_size, without_unseen
-
-ALL = ("camera", "radar", "lidar")
+from perception.train.batches import Draw, Schedule, TrainingData, sensors_kept, training_image_size
 
 
 def draws(samples=12, rank=0, processes=1, epoch=0, start=0, **train) -> list[Draw]:
-    schedule = Schedule(samples, make_config(**train).train, rank, processes)
+    schedule = Schedule(samples, SENSORS, make_config(**train).train, rank, processes)
     schedule.epoch, schedule.start = epoch, start
     return list(schedule)
 
 
-def make_batch(frames, sensors=ALL, epoch=0, indices=None, **augment):
+def make_batch(frames, sensors=SENSORS, epoch=0, indices=None, **augment):
     config = make_config()
     for name, value in augment.items():
         setattr(config.augment, name, value)
-    return TrainingData(frames, config)[Draw(epoch, tuple(indices or range(len(frames))), sensors)]
+    return TrainingData(frames, config, INPUTS)[Draw(epoch, tuple(indices or range(len(frames))), sensors)]
+
+
+def points(batch) -> torch.Tensor:
+    return batch.inputs["lidar"].points
+
+
+def images(batch) -> torch.Tensor:
+    return batch.inputs["camera"].images
 
 
 def test_without_dropout_every_batch_has_all_sensors_and_with_certainty_none_has():
-    assert {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=0.0)} == {ALL}
+    assert {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=0.0)} == {SENSORS}
     fewer = {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=1.0)}
-    assert fewer == {(a,) for a in ALL} | {("camera", "radar"), ("camera", "lidar"), ("radar", "lidar")}
+    assert fewer == {(a,) for a in SENSORS} | {("camera", "radar"), ("camera", "lidar"), ("radar", "lidar")}
     single = {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=1.0, dropout_to="single")}
-    assert single == {(a,) for a in ALL}
+    assert single == {(a,) for a in SENSORS}
 
 
 def test_sensors_depend_on_seed_epoch_and_place_and_on_nothing_else():
@@ -55,20 +61,20 @@ def test_processes_share_an_epoch():
     first, second = (draws(11, rank, 2, batch_size=2) for rank in (0, 1))
     assert [draw.indices for draw in first] == [tuple(whole[0:2]), tuple(whole[4:6])]
     assert [draw.indices for draw in second] == [tuple(whole[2:4]), tuple(whole[6:8])]
-    assert len(Schedule(11, make_config(batch_size=2).train, 0, 2)) == 2
-    late = Schedule(11, make_config(batch_size=2).train, 0, 2)
+    assert len(Schedule(11, SENSORS, make_config(batch_size=2).train, 0, 2)) == 2
+    late = Schedule(11, SENSORS, make_config(batch_size=2).train, 0, 2)
     late.start = 1
     assert len(late) == 1
     with pytest.raises(PerceptionError, match="3 frames do not fill one batch of 2 in each of 2 process"):
-        Schedule(3, make_config(batch_size=2).train, 0, 2)
-    assert len(Schedule(4, make_config(batch_size=2).train, 0, 2)) == 1
+        Schedule(3, SENSORS, make_config(batch_size=2).train, 0, 2)
+    assert len(Schedule(4, SENSORS, make_config(batch_size=2).train, 0, 2)) == 1
 
 
 @pytest.mark.parametrize(
     ("present", "wanted", "kept"),
     [
-        (ALL, ("radar",), ("radar",)), (("camera", "lidar"), ("lidar", "radar"), ("lidar",)),
-        (("camera", "lidar"), ("radar",), ("camera", "lidar")), ((), ALL, ()),
+        (SENSORS, ("radar",), ("radar",)), (("camera", "lidar"), ("lidar", "radar"), ("lidar",)),
+        (("camera", "lidar"), ("radar",), ("camera", "lidar")), ((), SENSORS, ()),
     ],
 )  # fmt: skip
 def test_the_wanted_sensors_that_are_present_or_all_of_them(present, wanted, kept):
@@ -84,28 +90,25 @@ def test_boxes_are_trained_on_only_where_a_sensor_saw_them(lidar, radar, kept):
     frame = make_frame(0)
     counts = {"num_lidar_points": [lidar, 5], "num_radar_points": [radar, 5]}
     boxes = replace(frame.boxes, yaw=np.array([0.0, 1.0]), **counts)
-    assert without_unseen(boxes).yaw.tolist() == ([0.0, 1.0] if kept else [1.0])
+    assert boxes[boxes.measured].yaw.tolist() == ([0.0, 1.0] if kept else [1.0])
     assert len(make_batch([replace(frame, boxes=boxes)]).boxes[0]) == 1 + kept
 
 
 def test_images_are_read_as_large_as_the_widest_zoom_wants():
-    config = Config()
-    config.camera.image_size, config.augment.image_scale = [128, 352], 0.1
-    assert training_image_size(config) == (141, 388)  # 140.8 and 387.2
-    config.augment.image_scale = 0.0
-    assert training_image_size(config) == (128, 352)
+    assert training_image_size((128, 352), AugmentConfig(image_scale=0.1)) == (141, 388)  # 140.8 and 387.2
+    assert training_image_size((128, 352), AugmentConfig(image_scale=0.0)) == (128, 352)
 
 
 def test_augmentation_depends_on_epoch_and_frame_and_not_on_the_batch():
     frames = [make_frame(0), make_frame(1)]
     both, again = make_batch(frames), make_batch(frames)
-    assert torch.equal(both.lidar.points, again.lidar.points) and torch.equal(both.images, again.images)
+    assert torch.equal(points(both), points(again)) and torch.equal(images(both), images(again))
     alone = make_batch(frames, indices=[1])
-    assert torch.equal(both.lidar.points[9:], alone.lidar.points) and torch.equal(both.images[1:], alone.images)
+    assert torch.equal(points(both)[9:], points(alone)) and torch.equal(images(both)[1:], images(alone))
     later = make_batch(frames, epoch=1)
-    assert not torch.allclose(both.lidar.points, later.lidar.points)
+    assert not torch.allclose(points(both), points(later))
     still = {"flip": False, "rotate_deg": 0.0, "scale": 0.0, "translate_m": 0.0}
-    np.testing.assert_allclose(make_batch(frames, **still).lidar.points[:9], frames[0].lidar.points, rtol=1e-6)
+    np.testing.assert_allclose(points(make_batch(frames, **still))[:9], frames[0].lidar.points, rtol=1e-6)
 
 
 def test_frames_that_cannot_be_read_or_hold_nothing_are_left_out():
@@ -116,20 +119,20 @@ def test_frames_that_cannot_be_read_or_hold_nothing_are_left_out():
 
 def test_lidar_supervises_depth_only_where_there_are_images():
     camera, radar = make_batch([make_frame(0)], ("camera",)), make_batch([make_frame(0)], ("radar",))
-    assert camera.sensor_valid.tolist() == [[True, False, False]] and len(camera.lidar.points) == 9
-    assert radar.sensor_valid.tolist() == [[False, True, False]] and radar.lidar is None and radar.images is None
+    assert camera.sensor_valid.tolist() == [[True, False, False]] and len(points(camera)) == 9
+    assert radar.sensor_valid.tolist() == [[False, True, False]] and set(radar.inputs) == {"radar"}
     both = make_batch([make_frame(0)], ("camera", "lidar"))
-    assert both.sensor_valid.tolist() == [[True, False, True]] and len(both.lidar.points) == 9
+    assert both.sensor_valid.tolist() == [[True, False, True]] and len(points(both)) == 9
     no_lidar = make_batch([make_frame(0).only(["camera", "radar"])], ("camera",))
-    assert no_lidar.sensor_valid.tolist() == [[True, False, False]] and no_lidar.lidar is None
+    assert no_lidar.sensor_valid.tolist() == [[True, False, False]] and "lidar" not in no_lidar.inputs
 
 
-def test_faults_are_drawn_only_where_asked_for_and_before_is_the_frame_before():
+def test_corruptions_are_drawn_only_where_asked_for_and_before_is_the_frame_before():
     frames = [make_frame(0), make_frame(1)]
-    assert (make_batch(frames, fault_rate=0.0).displacement.abs() < 1e-6).all()
-    faulty = [make_batch(frames, indices=[1], epoch=epoch, fault_rate=1.0).displacement for epoch in range(12)]
-    assert any((displacement[0, 2].abs() > 1e-3).any() for displacement in faulty)
-    data = TrainingData(Frames(3), make_config())
+    assert (make_batch(frames, corruption_rate=0.0).displacement.abs() < 1e-6).all()
+    corrupted = [make_batch(frames, indices=[1], epoch=epoch, corruption_rate=1.0).displacement for epoch in range(12)]
+    assert any((displacement[0, 2].abs() > 1e-3).any() for displacement in corrupted)
+    data = TrainingData(Frames(3), make_config(), INPUTS)
     assert data._previous(0, make_frame(0)) is None
     assert data._previous(2, make_frame(2)).token == "token-1"
     assert data._previous(2, replace(make_frame(2), scene="other")) is None
@@ -139,9 +142,9 @@ def test_a_cache_is_used_where_asked_for():
     for cache, reads in ((False, [0, 0]), (True, [0])):
         seen, config = [], make_config()
         config.data.cache = cache
-        data = TrainingData(Frames(1, on_read=seen.append), config)
+        data = TrainingData(Frames(1, on_read=seen.append), config, INPUTS)
         for epoch in range(2):
-            assert data[Draw(epoch, (0,), ALL)] is not None
+            assert data[Draw(epoch, (0,), SENSORS)] is not None
         assert seen == reads
 
 
@@ -149,7 +152,7 @@ def test_an_error_is_handed_over():
     def fail(index):
         raise PerceptionError(f"frame {index} is torn")
 
-    result = TrainingData(Frames(1, on_read=fail), make_config())[Draw(0, (0,), ALL)]
+    result = TrainingData(Frames(1, on_read=fail), make_config(), INPUTS)[Draw(0, (0,), SENSORS)]
     assert isinstance(result, PerceptionError) and str(result) == "frame 0 is torn"
 
 

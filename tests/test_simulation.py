@@ -16,7 +16,7 @@ pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
 from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
-from perception.eval.submission import ResultsWriter, to_submission
+from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
 from perception.sample import CLASSES, SENSORS, Detections
 from perception.sim import Settings, SimulationError, simulate
@@ -239,7 +239,8 @@ def test_the_devkit_scores_perfect_boxes(devkit, drives, tmp_path):
     with ResultsWriter(tmp_path / "results.json", SENSORS) as results:
         for frame in (frames[i] for i in range(len(frames))):
             boxes = frame.boxes[frame.boxes.num_lidar_points + frame.boxes.num_radar_points > 0]
-            results.add(frame.token, to_submission(frame, Detections(boxes, np.linspace(0.9, 0.1, len(boxes)))))
+            found = Detections(boxes, np.linspace(0.9, 0.1, len(boxes)))
+            results.add(frame.token, to_submission(to_world(frame, found)))
     config = config_factory("detection_cvpr_2019")
     scoring = DetectionEval(devkit, config, str(tmp_path / "results.json"), "all", str(tmp_path / "out"), verbose=False)
     metrics, _ = scoring.evaluate()
@@ -481,7 +482,7 @@ def test_the_comparison_with_a_recording(drives, real_scene):
         ("sample_annotation", "{", "JSON"),
         ("category", None, "cannot be read"),
         ("sensor", "{}", "list of rows"),
-        ("sample", '[{"token": "a"}]', "missing timestamp"),
+        ("sample", '[{"token": "a"}]', "missing scene_token, timestamp"),
         ("instance", "[]", "no table holds"),
     ],
 )

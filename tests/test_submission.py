@@ -7,7 +7,7 @@ import pytest
 
 from perception.data.nuscenes_files import DataError
 from perception.eval.submission_reader import joined, read_submission
-from perception.sample import ATTRIBUTES, CLASSES
+from perception.task import ATTRIBUTES, CLASSES
 
 BOX = {
     "sample_token": "a",

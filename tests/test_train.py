@@ -16,27 +16,22 @@ import torch
 from frames import make_frame as drive_frame
 from torch import nn
 
-from perception.batch import Batch
+from perception.batch import Batch, InputSpec
 from perception.config import AugmentConfig, Config, load_config, save_config
 from perception.errors import PerceptionError
 from perception.geometry import SE3
-from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, SampleError, fit_image
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, RadarCloud, SampleError, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import draw_world
-from perception.train.batches import (
-    PROPER_SUBSETS,
-    Draw,
-    FrameCache,
-    Schedule,
-    TrainingData,
-    without_unseen,
-)
+from perception.train.batches import Draw, FrameCache, Schedule, TrainingData, proper_subsets
 from perception.train.checkpoint import read_checkpoint
 from perception.train.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
 from perception.train.trainer import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
 
 ROOT = Path(__file__).parent.parent
 IMAGE_SIZE = (8, 16)
+SENSORS = ("camera", "radar", "lidar")
+INPUTS = InputSpec(SENSORS, {"camera": IMAGE_SIZE}, {"camera": "lidar"})
 
 
 def make_frame(index: int) -> Frame:
@@ -58,6 +53,7 @@ class Frames:
 
     def __init__(self, count: int, unreadable=(), on_read=None):
         self.count, self.unreadable, self.on_read = count, unreadable, on_read
+        self.tokens = [f"token-{index}" for index in range(count)]
 
     def __len__(self):
         return self.count
@@ -73,26 +69,33 @@ class StubCamera(nn.Module):
         super().__init__()
         self.backbone = nn.Linear(3, 4)
 
+    @property
+    def pretrained(self) -> nn.Module:
+        return self.backbone
+
 
 class StubModel(nn.Module):
     """Means of each valid sensor through a layer of its own, and dropout to have some randomness of the network."""
 
+    inputs = INPUTS
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(1)
-        self.camera = StubCamera()
-        self.radar, self.lidar, self.norm = nn.Linear(7, 4), nn.Linear(5, 4), nn.BatchNorm1d(4)
+        self.encoders = nn.ModuleDict({"camera": StubCamera(), "radar": nn.Linear(7, 4), "lidar": nn.Linear(5, 4)})
+        self.norm = nn.BatchNorm1d(4)
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         camera, radar, lidar = batch.sensor_valid.any(dim=0).tolist()
         features = torch.zeros(4)
         if camera:
-            features = features + self.camera.backbone(batch.images.float().mean(dim=(0, 1, 3, 4)) / 255)
+            mean = batch.inputs["camera"].images.float().mean(dim=(0, 1, 3, 4)) / 255
+            features = features + self.encoders["camera"].backbone(mean)
         if radar:
-            features = features + self.radar(batch.radar.points.mean(dim=0))
+            features = features + self.encoders["radar"](batch.inputs["radar"].points.mean(dim=0))
         if lidar:
-            features = features + self.lidar(batch.lidar.points.mean(dim=0))
+            features = features + self.encoders["lidar"](batch.inputs["lidar"].points.mean(dim=0))
         return self.dropout(self.norm(features.expand(2, 4)) + features)
 
     def save(self, folder, state):
@@ -110,7 +113,6 @@ class StubLoss(nn.Module):
 
 def make_config(**train) -> Config:
     config = Config()
-    config.camera.image_size = list(IMAGE_SIZE)
     config.data.workers = 0
     for key, value in {"epochs": 2, "batch_size": 2, "amp": False, **train}.items():
         setattr(config.train, key, value)
@@ -251,13 +253,14 @@ def test_moving_average_by_hand():
 
 def test_parameter_groups():
     model, config = StubModel(), Config().train
-    model.radar.weight.requires_grad_(False)
+    camera, radar, lidar = model.encoders.values()
+    radar.weight.requires_grad_(False)
     groups = {(group["peak_lr"], group["weight_decay"]): group["params"] for group in parameter_groups(model, config)}
     backbone, rest = config.backbone_learning_rate, config.learning_rate
-    assert groups[backbone, config.weight_decay] == [model.camera.backbone.weight]
-    assert groups[backbone, 0.0] == [model.camera.backbone.bias]
-    assert groups[rest, config.weight_decay] == [model.lidar.weight]
-    assert groups[rest, 0.0] == [model.radar.bias, model.lidar.bias, model.norm.weight, model.norm.bias]
+    assert groups[backbone, config.weight_decay] == [camera.backbone.weight]
+    assert groups[backbone, 0.0] == [camera.backbone.bias]
+    assert groups[rest, config.weight_decay] == [lidar.weight]
+    assert groups[rest, 0.0] == [radar.bias, lidar.bias, model.norm.weight, model.norm.bias]
 
 
 def test_learning_rate_rises_to_one_and_falls_to_nothing():
@@ -277,7 +280,7 @@ def test_each_epoch_visits_every_frame_once_in_an_order_of_its_own():
     config = make_config().train
     orders = []
     for epoch in (0, 1, 0):
-        ranks = [Schedule(12, config, rank, 2) for rank in (0, 1)]
+        ranks = [Schedule(12, SENSORS, config, rank, 2) for rank in (0, 1)]
         for schedule in ranks:
             schedule.epoch = epoch
         seen = [index for schedule in ranks for draw in schedule for index in draw.indices]
@@ -285,34 +288,44 @@ def test_each_epoch_visits_every_frame_once_in_an_order_of_its_own():
         orders.append(seen)
     assert orders[0] == orders[2] != orders[1]
     with pytest.raises(SampleError, match="3 frames do not fill one batch of 2 in each of 2"):
-        Schedule(3, config, 0, 2)
+        Schedule(3, SENSORS, config, 0, 2)
 
 
 def test_all_seven_subsets_are_drawn_as_often_as_they_should():
-    schedule = Schedule(20000, make_config(batch_size=1, sensor_dropout=0.6).train)
+    subsets = proper_subsets(SENSORS)
+    schedule = Schedule(20000, SENSORS, make_config(batch_size=1, sensor_dropout=0.6).train)
     drawn = [draw.sensors for draw in schedule]
-    assert len(PROPER_SUBSETS) == 6 and set(drawn) == {*PROPER_SUBSETS, SENSORS}
+    assert len(subsets) == 6 and set(drawn) == {*subsets, SENSORS}
     assert drawn.count(SENSORS) / len(drawn) == pytest.approx(0.4, abs=0.015)  # four standard deviations
-    for subset in PROPER_SUBSETS:
+    for subset in subsets:
         assert drawn.count(subset) / len(drawn) == pytest.approx(0.1, abs=0.01)
 
 
 def test_or_single_sensors_only():
     config = make_config(batch_size=1, sensor_dropout=0.6, dropout_to="single").train
-    drawn = [draw.sensors for draw in Schedule(5000, config)]
+    drawn = [draw.sensors for draw in Schedule(5000, SENSORS, config)]
     assert set(drawn) == {("camera",), ("radar",), ("lidar",), SENSORS}
     for sensors, share in ((("camera",), 0.2), (("radar",), 0.2), (("lidar",), 0.2), (SENSORS, 0.4)):
         assert drawn.count(sensors) / len(drawn) == pytest.approx(share, abs=0.03)  # four standard deviations
 
 
+def test_subsets_of_any_sensors():
+    """All of a sensor alone, which it always is; half of the time one of the fourteen of four."""
+    config = make_config(batch_size=1, sensor_dropout=1.0).train
+    assert {draw.sensors for draw in Schedule(50, ("sonar",), config)} == {("sonar",)}
+    assert {draw.sensors for draw in Schedule(50, ("a", "b"), config)} == {("a",), ("b",)}
+    assert {draw.sensors for draw in Schedule(500, tuple("abcd"), config)} == set(proper_subsets("abcd"))
+    assert len(proper_subsets("abcd")) == 14 and proper_subsets("a") == []
+
+
 def test_a_cache_reads_each_frame_once():
     reads = []
-    cache = FrameCache(Frames(3, unreadable={1}, on_read=reads.append), IMAGE_SIZE)
+    cache = FrameCache(Frames(3, unreadable={1}, on_read=reads.append), INPUTS.image_size)
     first, second = ([cache[index] for index in range(3)] for _ in range(2))
     assert reads == [0, 1, 2] and len(cache) == 3
     assert first[1] is None and all(a is b for a, b in zip(first, second))
     np.testing.assert_array_equal(first[0].lidar.points, make_frame(0).lidar.points)
-    assert FrameCache([drive_frame(0).only(["radar"])], IMAGE_SIZE)[0].cameras is None
+    assert FrameCache([drive_frame(0).only(["radar"])], INPUTS.image_size)[0].cameras is None
 
 
 @pytest.mark.parametrize("size", [(90, 160), (60, 200), (8, 16), (4, 10)])
@@ -320,13 +333,23 @@ def test_a_cached_image_is_smaller_and_its_camera_still_fits(size):
     rows, columns = np.indices(size)
     image = np.stack([columns, rows, 0 * rows], axis=2).astype(np.uint8)  # every pixel says where it was
     camera = replace(make_frame(0).cameras["CAM_FRONT"], image=image)
-    cached = FrameCache([Frame("f", 0, cameras={"CAM": camera})], IMAGE_SIZE)[0].cameras["CAM"]
+    cached = FrameCache([Frame("f", 0, cameras={"CAM": camera})], INPUTS.image_size)[0].cameras["CAM"]
     height, width = cached.image.shape[:2]
     assert height <= size[0] and width <= size[1]
     assert size == (4, 10) or min(height / IMAGE_SIZE[0], width / IMAGE_SIZE[1]) >= 1
     assert (height, width) == size or min(height / IMAGE_SIZE[0], width / IMAGE_SIZE[1]) < 1.3
     old = camera.intrinsics @ np.linalg.inv(cached.intrinsics) @ [width // 2, height // 2, 1]
     np.testing.assert_allclose(cached.image[height // 2, width // 2, :2], old[:2], atol=1)
+
+
+def test_a_cache_makes_images_of_a_sensor_small_that_want_to_be():
+    camera = make_frame(0).cameras["CAM_FRONT"]
+    camera = replace(camera, image=np.zeros((90, 160, 3), np.uint8))
+    frame = Frame("f", 0, cameras={"CAM": camera}, others={"thermal": {"LEFT": camera}, "rear": {"REAR": camera}})
+    cached = FrameCache([frame], {"camera": (9, 16), "thermal": (45, 80)})[0]
+    assert cached.cameras["CAM"].image.shape == (9, 16, 3)
+    assert cached.others["thermal"]["LEFT"].image.shape == (45, 80, 3)
+    assert cached.others["rear"]["REAR"] is camera  # which nobody takes
 
 
 BEFORE, NOW = drive_frame(0), drive_frame(1)
@@ -336,8 +359,8 @@ STILL = {"flip": False, "rotate_deg": 0.0, "scale": 0.0, "translate_m": 0.0}
 def faulty_batches(count: int, **augment):
     """NOW, which comes after BEFORE, in as many epochs, with a fault in every sensor: the world and the batch."""
     config = make_config()
-    config.augment = AugmentConfig(image_scale=0.0, image_color=0.0, fault_rate=1.0, **augment)
-    data = TrainingData([BEFORE, NOW], config)
+    config.augment = AugmentConfig(image_scale=0.0, image_color=0.0, corruption_rate=1.0, **augment)
+    data = TrainingData([BEFORE, NOW], config, INPUTS)
     for epoch in range(count):
         world = draw_world(config.augment, keyed_rng(config.train.seed, epoch, NOW.token))
         yield world, data[Draw(epoch, (1,), SENSORS)]
@@ -353,7 +376,7 @@ def test_a_stale_cloud_is_displaced_by_the_vehicles_motion_and_one_that_is_in_pl
     moved = BEFORE.world_SE3_ego.inverse() @ NOW.world_SE3_ego
     stale = in_place = 0
     for _, batch in faulty_batches(40, **STILL):
-        displacement, points = batch.displacement[0, SENSORS.index(name)], getattr(batch, name).points
+        displacement, points = batch.displacement[0, SENSORS.index(name)], batch.inputs[name].points
         if same(points, getattr(BEFORE, name)):
             np.testing.assert_allclose(displacement, [moved.yaw, *moved.translation[:2]], atol=1e-6)
             stale += 1
@@ -370,14 +393,15 @@ def test_cameras_that_are_stale_or_turned_have_no_displacement_to_name():
     poses = [NOW.cameras[name].ego_SE3_camera.matrix for name in sorted(NOW.cameras)]
     seen = {"stale": 0, "turned": 0, "absent": 0}
     for _, batch in faulty_batches(40, **STILL):
-        images, displacement = batch.images[0].permute(0, 2, 3, 1).numpy(), batch.displacement[0, 0]
+        cameras, displacement = batch.inputs["camera"], batch.displacement[0, 0]
+        images = cameras.images[0].permute(0, 2, 3, 1).numpy()
         if len(images) < 4:
             np.testing.assert_allclose(displacement, 0, atol=1e-6)
             seen["absent"] += 1
         elif any(np.array_equal(image, before) for image, before in zip(images, old)):
             assert displacement.isnan().all()
             seen["stale"] += 1
-        elif not np.allclose(batch.ego_SE3_camera[0], poses, atol=1e-6):
+        elif not np.allclose(cameras.ego_SE3_camera[0], poses, atol=1e-6):
             assert displacement.isnan().all() and np.array_equal(images, new)
             seen["turned"] += 1
     assert min(seen.values()) >= 3
@@ -387,44 +411,44 @@ def test_the_displacement_of_a_stale_cloud_is_that_in_the_augmented_world():
     now_SE3_before = NOW.world_SE3_ego.inverse() @ BEFORE.world_SE3_ego
     points, checked = BEFORE.lidar.points[:, :3].astype(float), 0
     for world, batch in faulty_batches(40):
-        if same(batch.lidar.points, LidarCloud(world.points(BEFORE.lidar.points))):
+        shown = batch.inputs["lidar"].points
+        if same(shown, LidarCloud(world.points(BEFORE.lidar.points))):
             true = world.points(now_SE3_before.transform(points))
             yaw, x, y = batch.displacement[0, 2].tolist()
-            shown = SE3.from_yaw(yaw, [x, y, 0]).transform(true)
-            np.testing.assert_allclose(shown, batch.lidar.points[:, :3], atol=1e-3)
+            np.testing.assert_allclose(SE3.from_yaw(yaw, [x, y, 0]).transform(true), shown[:, :3], atol=1e-3)
             checked += 1
     assert checked >= 4
 
 
 def test_without_faults_nothing_is_displaced():
-    batch = TrainingData([BEFORE, NOW], make_config())[Draw(0, (0, 1), SENSORS)]
+    batch = TrainingData([BEFORE, NOW], make_config(), INPUTS)[Draw(0, (0, 1), SENSORS)]
     assert batch.displacement.shape == (2, 3, 3) and batch.displacement.dtype == torch.float32
     np.testing.assert_allclose(batch.displacement, 0, atol=1e-6)
 
 
 def test_the_first_frame_of_a_scene_has_none_before_it():
     config = make_config()
-    config.augment.fault_rate = 1.0
+    config.augment.corruption_rate = 1.0
     frames = [BEFORE, replace(NOW, scene="other"), None, drive_frame(3)]
-    data = TrainingData(frames, config)
+    data = TrainingData(frames, config, INPUTS)
     assert [data._previous(index, frames[index]) for index in (0, 1, 3)] == [None] * 3
 
 
 def valid_sensors(frames, sensors) -> list[tuple[str, ...]]:
-    batch = TrainingData(frames, make_config())[Draw(0, tuple(range(len(frames))), sensors)]
+    batch = TrainingData(frames, make_config(), INPUTS)[Draw(0, tuple(range(len(frames))), sensors)]
     return [tuple(name for name, valid in zip(SENSORS, row) if valid) for row in batch.sensor_valid.tolist()]
 
 
 def test_dropped_sensors_are_not_valid_but_lidar_still_supervises_depth():
-    data = TrainingData([make_frame(0), make_frame(1)], make_config())
+    data = TrainingData([make_frame(0), make_frame(1)], make_config(), INPUTS)
     camera = data[Draw(0, (0, 1), ("camera",))]
     assert camera.sensor_valid.tolist() == [[True, False, False]] * 2
-    assert camera.radar is None and len(camera.lidar.points) == 18
+    assert set(camera.inputs) == {"camera", "lidar"} and len(camera.inputs["lidar"].points) == 18
     radar = data[Draw(0, (0, 1), ("radar",))]
     assert radar.sensor_valid.tolist() == [[False, True, False]] * 2
-    assert radar.images is None and radar.lidar is None
+    assert set(radar.inputs) == {"radar"}
     full = data[Draw(0, (0, 1), SENSORS)]
-    assert full.sensor_valid.all() and full.images.shape == (2, 1, 3, *IMAGE_SIZE)
+    assert full.sensor_valid.all() and full.inputs["camera"].images.shape == (2, 1, 3, *IMAGE_SIZE)
 
 
 def test_no_sample_is_left_without_a_sensor():
@@ -436,9 +460,9 @@ def test_no_sample_is_left_without_a_sensor():
 
 def test_frames_with_little_in_them_make_batches():
     empty = Frame("empty", 0, lidar=LidarCloud(np.zeros((0, 5), np.float32)), boxes=Boxes3D.empty())
-    batch = TrainingData([empty], make_config())[Draw(0, (0,), SENSORS)]
-    assert batch.images is None and len(batch.lidar.points) == len(batch.boxes[0]) == 0
-    unlabelled = TrainingData([Frame("f", 0, lidar=empty.lidar)], make_config())[Draw(0, (0,), SENSORS)]
+    batch = TrainingData([empty], make_config(), INPUTS)[Draw(0, (0,), SENSORS)]
+    assert set(batch.inputs) == {"lidar"} and len(batch.inputs["lidar"].points) == len(batch.boxes[0]) == 0
+    unlabelled = TrainingData([Frame("f", 0, lidar=empty.lidar)], make_config(), INPUTS)[Draw(0, (0,), SENSORS)]
     assert unlabelled.boxes is None
 
 
@@ -452,8 +476,34 @@ def test_boxes_that_no_sensor_saw_are_left_out():
         num_lidar_points=np.array([0, 3, 0, -1]),
         num_radar_points=np.array([0, 0, 2, 0]),
     )
-    assert without_unseen(boxes).yaw.tolist() == [1, 2, 3]
-    assert without_unseen(None) is None
+    config = make_config()
+    config.augment = AugmentConfig(**STILL)
+    seen = TrainingData([replace(make_frame(0), boxes=boxes)], config, INPUTS)[Draw(0, (0,), SENSORS)].boxes
+    assert seen[0].yaw.tolist() == [1, 2, 3]
+
+
+class Sonar(PointCloud):
+    fields = ("x", "y", "z", "echo")
+
+
+def test_further_sensors_are_trained_with():
+    """Two of the detector's and one that only supervises depth; what else the frames hold is left out."""
+    inputs = InputSpec(("thermal", "sonar"), {"thermal": (16, 32)}, {"thermal": "lidar"})
+    points = np.float32([[1, 2, 3, 4], [5, 6, 7, 8]])
+    frame = make_frame(0)
+    frame = replace(frame, others={"sonar": Sonar(points), "thermal": {"LEFT": frame.cameras["CAM_FRONT"]}})
+    config = make_config()
+    config.augment.corruption_rate = 1.0  # of which these sensors have none
+    data = TrainingData([frame], config, inputs)
+    both = data[Draw(0, (0,), inputs.sensors)]
+    assert both.sensors == inputs.sensors and set(both.inputs) == {"thermal", "sonar", "lidar"}
+    assert both.sensor_valid.tolist() == [[True, True]] and both.inputs["thermal"].images.shape == (1, 1, 3, 16, 32)
+    np.testing.assert_allclose(both.displacement, np.zeros((1, 2, 3)), atol=1e-6)
+    world = draw_world(config.augment, keyed_rng(config.train.seed, 0, frame.token))
+    np.testing.assert_allclose(both.inputs["sonar"].points, world.points(points), atol=1e-5)
+    np.testing.assert_allclose(both.inputs["lidar"].points, world.points(frame.lidar.points), atol=1e-5)
+    alone = data[Draw(0, (0,), ("sonar",))]
+    assert alone.sensor_valid.tolist() == [[False, True]] and set(alone.inputs) == {"sonar"}
 
 
 def test_an_error_while_loading_is_raised_as_it_is(tmp_path):
@@ -480,12 +530,12 @@ def save_stub(folder: Path) -> StubModel:
 def test_training_starts_from_the_weights_that_fit(tmp_path):
     save_stub(tmp_path / "run")
     model = StubModel()
-    model.radar = nn.Linear(7, 5)  # of another shape
+    model.encoders["radar"] = nn.Linear(7, 5)  # of another shape
     model.extra = nn.Linear(2, 2)  # of another name
     before = {name: value.clone() for name, value in model.state_dict().items()}
     initialise(model, str(tmp_path / "run"))
     for name, value in model.named_parameters():
-        if name.startswith(("radar", "extra")):
+        if name.startswith(("encoders.radar", "extra")):
             assert torch.equal(value, before[name])
         else:
             assert (value == 0.5).all(), name
@@ -493,23 +543,24 @@ def test_training_starts_from_the_weights_that_fit(tmp_path):
 
 def test_weights_to_start_from_of_which_none_fits_are_named(tmp_path):
     save_stub(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"train\.init: .*run/model\.safetensors: .* none of them fits"):
+    with pytest.raises(TrainingError, match=r"train\.init: .*run: weights of this model .* none of them fits"):
         initialise(nn.Linear(2, 2), str(tmp_path / "run"))
     with pytest.raises(PerceptionError, match="nowhere"):
         initialise(StubModel(), str(tmp_path / "nowhere"))
 
 
 def test_frozen_parts_stay_as_they_are(tmp_path):
-    run = trainer(tmp_path, config=make_config(freeze=["camera", "radar"], sensor_dropout=0.0))
+    run = trainer(tmp_path, config=make_config(freeze=["encoders.camera", "encoders.radar"], sensor_dropout=0.0))
     before = {name: value.clone() for name, value in run.model.named_parameters()}
     assert run.run()
     changed = {name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])}
-    assert {"lidar.weight", "lidar.bias"} <= changed <= {n for n in before if not n.startswith(("camera", "radar"))}
+    frozen = {name for name in before if name.startswith(("encoders.camera", "encoders.radar"))}
+    assert {"encoders.lidar.weight", "encoders.lidar.bias"} <= changed <= before.keys() - frozen and len(frozen) == 4
     assert all(torch.equal(run.ema.state[name], before[name]) for name in before.keys() - changed)
 
 
 def test_a_run_with_frozen_parts_resumes(tmp_path):
-    config = make_config(freeze=["lidar"])
+    config = make_config(freeze=["encoders.lidar"])
     trainer(tmp_path, config=config).run()
     run = trainer(tmp_path, config=config)
     run.resume()
@@ -517,8 +568,17 @@ def test_a_run_with_frozen_parts_resumes(tmp_path):
 
 
 def test_a_part_that_cannot_be_frozen_is_named(tmp_path):
-    with pytest.raises(TrainingError, match=r"train\.freeze: some of camera, radar, .* were expected, found 'wheels'"):
-        trainer(tmp_path, config=make_config(freeze=["camera", "wheels"]))
+    with pytest.raises(TrainingError, match=r"train\.freeze: some of encoders, norm, .* were expected, found 'wheels'"):
+        trainer(tmp_path, config=make_config(freeze=["encoders.camera", "wheels"]))
+    known = r"some of encoders, encoders\.camera, encoders\.radar, encoders\.lidar, .* found 'encoders\.sonar'"
+    with pytest.raises(TrainingError, match=known):
+        trainer(tmp_path, config=make_config(freeze=["encoders.sonar"]))
+
+
+def test_all_encoders_are_frozen_by_one_name(tmp_path):
+    run = trainer(tmp_path, config=make_config(freeze=["encoders"]))
+    trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+    assert trained == ["norm.weight", "norm.bias"]
 
 
 DISTRIBUTED = """

@@ -119,7 +119,7 @@ def test_a_run_on_other_frames_is_not_resumed(tmp_path):
 def test_weights_of_another_model_are_named(tmp_path):
     trainer(tmp_path).run()
     run = trainer(tmp_path)
-    run.model.radar = torch.nn.Linear(3, 3)
+    run.model.encoders["radar"] = torch.nn.Linear(3, 3)
     with pytest.raises(TrainingError, match=r"does not fit this version of the model: .*radar"):
         run.resume()
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
+from perception.geometry import pose_matrix
 from perception.logs.messages import LogError, Transform
-from perception.logs.transforms import HOLD_NS, Transforms, inverse, matrix
+from perception.logs.transforms import HOLD_NS, Transforms, inverse
 
 S = 1_000_000_000
 
@@ -61,7 +62,7 @@ def test_a_chain_of_moving_frames_is_scipys_whatever_the_order_of_arrival(seed, 
 def test_the_short_way_round_is_taken_when_a_quaternion_changes_its_sign():
     after = -pose(yaw=0.2)
     middle = known(("map", "car", 0, pose()), ("map", "car", 1, after)).lookup("map", "car", S // 2)
-    assert np.allclose(middle, matrix(pose(yaw=0.1)), atol=1e-12)
+    assert np.allclose(middle, pose_matrix(pose(yaw=0.1)), atol=1e-12)
 
 
 def test_between_equal_poses_it_is_the_same_to_the_last_bit():
@@ -70,7 +71,7 @@ def test_between_equal_poses_it_is_the_same_to_the_last_bit():
     transforms = known(
         ("map", "car", 0, pose()), ("map", "car", 1, at), ("map", "car", 3, at), ("map", "car", 4, pose())
     )
-    assert np.array_equal(transforms.lookup("map", "car", 2 * S + 1), matrix(at))
+    assert np.array_equal(transforms.lookup("map", "car", 2 * S + 1), pose_matrix(at))
 
 
 def test_sensors_of_one_vehicle_need_no_pose_of_it():
@@ -106,7 +107,7 @@ def test_what_is_said_to_be_static_but_moves_moves():
 
 def test_what_has_had_one_value_only_is_known_at_all_times():
     transforms = known(*[("base", "lidar", t, pose(1, yaw=0.1)) for t in range(5)])
-    assert np.array_equal(transforms.lookup("base", "lidar", 1000 * S), matrix(pose(1, yaw=0.1)))
+    assert np.array_equal(transforms.lookup("base", "lidar", 1000 * S), pose_matrix(pose(1, yaw=0.1)))
     transforms.add(5 * S, Transform("base", "lidar", pose(2)))  # it moves after all
     assert transforms.lookup("base", "lidar", 1000 * S) is None
 
@@ -161,5 +162,5 @@ def test_a_slightly_long_quaternion_still_gives_a_rotation():
 
 
 def test_the_inverse_takes_back():
-    transform = matrix(random_pose(np.random.default_rng(1)))
+    transform = pose_matrix(random_pose(np.random.default_rng(1)))
     assert np.allclose(inverse(transform) @ transform, np.eye(4), atol=1e-12)

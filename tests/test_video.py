@@ -181,9 +181,9 @@ def test_a_place_that_takes_no_file_is_known_at_once(tmp_path):
 def test_steps_are_drawn_with_the_latency_of_the_detector(tmp_path, monkeypatch):
     drawn = []
 
-    def drawing(frame, detections, score_threshold, latency_ms, tracks):
+    def drawing(frame, detections, score_threshold, latency_ms, tracks, layout):
         drawn.append((frame.token, score_threshold, latency_ms))
-        return draw_frame(frame, detections, score_threshold, latency_ms, tracks)
+        return draw_frame(frame, detections, score_threshold, latency_ms, tracks, layout)
 
     monkeypatch.setattr(video, "draw_frame", drawing)
     latency_ms = {"load": 1000.0, "check": 1.0, "prepare": 2.0, "model": 4.0, "decode": 8.0, "record": 500.0}

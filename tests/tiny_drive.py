@@ -55,8 +55,9 @@ def save_tiny_detector(folder: Path) -> Path:
     """An untrained one, which sees boxes everywhere."""
     config = load_config(None, [
         "grid.x_min_m=-12.8", "grid.x_max_m=12.8", "grid.y_min_m=-12.8", "grid.y_max_m=12.8",
-        "camera.image_size=[32,64]", "camera.weights=none", "camera.channels=16", "camera.depth_bins=8",
-        "lidar.point_channels=8", "radar.point_channels=8", "fusion.channels=16", "fusion.heads=2",
+        "encoders.camera.image_size=[32,64]", "encoders.camera.weights=none", "encoders.camera.channels=16",
+        "encoders.camera.depth_bins=8", "encoders.lidar.point_channels=8", "encoders.radar.point_channels=8",
+        "fusion.channels=16", "fusion.heads=2",
         "head.trunk_channels=[16,16]", "head.channels=16", "head.score_threshold=0.0", "head.max_detections=20",
     ])  # fmt: skip
     build(config).save(folder)

@@ -4,8 +4,8 @@
     python tools/benchmark_fusion.py --checkpoint sim --seed 7 --conditions clean 'mc:*' --json out/fresh.json
 
 The drives of a seed are simulated once, into --drives. Rows are added to the JSON file; rows of the same run, fusion
-block, condition, severity and seeds are replaced. Conditions and columns: perception/data/conditions.py and
-perception/robustness.py.
+block, condition, severity and seeds are replaced. Conditions and columns: tools/benchmarks/conditions.py and
+tools/benchmarks/robustness.py.
 """
 
 import argparse

@@ -1,56 +1,6 @@
-"""Simulate a short drive, detect with every set of sensors, score each, and film the full one.
+"""The command ``perception demo``, from a checkout."""
 
-Leaves under --out: what a replay leaves (docs/replay.md), scores.json and, in the nuScenes layout, drive-8s/.
-"""
-
-import argparse
-import os
-from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
-
-import perception
-from perception.cli.options import run_main
-
-SEED = 2000  # the shipped detector was trained on seeds below 1000
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results")
-    parser.add_argument("--checkpoint", default="sim", help="folder, or the name of a shipped checkpoint")
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of the drive")
-    parser.add_argument("--overwrite", action="store_true", help="simulate the drive again")
-    args = parser.parse_args()
-
-    from perception.data.nuscenes import open_source
-    from perception.eval.evaluate import ALL_SUBSETS, evaluate_subsets, table
-    from perception.files import check_writable, write_json
-    from perception.replay.latency import table as latency_table
-    from perception.replay.run import about_detector, replay
-    from perception.sim import simulate
-
-    check_writable(args.out / "scores.json")
-    detector = perception.load(args.checkpoint)
-    folder = args.out / f"drive-{args.seconds:g}s"
-
-    print(f"1/3 A drive of {args.seconds:g} s is simulated (kept from an earlier run if there is one)", flush=True)
-    simulate(folder, 1, args.seconds, SEED, overwrite=args.overwrite, weather=("day",), progress=True)
-    drive = open_source(folder, detector.config.data)
-
-    print("2/3 Each set of sensors is scored with the official nuScenes metric", flush=True)
-    about = about_detector(detector, args.checkpoint)
-    scores = evaluate_subsets(detector, drive, ALL_SUBSETS)
-    write_json(args.out / "scores.json", about | scores)
-    print(table(scores))
-
-    print("3/3 All sensors together are replayed", flush=True)
-    summary = replay(detector, drive.frames(), args.out, total=len(drive), about=about)
-    print(latency_table(summary["latency"]))
-
-    for name in ("results.json", "replay.mp4", "replay.png", "summary.json", "scores.json"):
-        print(args.out / name)
-
+from perception.cli import main
 
 if __name__ == "__main__":
-    run_main(main)
+    main("demo")

@@ -15,7 +15,7 @@ from perception.cli.options import run_main
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/sim.yaml", help="whose grid and channels")
-    parser.add_argument("--json", required=True, type=Path, help="where the figures go")
+    parser.add_argument("--json", required=True, type=Path, help="where the rows go")
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each block, interleaved")
     args = parser.parse_args()
 
@@ -26,7 +26,7 @@ def main() -> None:
 
     check_writable(args.json)
     config = load_config(args.config)
-    rows = fusion_costs(config.fusion, BEVGrid(**vars(config.grid)), args.repeats)
+    rows = fusion_costs(config.fusion, BEVGrid(**vars(config.grid)), tuple(config.encoders), args.repeats)
     for row in rows:
         print(f"{row['fusion']:28}" + " ".join(f"{k} {v:,.2f}" for k, v in row.items() if k != "fusion"))
     write_json(args.json, rows)

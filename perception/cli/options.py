@@ -1,4 +1,4 @@
-"""What the command-line tools share: options that mean the same everywhere, a log format, errors on one line."""
+"""What the commands share: options that mean the same everywhere, a log format, errors on one line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from perception.device import keep_memory
 from perception.errors import PerceptionError
 
+log = logging.getLogger("perception")
+
 
 def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
     """Run ``main`` and exit with what it returns (None is 0).
@@ -20,8 +22,10 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
     silent 1. Anything else is a bug of ours and keeps its traceback.
 
     Args:
+        main: imports torch, if at all, when it is called.
         keeps_memory: see :func:`perception.device.keep_memory`.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch: spinning threads stall a busy machine
     if keeps_memory:
         keep_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -29,6 +33,7 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
         code = main()
         sys.stdout.flush()
     except PerceptionError as error:
+        log.debug("traceback:", exc_info=True)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
@@ -53,4 +58,42 @@ def names(text: str) -> list[str]:
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """``--device``, whose value :func:`perception.device.checked_device` makes sense of."""
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto, a GPU if there is one")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or a GPU such as cuda:0; default: auto, a GPU if there is one"
+    )
+
+
+def add_verbosity_options(parser: argparse.ArgumentParser) -> None:
+    """``-q`` and ``-v``, for :func:`set_verbosity`."""
+    group = parser.add_mutually_exclusive_group()
+    for flags, level, text in (
+        (("-q", "--quiet"), logging.WARNING, "no progress, no notes: results, warnings and errors only"),
+        (("-v", "--verbose"), logging.DEBUG, "more notes, and the traceback of an error"),
+    ):
+        group.add_argument(*flags, dest="verbosity", action="store_const", const=level, help=text)
+
+
+def set_verbosity(level: int | None) -> bool:
+    """Log from this level on, INFO by default; returns whether progress is to be shown."""
+    level = level or logging.INFO
+    logging.getLogger().setLevel(max(level, logging.INFO))  # other packages have no say in -v
+    log.setLevel(level)
+    progress = level < logging.WARNING
+    if not progress:
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; worker processes inherit it
+    return progress
+
+
+def add_selection_options(parser: argparse.ArgumentParser) -> None:
+    """Which frames of a folder in the nuScenes layout: ``--root``, ``--version``, ``--split`` or ``--scenes``."""
+    parser.add_argument("--root", required=True, help="folder in the nuScenes layout")
+    parser.add_argument("--version", help="such as v1.0-mini; may be left out where the root holds one")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--split", help="such as mini_val")
+    which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Which scene of a nuScenes folder, where a log is one."""
+    parser.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; may be left out if it holds one")
+    parser.add_argument("--scene", help="of a nuScenes folder; may be left out if it holds one")

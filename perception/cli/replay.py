@@ -1,47 +1,23 @@
-"""The command line of ``tools/replay.py``: replay itself, and the words that look at logs, convert and compare them."""
+"""Run a detector over logged drives: nuScenes folders, MCAP files, ROS 2 bags.
+
+perception replay drive.mcap --checkpoint sim --out out/drive
+perception replay data/nuscenes --version v1.0-mini --scenes scene-0103 --sensors camera,radar --checkpoint ...
+perception replay "drives/*.mcap" --checkpoint sim --out out/fleet --jobs 4
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
-from perception import SENSORS
 from perception.cli.options import add_device_option, names
 from perception.errors import PerceptionError
 
-_HELP = """Run a detector over logged drives: nuScenes folders, MCAP files, ROS 2 bags.
-
-    replay.py drive.mcap --checkpoint sim --out out/drive
-    replay.py data/nuscenes --version v1.0-mini --scenes scene-0103 --sensors camera,radar --checkpoint ...
-    replay.py "drives/*.mcap" --checkpoint sim --out out/fleet --jobs 4
-
-    replay.py info LOG             topics, rates, gaps, sensors, and a rig file for it; --doctor: what is wrong with it
-    replay.py convert ROOT ...     a nuScenes scene, or any log, to MCAP or to a ROS 2 bag
-    replay.py compare A B          two results, box by box; exit code 1 beyond tolerances
-"""
 _EPILOG = """In a terminal: SPACE pauses, RIGHT gives one frame while paused, UP and DOWN change the rate, q quits.
 Exit codes: 0 done, 1 some log of several failed, 2 bad input, 130 Ctrl-C or q (results so far are kept)."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    words: dict[str, tuple[Callable, Callable]] = {
-        "info": (_info_parser, _info),
-        "convert": (_convert_parser, _convert),
-        "compare": (_compare_parser, _compare),
-    }
-    make_parser, run = words.get(arguments[0] if arguments else "", (_replay_parser, _replay))
-    own = arguments[1:] if run is not _replay else arguments
-    return run(make_parser().parse_args(own))
-
-
-def _replay_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="replay.py", description=_HELP, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
     parser.add_argument(
         "logs", metavar="LOG", nargs="+", help="nuScenes folder, .mcap, ROS 2 bag (folder or .db3), globs"
     )
@@ -50,7 +26,10 @@ def _replay_parser() -> argparse.ArgumentParser:
     add_device_option(parser)
 
     what = parser.add_argument_group("what is replayed")
-    _add_scene_options(what, "scenes")
+    what.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; may be left out if it holds one")
+    what.add_argument(
+        "--scenes", "--scene", type=names, help="of a nuScenes folder, such as scene-0103,scene-0916; default: all"
+    )
     what.add_argument("--rig", help="file that says which topics are which sensors (default: proposed from the log)")
     what.add_argument(
         "--topics", nargs="+", metavar="TOPIC", help="only these topics; transforms and calibrations are topics too"
@@ -59,7 +38,7 @@ def _replay_parser() -> argparse.ArgumentParser:
     what.add_argument("-m", "--remap", nargs="+", default=(), metavar="OLD:=NEW", help="topics by other names")
     what.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="seconds into the log to begin at")
     what.add_argument("--duration", "--playback-duration", type=float, metavar="S", help="seconds to replay")
-    what.add_argument("--sensors", type=names, default=SENSORS, help="such as camera,radar; default: all")
+    what.add_argument("--sensors", type=names, help="such as camera,radar; default: all of the detector's")
     what.add_argument("--frame-rate", type=float, metavar="HZ", help="at most so many frames a second of the log")
     what.add_argument("--skip-damaged", action="store_true", help="go on without what cannot be decoded, and count it")
     what.add_argument(
@@ -92,11 +71,11 @@ def _replay_parser() -> argparse.ArgumentParser:
     several.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes; default: 1")
     several.add_argument("--engine", choices=("local", "ray"), default="local", help="where the work is done")
     several.add_argument("--again", action="store_true", help="replay what is done already, too")
-    return parser
 
 
-def _replay(args: argparse.Namespace) -> int:
-    from perception.replay import batch, session
+def run(args: argparse.Namespace) -> int:
+    from perception.replay import fleet
+    from perception.replay.job import Job, run_job
     from perception.replay.latency import table
     from perception.replay.playback import Playback
 
@@ -104,7 +83,7 @@ def _replay(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and not value > 0:
             raise PerceptionError(f"--{option.replace('_', '-')}: a number above 0 was expected, found {value}")
-    template = session.Job(
+    template = Job(
         log="",
         out=args.out,
         checkpoint=args.checkpoint,
@@ -116,7 +95,7 @@ def _replay(args: argparse.Namespace) -> int:
         remap=dict(_renaming(text) for text in args.remap),
         start_offset_s=args.start_offset,
         duration_s=args.duration,
-        sensors=tuple(args.sensors),
+        sensors=None if args.sensors is None else tuple(args.sensors),
         frame_rate_hz=args.frame_rate,
         faults=tuple(args.fault),
         truth=args.truth,
@@ -125,16 +104,16 @@ def _replay(args: argparse.Namespace) -> int:
         deadline_ms=args.deadline_ms,
         skip_damaged=args.skip_damaged,
     )
-    jobs = batch.jobs_of(args.logs, template, args.scenes)
+    jobs = fleet.jobs_of(args.logs, template, args.scenes)
     paced = args.rate or args.realtime or args.loop or args.start_paused
     if len(jobs) > 1:
         if paced or "live" in template.outputs:
             raise PerceptionError(
                 f"--rate, --realtime, --loop, --start-paused and live want one log, found {len(jobs)}"
             )
-        return batch.main(jobs, args.out, workers=args.jobs, engine=args.engine, again=args.again)
+        return fleet.main(jobs, args.out, workers=args.jobs, engine=args.engine, again=args.again)
     playback = Playback(args.rate, args.realtime, args.start_paused)
-    summary = session.run(jobs[0], playback, args.loop)
+    summary = run_job(jobs[0], playback, args.loop, progress=args.progress)
     print(table(summary["latency"]))
     for problem in summary["problems"]:
         print(problem)
@@ -145,96 +124,6 @@ def _replay(args: argparse.Namespace) -> int:
     print(f"{summary['frames']} frames, {summary['detections']} detections, sha256 {summary['detections_sha256']}")
     print(f"results: {args.out}")
     return 0
-
-
-def _info_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="replay.py info", description="What is in a log, and a rig file for it.")
-    parser.add_argument("log", metavar="LOG", help="nuScenes folder, .mcap file, ROS 2 bag (folder or .db3)")
-    _add_scene_options(parser, "scene")
-    parser.add_argument("--rig", help="judge the log by this rig file, instead of proposing one")
-    parser.add_argument("--doctor", action="store_true", help="what is wrong with it; exit code 1 for errors")
-    parser.add_argument("--save-rig", metavar="PATH", help="write the rig that is proposed to this file")
-    return parser
-
-
-def _info(args: argparse.Namespace) -> int:
-    from perception.files import write_file
-    from perception.logs import doctor
-    from perception.logs.inspect import inspect, table
-    from perception.logs.log import open_log
-    from perception.logs.rig import load_rig, to_yaml
-
-    rig = None if args.rig is None else load_rig(args.rig)
-    with open_log(args.log, version=args.version, scene=args.scene, strict=False) as log:
-        info = inspect(log, rig, progress=sys.stderr.isatty())
-    print(table(info))
-    if args.save_rig is not None:
-        write_file(Path(args.save_rig), to_yaml(info.rig).encode())
-    if not args.doctor:
-        return 0
-    findings = doctor.diagnose(info)
-    print(doctor.report(findings))
-    return int(any(finding.severity == "error" for finding in findings))
-
-
-def _convert_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="replay.py convert", description="A log in another format, to the last bit.")
-    parser.add_argument("log", metavar="ROOT", help="nuScenes folder; .mcap files and ROS 2 bags will do as well")
-    _add_scene_options(parser, "scene")
-    parser.add_argument(
-        "--to",
-        required=True,
-        choices=("mcap", "ros2"),
-        help="MCAP, laid out as by Foxglove's nuScenes converter, or a ROS 2 bag",
-    )
-    parser.add_argument("--out", required=True, type=Path, help="the .mcap file, or the folder of the bag")
-    parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3", help="of a bag; default: sqlite3")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="the drive N times, one after the other")
-    parser.add_argument("--skip-damaged", action="store_true", help="leave out what cannot be read")
-    return parser
-
-
-def _convert(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from perception.logs.convert import convert
-    from perception.logs.log import open_log
-    from perception.logs.mcap_writer import McapLogWriter
-    from perception.logs.rosbag_writer import RosbagWriter
-
-    with open_log(args.log, version=args.version, scene=args.scene, strict=not args.skip_damaged) as log:
-        writer = McapLogWriter(args.out) if args.to == "mcap" else RosbagWriter(args.out, args.storage)
-        total = args.repeat * sum(topic.count or 0 for topic in log.topics.values() if topic.kind)
-        with writer, tqdm(desc="convert", unit="msg", total=total or None) as bar:
-            counts = convert(log, writer, repeat=args.repeat, progress=bar.update)
-    for topic, count in sorted(counts.items()):
-        print(f"{count:8d}  {topic}")
-    print(args.out)
-    return 0
-
-
-def _compare_parser() -> argparse.ArgumentParser:
-    from perception.replay import compare_command
-
-    parser = argparse.ArgumentParser(prog="replay.py compare")
-    compare_command.add_arguments(parser)
-    return parser
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from perception.replay import compare_command
-
-    return compare_command.run(args)
-
-
-def _add_scene_options(parser, name: str) -> None:
-    parser.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; may be left out if it holds one")
-    if name == "scenes":
-        parser.add_argument(
-            "--scenes", "--scene", type=names, help="of a nuScenes folder, such as scene-0103,scene-0916; default: all"
-        )
-    else:
-        parser.add_argument("--scene", help="of a nuScenes folder; may be left out if it holds one")
 
 
 def _renaming(text: str) -> tuple[str, str]:

@@ -1,17 +1,18 @@
-"""One pass over the points of a sweep: drop, transform, age. Compiled on first use and kept on disk.
+"""One pass over the points of a sweep: filter, transform, add the age. Compiled on first use and cached on disk.
 
 Numbers are float64 until they are stored: positions in the world reach kilometres.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from perception.ops.compiled import compiled
 
 _BLOCK = 128  # points whose columns stay in the fastest cache; loops over columns become vector instructions
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def lidar_to_ego(
     points: np.ndarray,
     ego_T_sensor: np.ndarray,
@@ -20,7 +21,7 @@ def lidar_to_ego(
     all_rings: bool,
     ring_kept: np.ndarray,
 ) -> tuple[int, int]:
-    """Turn the points of one LiDAR sweep into those of a LidarCloud, in place: what is kept moves to the front.
+    """Convert the points of one LiDAR sweep to those of a LidarCloud, in place; those that are kept move to the front.
 
     Args:
         points: float32 [N, 5] as x, y, z (sensor frame), intensity, ring; becomes x, y, z (ego frame), intensity, age.
@@ -54,7 +55,7 @@ def lidar_to_ego(
     return kept, not_finite
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def radar_to_ego(
     records: np.ndarray,
     ego_T_sensor: np.ndarray,
@@ -75,7 +76,6 @@ def radar_to_ego(
         How many points are written, and how many were dropped because a number is not finite.
     """
     kept = not_finite = 0
-    turn = ego_T_sensor
     for i in range(len(records)):
         p = records[i]
         if filtered and not (p.invalid_state == 0 and 0 <= p.dyn_prop <= 6 and p.ambig_state == 3):
@@ -86,8 +86,8 @@ def radar_to_ego(
         vx, vy = np.float64(p.vx_comp), np.float64(p.vy_comp)
         out[kept, 0], out[kept, 1], out[kept, 2] = _moved(ego_T_sensor, x, y, z)
         out[kept, 3] = p.rcs
-        out[kept, 4] = turn[0, 0] * vx + turn[0, 1] * vy
-        out[kept, 5] = turn[1, 0] * vx + turn[1, 1] * vy
+        out[kept, 4] = ego_T_sensor[0, 0] * vx + ego_T_sensor[0, 1] * vy
+        out[kept, 5] = ego_T_sensor[1, 0] * vx + ego_T_sensor[1, 1] * vy
         out[kept, 6] = age_s
         if np.isfinite(out[kept]).all():
             kept += 1
@@ -96,8 +96,10 @@ def radar_to_ego(
     return kept, not_finite
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _moved(transform: np.ndarray, x: float, y: float, z: float) -> tuple[np.float32, np.float32, np.float32]:
+@compiled(inline="always")
+def _moved(
+    transform: np.ndarray, x: np.float64, y: np.float64, z: np.float64
+) -> tuple[np.float32, np.float32, np.float32]:
     """A point under a transform [4, 4]."""
     return (
         np.float32(transform[0, 0] * x + transform[0, 1] * y + transform[0, 2] * z + transform[0, 3]),
@@ -106,12 +108,12 @@ def _moved(transform: np.ndarray, x: float, y: float, z: float) -> tuple[np.floa
     )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _is_kept(ring: float, ring_kept: np.ndarray) -> bool:
     return 0 <= ring < len(ring_kept) and ring == int(ring) and ring_kept[int(ring)]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _finite_first(x: np.ndarray, y: np.ndarray, z: np.ndarray, intensity: np.ndarray, count: int) -> int:
     """Moves the finite ones of the first ``count`` points to the front; returns how many they are."""
     broken = 0

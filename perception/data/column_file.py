@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
+
+from perception.files import replacing
 
 _DTYPES = {"BOOL": "bool", "U8": "uint8", "I32": "<i4", "I64": "<i8", "F64": "<f8"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -35,28 +35,22 @@ def write_columns(
     arrays = {name: _stored(column) for name, column in columns.items()}
     # Widest first, as the library writes them, so that every array begins at a multiple of its item size.
     arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    header, end = {"__metadata__": metadata}, 0
+    header: dict[str, dict] = {"__metadata__": metadata}
+    end = 0
     for name, array in arrays.items():
         offsets = [end, end := end + array.nbytes]
         header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": offsets}
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("xb") as file:
+    with replacing(path, contended=True) as part:
+        with part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for array in arrays.values():
-                file.write(np.ascontiguousarray(array))
-            file.flush()
-            os.fsync(file.fileno())
-        found = read_columns(partial)
+                file.write(np.ascontiguousarray(array).data)
+        found = read_columns(part)
         if found is None:
-            raise OSError(f"{partial}: what was written is not there")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            raise OSError(f"{part}: what was written is not there")
     return found
 
 
@@ -81,8 +75,8 @@ def _stored(column: np.ndarray) -> np.ndarray:
 
 def _view(data: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
     begin, end = data_offsets
-    count, dtype = math.prod(shape), np.dtype(_DTYPES[dtype])
-    if count * dtype.itemsize != end - begin:
+    count, item = math.prod(shape), np.dtype(_DTYPES[dtype])
+    if count * item.itemsize != end - begin:
         raise ValueError
-    array = np.frombuffer(data, dtype, count, start + begin).reshape(shape)
-    return array.view(f"S{shape[1]}")[:, 0] if dtype == np.uint8 else array
+    array = np.frombuffer(data, item, count, start + begin).reshape(shape)
+    return array.view(f"S{shape[1]}")[:, 0] if item == np.uint8 else array

@@ -1,6 +1,6 @@
-"""What goes wrong with sensors, as functions from Frame to Frame: what the benchmark applies and training draws from.
+"""Corruptions of sensor data, as functions from Frame to Frame: the benchmark applies them, training draws from them.
 
-None of them tells the detector: a frame with a fault says of itself what a healthy one says (``only`` and
+None of them tells the detector: a corrupted frame claims what a healthy one claims (``only`` and
 ``without_cameras`` are the exceptions: announced absence). Randomness comes from the generator that is passed in.
 
 Definitions of the published benchmark are those of MultiCorrupt (Beemelmanns et al., 2024).
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.geometry import SE3
-from perception.sample import SENSORS, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
 
 # Where a nuScenes vehicle carries its LiDAR: x right, y forward, z up. Frames hold clouds in the ego frame only.
 EGO_SE3_LIDAR = SE3.from_yaw(-np.pi / 2, [0.94, 0.0, 1.84])
@@ -60,17 +60,17 @@ def stale_radar(frame: Frame, previous: Frame) -> Frame:
     return frame if previous.radar is None or frame.radar is None else replace(frame, radar=previous.radar)
 
 
-def turn_cameras(
+def rotate_cameras(
     frame: Frame, sigma_deg: float, sigma_m: float, rng: np.random.Generator, names: Collection[str] | None = None
 ) -> Frame:
-    """Wrong extrinsics: each camera is turned about and moved along each of its axes by a normal deviate."""
+    """Wrong extrinsics: each camera is rotated about and moved along each of its axes by a normal deviate."""
 
-    def turned(camera: CameraImage) -> CameraImage:
+    def rotated(camera: CameraImage) -> CameraImage:
         error = Rotation.from_rotvec(np.deg2rad(rng.normal(0, sigma_deg, 3))).as_matrix()
         return replace(camera, ego_SE3_camera=camera.ego_SE3_camera @ SE3(error, rng.normal(0, sigma_m, 3)))
 
     cameras = {
-        name: turned(camera) if names is None or name in names else camera
+        name: rotated(camera) if names is None or name in names else camera
         for name, camera in (frame.cameras or {}).items()
     }
     return replace(frame, cameras=cameras)
@@ -87,7 +87,7 @@ def with_radar(frame: Frame, change) -> Frame:
 
 
 def lidar_error(angles_deg: np.ndarray, shift_m: np.ndarray) -> SE3:
-    """A LiDAR turned by x, then y, then z angles and shifted, in its own frame; as it moves points in the ego frame."""
+    """A LiDAR rotated by x, then y, then z angles, then shifted, in its own frame; as a motion in the ego frame."""
     # MultiCorrupt multiplies the transposed elementary rotations as Rx Ry Rz.
     x, y, z = (Rotation.from_euler(axis, -angle, degrees=True).as_matrix() for axis, angle in zip("xyz", angles_deg))
     return EGO_SE3_LIDAR @ SE3(x @ y @ z, shift_m) @ EGO_SE3_LIDAR.inverse()
@@ -114,7 +114,7 @@ def ahead(points: np.ndarray, half_angle_deg: float, yaw_deg: float = 0.0) -> np
 
 def rings(points: np.ndarray) -> np.ndarray:
     """A guess of the ring, counted from above, that measured each point of a level LiDAR."""
-    from_lidar = points[:, :3] - EGO_SE3_LIDAR.translation.astype(np.float32)
+    from_lidar: np.ndarray = points[:, :3] - EGO_SE3_LIDAR.translation.astype(np.float32)
     elevation = np.rad2deg(np.arctan2(from_lidar[:, 2], np.hypot(from_lidar[:, 0], from_lidar[:, 1])))
     return np.round((_LIDAR_TOP_DEG - elevation) / _RING_DEG).astype(int)
 
@@ -262,8 +262,8 @@ def _fog_echo(alpha: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Faulty:
-    """A frame with a fault in some sensors, and how each sensor's content is displaced in BEV.
+class Corrupted:
+    """A frame with corruption in some sensors, and how each sensor's content is displaced in BEV.
 
     errors: sensor -> SE3 that maps where things are (ego frame) to where the sensor shows them; a sensor whose
         displacement is not one rigid motion is not in it.
@@ -273,17 +273,18 @@ class Faulty:
     errors: dict[str, SE3]
 
 
-def draw_faults(frame: Frame, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator) -> Faulty:
-    """With probability ``rate`` each sensor gets one fault of its kind, of random strength. For training.
+def draw_corruptions(
+    corrupted: Corrupted, previous: Callable[[], Frame | None], rate: float, rng: np.random.Generator
+) -> Corrupted:
+    """With probability ``rate`` camera, radar and LiDAR each get one corruption of their kind, of random severity.
 
     previous: gives the keyframe before in the same scene, None where there is none: nothing is stale then. It is asked
         only for what is to be stale, since reading a frame takes as long as training on it.
     """
-    faulty = Faulty(frame, {name: SE3() for name in SENSORS})
-    for name, draw in (("lidar", _lidar_fault), ("radar", _radar_fault), ("camera", _camera_fault)):
-        if name in frame.sensors and rng.random() < rate:
-            faulty = draw(faulty, previous, rng)
-    return faulty
+    for name, draw in (("lidar", _corrupted_lidar), ("radar", _corrupted_radar), ("camera", _corrupted_camera)):
+        if name in corrupted.frame.sensors and rng.random() < rate:
+            corrupted = draw(corrupted, previous, rng)
+    return corrupted
 
 
 def _keep_rings(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -291,14 +292,14 @@ def _keep_rings(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return points[rings(points) % every == rng.integers(every)]
 
 
-# (points, rng) -> points, with a fault of random strength that displaces nothing.
-_LIDAR_FAULTS = {
+# (points, rng) -> points, a corruption of random severity that displaces nothing.
+_LIDAR_CORRUPTIONS = {
     "thinned": lambda p, rng: thinned(p, rng.uniform(0.05, 0.4), rng),
     "rings": _keep_rings,
     "view": lambda p, rng: ahead(p, rng.uniform(45, 120), rng.choice([0.0, 0.0, 90.0, -90.0, 180.0])),
     "shaken": lambda p, rng: shake(p, rng.uniform(0.03, 0.15), rng),
 }
-_RADAR_FAULTS = {
+_RADAR_CORRUPTIONS = {
     "dropped": lambda p, rng: thinned(p, rng.uniform(0.05, 0.6), rng),
     "ghosts": lambda p, rng: ghosts(p, rng.uniform(0.5, 5.0), rng),
     "clutter": lambda p, rng: clutter(p, np.exp(rng.uniform(np.log(1.5), np.log(20))), rng),
@@ -308,44 +309,48 @@ _RADAR_FAULTS = {
 }
 
 
-def _lidar_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
-    kind = rng.choice([*["moved"] * 3, *["stale"] * 3, *_LIDAR_FAULTS])
+def _corrupted_lidar(corrupted: Corrupted, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Corrupted:
+    kind = rng.choice([*["moved"] * 3, *["stale"] * 3, *_LIDAR_CORRUPTIONS])
     if kind == "moved":
         strength = rng.uniform(0, 3.5)
         angles = rng.choice([-1, 1], 3) * strength * rng.uniform(0.5, 1.0, 3)
         way = rng.uniform(0, 2 * np.pi)
         error = lidar_error(angles, rng.uniform(0, 2.5) * np.array([np.cos(way), np.sin(way), 0.0]))
-        return Faulty(move_lidar(faulty.frame, error), {**faulty.errors, "lidar": error})
+        return Corrupted(move_lidar(corrupted.frame, error), {**corrupted.errors, "lidar": error})
     if kind == "stale":
-        return _stale(faulty, previous(), "lidar", stale_lidar)
-    return replace(faulty, frame=with_lidar(faulty.frame, lambda points: _LIDAR_FAULTS[kind](points, rng)))
+        return _stale(corrupted, previous(), "lidar", stale_lidar)
+    return replace(corrupted, frame=with_lidar(corrupted.frame, lambda points: _LIDAR_CORRUPTIONS[kind](points, rng)))
 
 
-def _radar_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
-    kind = rng.choice(["stale", *_RADAR_FAULTS])
+def _corrupted_radar(corrupted: Corrupted, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Corrupted:
+    kind = rng.choice(["stale", *_RADAR_CORRUPTIONS])
     if kind == "stale":
-        return _stale(faulty, previous(), "radar", stale_radar)
-    return replace(faulty, frame=with_radar(faulty.frame, lambda points: _RADAR_FAULTS[kind](points, rng)))
+        return _stale(corrupted, previous(), "radar", stale_radar)
+    return replace(corrupted, frame=with_radar(corrupted.frame, lambda points: _RADAR_CORRUPTIONS[kind](points, rng)))
 
 
-def _camera_fault(faulty: Faulty, previous: Callable[[], Frame | None], rng: np.random.Generator) -> Faulty:
-    frame = faulty.frame
-    some = [name for name in frame.cameras if rng.random() < 0.5]
-    kind = rng.choice(["stale", "turned", "absent"])
+def _corrupted_camera(
+    corrupted: Corrupted, previous: Callable[[], Frame | None], rng: np.random.Generator
+) -> Corrupted:
+    frame, cameras = corrupted.frame, corrupted.frame.cameras or {}
+    some = [name for name in cameras if rng.random() < 0.5]
+    kind = rng.choice(["stale", "rotated", "absent"])
     if kind == "absent":
-        return replace(faulty, frame=without_cameras(frame, some)) if len(some) < len(frame.cameras) else faulty
-    if kind == "turned":
-        frame = turn_cameras(frame, rng.uniform(0, 5), rng.uniform(0, 0.2), rng, some)
+        return replace(corrupted, frame=without_cameras(frame, some)) if len(some) < len(cameras) else corrupted
+    if kind == "rotated":
+        frame = rotate_cameras(frame, rng.uniform(0, 5), rng.uniform(0, 0.2), rng, some)
     elif (before := previous()) is None or before.cameras is None:
-        return faulty
+        return corrupted
     else:
         frame = stale_cameras(frame, before, some)
     # Each camera is off in its own way: there is no one motion to name.
-    return Faulty(frame, {name: error for name, error in faulty.errors.items() if name != "camera"})
+    return Corrupted(frame, {name: error for name, error in corrupted.errors.items() if name != "camera"})
 
 
-def _stale(faulty: Faulty, previous: Frame | None, sensor: str, change: Callable[[Frame, Frame], Frame]) -> Faulty:
+def _stale(
+    corrupted: Corrupted, previous: Frame | None, sensor: str, change: Callable[[Frame, Frame], Frame]
+) -> Corrupted:
     if previous is None or sensor not in previous.sensors:
-        return faulty
-    error = previous.world_SE3_ego.inverse() @ faulty.frame.world_SE3_ego
-    return Faulty(change(faulty.frame, previous), {**faulty.errors, sensor: error})
+        return corrupted
+    error = previous.world_SE3_ego.inverse() @ corrupted.frame.world_SE3_ego
+    return Corrupted(change(corrupted.frame, previous), {**corrupted.errors, sensor: error})

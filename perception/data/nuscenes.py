@@ -2,6 +2,7 @@
 
     dataset = perception.NuScenes(root, version="v1.0-mini", split="mini_val")
     frame = dataset[0]
+    first_ten = dataset[:10]  # a NuScenes of these frames only
 
 What a frame holds, exactly:
 
@@ -27,8 +28,8 @@ Absent      A sensor without a row, or whose keyframe file is not on disk, is le
             absent is determined, counted in ``report`` and logged in one line when the dataset is opened.
 Broken      A file that exists but is damaged or not what the tables say is a DataError naming file and tokens. (A LiDAR
             file without a byte is a sweep without a point: the format has no header. The report counts them.)
-            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which whoever makes batches
-            leaves out, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
+            With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which is left out
+            of batches, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
 """
 
 from __future__ import annotations
@@ -42,20 +43,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
+import msgspec
 import numpy as np
 
-from perception.config import DataConfig
+from perception.config import Config
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_files import DataError, read_bytes
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.geometry import SE3
-from perception.sample import SENSORS, Boxes3D, Frame
+from perception.sample import Boxes3D, Frame
+from perception.task import NUSCENES, Task
 
 logger = logging.getLogger(__name__)
+
+MODALITIES = ("camera", "radar", "lidar")  # of nuScenes' sensors
 
 
 class NuScenes:
@@ -77,6 +82,7 @@ class NuScenes:
         image_size: height and width that the caller will scale images to, covering and then cropping, as
             :func:`perception.sample.fit_image` does. JPEGs that are at least twice as large are decoded at a half, a
             quarter or an eighth of their sides, which is much faster; their intrinsics say so. None: as stored.
+        task: its classes; boxes of others are left out, and labels and attributes index those of the task.
         on_error: what a damaged file does, "raise" or "skip" (see the module docstring).
 
     Attributes:
@@ -96,7 +102,7 @@ class NuScenes:
         scenes: Sequence[str] | None = None,
         *,
         part: Sequence[float] = (0.0, 1.0),
-        sensors: Sequence[str] = SENSORS,
+        sensors: Sequence[str] = MODALITIES,
         lidar_sweeps: int = 10,
         radar_sweeps: int = 6,
         without: Sequence[str] = (),
@@ -104,18 +110,18 @@ class NuScenes:
         radar_filter: bool = True,
         lidar_rings: Sequence[int] | None = None,
         image_size: tuple[int, int] | None = None,
+        task: Task = NUSCENES,
         on_error: Literal["raise", "skip"] = "raise",
     ):
         for sensor in sensors:
-            _require_known("sensor", sensor, SENSORS)
+            _require_known("sensor", sensor, MODALITIES)
         _require_known("on_error", on_error, ("raise", "skip"))
         if min(lidar_sweeps, radar_sweeps) < 1:
             raise PerceptionError(f"sweeps: at least 1 was expected, found lidar {lidar_sweeps}, radar {radar_sweeps}")
         self.root = Path(root)
         self.version = _find_version(self.root, version)
-        self.split = split
+        self.split, self.task = split, task
         self.on_error = on_error
-        self.skipped: dict[str, str] = {}
 
         folder = self.root / self.version
         sweeps = {"camera": 1, "radar": radar_sweeps, "lidar": lidar_sweeps}
@@ -129,17 +135,9 @@ class NuScenes:
         for channel in without:
             _require_known("channel", channel, self._index.modality)
 
-        self.scenes: list[str] = _choose_scenes(folder, self._index.scenes, split, scenes)
         number_of_scene = {name: number for number, name in enumerate(self._index.scenes)}
-        numbers = [number_of_scene[name] for name in self.scenes]
-        samples = [self._index.samples(number) for number in numbers]
-        kept = [_part_of_scene(own, part) for own in samples]
-        self._first_of_scene = np.cumsum([0, *map(len, kept)])
-        self._samples = np.concatenate([np.zeros(0, dtype=np.int64), *kept])  # of the version, one for every frame
-        self.tokens: list[str] = [token.decode() for token in self._index.sample_token[self._samples].tolist()]
-
-        self._dropped_points: Counter = Counter()
-        self._absent = self._index.count_absent(numbers, np.concatenate([self._samples[:0], *samples]), sweeps)
+        numbers = [number_of_scene[name] for name in _choose_scenes(folder, self._index.scenes, split, scenes)]
+        self._select(numbers, [_part_of_scene(self._index.samples(number), part) for number in numbers])
         if self._absent:
             counts = ", ".join(f"{n} {channel} {what}" for (channel, what), n in sorted(self._absent.items()))
             logger.warning("%s: going without what is absent: %s", folder, counts)
@@ -149,6 +147,17 @@ class NuScenes:
         modality, recording = self._index.modality, self._index.recording
         keyframes = {name: rows for name, rows in recording.keyframes.items() if modality[name] in self._options.sweeps}
         self._recording = dataclasses.replace(recording, keyframes=keyframes)
+
+    def _select(self, scenes: list[int], samples: list[np.ndarray]) -> None:
+        """Serve the given samples of each of the given scenes, both by their numbers in the index."""
+        self.scenes: list[str] = [self._index.scenes[number] for number in scenes]
+        self._scene_offsets = np.cumsum([0, *map(len, samples)])
+        self._samples = _joined(samples)  # one for every frame
+        self.tokens: list[str] = [token.decode() for token in self._index.sample_token[self._samples].tolist()]
+        self.skipped: dict[str, str] = {}
+        self._dropped_points: Counter = Counter()
+        every = _joined([self._index.samples(number) for number in scenes])
+        self._absent = self._index.count_absent(scenes, every, self._options.sweeps)
 
     def __getstate__(self) -> dict:
         """Another process maps the index itself."""
@@ -165,13 +174,22 @@ class NuScenes:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, index: int) -> Frame | None:
-        """The frame, or None if it is damaged and ``on_error`` is "skip".
+    @overload
+    def __getitem__(self, index: int) -> Frame | None: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> NuScenes: ...
+
+    def __getitem__(self, index: int | slice) -> Frame | NuScenes | None:
+        """The frame, or None if it is damaged and ``on_error`` is "skip". Of a slice, a dataset of those frames.
 
         Raises:
             IndexError: no such frame.
             DataError: a damaged file, and ``on_error`` is "raise".
+            PerceptionError: a slice that goes backwards: frames are in order of time.
         """
+        if isinstance(index, slice):
+            return self._sliced(range(len(self))[index])
         index = range(len(self))[operator.index(index)]
         try:
             return self._read(index)
@@ -183,6 +201,18 @@ class NuScenes:
                 logger.warning("frame skipped: %s", error)
             self.skipped[token] = str(error)
             return None
+
+    def _sliced(self, frames: range) -> NuScenes:
+        if frames.step < 0:
+            raise PerceptionError(f"slice of a dataset: a step of 1 or more was expected, found {frames.step}")
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        vars(view).pop("_frame_of_token", None)
+        samples = self._samples[frames.start : frames.stop : frames.step]
+        scene = self._index.sample_scene[samples]
+        begin = np.flatnonzero(np.diff(scene, prepend=-1))
+        view._select(scene[begin].tolist(), np.split(samples, begin)[1:])
+        return view
 
     def index(self, token: str) -> int:
         """Which frame has this sample token."""
@@ -200,7 +230,7 @@ class NuScenes:
         """The frames of one scene, in order of time."""
         _require_known("scene", scene, self.scenes)
         number = self.scenes.index(scene)
-        return range(*self._first_of_scene[number : number + 2].tolist())
+        return range(*self._scene_offsets[number : number + 2].tolist())
 
     def frames(self, scene: str | None = None) -> Iterator[Frame]:
         """All frames, or those of one scene, in order; damaged ones are passed over if ``on_error`` is "skip"."""
@@ -215,12 +245,18 @@ class NuScenes:
         return self._index.annotations is not None
 
     @property
-    def annotations(self) -> Annotations | None:
-        """All boxes of this dataset's frames in the world frame, those of ``dataset[i]`` at ``first[i]:first[i + 1]``.
+    def simulated(self) -> bool:
+        """Whether ``perception.sim`` made this version."""
+        return is_simulated(self.root / self.version)
 
-        They are gathered anew by every call. None where the version has no annotations.
+    @property
+    def annotations(self) -> Annotations | None:
+        """All boxes of this dataset's frames in the world frame; None where the version has no annotations.
+
+        Those of ``dataset[i]`` are ``box_offsets[i]:box_offsets[i + 1]``. They are gathered anew by every call.
         """
-        return self._index.annotations.of(self._samples) if self.annotated else None
+        every = self._index.annotations
+        return None if every is None else every.of(self._samples).of_task(self.task)
 
     @property
     def ego_positions(self) -> np.ndarray:
@@ -266,9 +302,9 @@ class NuScenes:
         )
 
     def _boxes(self, sample: int, ego_SE3_world: SE3) -> Boxes3D | None:
-        if not self.annotated:
+        if self._index.annotations is None:
             return None
-        own = self._index.annotations.of(np.array([sample]))
+        own = self._index.annotations.of(np.array([sample])).of_task(self.task)
         forward = ego_SE3_world.rotate(own.forward)
         return Boxes3D(
             center=ego_SE3_world.transform(own.center),
@@ -283,13 +319,27 @@ class NuScenes:
         )
 
 
-def open_source(root: str | Path, config: DataConfig, version: str | None = None, **selection) -> NuScenes:
-    """A dataset with as many sweeps a cloud as the detector of ``config`` was trained on.
+def is_simulated(folder: Path) -> bool:
+    """Whether ``perception.sim`` made the version in this folder of tables, by what its ``log.json`` says."""
+    try:
+        logs = json.loads((folder / "log.json").read_bytes())
+        return any(row["location"] == "simulation" for row in logs)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def open_source(root: str | Path, config: Config, version: str | None = None, **selection: Any) -> NuScenes:
+    """A dataset as the detector of ``config`` wants it: its task, and as many sweeps a cloud as it was trained on.
 
     selection: the other arguments, as :class:`NuScenes` takes them.
     """
-    sweeps = {"lidar_sweeps": config.lidar_sweeps, "radar_sweeps": config.radar_sweeps}
-    return NuScenes(root, version, **sweeps, **selection)
+    data = config.data
+    options = {"task": config.task, "lidar_sweeps": data.lidar_sweeps, "radar_sweeps": data.radar_sweeps, **selection}
+    return NuScenes(root, version, **options)
+
+
+def _joined(samples: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *samples])
 
 
 def _part_of_scene(samples: np.ndarray, part: Sequence[float]) -> np.ndarray:
@@ -347,15 +397,15 @@ def _split_scenes(folder: Path, split: str) -> list[str]:
     path, custom = folder / "splits.json", {}
     if path.exists():
         try:
-            custom = json.loads(path.read_bytes())
-            if split in custom:
-                return [str(name) for name in custom[split]]
-        except (OSError, ValueError, TypeError) as error:
+            custom = msgspec.json.decode(read_bytes(path), type=dict[str, list[str]])
+        except msgspec.MsgspecError as error:
             raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
+    if split in custom:
+        return custom[split]
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:
-        message = f"split '{split}': the official splits need an extra: pip install 'perception[nuscenes]'"
+        message = missing_extra("nuscenes", f"split '{split}': the official splits need an extra")
         raise PerceptionError(message) from None
     official = create_splits_scenes()
     _require_known("split", split, [*official, *custom])

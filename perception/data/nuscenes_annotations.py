@@ -9,43 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
+from perception.data.nuscenes_constants import BICYCLE_RACK, DETECTION_CLASS, VISIBILITY_LEVEL
 from perception.data.nuscenes_json import Rows, Table, read_pieces
+from perception.data.nuscenes_rows import Instance, Named, SampleAnnotation, Visibility
 from perception.data.nuscenes_tables import Columns, Resolver, stacked, token_positions
-from perception.sample import ATTRIBUTES, CLASSES
+from perception.task import ATTRIBUTES, CLASSES, Task
 
 MAX_TIME_DIFF_S = 1.5  # between annotations, for a velocity; twice that for a central difference (devkit: box_velocity)
-DETECTION_CLASS = {
-    "movable_object.barrier": "barrier",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-}  # every other category is outside the detection task
-BICYCLE_RACK = "static_object.bicycle_rack"  # the metric passes over bicycles and motorcycles that stand in one
 OTHER, RACK = -1, -2  # instead of a label
-VISIBILITY_LEVEL = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Boxes of the ten detection classes in the world frame; those of sample i are first[i] to first[i + 1].
+    """Boxes of the ten detection classes in the world frame.
 
-    first: int64 [S + 1].  center: [N, 3].  size: [N, 3] (l, w, h).  forward: [N, 3], the box's x axis.
+    box_offsets: int64 [S + 1], the boxes of sample i are box_offsets[i] to box_offsets[i + 1].
+    center: [N, 3].  size: [N, 3] (l, w, h).  forward: [N, 3], the box's x axis.
     velocity: [N, 3] m/s, NaN where unknown.  label to num_radar_points as in Boxes3D, int64 [N].
-    rack_first: int64 [S + 1], likewise of the bicycle racks.  rack_center: [R, 3].  rack_size: [R, 3] (l, w, h).
+    rack_offsets: int64 [S + 1], likewise of the bicycle racks.  rack_center: [R, 3].  rack_size: [R, 3] (l, w, h).
     rack_rotation: [R, 4] unit quaternions (w, x, y, z).
     """
 
-    first: np.ndarray
+    box_offsets: np.ndarray
     center: np.ndarray
     size: np.ndarray
     forward: np.ndarray
@@ -55,25 +40,37 @@ class Annotations:
     visibility: np.ndarray
     num_lidar_points: np.ndarray
     num_radar_points: np.ndarray
-    rack_first: np.ndarray
+    rack_offsets: np.ndarray
     rack_center: np.ndarray
     rack_size: np.ndarray
     rack_rotation: np.ndarray
 
     def of(self, samples: np.ndarray) -> Annotations:
         """Those of some samples, by index and in that order."""
-        first, own = _gathered(self.first, samples)
-        rack_first, rack = _gathered(self.rack_first, samples)
-        columns = {name: column for name, column in vars(self).items() if not name.endswith("first")}
+        box_offsets, own = _gathered(self.box_offsets, samples)
+        rack_offsets, rack = _gathered(self.rack_offsets, samples)
+        columns = {name: column for name, column in vars(self).items() if not name.endswith("offsets")}
         columns = {name: column[rack if name.startswith("rack") else own] for name, column in columns.items()}
-        return Annotations(first=first, rack_first=rack_first, **columns)
+        return Annotations(box_offsets=box_offsets, rack_offsets=rack_offsets, **columns)
+
+    def of_task(self, task: Task) -> Annotations:
+        """The boxes of the task's classes, with its labels and attributes; racks stay."""
+        label = task.labels_of(CLASSES)[self.label]
+        attribute = np.append(task.attributes_of(ATTRIBUTES), -1)[self.attribute]
+        sample = np.repeat(np.arange(len(self.box_offsets) - 1), np.diff(self.box_offsets))[label >= 0]
+        columns = {
+            name: column if name.startswith("rack") else column[label >= 0]
+            for name, column in {**vars(self), "label": label, "attribute": attribute}.items()
+            if name != "box_offsets"
+        }
+        return Annotations(box_offsets=np.searchsorted(sample, np.arange(len(self.box_offsets))), **columns)
 
 
-def _gathered(first: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the rows of the samples begin once they are put one behind the other, [len(samples) + 1], and the rows."""
-    begin, length = first[samples], first[samples + 1] - first[samples]
-    new_first = np.concatenate([[0], np.cumsum(length)])
-    return new_first, np.arange(new_first[-1]) + np.repeat(begin - new_first[:-1], length)
+def _gathered(offsets: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The offsets of the samples' rows once these are concatenated, [len(samples) + 1], and the indices of the rows."""
+    begin, length = offsets[samples], offsets[samples + 1] - offsets[samples]
+    new_offsets = np.concatenate([[0], np.cumsum(length)])
+    return new_offsets, np.arange(new_offsets[-1]) + np.repeat(begin - new_offsets[:-1], length)
 
 
 def read_annotations(
@@ -89,9 +86,7 @@ def read_annotations(
     """
     if not (folder / "sample_annotation.json").exists():
         return None
-    keys = ("sample_token", "instance_token", "visibility_token", "attribute_tokens", "translation", "size", "rotation")
-    keys = (*keys, "prev", "next", "num_lidar_pts", "num_radar_pts")
-    pieces = read_pieces(folder, "sample_annotation", keys, progress)
+    pieces = read_pieces(folder, "sample_annotation", SampleAnnotation, progress)
     empty, first = next(pieces), next(pieces, None)
     if first is None:
         return None
@@ -103,10 +98,10 @@ def read_annotations(
     order = np.argsort(boxes["sample"], kind="stable")  # the table's order within a sample, as the devkit has it
     rack_order = np.argsort(racks["sample"], kind="stable")
     return {
-        "first": np.searchsorted(boxes.pop("sample")[order], every_sample),
+        "box_offsets": np.searchsorted(boxes.pop("sample")[order], every_sample),
         "velocity": velocity[order],
         **{name: column[order] for name, column in boxes.items()},
-        "rack_first": np.searchsorted(racks.pop("sample")[rack_order], every_sample),
+        "rack_offsets": np.searchsorted(racks.pop("sample")[rack_order], every_sample),
         **{f"rack_{name}": column[rack_order] for name, column in racks.items()},
     }
 
@@ -116,13 +111,13 @@ class _Reader:
 
     def __init__(self, folder: Path, samples: dict[str, int]):
         self._samples = samples
-        categories, instances = Table(folder, "category", ("name",)), Table(folder, "instance", ("category_token",))
+        categories, instances = Table(folder, "category", Named), Table(folder, "instance", Instance)
         label = np.array([_label(name) for name in categories.strings("name")], dtype=np.int64)
         self._instances = instances.positions()
         self._label = label[instances.references("category_token", categories.positions())]
-        attributes = Table(folder, "attribute", ("name",))
+        attributes = Table(folder, "attribute", Named)
         self._attributes = dict(zip(attributes.strings("token"), attributes.strings("name")))
-        visibility = Table(folder, "visibility", ("level",))
+        visibility = Table(folder, "visibility", Visibility)
         self._visibilities = visibility.positions()
         level = [VISIBILITY_LEVEL.get(name, 0) for name in visibility.strings("level")]
         self._level = np.array([*level, 0], dtype=np.int64)  # the last for an empty token
@@ -161,10 +156,8 @@ class _Reader:
     def _attribute(self, rows: Rows) -> np.ndarray:
         """int64 [N] index into ATTRIBUTES, -1 for none; nuScenes gives a box of the ten classes at most one."""
         attribute, names = np.full(len(rows.rows), -1, dtype=np.int64), self._attributes
-        for i, row in enumerate(rows.rows):
-            tokens = row["attribute_tokens"]
-            known = isinstance(tokens, list) and all(isinstance(t, str) and names.get(t) in ATTRIBUTES for t in tokens)
-            if not known:
+        for i, tokens in enumerate(rows.values("attribute_tokens")):
+            if not all(names.get(token) in ATTRIBUTES for token in tokens):
                 rows.fail(i, "attribute_tokens", "a list of tokens of known attributes")
             if tokens:
                 attribute[i] = ATTRIBUTES.index(names[tokens[0]])
@@ -178,7 +171,8 @@ def _where(columns: Columns, mask: np.ndarray) -> Columns:
 def _label(category: str) -> int:
     if category == BICYCLE_RACK:
         return RACK
-    return CLASSES.index(DETECTION_CLASS[category]) if category in DETECTION_CLASS else OTHER
+    name = DETECTION_CLASS.get(category)
+    return OTHER if name is None else CLASSES.index(name)
 
 
 def _velocities(folder: Path, rows: Columns, timestamp_us: np.ndarray) -> np.ndarray:

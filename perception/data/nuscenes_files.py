@@ -60,7 +60,7 @@ def read_lidar_bin(path: str | Path, out: np.ndarray) -> None:
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            size = file.readinto(out) + len(file.read(1))
+            size = file.readinto(out.data) + len(file.read(1))
     except OSError as error:
         raise _unreadable(path, error) from None
     if size != out.nbytes:

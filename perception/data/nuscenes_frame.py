@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.data.nuscenes_files import DataError, lidar_bin_length, read_image, read_lidar_bin, read_pcd
 from perception.data.nuscenes_tables import Calibration, Recording
-from perception.geometry import SE3
-from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, CameraImage, LidarCloud, RadarCloud, scaling
+from perception.geometry import SE3, pose_matrix
+from perception.sample import CameraImage, LidarCloud, RadarCloud, scaling
 
 _RADAR_USED = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", "invalid_state", "dyn_prop", "ambig_state")
 
@@ -65,7 +64,7 @@ class SampleReader:
             return None
         lengths = [self._read(row, lidar_bin_length) for row in rows]
         rings = _ring_filter(self._options.lidar_rings)
-        points = np.empty((sum(lengths), len(LIDAR_FIELDS)), dtype=np.float32)
+        points = np.empty((sum(lengths), len(LidarCloud.fields)), dtype=np.float32)
         total = 0  # of the points so far: every sweep is read to where those before it end, and shrinks in place
         for row, length, pose, age_s in zip(rows, lengths, self._ego_T_sensor(rows), self._age_s(rows)):
             sweep = points[total : total + length]
@@ -81,7 +80,7 @@ class SampleReader:
         if not rows:
             return None
         sweeps = [self._radar_records(row) for row in rows]
-        points = np.empty((sum(map(len, sweeps)), len(RADAR_FIELDS)), dtype=np.float32)
+        points = np.empty((sum(map(len, sweeps)), len(RadarCloud.fields)), dtype=np.float32)
         total = 0
         for row, sweep, pose, age_s in zip(rows, sweeps, self._ego_T_sensor(rows), self._age_s(rows)):
             options = self._options.min_distance_m, self._options.radar_filter
@@ -124,18 +123,15 @@ class SampleReader:
         return self._calibrations[self._rows.calibration[row]]
 
     def _world_SE3_ego(self, row: int) -> SE3:
-        pose = self._rows.world_SE3_ego[row]
-        return SE3.from_quaternion(pose[3:], pose[:3])
+        return SE3.from_pose(self._rows.world_SE3_ego[row])
 
     def _ego_T_sensor(self, rows: list[int]) -> np.ndarray:
         """float64 [M, 4, 4]: from each row's sensor at its time of measurement to the ego frame at the reference time.
 
         All at once, since there are dozens: to make and check an SE3 takes longer than to transform a radar's points.
         """
-        pose, calibration = self._rows.world_SE3_ego[rows], self._rows.calibration[rows].tolist()
-        world_T_ego = np.tile(np.eye(4), (len(rows), 1, 1))
-        world_T_ego[:, :3, :3] = Rotation.from_quat(pose[:, [4, 5, 6, 3]]).as_matrix()  # w last
-        world_T_ego[:, :3, 3] = pose[:, :3]
+        calibration = self._rows.calibration[rows].tolist()
+        world_T_ego = pose_matrix(self._rows.world_SE3_ego[rows])
         mount = {i: self._calibrations[i].ego_SE3_sensor.matrix for i in set(calibration)}
         return self.ego_SE3_world.matrix @ world_T_ego @ np.stack([mount[i] for i in calibration])
 

@@ -1,18 +1,18 @@
 """The tables of a nuScenes version as columns in a file, which every process maps into memory instead of reading JSON.
 
-The tables are read once. From then on a version is opened in milliseconds, whatever its size: of the columns only those
-pages come into memory that are looked at, and all processes on a machine share them. There are two files:
+The tables are read once. From then on a version opens in milliseconds, whatever its size: only the pages of the columns
+that are accessed are loaded, and all processes on a machine share them. There are two files:
 
-tables.safetensors   the columns of all scenes; made anew when a table's size or times differ.
-files.safetensors    which sensor files exist; made anew when the times of a folder of theirs differ.
+tables.safetensors   the columns of all scenes; rebuilt when a table's size or times differ.
+files.safetensors    which sensor files exist; rebuilt when the times of a folder of theirs differ.
 
-They lie in ``<root>/.perception-index/<version>`` or, where that cannot be written, in a folder of the user's cache
-(``$XDG_CACHE_HOME``, ``~/.cache``). A file is written beside its place and renamed, so readers see a whole one or none,
-and of several processes that write at once any may win: they write the same. One that is truncated or not what its
-header says is made anew.
+They are in ``<root>/.perception-index/<version>`` or, where that cannot be written, in a folder of the user's cache
+(``$XDG_CACHE_HOME``, ``~/.cache``). Readers see a whole file or none (``perception/files.py``), and it does not matter
+which of several processes writes it last: they write the same. One that is truncated or not what its
+header says is rebuilt.
 
-A change is seen by size, modification time and change time, in nanoseconds as far as the file system has them. What was
-changed within the last tenth of a second when it was read may change again without a trace: it is read again next time.
+Changes are detected by size, modification time and change time, in nanoseconds as far as the file system has them. What
+had changed less than a tenth of a second before it was read may change again undetected: it is read again next time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from perception.data.nuscenes_tables import (
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 2  # of the columns: another one is another index
+SCHEMA = 3  # of the columns: another one is another index
 FOLDER = ".perception-index"
 _BIG_TABLES = ("sample_data", "ego_pose", "sample_annotation")
 _TABLES = (*_BIG_TABLES, *"scene sample sensor calibrated_sensor category instance attribute visibility".split())
@@ -58,7 +58,7 @@ class Index:
     """All scenes of a version. Arrays are read-only views of a mapped file.
 
     sources: what the tables looked like when they were read.
-    scenes: names, in the table's order; the samples of scene c are scene_first[c] to scene_first[c + 1].
+    scenes: names, in the table's order; the samples of scene c are scene_offsets[c] to scene_offsets[c + 1].
     sample_token: bytes [S].  sample_scene: int32 [S].  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN
     without one.  absent: int32 [A, 4], one row each: scene, channel, sweeps after it until the keyframe, and how many
     files are absent.
@@ -66,7 +66,7 @@ class Index:
 
     sources: dict
     scenes: list[str]
-    scene_first: np.ndarray
+    scene_offsets: np.ndarray
     sample_token: np.ndarray
     sample_scene: np.ndarray
     ego_position: np.ndarray
@@ -76,7 +76,7 @@ class Index:
     absent: np.ndarray
 
     def samples(self, scene: int) -> np.ndarray:
-        return np.arange(self.scene_first[scene], self.scene_first[scene + 1])
+        return np.arange(self.scene_offsets[scene], self.scene_offsets[scene + 1])
 
     def count_absent(self, scenes: list[int], samples: np.ndarray, sweeps: dict[str, int]) -> Counter:
         """(channel, what) -> how many of what a dataset wants is absent.
@@ -113,7 +113,7 @@ def open_index(root: Path, version: str) -> Index:
     return Index(
         sources=sources,
         scenes=names["scenes"],
-        scene_first=tables["scene_first"],
+        scene_offsets=tables["scene_offsets"],
         sample_token=tables["sample.token"],
         sample_scene=tables["sample.scene"],
         ego_position=tables["link.ego_position"],
@@ -126,7 +126,7 @@ def open_index(root: Path, version: str) -> Index:
             reference=tables["link.reference"],
             reference_us=tables["link.reference_us"],
         ),
-        annotations=Annotations(**_below(tables, "annotation")) if "annotation.first" in tables else None,
+        annotations=Annotations(**_below(tables, "annotation")) if "annotation.box_offsets" in tables else None,
         modality=modality,
         absent=files["absent"],
     )
@@ -203,7 +203,7 @@ def _read_tables(folder: Path) -> tuple[Columns, dict]:
     groups = {"sample": samples, "calibration": calibrations, "row": rows, "file": files, "link": link}
     groups["annotation"] = annotations or {}
     columns = {f"{group}.{name}": column for group, own in groups.items() for name, column in own.items()}
-    columns["scene_first"] = np.searchsorted(samples["scene"], np.arange(len(scenes) + 1))
+    columns["scene_offsets"] = np.searchsorted(samples["scene"], np.arange(len(scenes) + 1))
     return columns, {"scenes": scenes, "modality": modality, "folders": folders}
 
 
@@ -221,12 +221,12 @@ def _list_files(root: Path, tables: Columns, names: dict) -> tuple[Columns, dict
 
     age = _sweep_age(tables["link.keyframe"], tables["row.previous"])
     row = np.flatnonzero(~present & (age >= 0))
-    sample = np.searchsorted(tables["link.first"], row, side="right") - 1
+    sample = np.searchsorted(tables["link.row_offsets"], row, side="right") - 1
     channel = tables["calibration.channel"][tables["row.calibration"][row]]
-    place = (tables["sample.scene"][sample], channel, age[row])
     shape = (len(names["scenes"]), len(names["modality"]), 1 + age.max(initial=0))
-    place, counts = np.unique(np.ravel_multi_index(place, shape), return_counts=True)
-    absent = np.stack([*np.unravel_index(place, shape), counts], axis=1).astype(np.int32)
+    cell = np.ravel_multi_index((tables["sample.scene"][sample], channel, age[row]), shape)
+    cells, counts = np.unique(cell, return_counts=True)
+    absent = np.stack([*np.unravel_index(cells, shape), counts], axis=1).astype(np.int32)
     return {"present": present, "absent": absent}, {}
 
 

@@ -2,47 +2,47 @@
 
 The tables of trainval hold millions of rows, which as Python objects take gigabytes. They are decoded a few hundred
 rows at a time, which also stay in the processor's cache, and turned into columns.
-
-Format: https://github.com/nutonomy/nuscenes-devkit/blob/master/docs/schema_nuscenes.md
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, Generic, NoReturn, TypeVar
 
+import msgspec
 import numpy as np
 
 from perception.data.nuscenes_files import DataError
+from perception.data.nuscenes_rows import Row
 
+RowType = TypeVar("RowType", bound=Row)
 _BLOCK_BYTES = 1 << 18
 
 
-class Rows:
+class Rows(Generic[RowType]):
     """Some rows of a table, and the checks that turn them into columns. Every method raises DataError."""
 
-    def __init__(self, path: Path, rows: list[dict]):
+    def __init__(self, path: Path, rows: list[RowType]):
         self.path, self.rows = path, rows
+
+    def values(self, key: str) -> list:
+        return [getattr(row, key) for row in self.rows]
 
     def positions(self) -> dict[str, int]:
         """token -> where its row stands."""
         return {token: i for i, token in enumerate(self.strings("token"))}
 
-    def chosen(self, rows: np.ndarray) -> Rows:
+    def chosen(self, rows: np.ndarray) -> Rows[RowType]:
         """Some of the rows, by index and in that order."""
         return Rows(self.path, [self.rows[i] for i in rows])
 
     def strings(self, key: str) -> list[str]:
-        values = [row[key] for row in self.rows]
-        try:
-            printable = "".join(values).isprintable()
-        except TypeError:
-            printable = False
-        if not printable:
-            i = next(i for i, value in enumerate(values) if not isinstance(value, str) or not value.isprintable())
-            self.fail(i, key, "text")
+        values = self.values(key)
+        if not "".join(values).isprintable():
+            self.fail(next(i for i, value in enumerate(values) if not value.isprintable()), key, "text")
         return values
 
     def bytes(self, key: str) -> np.ndarray:
@@ -50,16 +50,13 @@ class Rows:
         return np.array([string.encode() for string in self.strings(key)], dtype=np.bytes_)
 
     def numbers(self, key: str, dtype, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """The finite numbers under ``key`` as [N, *shape]."""
-        values = [row[key] for row in self.rows]
-        if not values:
-            return np.zeros((0, *shape), dtype)
-        array = as_numbers(values, dtype)
-        if array is None or array.shape != (len(values), *shape):
-            for i, value in enumerate(values):  # find the row to name
-                array = as_numbers(value, dtype)
-                if array is None or array.shape != shape:
-                    self.fail(i, key, f"{shape[0]} numbers" if shape else "a number")
+        """The numbers under ``key``, finite and such as ``dtype`` can hold, as [N, *shape]."""
+        found = np.array(self.values(key)).reshape(-1, *shape)
+        with np.errstate(invalid="ignore"):
+            array = found.astype(dtype)
+        valid = (np.isfinite(found) & (array == found)).all(axis=tuple(range(1, found.ndim)))
+        for i in np.flatnonzero(~valid)[:1]:
+            self.fail(i, key, f"{shape[0]} numbers" if shape else "a number")
         return array
 
     def quaternions(self, key: str) -> np.ndarray:
@@ -74,61 +71,43 @@ class Rows:
         """int32 [N]: the position of the token under ``key``; -1 for an empty one where ``optional``."""
         if optional:
             positions = {**positions, "": -1}
-        try:
-            return np.array([positions[row[key]] for row in self.rows], dtype=np.int32)
-        except (KeyError, TypeError):
-            pass  # find the row to name
-        i = next(i for i, row in enumerate(self.rows) if not isinstance(row[key], str) or row[key] not in positions)
-        self.fail(i, key, "a token that exists")
+        values = self.values(key)
+        for i in (i for i, value in enumerate(values) if value not in positions):
+            self.fail(i, key, "a token that exists")
+        return np.array([positions[value] for value in values], dtype=np.int32)
 
     def fail(self, i: int, key: str, expected: str) -> NoReturn:
-        raise bad_value(self.path, self.rows[i]["token"], key, expected, self.rows[i][key])
+        row = self.rows[i]
+        raise bad_value(self.path, row.token, key, expected, getattr(row, key))
 
 
-class Table(Rows):
-    """All rows of ``<folder>/<name>.json``, a list of objects with at least a token and ``keys``."""
+class Table(Rows[RowType]):
+    """All rows of ``<folder>/<name>.json``."""
 
-    def __init__(self, folder: Path, name: str, keys: tuple[str, ...]):
-        pieces = read_pieces(folder, name, keys)
+    def __init__(self, folder: Path, name: str, kind: type[RowType]):
+        pieces = read_pieces(folder, name, kind)
         super().__init__(folder / f"{name}.json", [row for piece in pieces for row in piece.rows])
 
 
 def read_pieces(
-    folder: Path, name: str, keys: tuple[str, ...], progress: Callable[[int], object] = lambda size: None
-) -> Iterator[Rows]:
+    folder: Path, name: str, kind: type[RowType], progress: Callable[[int], object] = lambda size: None
+) -> Iterator[Rows[RowType]]:
     """The same, some hundred rows at a time; ``progress`` is told how many bytes were read.
 
-    The first piece has no row, so that whoever makes columns of every piece learns their types from an empty table too.
+    The first piece has no row, so that the columns of an empty table have their types too.
     """
-    path, wanted, first = folder / f"{name}.json", {"token", *keys}, 0
+    path = folder / f"{name}.json"
     yield Rows(path, [])
-    for rows in _decoded(path, progress):
-        _check(path, rows, wanted, first)
+    for rows in _decoded(path, kind, progress):
         yield Rows(path, rows)
-        first += len(rows)
 
 
 def bad_value(path: Path, token: str, key: str, expected: str, found) -> DataError:
     return DataError(f"{path}: token {token}: {expected} was expected in {key}, found {found!r}")
 
 
-def as_numbers(value, dtype) -> np.ndarray | None:
-    """The value as an array of ``dtype``; None unless it is made of finite numbers that fit. Booleans do not."""
-    try:
-        found = np.asarray(value)
-    except ValueError:  # ragged lists
-        return None
-    if found.dtype.kind not in "iuf" or not np.isfinite(found).all():
-        return None
-    with np.errstate(invalid="ignore"):
-        array = found.astype(dtype)
-    return array if (array == found).all() else None
-
-
-def _decoded(path: Path, progress: Callable[[int], object]) -> Iterator[list]:
-    import msgspec
-
-    decoder, done = msgspec.json.Decoder(list), 0
+def _decoded(path: Path, kind: type[RowType], progress: Callable[[int], object]) -> Iterator[list[RowType]]:
+    decoder, done = msgspec.json.Decoder(list[kind]), 0  # type: ignore[valid-type]  # a type that is an argument
     try:
         with path.open("rb", buffering=0) as file:
             for text in _lists(file, progress):
@@ -137,9 +116,9 @@ def _decoded(path: Path, progress: Callable[[int], object]) -> Iterator[list]:
                 done += len(rows)
     except OSError as error:
         raise DataError(f"{path}: table '{path.stem}' cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        # What is no list, no JSON, or has numbers such as NaN, which Python's own decoder takes and says more about.
-        yield _decoded_whole(path)[done:]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        # What is no list, no JSON, has rows of another kind or numbers such as NaN, which only Python's decoder takes.
+        yield [_converted(path, i, row, kind) for i, row in enumerate(_decoded_whole(path))][done:]
 
 
 def _lists(file: BinaryIO, progress: Callable[[int], object]) -> Iterator[bytes]:
@@ -176,10 +155,15 @@ def _decoded_whole(path: Path) -> list:
     return rows
 
 
-def _check(path: Path, rows: list, wanted: set[str], first: int) -> None:
-    for i, row in enumerate(rows, first):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: row {i}: an object was expected, found {type(row).__name__}")
-        if not wanted <= row.keys():
-            missing = ", ".join(sorted(wanted - row.keys()))
-            raise DataError(f"{path}: row {i} (token {row.get('token')!r}): missing {missing}")
+def _converted(path: Path, i: int, row, kind: type[RowType]) -> RowType:
+    if not isinstance(row, dict):
+        raise DataError(f"{path}: row {i}: an object was expected, found {type(row).__name__}")
+    missing = ", ".join(sorted(set(kind.__struct_fields__) - row.keys()))
+    if missing:
+        raise DataError(f"{path}: row {i} (token {row.get('token')!r}): missing {missing}")
+    try:
+        return msgspec.convert(row, kind)
+    except msgspec.ValidationError as error:
+        expected, _, place = str(error).partition(" - at `$.")
+        key = re.split(r"\W", place)[0]
+        raise DataError(f"{path}: token {row['token']}: {expected} in {key}, found {row[key]!r}") from None

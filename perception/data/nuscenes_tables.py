@@ -1,4 +1,4 @@
-"""What the sensors of a nuScenes version measured, as columns: read from the JSON tables, and served to whoever reads.
+"""What the sensors of a nuScenes version measured, as columns read from the JSON tables.
 
 Rows are ordered by scene, then by sample, so that those of a scene, and of a sample, are one piece of every column.
 They refer to each other by index, -1 standing for none. Poses stay as nuScenes has them: world frame, quaternions
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.data.nuscenes_json import Rows, Table, as_numbers, bad_value, read_pieces
+from perception.data.nuscenes_constants import REFERENCE_CHANNEL
+from perception.data.nuscenes_json import Rows, Table, bad_value, read_pieces
+from perception.data.nuscenes_rows import CalibratedSensor, EgoPose, Named, Sample, SampleData, Sensor
 from perception.geometry import SE3
 
-REFERENCE_CHANNEL = "LIDAR_TOP"
 _BLOCK_ROWS = 1 << 16
 
 Columns = dict[str, np.ndarray]
@@ -33,7 +34,7 @@ class Calibration:
     intrinsics: np.ndarray | None
 
 
-class Calibrations(Sequence[Calibration]):
+class Calibrations:
     """Those of a version, by index, each made when it is first asked for: trainval has ten thousand.
 
     Args:
@@ -52,8 +53,7 @@ class Calibrations(Sequence[Calibration]):
         if i not in self._made:
             channel, pose = self._channels[i], self._pose[i]
             intrinsics = self._intrinsics[i] if self._modality[channel] == "camera" else None
-            ego_SE3_sensor = SE3.from_quaternion(pose[3:], pose[:3])
-            self._made[i] = Calibration(channel, self._modality[channel], ego_SE3_sensor, intrinsics)
+            self._made[i] = Calibration(channel, self._modality[channel], SE3.from_pose(pose), intrinsics)
         return self._made[i]
 
 
@@ -85,7 +85,7 @@ class Recording:
     """
 
     rows: SensorRows
-    calibrations: Sequence[Calibration]
+    calibrations: Calibrations
     keyframes: dict[str, np.ndarray]
     reference: np.ndarray
     reference_us: np.ndarray
@@ -96,18 +96,18 @@ def read_samples(folder: Path) -> tuple[Columns, list[str], dict[str, int]]:
 
     token: bytes [S].  scene: int32 [S].  timestamp_us: int64 [S].
     """
-    scenes = Table(folder, "scene", ("name",))
+    scenes = Table(folder, "scene", Named)
     names = scenes.strings("name")
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    table = Table(folder, "sample", ("scene_token", "timestamp"))
+    table = Table(folder, "sample", Sample)
     scene = np.array([number[name] for name in names], dtype=np.int32)[
         table.references("scene_token", scenes.positions())
     ]
     timestamp_us = table.numbers("timestamp", np.int64)
     order = np.lexsort((timestamp_us, scene))
-    table = table.chosen(order)
-    columns = {"token": table.bytes("token"), "scene": scene[order], "timestamp_us": timestamp_us[order]}
-    return columns, list(number), table.positions()
+    rows = table.chosen(order)
+    columns = {"token": rows.bytes("token"), "scene": scene[order], "timestamp_us": timestamp_us[order]}
+    return columns, list(number), rows.positions()
 
 
 def read_calibrations(folder: Path) -> tuple[Columns, dict[str, str], dict[str, int]]:
@@ -115,17 +115,17 @@ def read_calibrations(folder: Path) -> tuple[Columns, dict[str, str], dict[str, 
 
     channel: int32 [K], place in the keys of the second.  pose: [K, 7].  intrinsics: [K, 3, 3], NaN where no camera.
     """
-    sensors = Table(folder, "sensor", ("channel", "modality"))
+    sensors = Table(folder, "sensor", Sensor)
     channels, modalities = sensors.strings("channel"), sensors.strings("modality")
-    table = Table(folder, "calibrated_sensor", ("sensor_token", "translation", "rotation", "camera_intrinsic"))
+    table = Table(folder, "calibrated_sensor", CalibratedSensor)
     sensor = table.references("sensor_token", sensors.positions())
     used = sorted({channels[i] for i in sensor})
     intrinsics = np.full((len(sensor), 3, 3), np.nan)
     for i in np.flatnonzero([modalities[k] == "camera" for k in sensor]):
-        found = as_numbers(table.rows[i]["camera_intrinsic"], np.float64)
-        if found is None or found.shape != (3, 3):
+        matrix = table.rows[i].camera_intrinsic
+        if [len(line) for line in matrix] != [3, 3, 3] or not np.isfinite(matrix).all():
             table.fail(i, "camera_intrinsic", "a 3 x 3 matrix")
-        intrinsics[i] = found
+        intrinsics[i] = matrix
     columns = {
         "channel": np.array([used.index(channels[i]) for i in sensor], dtype=np.int32),
         "pose": np.concatenate([table.numbers("translation", np.float64, (3,)), table.quaternions("rotation")], axis=1),
@@ -142,7 +142,6 @@ def read_sensor_rows(
 
     As in :class:`SensorRows`, without ``present``, and: sample, folder: int32 [N].  key: bool [N].
     """
-    keys = ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "is_key_frame", "height", "width")
     folders: dict[str, int] = {}
 
     def columns_of(rows: Rows) -> Columns:
@@ -153,19 +152,19 @@ def read_sensor_rows(
             "sample": rows.references("sample_token", samples),
             "calibration": rows.references("calibrated_sensor_token", calibrations),
             "timestamp_us": rows.numbers("timestamp", np.int64),
-            "key": np.array([row["is_key_frame"] is True for row in rows.rows], dtype=bool),
+            "key": np.array(rows.values("is_key_frame"), dtype=bool),
             "image_size": np.stack([rows.numbers("height", np.int32), rows.numbers("width", np.int32)], axis=1),
             "previous": rows.bytes("prev"),
             "ego_pose": rows.bytes("ego_pose_token"),
         }
 
-    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", (*keys, "filename", "prev"), progress)))
+    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", SampleData, progress)))
     order = np.argsort(columns["sample"], kind="stable")
     for name in columns:
         columns[name] = columns[name][order]
     resolve = Resolver(folder / "sample_data.json", columns["token"])
     columns["previous"] = resolve("prev", columns["previous"], token_positions(columns["token"]), optional=True)
-    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", ("translation", "rotation"), progress)))
+    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", EgoPose, progress)))
     pose = resolve("ego_pose_token", columns.pop("ego_pose"), token_positions(poses["token"]))
     columns["world_SE3_ego"] = poses["pose"][pose]
     return columns, list(folders)
@@ -233,13 +232,14 @@ def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channel
         channel: int32 [K], of every calibration, as a place in ``channels``.
 
     Returns:
-        keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  first: int64 [S + 1], where the
-        rows of every sample begin.  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN without one.
+        keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  row_offsets: int64 [S + 1],
+        where the rows of every sample begin.  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN without
+        one.
     """
     key_row = np.flatnonzero(rows["key"])
     keyframe = np.full((len(samples["token"]), len(channels)), -1, dtype=np.int32)
     keyframe[rows["sample"][key_row], channel[rows["calibration"][key_row]]] = key_row
-    first = np.searchsorted(rows["sample"], np.arange(len(keyframe) + 1))
+    offsets = np.searchsorted(rows["sample"], np.arange(len(keyframe) + 1))
 
     reference = np.full(len(keyframe), -1, dtype=np.int32)
     if REFERENCE_CHANNEL in channels:
@@ -250,13 +250,13 @@ def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channel
     reference_us = samples["timestamp_us"].copy()
     reference_us[has_lidar] = rows["timestamp_us"][reference[has_lidar]]
     for i in np.flatnonzero(~has_lidar):  # the ego pose measured nearest to the sample's own time
-        own = rows["timestamp_us"][first[i] : first[i + 1]]
+        own = rows["timestamp_us"][offsets[i] : offsets[i + 1]]
         if len(own):
-            reference[i] = first[i] + np.abs(own - reference_us[i]).argmin()
+            reference[i] = offsets[i] + np.abs(own - reference_us[i]).argmin()
     return {
         "keyframe": keyframe,
         "reference": reference,
         "reference_us": reference_us,
-        "first": first,
+        "row_offsets": offsets,
         "ego_position": ego_position,
     }

@@ -1,9 +1,9 @@
-"""What a score is worth: calibration for each set of sensors, and how classes are confused.
+"""What a score is worth: score calibration for each set of sensors, and how classes are confused.
 
-A detection is right when a box of its class, not yet taken by a better detection, is within 2 m (the middle one of the
-metric's thresholds). Scores are calibrated by temperature and offset (Guo et al., 2017; Platt, 1999) of the heat
-logits, one pair for each set of sensors, so that of the detections with score 0.3 three in ten are right whatever
-sensors there are. Calibration keeps the order of the scores of a set, hence its AP.
+A detection is right when a box of its class, not yet taken by a better detection, is within the match radius of the
+class, as for the errors of the metric. Scores are calibrated by temperature and offset (Guo et al., 2017; Platt, 1999)
+of the heat logits, one pair for each set of sensors, so that of the detections with score 0.3 three in ten are right
+whatever sensors there are. Calibration keeps the order of the scores of a set, hence its AP.
 """
 
 from __future__ import annotations
@@ -12,26 +12,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from perception.eval.evaluate import ALL_SUBSETS, subset_name
-from perception.eval.metric import CLASS_RANGE_M
-from perception.model.detector import Detector, subset_index
-from perception.sample import CLASSES, SENSORS, Boxes3D, Detections
-from perception.train.batches import without_unseen
+from perception.data.sources import FrameSource
+from perception.model.detector import Detector
+from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
+from perception.task import Task
 
-MATCH_M = 2.0
 BINS = 15
 
 
 @dataclass
-class Judged:
+class MatchedDetections:
     """Detections of many frames. score, right, label: [N].  truth, seen_as: pairs of a confusion matrix.
 
-    truth is a class, or len(CLASSES) for nothing; seen_as is a class, or len(CLASSES) for missed.
+    truth is a class of the task, or their number for nothing; seen_as is a class, or their number for missed.
     """
 
     score: np.ndarray
@@ -41,46 +38,61 @@ class Judged:
     seen_as: np.ndarray
 
 
-def judge(detector, dataset, subsets: Sequence[Iterable[str]], confident: float = 0.3) -> dict[str, Judged]:
-    """Every detection of every frame by subset name; only those scored ``confident`` count in the confusion."""
-    parts: dict[str, list] = {subset_name(subset): [] for subset in subsets}
-    for index in tqdm(range(len(dataset)), desc="judge", unit="frame"):
-        frame = dataset[index]
-        truth = _in_range(without_unseen(frame.boxes))
+def match_all(
+    detector: Detector, source: FrameSource, subsets: Sequence[Iterable[str]], confident: float = 0.3
+) -> dict[str, MatchedDetections]:
+    """Every detection of every frame by set of sensors; only those scored ``confident`` count in the confusion.
+
+    Frames that cannot be read, have no boxes, or none of the sensors of a set, are left out.
+
+    Raises:
+        TaskError: a label or an attribute that the task does not have.
+    """
+    parts: dict[str, list] = {sensor_set(subset, detector.sensors): [] for subset in subsets}
+    for index in tqdm(range(len(source)), desc="match", unit="frame"):
+        frame = source[index]
+        if frame is None or frame.boxes is None:
+            continue
+        detector.task.check(frame.boxes.label, frame.boxes.attribute, f"frame {frame.token}")
+        truth = _in_range(frame.boxes[frame.boxes.measured], detector.task)
         for name in parts:
-            detections = detector.detect(frame.only(name.split("+")))
-            near = _in_range_mask(detections.boxes)
-            detections = Detections(detections.boxes[near], detections.scores[near])
-            parts[name].append((detections, matched(detections, truth), *confusion(detections, truth, confident)))
+            seen = frame.only(name.split("+"))
+            if not seen.sensors:
+                continue
+            detections = detector.detect(seen)
+            detections = detections[_in_range_mask(detections.boxes, detector.task)]
+            pairs = confusion(detections, truth, detector.task, confident)
+            parts[name].append((detections, matched(detections, truth, detector.task), *pairs))
     return {name: _joined(part) for name, part in parts.items()}
 
 
-def matched(detections: Detections, truth: Boxes3D) -> np.ndarray:
-    """bool [N]: which detections, best first, take a box of their class within MATCH_M."""
-    right, free = np.zeros(len(detections.boxes), bool), np.ones(len(truth), bool)
-    for i in np.argsort(-detections.scores, kind="stable"):
-        same = free & (truth.label == detections.boxes.label[i])
+def matched(detections: Detections, truth: Boxes3D, task: Task) -> np.ndarray:
+    """bool [N]: which detections, best first, take a box of their class within its match radius."""
+    right, free = np.zeros(len(detections), bool), np.ones(len(truth), bool)
+    radius_m = task.column("match_radius_m")
+    for i, label in enumerate(detections.boxes.label):
+        same = free & (truth.label == label)
         distance = np.linalg.norm(truth.center[:, :2] - detections.boxes.center[i, :2], axis=1)
         distance = np.where(same, distance, np.inf)
-        if len(distance) and distance.min() < MATCH_M:
+        if len(distance) and distance.min() < radius_m[label]:
             right[i], free[distance.argmin()] = True, False
     return right
 
 
-def confusion(detections: Detections, truth: Boxes3D, confident: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (truth, seen as): detections, best first, take the nearest box within MATCH_M, of whatever class."""
-    nothing, pairs, free = len(CLASSES), [], np.ones(len(truth), bool)
-    for i in np.argsort(-detections.scores, kind="stable"):
-        if detections.scores[i] < confident:
-            break
+def confusion(detections: Detections, truth: Boxes3D, task: Task, confident: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (truth, seen as): detections, best first, take the nearest box within its match radius, of any class."""
+    nothing, pairs, free = len(task.classes), [], np.ones(len(truth), bool)
+    radius_m = task.column("match_radius_m")[truth.label]
+    for i in np.flatnonzero(detections.scores >= confident):
         distance = np.linalg.norm(truth.center[:, :2] - detections.boxes.center[i, :2], axis=1)
-        distance = np.where(free, distance, np.inf)
-        hit = len(distance) > 0 and distance.min() < MATCH_M
+        distance = np.where(free & (distance < radius_m), distance, np.inf)
+        hit = len(distance) > 0 and np.isfinite(distance.min())
         pairs.append((truth.label[distance.argmin()] if hit else nothing, detections.boxes.label[i]))
         if hit:
             free[distance.argmin()] = False
     pairs += [(label, nothing) for label in truth.label[free]]
-    return tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    true, seen_as = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return true, seen_as
 
 
 def fit(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
@@ -97,13 +109,15 @@ def fit(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     return float(np.exp(best.x[0])), float(best.x[1])
 
 
-def calibrate(detector: Detector, dataset) -> dict[str, tuple[float, float]]:
-    """Fit ``detector.calibration`` on a dataset, in place; slope and offset by subset name."""
-    detector.calibration.copy_(torch.tensor([1.0, 0.0]).expand_as(detector.calibration))
-    fitted = {name: fit(j.score, j.right) for name, j in judge(detector, dataset, ALL_SUBSETS).items()}
-    for name, values in fitted.items():
-        valid = torch.tensor([[sensor in name.split("+") for sensor in SENSORS]])
-        detector.calibration[subset_index(valid)] = torch.tensor(values)
+def calibrate(detector: Detector, source: FrameSource) -> dict[str, tuple[float, float]]:
+    """Fit the detector's score calibration on frames, in place; slope and offset by set of sensors.
+
+    A set that no frame has keeps its scores.
+    """
+    detector.calibration.by_set = {}
+    matches = match_all(detector, source, sensor_sets(detector.sensors))
+    fitted = {name: fit(m.score, m.right) for name, m in matches.items() if len(m.score)}
+    detector.calibration.by_set = fitted
     return fitted
 
 
@@ -125,35 +139,37 @@ def reliability(score: np.ndarray, right: np.ndarray) -> list[tuple[float, float
     ]
 
 
-def classification_report(judged: dict[str, Judged]) -> dict:
+def classification_report(matches: dict[str, MatchedDetections], task: Task) -> dict:
     """JSON-able: expected calibration errors, reliability curves and the confusion matrix of every set of sensors."""
     report = {}
-    for name, j in judged.items():
-        matrix = np.zeros((len(CLASSES) + 1,) * 2, np.int64)
-        np.add.at(matrix, (j.truth, j.seen_as), 1)
+    for name, m in matches.items():
+        matrix = np.zeros((len(task.classes) + 1,) * 2, np.int64)
+        np.add.at(matrix, (m.truth, m.seen_as), 1)
         report[name] = {
-            "ECE": expected_error(j.score, j.right),
+            "ECE": expected_error(m.score, m.right),
             "ECE_by_class": {
-                c: expected_error(j.score[j.label == i], j.right[j.label == i]) for i, c in enumerate(CLASSES)
+                c: expected_error(m.score[m.label == k], m.right[m.label == k]) for k, c in enumerate(task.classes)
             },
-            "reliability": reliability(j.score, j.right),
+            "reliability": reliability(m.score, m.right),
             "confusion": matrix.tolist(),
         }
     return report
 
 
-def _in_range_mask(boxes: Boxes3D) -> np.ndarray:
-    ranges = np.array([CLASS_RANGE_M[name] for name in CLASSES])
-    return np.linalg.norm(boxes.center[:, :2], axis=1) < ranges[boxes.label]
+def _in_range_mask(boxes: Boxes3D, task: Task) -> np.ndarray:
+    return np.linalg.norm(boxes.center[:, :2], axis=1) < task.column("range_m")[boxes.label]
 
 
-def _in_range(boxes: Boxes3D) -> Boxes3D:
-    return boxes[_in_range_mask(boxes)]
+def _in_range(boxes: Boxes3D, task: Task) -> Boxes3D:
+    return boxes[_in_range_mask(boxes, task)]
 
 
-def _joined(parts: list) -> Judged:
+def _joined(parts: list) -> MatchedDetections:
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return MatchedDetections(np.zeros(0), np.zeros(0, bool), nothing, nothing, nothing)
     detections, right, truth, seen_as = zip(*parts)
-    return Judged(
+    return MatchedDetections(
         np.concatenate([d.scores for d in detections]),
         np.concatenate(right),
         np.concatenate([d.boxes.label for d in detections]),

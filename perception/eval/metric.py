@@ -1,11 +1,13 @@
 """The nuScenes detection metric on arrays: mean average precision, true-positive errors and NDS.
 
-The definition is that of Caesar et al., 2020, in the settings of the benchmark (detection_cvpr_2019 of the devkit), and
-the devkit's figures are the oracle: these agree with them to rounding, ties in scores and distances included.
+The definition is that of Caesar et al., 2020; what depends on the class stands in a Task. With the default task, whose
+facts are those of the benchmark (detection_cvpr_2019), the devkit's values are the oracle: these agree with them to
+rounding, ties in scores and distances included.
 
 A prediction matches the nearest ground truth of its class and sample that no better prediction has taken, if its centre
 is nearer than a threshold in the ground plane. Average precision is the area under the interpolated precision above
-10 % recall and 10 % precision, averaged over the four thresholds; errors are means over the matches at 2 m.
+10 % recall and 10 % precision, averaged over the four thresholds; errors are means over the matches within the match
+radius of the class (2 m).
 """
 
 from __future__ import annotations
@@ -14,16 +16,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from perception.sample import CLASSES
+from perception.task import NUSCENES, Task
 
-CLASS_RANGE_M = dict(zip(CLASSES, (50.0, 50.0, 50.0, 50.0, 50.0, 40.0, 40.0, 40.0, 30.0, 30.0)))
 THRESHOLDS_M = (0.5, 1.0, 2.0, 4.0)
-ERROR_THRESHOLD_M = 2.0
 MIN_RECALL, MIN_PRECISION = 0.1, 0.1
 AP_WEIGHT = 5  # of mAP in NDS, against the five errors
 ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")  # translation, scale, orientation, velocity, attribute
-_WITHOUT = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}  # errors that make no sense for a class
-_RACKED = [CLASSES.index(name) for name in ("bicycle", "motorcycle")]
 _RECALLS = np.linspace(0, 1, 101)
 
 
@@ -32,7 +30,7 @@ class MetricBoxes:
     """Boxes of many samples, in the world frame.
 
     sample: int64 [N].  center: [N, 3].  size: [N, 3], in any one order.  yaw: [N].  velocity: [N, 2], NaN if unknown.
-    label: int64 [N] index into CLASSES.  attribute: int64 [N], -1 for none.  score: [N], of predictions.
+    label: int64 [N] index into task.classes.  attribute: int64 [N], -1 for none.  score: [N], of predictions.
     """
 
     sample: np.ndarray
@@ -61,26 +59,26 @@ class MetricBoxes:
 
 @dataclass(frozen=True, eq=False)
 class Racks:
-    """Bicycle racks. first: int64 [S + 1], those of sample i are first[i] to first[i + 1].
+    """Bicycle racks. offsets: int64 [S + 1], those of sample i are offsets[i] to offsets[i + 1].
 
     center: [R, 3].  size: [R, 3] (l, w, h).  rotation: [R, 4] unit quaternions (w, x, y, z).
     """
 
-    first: np.ndarray
+    offsets: np.ndarray
     center: np.ndarray
     size: np.ndarray
     rotation: np.ndarray
 
 
-def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks) -> np.ndarray:
-    """bool [N]: boxes in range of their class and, if they are cycles, in no bicycle rack.
+def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks, task: Task = NUSCENES) -> np.ndarray:
+    """bool [N]: boxes in range of their class and, of classes that are parked in racks, in no bicycle rack.
 
     ego_positions: [S, 3] of the vehicle at each sample.
     """
     away = boxes.center[:, :2] - ego_positions[boxes.sample, :2]
-    ranges = np.array([CLASS_RANGE_M[name] for name in CLASSES])
-    kept = np.sqrt(np.square(away).sum(axis=1)) < ranges[boxes.label]
-    cycles = np.flatnonzero(kept & np.isin(boxes.label, _RACKED) & (np.diff(racks.first) > 0)[boxes.sample])
+    kept = np.sqrt(np.square(away).sum(axis=1)) < task.column("range_m")[boxes.label]
+    in_sample = (np.diff(racks.offsets) > 0)[boxes.sample]
+    cycles = np.flatnonzero(kept & task.column("racked")[boxes.label] & in_sample)
     cycles = cycles[np.argsort(boxes.sample[cycles], kind="stable")]
     for own in np.split(cycles, np.flatnonzero(np.diff(boxes.sample[cycles])) + 1):
         if len(own):
@@ -90,16 +88,16 @@ def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks) -> np.n
 
 def _in_racks(points: np.ndarray, racks: Racks, sample: int) -> np.ndarray:
     """bool [P]: a point of [P, 3] lies in some rack of the sample, its border included."""
-    own = slice(racks.first[sample], racks.first[sample + 1])
+    own = slice(racks.offsets[sample], racks.offsets[sample + 1])
     w, axis = racks.rotation[own, :1], -racks.rotation[own, 1:]  # of the inverse rotations
     offset = points[:, None] - racks.center[own]
-    turned = offset + 2 * np.cross(axis, np.cross(axis, offset) + w * offset)
-    return (np.abs(turned) <= racks.size[own] / 2).all(axis=2).any(axis=1)
+    rotated = offset + 2 * np.cross(axis, np.cross(axis, offset) + w * offset)
+    return (np.abs(rotated) <= racks.size[own] / 2).all(axis=2).any(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
-class Figures:
-    """ap: [10, 4] of each class and threshold.  errors: [10, 5], of ERRORS, NaN where a class has none."""
+class Metrics:
+    """ap: [K, 4] of each class and threshold.  errors: [K, 5], of ERRORS, NaN where a class has none."""
 
     ap: np.ndarray
     errors: np.ndarray
@@ -110,59 +108,64 @@ class Figures:
 
     @property
     def mean_errors(self) -> np.ndarray:
-        """[5] over the classes that have the error."""
-        return np.nanmean(self.errors, axis=0)
+        """[5] over the classes that have the error; NaN where none has."""
+        known = ~np.isnan(self.errors)
+        total = np.where(known, self.errors, 0.0).sum(axis=0)
+        return np.divide(total, known.sum(axis=0), out=np.full(len(ERRORS), np.nan), where=known.any(axis=0))
 
     @property
     def nds(self) -> float:
-        scores = np.maximum(0.0, 1.0 - self.mean_errors)
-        return float((AP_WEIGHT * self.mean_ap + scores.sum()) / (AP_WEIGHT + len(ERRORS)))
+        """Over the errors that some class has."""
+        errors = self.mean_errors[~np.isnan(self.mean_errors)]
+        scores = np.maximum(0.0, 1.0 - errors)
+        return float((AP_WEIGHT * self.mean_ap + scores.sum()) / (AP_WEIGHT + len(errors)))
 
 
-def score(truth: MetricBoxes, predictions: MetricBoxes) -> Figures:
-    """The figures of predictions against ground truth, both filtered already (:func:`counted`).
+def score(truth: MetricBoxes, predictions: MetricBoxes, task: Task = NUSCENES) -> Metrics:
+    """The metrics of predictions against ground truth, both filtered already (:func:`counted`).
 
     The order of predictions decides between equal scores: the later one comes first, as in the devkit.
     """
-    ap, errors = np.zeros((len(CLASSES), len(THRESHOLDS_M))), np.ones((len(CLASSES), len(ERRORS)))
-    for label, name in enumerate(CLASSES):
-        actual, own, matches = _match(truth, predictions, label)
+    ap, errors = np.zeros((len(task.classes), len(THRESHOLDS_M))), np.ones((len(task.classes), len(ERRORS)))
+    for label, facts in enumerate(task.objects):
+        actual, own, matches, near = _match(truth, predictions, label, facts.match_radius_m)
         ap[label] = [_average_precision(match >= 0, len(actual)) for match in matches]
-        match = matches[THRESHOLDS_M.index(ERROR_THRESHOLD_M)]
-        hit = match >= 0
-        singles = _single_errors(name, truth[actual[match[hit]]], predictions[own[hit]])
+        hit = near >= 0
+        singles = _single_errors(facts.heading, truth[actual[near[hit]]], predictions[own[hit]])
         errors[label] = _mean_errors(singles, hit, predictions.score[own], len(actual))
-        for error in _WITHOUT.get(name, ()):
+        meaningless = {"AOE": facts.heading == "none", "AVE": not facts.moves, "AAE": not facts.attributes}
+        for error in (name for name, holds in meaningless.items() if holds):
             errors[label, ERRORS.index(error)] = np.nan
-    return Figures(ap, errors)
+    return Metrics(ap, errors)
 
 
-def found(truth: MetricBoxes, predictions: MetricBoxes) -> np.ndarray:
-    """bool [G]: which ground truth some prediction matches at ERROR_THRESHOLD_M, whatever its score."""
+def found(truth: MetricBoxes, predictions: MetricBoxes, task: Task = NUSCENES) -> np.ndarray:
+    """bool [G]: which ground truth some prediction matches within the radius of its class, whatever its score."""
     hit = np.zeros(len(truth), bool)
-    for label in range(len(CLASSES)):
-        actual, _, matches = _match(truth, predictions, label)
-        match = matches[THRESHOLDS_M.index(ERROR_THRESHOLD_M)]
-        hit[actual[match[match >= 0]]] = True
+    for label, facts in enumerate(task.objects):
+        actual, _, _, near = _match(truth, predictions, label, facts.match_radius_m)
+        hit[actual[near[near >= 0]]] = True
     return hit
 
 
-def _match(truth: MetricBoxes, predictions: MetricBoxes, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _match(
+    truth: MetricBoxes, predictions: MetricBoxes, label: int, radius_m: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of one class: rows of ground truth [G], rows of predictions [P], best first, and what those are matched with.
 
-    The last is int64 [thresholds, P], places in the first; -1 for none.
+    The last two are int64 [thresholds, P] and, within the radius, [P]: places in the first; -1 for none.
     """
-    from perception.eval.metric_kernel import (
-        match_nearest,  # compiles loops, so it is not for those who only import this
-    )
+    from perception.eval.metric_kernel import match_nearest  # compiles: not for those who only import this module
 
     actual, own = (np.flatnonzero(boxes.label == label) for boxes in (truth, predictions))
     actual = actual[np.argsort(truth.sample[actual], kind="stable")]
     own = own[np.argsort(predictions.score[own], kind="stable")[::-1]]  # of equal scores the later one is first
     samples = 1 + max(truth.sample[actual].max(initial=0), predictions.sample[own].max(initial=0))
-    first = np.searchsorted(truth.sample[actual], np.arange(samples + 1))
+    offsets = np.searchsorted(truth.sample[actual], np.arange(samples + 1))
     where = (truth.center[actual, :2], predictions.center[own, :2])
-    return actual, own, match_nearest(first, *where, predictions.sample[own], np.array(THRESHOLDS_M))
+    thresholds = list(dict.fromkeys([*THRESHOLDS_M, radius_m]))
+    matches = match_nearest(offsets, *where, predictions.sample[own], np.array(thresholds))
+    return actual, own, matches[: len(THRESHOLDS_M)], matches[thresholds.index(radius_m)]
 
 
 def _average_precision(matched: np.ndarray, positives: int) -> float:
@@ -199,16 +202,16 @@ def _mean_errors(singles: tuple[np.ndarray, ...], hit: np.ndarray, score: np.nda
     return np.array(values)
 
 
-def _single_errors(name: str, actual: MetricBoxes, found: MetricBoxes) -> tuple[np.ndarray, ...]:
+def _single_errors(heading: str, actual: MetricBoxes, found: MetricBoxes) -> tuple[np.ndarray, ...]:
     """The errors of each match, [K] in the order of ERRORS. NaN counts for nothing."""
     distance = np.sqrt(np.square(found.center[:, :2] - actual.center[:, :2]).sum(axis=1))
     volumes = [boxes.size.prod(axis=1) for boxes in (actual, found)]
     overlap = np.minimum(actual.size, found.size).prod(axis=1)
-    period = np.pi if name == "barrier" else 2 * np.pi  # which end of a barrier is its front is not to be known
-    turn = (actual.yaw - found.yaw + period / 2) % period - period / 2
+    period = np.pi if heading == "axis" else 2 * np.pi
+    rotation = (actual.yaw - found.yaw + period / 2) % period - period / 2
     speed = np.sqrt(np.square(found.velocity - actual.velocity).sum(axis=1))
     wrong = np.where(actual.attribute < 0, np.nan, (actual.attribute != found.attribute).astype(float))
-    return distance, 1 - overlap / (sum(volumes) - overlap), np.abs(turn), speed, wrong
+    return distance, 1 - overlap / (sum(volumes) - overlap), np.abs(rotation), speed, wrong
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from perception.ops.compiled import compiled
 
-@numba.njit(cache=True, nogil=True)
-def match_nearest(first, truth, predictions, sample, thresholds):
+
+@compiled
+def match_nearest(offsets, truth, predictions, sample, thresholds):
     """int64 [thresholds, P]: for each prediction, in order, the nearest ground truth of its sample not yet taken; -1.
 
-    first: int64 [S + 1], where the ground truth of each sample begins.  truth: [G, 2].  predictions: [P, 2].
+    offsets: int64 [S + 1], where the ground truth of each sample begins.  truth: [G, 2].  predictions: [P, 2].
     sample: int64 [P].  thresholds: metres; a match is nearer. Of ground truths equally near the first is taken.
     """
     count = len(thresholds)
@@ -19,7 +20,7 @@ def match_nearest(first, truth, predictions, sample, thresholds):
     nearest, smallest = np.empty(count, np.int64), np.empty(count)
     for p in range(len(predictions)):
         nearest[:], smallest[:] = -1, thresholds
-        for g in range(first[sample[p]], first[sample[p] + 1]):
+        for g in range(offsets[sample[p]], offsets[sample[p] + 1]):
             dx, dy = predictions[p, 0] - truth[g, 0], predictions[p, 1] - truth[g, 1]
             distance = np.sqrt(dx * dx + dy * dy)
             for t in range(count):

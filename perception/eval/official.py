@@ -3,7 +3,7 @@
 The devkit scores one of its official splits, whole, or nothing. Only that part, the constructor of ``DetectionEval``,
 is replaced here, by the devkit's own loaders applied to the frames at hand: a single scene, a simulated drive or a
 folder with unreadable files is scored by the very code that scores a submission, and an official split gets exactly
-the official figures (a test compares them).
+the official values (a test compares them).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.errors import PerceptionError
-from perception.eval.metric import ERRORS, THRESHOLDS_M, Figures
-from perception.sample import CLASSES
+from perception.errors import PerceptionError, missing_extra
+from perception.eval.metric import ERRORS, THRESHOLDS_M, Metrics
+from perception.task import CLASSES
 
 _NAMES = dict(zip(ERRORS, ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")))
 
@@ -28,7 +28,7 @@ def open_devkit(dataset):
     try:
         from nuscenes import NuScenes
     except ImportError:
-        raise OfficialError("the official code is in the devkit: pip install 'perception[nuscenes]'") from None
+        raise OfficialError(missing_extra("nuscenes", "the official code is in the devkit")) from None
     try:
         return NuScenes(version=dataset.version, dataroot=str(dataset.root), verbose=False)
     except (AssertionError, OSError, LookupError, ValueError) as error:  # its ways of saying that the data is not whole
@@ -52,23 +52,23 @@ def filtered(devkit, boxes):
 
 
 def settings():
-    """The settings of the benchmark, by which all published figures are made."""
+    """The settings of the benchmark, by which all published values are made."""
     from nuscenes.eval.common.config import config_factory
 
     return config_factory("detection_cvpr_2019")
 
 
-def score_file(devkit, truth, path: Path) -> Figures:
-    """The figures of one submission against :func:`ground_truth` of the same samples."""
+def score_file(devkit, truth, path: Path) -> Metrics:
+    """The metrics of one submission against :func:`ground_truth` of the same samples."""
     from nuscenes.eval.common.loaders import load_prediction_of_sample_tokens
     from nuscenes.eval.detection.data_classes import DetectionBox
 
     limit = settings().max_boxes_per_sample
     predicted, _ = load_prediction_of_sample_tokens(str(path), limit, DetectionBox, truth.sample_tokens)
-    return figures(truth, filtered(devkit, predicted))
+    return metrics(truth, filtered(devkit, predicted))
 
 
-def figures(truth, predictions) -> Figures:
+def metrics(truth, predictions) -> Metrics:
     """Of filtered EvalBoxes."""
     from nuscenes.eval.detection.evaluate import DetectionEval
 
@@ -78,9 +78,9 @@ def figures(truth, predictions) -> Figures:
         def __init__(self):
             self.cfg, self.verbose, self.gt_boxes, self.pred_boxes = settings(), False, truth, predictions
 
-    metrics, _ = LoadedEval().evaluate()
-    aps = metrics.serialize()["label_aps"]
-    return Figures(
+    official, _ = LoadedEval().evaluate()
+    aps = official.serialize()["label_aps"]
+    return Metrics(
         np.array([[aps[name][threshold] for threshold in THRESHOLDS_M] for name in CLASSES]),
-        np.array([[metrics.get_label_tp(name, _NAMES[error]) for error in ERRORS] for name in CLASSES]),
+        np.array([[official.get_label_tp(name, _NAMES[error]) for error in ERRORS] for name in CLASSES]),
     )

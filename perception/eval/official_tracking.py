@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from perception.errors import missing_extra
 from perception.eval.official import OfficialError, open_devkit
 from perception.files import writing
 
@@ -73,7 +74,7 @@ def _require_devkit() -> None:
         import nuscenes  # noqa: F401
         import pandas  # noqa: F401
     except ImportError as error:
-        message = f"the tracking metric is in the devkit: pip install 'perception[nuscenes]' ({error.name} is missing)"
+        message = missing_extra("nuscenes", f"the tracking metric is in the devkit ({error.name} is missing)")
         raise OfficialError(message) from None
 
 

@@ -8,92 +8,91 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.eval.metric import MetricBoxes
-from perception.files import check_writable, writing
-from perception.sample import ATTRIBUTES, CLASSES, SENSORS, Detections, Frame
+from perception.files import begin_part, finish_part, writing
+from perception.geometry import to_wxyz
+from perception.sample import Detections, Frame
+from perception.task import NUSCENES, Task
 
 MAX_BOXES = 500  # of a sample; the benchmark refuses more
 MOVING_MPS = 0.2
-
-_VEHICLE = ("vehicle.moving", "vehicle.parked")
-_CYCLE = ("cycle.with_rider", "cycle.without_rider")
-# What a class most often does when it moves and when it rests; a class that is not here has no attributes.
-_USUAL_ATTRIBUTES = {
-    "car": _VEHICLE,
-    "truck": _VEHICLE,
-    "bus": ("vehicle.moving", "vehicle.stopped"),
-    "trailer": _VEHICLE,
-    "construction_vehicle": _VEHICLE,
-    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
-    "motorcycle": _CYCLE,
-    "bicycle": _CYCLE,
-}
+_MODALITIES = ("camera", "radar", "lidar")  # that the format has a flag for
 
 
-def to_world(frame: Frame, detections: Detections, sample: int = 0) -> tuple[MetricBoxes, np.ndarray]:
-    """The best MAX_BOXES boxes of one sample, highest score first, and their quaternions [N, 4] (w, x, y, z).
+@dataclass(frozen=True, eq=False)
+class WorldDetections:
+    """Detections of one sample in the world frame, highest score first.
 
-    The format has no word for an unknown velocity: such a box is said to stand still. An attribute that is unknown, or
-    that the class cannot have, is replaced by what the class usually does at the box's speed.
-
-    Args:
-        sample: what the boxes are said to belong to.
+    boxes: :class:`MetricBoxes` [N], ``sample`` is 0.  quaternion: [N, 4] (w, x, y, z).
     """
-    best = np.argsort(-detections.scores, kind="stable")[:MAX_BOXES]
-    boxes = detections.boxes[best]
+
+    task: Task
+    token: str
+    boxes: MetricBoxes
+    quaternion: np.ndarray
+
+    def row(self, i: int) -> dict:
+        """What the detection and the tracking format have in common, of box ``i``."""
+        return {
+            "sample_token": self.token,
+            "translation": self.boxes.center[i].tolist(),
+            "size": self.boxes.size[i, [1, 0, 2]].tolist(),
+            "rotation": self.quaternion[i].tolist(),
+            "velocity": self.boxes.velocity[i].tolist(),
+        }
+
+
+def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> WorldDetections:
+    """All detections of ``frame``, in the world frame.
+
+    The format cannot express an unknown velocity: such a box is written as standing still. An attribute that is
+    unknown, or that the class cannot have, is replaced by the usual one of the class at the box's speed.
+
+    Raises:
+        TaskError: a label or an attribute that the task does not have.
+    """
+    task.check(detections.boxes.label, detections.boxes.attribute, f"frame {frame.token}: detections")
+    boxes = detections.boxes
     world_SE3_ego, ego_rotation_box = frame.world_SE3_ego, Rotation.from_rotvec(np.outer(boxes.yaw, [0.0, 0.0, 1.0]))
     rotation = Rotation.from_matrix(world_SE3_ego.rotation) * ego_rotation_box
     forward = rotation.apply([1.0, 0.0, 0.0]).reshape(-1, 3)
     ego_velocity = np.pad(np.nan_to_num(boxes.velocity, nan=0.0), ((0, 0), (0, 1)))
     speeds = np.linalg.norm(ego_velocity, axis=1)
     attributes = [
-        _attribute_name(CLASSES[label], attribute, speed)
+        task.attribute_name(label, attribute, moving=speed > MOVING_MPS)
         for label, attribute, speed in zip(boxes.label, boxes.attribute.tolist(), speeds)
     ]
     world = MetricBoxes(
-        sample=np.full(len(boxes), sample),
+        sample=np.zeros(len(boxes), np.int64),
         center=world_SE3_ego.transform(boxes.center),
         size=boxes.size,
         yaw=np.arctan2(forward[:, 1], forward[:, 0]),
         velocity=world_SE3_ego.rotate(ego_velocity)[:, :2],
         label=boxes.label,
-        attribute=np.array([ATTRIBUTES.index(name) if name else -1 for name in attributes], dtype=np.int64),
-        score=detections.scores[best],
+        attribute=task.attributes_of(attributes),
+        score=detections.scores,
     )
-    return world, rotation.as_quat().reshape(-1, 4)[:, [3, 0, 1, 2]]
+    return WorldDetections(task, frame.token, world, to_wxyz(rotation.as_quat().reshape(-1, 4)))
 
 
-def to_submission(frame: Frame, detections: Detections) -> list[dict]:
-    """The boxes that :func:`to_world` gives, in the words of the format."""
-    world, quaternions = to_world(frame, detections)
+def to_submission(world: WorldDetections) -> list[dict]:
+    """The best MAX_BOXES boxes as the records of a detection submission."""
+    boxes, task = world.boxes, world.task
     return [
         {
-            "sample_token": frame.token,
-            "translation": world.center[i].tolist(),
-            "size": world.size[i, [1, 0, 2]].tolist(),
-            "rotation": quaternions[i].tolist(),
-            "velocity": world.velocity[i].tolist(),
-            "detection_name": CLASSES[world.label[i]],
-            "detection_score": float(world.score[i]),
-            "attribute_name": ATTRIBUTES[world.attribute[i]] if world.attribute[i] >= 0 else "",
+            **world.row(i),
+            "detection_name": task.classes[boxes.label[i]],
+            "detection_score": float(boxes.score[i]),
+            "attribute_name": task.attributes[boxes.attribute[i]] if boxes.attribute[i] >= 0 else "",
         }
-        for i in range(len(world))
+        for i in range(min(len(boxes), MAX_BOXES))
     ]
-
-
-def _attribute_name(class_name: str, attribute: int, speed_mps: float) -> str:
-    if class_name not in _USUAL_ATTRIBUTES:
-        return ""
-    moving, resting = _USUAL_ATTRIBUTES[class_name]
-    kind = moving.split(".")[0]
-    if attribute >= 0 and ATTRIBUTES[attribute].split(".")[0] == kind:
-        return ATTRIBUTES[attribute]
-    return moving if speed_mps > MOVING_MPS else resting
 
 
 class ResultsWriter:
@@ -107,14 +106,15 @@ class ResultsWriter:
         sensors = tuple(sensors)
         self.path = Path(path)
         self.tokens: list[str] = []  # of the samples added so far
-        self._partial = self.path.with_name(self.path.name + ".part")
-        self._meta = {f"use_{name}": name in sensors for name in SENSORS} | {"use_map": False, "use_external": False}
+        self._meta = {f"use_{name}": name in sensors for name in _MODALITIES} | {
+            "use_map": False,
+            "use_external": False,
+        }
         self._separator = ""
 
     def __enter__(self) -> ResultsWriter:
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = begin_part(self.path)
             self._file = self._partial.open("w")
         self._write(f'{{"meta": {json.dumps(self._meta)}, "results": {{')
         return self
@@ -132,7 +132,7 @@ class ResultsWriter:
                     self._file.write("\n}}\n")
                 self._file.close()
                 if kind is None:
-                    self._partial.replace(self.path)
+                    finish_part(self.path)
             finally:
                 self._partial.unlink(missing_ok=True)
 

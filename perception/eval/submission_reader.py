@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,10 +19,7 @@ import numpy as np
 from perception.data.nuscenes_files import DataError, read_bytes
 from perception.eval.metric import MetricBoxes
 from perception.eval.submission import MAX_BOXES
-from perception.sample import ATTRIBUTES, CLASSES
-
-_LABEL = {name: i for i, name in enumerate(CLASSES)}
-_ATTRIBUTE = {name: i for i, name in enumerate(ATTRIBUTES)} | {"": -1}
+from perception.task import NUSCENES, Task
 
 
 class _Box(msgspec.Struct, gc=False):
@@ -55,7 +53,8 @@ def joined(paths: Sequence[Path]) -> Iterator[Path]:
     if len(paths) == 1:
         yield paths[0]
         return
-    meta, results = {}, {}
+    meta: dict = {}
+    results: dict[str, msgspec.Raw] = {}
     for path in paths:
         try:
             part = msgspec.json.decode(read_bytes(path), type=_Submission)
@@ -70,7 +69,7 @@ def joined(paths: Sequence[Path]) -> Iterator[Path]:
         yield path
 
 
-def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
+def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCENES) -> MetricBoxes:
     """The boxes of a submission, in the order of the file; their sample is the place of its token in ``tokens``.
 
     Raises:
@@ -81,7 +80,7 @@ def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
     data = read_bytes(path)
     place = {token: i for i, token in enumerate(tokens)}
     try:
-        results = msgspec.json.decode(data, type=_Submission).results
+        results: Mapping[str, Any] = msgspec.json.decode(data, type=_Submission).results
     except msgspec.DecodeError:  # NaN, which is not JSON, is what the devkit writes for an unknown velocity
         results = _lenient(path, data)
     _check_samples(path, results.keys(), place.keys())
@@ -89,8 +88,8 @@ def read_submission(path: str | Path, tokens: Sequence[str]) -> MetricBoxes:
     parts = []
     for token, raw in results.items():
         try:
-            boxes = decode(raw) if isinstance(raw, msgspec.Raw) else msgspec.convert(raw, list[_Box])
-            parts.append(_columns(boxes, token, place[token]))
+            records = decode(raw) if isinstance(raw, msgspec.Raw) else msgspec.convert(raw, list[_Box])
+            parts.append(_columns(records, token, place[token], task))
         except (msgspec.DecodeError, ValueError) as error:
             raise DataError(f"{path}: sample {token}: {error}") from None
     boxes = MetricBoxes.joined(parts)
@@ -113,13 +112,14 @@ def _check_samples(path: Path, found, wanted) -> None:
         raise DataError(f"{path}: results of exactly the {len(wanted)} samples were expected, found {counts}")
 
 
-def _columns(boxes: list[_Box], token: str, sample: int) -> MetricBoxes:
+def _columns(boxes: list[_Box], token: str, sample: int, task: Task) -> MetricBoxes:
     if len(boxes) > MAX_BOXES:
         raise ValueError(f"at most {MAX_BOXES} boxes were expected, found {len(boxes)}")
+    attributes = {"", *task.attributes}
     for box in boxes:
         if box.sample_token != token:
             raise ValueError(f"its own token was expected in each box, found {box.sample_token!r}")
-        if box.detection_name not in _LABEL or box.attribute_name not in _ATTRIBUTE:
+        if box.detection_name not in task.classes or box.attribute_name not in attributes:
             named = f"{box.detection_name!r}, {box.attribute_name!r}"
             raise ValueError(f"a known class and attribute were expected, found {named}")
     numbers = np.array([(*b.translation, *b.size, *b.rotation, *b.velocity, b.detection_score) for b in boxes], float)
@@ -129,6 +129,7 @@ def _columns(boxes: list[_Box], token: str, sample: int) -> MetricBoxes:
         raise ValueError("finite numbers and positive sizes were expected")
     if not numbers[:, 6:10].any(axis=1).all():
         raise ValueError("a rotation was expected, found a quaternion of zeros")
+    label = {name: k for k, name in enumerate(task.classes)}
     w, x, y, z = (numbers[:, 6:10] / np.linalg.norm(numbers[:, 6:10], axis=1, keepdims=True)).T
     return MetricBoxes(
         np.full(len(boxes), sample),
@@ -136,7 +137,7 @@ def _columns(boxes: list[_Box], token: str, sample: int) -> MetricBoxes:
         numbers[:, [4, 3, 5]],
         np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)),
         numbers[:, 10:12],
-        np.array([_LABEL[box.detection_name] for box in boxes], np.int64),
-        np.array([_ATTRIBUTE[box.attribute_name] for box in boxes], np.int64),
+        np.array([label[box.detection_name] for box in boxes], np.int64),
+        task.attributes_of([box.attribute_name for box in boxes]),
         numbers[:, 12],
     )

@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception.eval.submission import to_submission
-from perception.sample import CLASSES, Detections, Frame
-
-TRACKING_CLASSES = ("bicycle", "bus", "car", "motorcycle", "pedestrian", "trailer", "truck")
-_TRACKED = np.isin(CLASSES, TRACKING_CLASSES)
+from perception.eval.submission import MAX_BOXES, WorldDetections
 
 
-def to_tracking_submission(frame: Frame, detections: Detections, ids: np.ndarray) -> list[dict]:
-    """The boxes of one sample that belong to a track, in the words of the format.
+def to_tracking_submission(world: WorldDetections, ids: np.ndarray) -> list[dict]:
+    """The best MAX_BOXES boxes of one sample that belong to a track, as the records of a tracking submission.
 
-    The benchmark has no cones, barriers and construction vehicles, and takes the best MAX_BOXES of a sample.
+    Classes that the benchmark does not track are left out: cones, barriers and construction vehicles.
 
     Args:
         ids: int64 [N], the track of each detection, -1 for none.
     """
-    kept = np.flatnonzero((ids >= 0) & _TRACKED[detections.boxes.label])
-    kept = kept[np.argsort(-detections.scores[kept], kind="stable")]  # the order of to_submission
-    rows = to_submission(frame, Detections(detections.boxes[kept], detections.scores[kept]))
-    words = ("sample_token", "translation", "size", "rotation", "velocity")
+    boxes = world.boxes
+    tracked = world.task.column("tracked")[boxes.label]
+    kept = np.flatnonzero((ids >= 0) & tracked)[:MAX_BOXES]
     return [
         {
-            **{word: row[word] for word in words},
-            "tracking_id": str(track),
-            "tracking_name": row["detection_name"],
-            "tracking_score": row["detection_score"],
+            **world.row(i),
+            "tracking_id": str(ids[i]),
+            "tracking_name": world.task.classes[boxes.label[i]],
+            "tracking_score": float(boxes.score[i]),
         }
-        for row, track in zip(rows, ids[kept].tolist())
+        for i in kept
     ]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,29 +27,28 @@ from perception.logs.measurements import Assembly, Measurements, UnknownPose
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import inverse
-from perception.sample import LIDAR_FIELDS, RADAR_FIELDS, Frame, LidarCloud, RadarCloud, SampleError
+from perception.sample import Frame, LidarCloud, RadarCloud, SampleError
 
-LIDAR_HZ, RADAR_HZ = 20.0, 13.0  # of nuScenes, whose sweeps a checkpoint's configuration counts
 LONGEST_WAIT_NS = 500_000_000
 
 
 def sweep_span_s(sweeps: int, rate_hz: float) -> float:
-    """How far back ``sweeps`` of them reach: half an interval more than from the last to the first."""
+    """How far back ``sweeps`` sweeps reach: the time from last to first, plus half an interval."""
     return (sweeps - 0.5) / rate_hz if sweeps > 1 else 0.0
 
 
 @dataclass
 class _Sensor:
-    """A sensor of the rig and what it measured lately, oldest first."""
+    """A sensor of the rig and its recent measurements, oldest first."""
 
     name: str
     kind: str
     source: CameraSource | CloudSource
     span_ns: int
-    recent: deque[Message] = field(default_factory=deque)
+    recent: deque[Message[Image | Cloud]] = field(default_factory=deque)
 
     def remember(self, message: Message) -> None:
-        """In its place, should it come late; of two at one time the first one counts."""
+        """Insert in order of time; of two with one stamp the first is kept."""
         at = bisect_right(self.recent, message.timestamp_ns, key=lambda m: m.timestamp_ns)
         if not at or self.recent[at - 1].timestamp_ns < message.timestamp_ns:
             self.recent.insert(at, message)
@@ -80,7 +79,7 @@ class Assembler:
         self._measurements = Measurements(rig, assembly)
         self.counts = self._measurements.counts
         self._sensors = {sensor.source.topic: sensor for sensor in _sensors(rig, assembly)}
-        reference = {**rig.cameras, **rig.radars, **rig.lidars}.get(rig.reference)
+        reference = rig.sensors.get(rig.reference)
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
         self._calibration_topics = {source.calibration for source in rig.cameras.values()}
         self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
@@ -90,7 +89,7 @@ class Assembler:
         self._latest_reference_ns = self._due_ns = self._now_ns = self._tidied_ns = -(1 << 62)
 
     def push(self, message: Message) -> Iterator[Frame]:
-        """Take one message, none earlier than those before it; yield the frames that it completes."""
+        """Take one message, in order of time; yield the frames that it completes."""
         data = message.data
         if not (isinstance(data, Transform) and data.static):  # which may be stamped with any time
             self._now_ns = max(self._now_ns, message.timestamp_ns)
@@ -108,7 +107,7 @@ class Assembler:
         """Take a calibration or a transform; before the first ``push`` it is one that holds from the beginning."""
         if isinstance(message.data, Transform):
             self._attempt(message, lambda m: self._measurements.transforms.add(m.timestamp_ns, m.data))
-        elif message.topic in self._calibration_topics:
+        elif isinstance(message.data, Calibration) and message.topic in self._calibration_topics:
             self._measurements.calibrations[message.topic] = message.data
 
     def finish(self) -> Iterator[Frame]:
@@ -158,7 +157,7 @@ class Assembler:
                 yield frame
 
     def _forget(self) -> None:
-        """Poses that no frame to come needs, from time to time, whether or not there are frames."""
+        """Drop poses that no future frame needs, every so often, whether or not there are frames."""
         if self._now_ns - self._tidied_ns > LONGEST_WAIT_NS:
             oldest_ns = self._wanted[0][0] if self._wanted else self._now_ns
             self._measurements.transforms.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
@@ -170,8 +169,8 @@ class Assembler:
             self.counts["frames left out: no ego pose"] += 1
             return None
         ego_T_world = inverse(world_T_ego)
-        lidar = self._cloud("lidar", reference_ns, ego_T_world, len(LIDAR_FIELDS))
-        radar = self._cloud("radar", reference_ns, ego_T_world, len(RADAR_FIELDS))
+        lidar = self._cloud("lidar", reference_ns, ego_T_world, len(LidarCloud.fields))
+        radar = self._cloud("radar", reference_ns, ego_T_world, len(RadarCloud.fields))
         return Frame(
             token=token,
             timestamp_ns=reference_ns,
@@ -199,12 +198,11 @@ class Assembler:
         ]
         read = self._measurements.lidar if kind == "lidar" else self._measurements.radar
         points = np.empty((sum(len(message.data.records) for _, message in sweeps), width), dtype=np.float32)
-        counts = []  # of the points of each sweep; it is written to where those before it end
+        counts: list[int] = []  # of the points of each sweep; it is written to where those before it end
         for sensor, message in sweeps:
             age_s = 1e-9 * (reference_ns - message.timestamp_ns)
-            counts.append(self._attempt(message, read, sensor.source, ego_T_world, age_s, points[sum(counts) :]))
-            if counts[-1] is None:
-                counts.pop()
+            count = self._attempt(message, read, sensor.source, ego_T_world, age_s, points[sum(counts) :])
+            counts += [] if count is None else [count]
         return points[: sum(counts)] if counts else None
 
     def _measured(self, kind: str, reference_ns: int) -> Iterator[tuple[_Sensor, Message]]:
@@ -219,7 +217,7 @@ class Assembler:
                     self.counts[f"frames without {sensor.name}"] += 1
 
     def _attempt(self, message: Message, read: Callable, *args):
-        """What ``read`` makes of a message. An error gains file, topic and time, or is counted if the user said so."""
+        """The result of ``read``. An error is raised with file, topic and time, or counted if damage is skipped."""
         try:
             return read(message, *args)
         except UnknownPose:
@@ -237,7 +235,7 @@ class Assembler:
 
 def _sensors(rig: Rig, assembly: Assembly) -> Iterator[_Sensor]:
     """Those of the rig that are to be read, by kind and name."""
-    kinds = {
+    kinds: dict[str, tuple[Mapping[str, CameraSource | CloudSource], float]] = {
         "camera": (rig.cameras, 0.0),
         "lidar": (rig.lidars, assembly.lidar_span_s),
         "radar": (rig.radars, assembly.radar_span_s),

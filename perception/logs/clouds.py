@@ -2,8 +2,8 @@
 
 LiDAR   Velodyne, Ouster, Hesai, Robosense, Livox and Autoware drivers differ in names, types and units of the same few
         things; they are known by name, and the time of a point by the size of its numbers.
-Radar   Points as nuScenes has them keep their states, so that the filter of invalid returns works. Others are brought
-        to velocities over ground: a Doppler speed is measured against the radar, so its own motion is added.
+Radar   Points as nuScenes has them keep their states, so that the filter of invalid returns works. Others are
+        converted to velocities over ground: a Doppler speed is relative to the radar, so its own motion is added.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ _STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
 _FARTHEST_NS = 1_000_000_000  # from a point to its cloud's stamp; no sweep takes longer
 _STATES = ("invalid_state", "dyn_prop", "ambig_state")
 
-RADAR = np.dtype(
-    [(name, "<f4") for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")] + [(name, "i1") for name in _STATES]
-)
+_RADAR_NAMES = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", *_STATES)
+RADAR = np.dtype([(name, "i1" if name in _STATES else "<f4") for name in _RADAR_NAMES])
 
 # A file may claim any number; what is not finite is dropped later, and counted.
-_any_number = np.errstate(over="ignore", invalid="ignore")
+_any_number: Callable = np.errstate(over="ignore", invalid="ignore")
 
 
 @_any_number
@@ -92,8 +91,8 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
     records = cloud.records
     names = _single(records)
     points = np.zeros(len(records), dtype=RADAR)  # always of this type: each new one would be compiled for
-    if set(RADAR.names) <= set(names):
-        for name in RADAR.names:
+    if set(_RADAR_NAMES) <= set(names):
+        for name in _RADAR_NAMES:
             points[name] = records[name]
         return points, True
     position = _positions(records)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from perception.logs.messages import LogError, Message, Reader, Sample, Transform
+from perception.logs.messages import LogError, Message, Reader, Sample, Transform, is_timeless
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _DEFAULT_GAP_NS = 100_000_000  # of a log in which every topic has one message
 
 
 class Writer(Protocol):
-    """A log in the making, of whatever format."""
+    """Writes a log in some format."""
 
     def write(self, message: Message) -> None: ...
 
@@ -43,9 +43,9 @@ def convert(
         raise LogError(f"repeat: at least 1 was expected, found {repeat}")
     shift_ns = _period_ns(reader.messages()) if repeat > 1 else 0
     counts: Counter[str] = Counter()
-    for turn in range(repeat):
+    for lap in range(repeat):
         for message in reader.messages():
-            writer.write(_moved(message, turn, turn * shift_ns, counts.total()))
+            writer.write(_moved(message, lap, lap * shift_ns, counts.total()))
             counts[message.topic] += 1
             progress(1)
     if not counts:
@@ -60,7 +60,7 @@ def convert(
 
 @dataclass
 class _Span:
-    """Of times that come in one by one."""
+    """First and last of a stream of times, and their count."""
 
     first_ns: int = 1 << 63
     last_ns: int = -(1 << 63)
@@ -77,24 +77,24 @@ class _Span:
 
 def _period_ns(messages: Iterable[Message]) -> int:
     """From the beginning of a log to that of its next pass: its duration, and a gap as usual between measurements."""
-    measured, logged, topics = _Span(), _Span(), defaultdict(_Span)
+    measured, logged = _Span(), _Span()
+    topics: dict[str, _Span] = defaultdict(_Span)
     for message in messages:
-        is_transform = isinstance(message.data, Transform)
-        if is_transform and message.data.static:
-            continue  # at no time in particular
+        if is_timeless(message):
+            continue
         measured.add(message.timestamp_ns)
         logged.add(message.log_time_ns)
-        if not is_transform:  # several of these come at once
+        if not isinstance(message.data, Transform):  # several of these come at once
             topics[message.topic].add(message.timestamp_ns)
     gaps_ns = [span.duration_ns // (span.count - 1) for span in topics.values() if span.duration_ns]
     gap_ns = round(median(gaps_ns)) if gaps_ns else _DEFAULT_GAP_NS
     return max(measured.duration_ns, logged.duration_ns) + max(gap_ns, 1)
 
 
-def _moved(message: Message, turn: int, shift_ns: int, sequence: int) -> Message:
-    """The message as the ``turn``-th pass has it."""
+def _moved(message: Message, lap: int, shift_ns: int, sequence: int) -> Message:
+    """The message as pass number ``lap`` has it."""
     data = message.data
-    if turn and isinstance(data, Sample):
-        data = Sample(f"{data.token}#{turn}")
-    times = {"timestamp_ns": message.timestamp_ns + shift_ns, "log_time_ns": message.log_time_ns + shift_ns}
-    return replace(message, **times, sequence=sequence, data=data)
+    if lap and isinstance(data, Sample):
+        data = Sample(f"{data.token}#{lap}")
+    stamp_ns, log_time_ns = message.timestamp_ns + shift_ns, message.log_time_ns + shift_ns
+    return Message(message.topic, stamp_ns, log_time_ns, sequence, data)

@@ -14,6 +14,7 @@ from typing import Literal
 from perception.logs.assemble import LONGEST_WAIT_NS
 from perception.logs.images import ENCODINGS
 from perception.logs.inspect import EdgeInfo, LogInfo, TopicInfo, counted, first_lines, seconds_in
+from perception.logs.messages import Calibration
 from perception.logs.propose import Frames, doubts, lacks
 from perception.logs.timing import Times
 from perception.logs.transforms import HOLD_NS
@@ -86,7 +87,7 @@ def _order(name: str, times: Times) -> Iterator[Finding]:
 
 
 def _regularity(name: str, times: Times, info: LogInfo) -> Iterator[Finding]:
-    if times.gaps:
+    if times.gaps and times.interval_ns:
         where = f"{name}: {_times(times.gaps)} nothing for more than 5 x {_s(times.interval_ns)}, longest"
         longest = f"{_s(times.gap_ns)} from {seconds_in(info, times.gap_at_ns)}"
         if times.gap_ns > 2 * max(times.gap_log_ns, 0) + _OFFSET_NS:
@@ -127,11 +128,11 @@ def _sensors(info: LogInfo) -> Iterator[Finding]:
         yield Finding("error" if line in needed else "warning" if line in doubtful else "note", line)
     if info.rig.sensors and info.rig.samples is None and info.rig.reference not in info.rig.sensors:
         yield Finding("error", "no reference: name the sensor whose measurements make frames")
-    for name, source in info.rig.lidars.items():
-        cloud = info.topics.get(source.cloud)
+    for name, lidar in info.rig.lidars.items():
+        cloud = info.topics.get(lidar.cloud)
         if cloud is not None and cloud.fields and not {"x", "y", "z"} <= set(cloud.fields):
             found = " ".join(cloud.fields)
-            yield Finding("error", f"{name}: {source.cloud} has no x, y, z, found {found}; leave it out of the rig")
+            yield Finding("error", f"{name}: {lidar.cloud} has no x, y, z, found {found}; leave it out of the rig")
     for name, source in info.rig.cameras.items():
         image = info.topics.get(source.image)
         if image is None or not image.encoding:
@@ -140,13 +141,15 @@ def _sensors(info: LogInfo) -> Iterator[Finding]:
             yield Finding("error", f"{name}: encoding {image.encoding!r} is none of {', '.join(ENCODINGS)}")
         elif not image.width:
             yield Finding("error", f"{name}: the first image of {source.image} cannot be decoded")
-        camera = info.topics.get(source.calibration)
-        if camera is not None and camera.calibration is not None:
-            yield from _calibration(name, image, camera, source.is_rectified)
+        topic = source.calibration or ""
+        calibration = info.topics[topic].calibration if topic in info.topics else None
+        if calibration is not None:
+            yield from _calibration(name, image, topic, calibration, source.is_rectified)
 
 
-def _calibration(name: str, image: TopicInfo, camera: TopicInfo, is_rectified: bool) -> Iterator[Finding]:
-    calibration, topic = camera.calibration, camera.topic.name
+def _calibration(
+    name: str, image: TopicInfo, topic: str, calibration: Calibration, is_rectified: bool
+) -> Iterator[Finding]:
     if not (calibration.intrinsics[0, 0] > 0 or calibration.projection[0, 0] > 0):
         yield Finding("error", f"{name}: {topic} has no focal length: not calibrated; give intrinsics")
         return
@@ -187,7 +190,7 @@ def _pose(name: str, edge: EdgeInfo, info: LogInfo) -> Iterator[Finding]:
         longest = f"{_s(times.gap_ns)} from {seconds_in(info, times.gap_at_ns)}"
         effect = f"frames that would wait for one longer than {_s(LONGEST_WAIT_NS)} are left out"
         yield Finding("warning", f"{name}: no pose for {longest}; {effect}")
-    if times.first_ns is None or info.start_ns is None:
+    if times.first_ns is None or times.last_ns is None or info.start_ns is None or info.end_ns is None:
         return
     late, early = times.first_ns - info.start_ns, info.end_ns - times.last_ns
     if late > HOLD_NS:

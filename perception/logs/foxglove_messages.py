@@ -10,11 +10,20 @@ that does not parse, contents that contradict each other, descriptors that do no
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
+from perception.logs.decoding import (
+    MOST_FIELDS,
+    compressed_encoding,
+    numbers,
+    point_dtype,
+    pose,
+    raw_image,
+    timestamp_ns,
+)
 from perception.logs.messages import (
     SAMPLE_NAME,
     Calibration,
@@ -25,19 +34,11 @@ from perception.logs.messages import (
     Payload,
     Sample,
     Transform,
+    pinhole_projection,
 )
 
-# https://docs.foxglove.dev/docs/sdk/schemas/packed-element-field: not the numbers of sensor_msgs/PointField
-NUMERIC_TYPES = {
-    1: np.dtype("<u1"),
-    2: np.dtype("<i1"),
-    3: np.dtype("<u2"),
-    4: np.dtype("<i2"),
-    5: np.dtype("<u4"),
-    6: np.dtype("<i4"),
-    7: np.dtype("<f4"),
-    8: np.dtype("<f8"),
-}
+# https://docs.foxglove.dev/docs/sdk/schemas/packed-element-field, numbered from 1, not as in sensor_msgs/PointField
+NUMERIC_TYPES = tuple(np.dtype(f"<{name}") for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 _FIELDS = {  # those that are used
     "google.protobuf.Timestamp": "int64 seconds; int32 nanos",
     "foxglove.Vector3": "double x; double y; double z",
@@ -57,12 +58,10 @@ _FIELDS = {  # those that are used
     "foxglove.FrameTransforms": "repeated foxglove.FrameTransform transforms",
     "foxglove.Log": "google.protobuf.Timestamp timestamp; string message; string name",
 }
-_IMAGE_FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png"}
-_MAX_STRIDE, _MAX_FIELDS = 65536, 1000  # of a point, far beyond those of any sensor
 
 
 def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Decode | None]:
-    """What messages of a schema hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+    """Kind of the messages of a schema (see KINDS), a note on why there is none, and their decoder.
 
     Args:
         schema_data: the serialised FileDescriptorSet that an MCAP schema record holds.
@@ -80,11 +79,11 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
         from mcap.records import Schema
         from mcap_protobuf.decoder import DecoderFactory
     except ImportError:
-        raise PerceptionError("MCAP logs of protobuf messages need an extra: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "MCAP logs of protobuf messages need an extra")) from None
 
     schema = Schema(id=1, name=schema_name, encoding="protobuf", data=bytes(schema_data))
     try:
-        parse = DecoderFactory().decoder_for("protobuf", schema)
+        parse: Any = DecoderFactory().decoder_for("protobuf", schema)
         _check_fields(parse(b"").DESCRIPTOR)
     except (DecodeError, McapError, TypeError, ValueError, KeyError, RecursionError) as error:
         raise LogError(f"the descriptors of {schema_name} were expected, found damaged ones: {_brief(error)}") from None
@@ -99,7 +98,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
 
 
 def _check_fields(descriptor) -> None:
-    """Of a message and all below it."""
+    """Check the fields of a message type and, recursively, of the types in it."""
     from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
     proto, found = DescriptorProto(), set()
@@ -122,73 +121,51 @@ def _brief(error: Exception) -> str:
 
 
 def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    encoding = _IMAGE_FORMATS.get(message.format.lower())
-    if encoding is None:
-        raise LogError(f"an image in the format jpeg or png was expected, found {message.format[:20]!r}")
-    return [(_timestamp_ns(message, log_time_ns), Image(message.frame_id, encoding, message.data))]
+    image = Image(message.frame_id, compressed_encoding(message.format, message.data), message.data)
+    return _stamped(message, log_time_ns, image)
 
 
 def _raw_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     size = message.width, message.height, message.step
-    image = Image(message.frame_id, message.encoding, message.data, *size)
-    return [(_timestamp_ns(message, log_time_ns), image)]
+    return _stamped(message, log_time_ns, raw_image(message.frame_id, message.encoding, message.data, *size))
 
 
 def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    intrinsics = _numbers("K", message.K, (3, 3))
+    intrinsics = numbers("K", message.K, 3, 3)
     calibration = Calibration(
         frame_id=message.frame_id,
         width=message.width,
         height=message.height,
         intrinsics=intrinsics,
-        distortion=_numbers("D", message.D, (len(message.D),)),
+        distortion=numbers("D", message.D),
         model=message.distortion_model,
-        rectification=_numbers("R", message.R, (3, 3)) if message.R else np.eye(3),
-        projection=_numbers("P", message.P, (3, 4)) if message.P else np.c_[intrinsics, np.zeros(3)],
+        rectification=numbers("R", message.R, 3, 3) if message.R else np.eye(3),
+        projection=numbers("P", message.P, 3, 4) if message.P else pinhole_projection(intrinsics),
     )
-    return [(_timestamp_ns(message, log_time_ns), calibration)]
+    return _stamped(message, log_time_ns, calibration)
 
 
 def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     if message.HasField("pose") and not _is_identity(message.pose):
         raise LogError("a cloud in the frame that it names was expected, found one with a pose of its own in it")
-    if len(message.fields) > _MAX_FIELDS:
-        raise LogError(f"at most {_MAX_FIELDS} fields of a point were expected, found {len(message.fields)}")
-    fields = tuple((field.name, field.offset, field.type) for field in message.fields)
-    dtype, data = _point_dtype(fields, message.point_stride), message.data
+    if len(message.fields) > MOST_FIELDS:
+        raise LogError(f"at most {MOST_FIELDS} fields of a point were expected, found {len(message.fields)}")
+    fields = tuple((field.name, field.offset, field.type, 1) for field in message.fields)
+    dtype, data = point_dtype(fields, NUMERIC_TYPES, message.point_stride, "point_stride"), message.data
     if len(data) % dtype.itemsize:
         raise LogError(f"a multiple of point_stride {dtype.itemsize} was expected, found {len(data)} bytes of data")
-    return [(_timestamp_ns(message, log_time_ns), Cloud(message.frame_id, np.frombuffer(data, dtype)))]
-
-
-@lru_cache(maxsize=256)
-def _point_dtype(fields: tuple[tuple[str, int, int], ...], stride: int) -> np.dtype:
-    """Of one point.  fields: (name, offset, type)."""
-    if not fields or not 0 < stride <= _MAX_STRIDE:
-        raise LogError(f"points with fields were expected, found {len(fields)} fields, point_stride {stride}")
-    names, offsets, types = zip(*fields)
-    if "" in names or len(set(names)) < len(names):
-        raise LogError(f"distinct names of fields were expected, found {' '.join(names)[:200]!r}")
-    for name, offset, number in fields:
-        if number not in NUMERIC_TYPES:
-            raise LogError(f"field {name[:50]!r}: a numeric type from 1 to 8 was expected, found {number}")
-        if offset + NUMERIC_TYPES[number].itemsize > stride:
-            raise LogError(f"field {name[:50]!r}: an offset within point_stride {stride} was expected, found {offset}")
-    formats = [NUMERIC_TYPES[number] for number in types]
-    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": stride})
+    return _stamped(message, log_time_ns, Cloud(message.frame_id, np.frombuffer(data, dtype)))
 
 
 def _is_identity(pose) -> bool:
     """Of a foxglove.Pose. An orientation without numbers has not been set."""
-    at, turn = pose.position, pose.orientation
-    return (at.x, at.y, at.z, turn.x, turn.y, turn.z) == (0,) * 6 and turn.w in (0, 1, -1)
+    at, q = pose.position, pose.orientation
+    return (at.x, at.y, at.z, q.x, q.y, q.z) == (0,) * 6 and q.w in (0, 1, -1)
 
 
 def _transform(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    at, turn = message.translation, message.rotation
-    pose = np.array((at.x, at.y, at.z, turn.w, turn.x, turn.y, turn.z), dtype=np.float64)
-    transform = Transform(message.parent_frame_id, message.child_frame_id, pose)
-    return [(_timestamp_ns(message, log_time_ns), transform)]
+    found = pose(message.translation, message.rotation)
+    return _stamped(message, log_time_ns, Transform(message.parent_frame_id, message.child_frame_id, found))
 
 
 def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
@@ -196,25 +173,11 @@ def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
 
 
 def _sample(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    if message.name != SAMPLE_NAME:
-        return []
-    return [(_timestamp_ns(message, log_time_ns), Sample(message.message))]
+    return _stamped(message, log_time_ns, Sample(message.message)) if message.name == SAMPLE_NAME else []
 
 
-def _numbers(what: str, values, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
-    if array.size != np.prod(shape) or not np.isfinite(array).all():
-        raise LogError(f"{what}: {np.prod(shape)} finite numbers were expected, found {array.ravel()[:12].tolist()}")
-    return array.reshape(shape)
-
-
-def _timestamp_ns(message, log_time_ns: int) -> int:
-    """When it was measured; a message that does not say was measured when it was recorded."""
-    seconds, nanos = message.timestamp.seconds, message.timestamp.nanos
-    timestamp_ns = 1_000_000_000 * seconds + nanos
-    if not (0 <= timestamp_ns < 1 << 63 and 0 <= nanos < 1_000_000_000):
-        raise LogError(f"a timestamp since 1970 was expected, found {seconds} s {nanos} ns")
-    return timestamp_ns or log_time_ns
+def _stamped(message, log_time_ns: int, payload: Payload) -> list[tuple[int, Payload]]:
+    return [(timestamp_ns(message.timestamp.seconds, message.timestamp.nanos, log_time_ns), payload)]
 
 
 _PAYLOADS: dict[str, tuple[str, Callable]] = {

@@ -5,56 +5,69 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from perception.config import Config
-from perception.logs.assemble import LIDAR_HZ, LONGEST_WAIT_NS, RADAR_HZ, Assembler, sweep_span_s
-from perception.logs.faults import Fault, Faults, biases
-from perception.logs.log import Log, is_timeless
+from perception.config import DataConfig
+from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ  # whose sweeps a configuration counts
+from perception.logs.assemble import LONGEST_WAIT_NS, Assembler, sweep_span_s
+from perception.logs.beginning import beginning, known_from_the_start
+from perception.logs.corruptions import Corruption, Corruptions, biases
+from perception.logs.log import Log
 from perception.logs.measurements import Assembly
-from perception.logs.messages import LogError, Message
+from perception.logs.messages import LogError, Message, is_timeless
 from perception.logs.rig import Rig
 from perception.sample import Frame
 
-_GLANCE_NS = 5_000_000_000
 
-
-def assembly_for(config: Config, **changes) -> Assembly:
-    """How frames are made for a detector of this configuration; ``changes`` are fields of Assembly."""
+def assembly_for(config: DataConfig, **changes) -> Assembly:
+    """How frames are made for a detector that was trained on this data; ``changes`` are fields of Assembly."""
     return Assembly(
-        lidar_span_s=sweep_span_s(config.data.lidar_sweeps, LIDAR_HZ),
-        radar_span_s=sweep_span_s(config.data.radar_sweeps, RADAR_HZ),
-        image_size=tuple(config.camera.image_size),
+        lidar_span_s=sweep_span_s(config.lidar_sweeps, LIDAR_HZ),
+        radar_span_s=sweep_span_s(config.radar_sweeps, RADAR_HZ),
         **changes,
     )
 
 
 class LogFrames:
-    """The frames of a log, with faults put into it if there are any.
+    """The frames of a log.
 
-    Those of a part of a drive are the same as in the whole of it: what was measured before its beginning, such as
-    sweeps, and shortly after its end belongs to them.
+    Frames of a part of a drive equal those of the whole drive: sweeps from before its beginning, and measurements
+    shortly after its end, are used.
+
+    Args:
+        corruptions: what is put into the log while it is read.
+        known: transforms and calibrations that hold from the start, where the log's beginning has been read already.
 
     Attributes:
         problems: one line each of what was left out; complete once it has been iterated.
     """
 
-    def __init__(self, log: Log, rig: Rig, assembly: Assembly, faults: Sequence[Fault] = ()):
-        self._log, self._rig, self._faults = log, rig, faults
-        self._assembly = replace(assembly, bias=biases(faults))
+    def __init__(
+        self,
+        log: Log,
+        rig: Rig,
+        assembly: Assembly,
+        corruptions: Sequence[Corruption] = (),
+        known: Sequence[Message] | None = None,
+    ):
+        self._log, self._rig, self._corruptions, self._known = log, rig, corruptions, known
+        self._assembly = replace(assembly, bias=biases(corruptions))
         self._assembler: Assembler | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises LogError at the end of a log that gave no frame, saying what is missing."""
         log = self._log
-        log.change = Faults(self._faults)
+        log.change = Corruptions(self._corruptions)
         self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
-        calibrations = {source.calibration for source in self._rig.cameras.values()} - {None}
+        calibrations = {source.calibration for source in self._rig.cameras.values() if source.calibration is not None}
         sensors = {source.topic for source in self._rig.sensors.values()}
-        transforms = {"/tf", "/tf_static"}  # a file that was cut short may not have told of them yet
+        transforms = {"/tf", "/tf_static"}  # a truncated file may not list them before it is read
         transforms |= {topic.name for topic in log.topics.values() if topic.kind == "transform"}
-        for message in self._known_from_the_start(calibrations, sensors, transforms):
+        if self._known is None:
+            opening = log.messages(calibrations | sensors | transforms, strict=False)
+            self._known = known_from_the_start(beginning(opening, is_measurement=lambda m: m.topic in sensors))
+        for message in self._known:
             self._assembler.learn(message)
         empty = True
-        marks = {self._rig.samples} - {None}
+        marks = {self._rig.samples} if self._rig.samples is not None else set()
         for message in log.whole(calibrations | sensors | transforms | marks):
             if message.timestamp_ns > log.part_ns[1] + LONGEST_WAIT_NS and not is_timeless(message):
                 break
@@ -68,25 +81,6 @@ class LogFrames:
             wanted = self._rig.samples or self._rig.reference or "a sensor in the rig"
             reasons = "; ".join(self.problems) or f"nothing on {wanted}"
             raise LogError(f"{log.path}: at least one frame was expected, found none: {reasons}")
-
-    def _known_from_the_start(
-        self, calibrations: set[str], sensors: set[str], transforms: set[str]
-    ) -> Iterator[Message]:
-        """Static transforms and the first calibrations that are heard within seconds of the first measurement.
-
-        Recorders often begin before those who publish them do, and what is on a vehicle was there before.
-        """
-        end_ns, missing = None, set(calibrations)
-        for message in self._log.messages(calibrations | sensors | transforms, strict=False):
-            if end_ns is not None and message.log_time_ns > end_ns:
-                return
-            if message.topic in sensors and end_ns is None:
-                end_ns = message.log_time_ns + _GLANCE_NS
-            if message.topic in missing:
-                missing.remove(message.topic)
-                yield message
-            elif is_timeless(message):
-                yield message
 
     def _is_in_part(self, reference_ns: int) -> bool:
         since_ns, until_ns = self._log.part_ns

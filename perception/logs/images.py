@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from perception.data.image_files import ImageError, decode_image
+from perception.logs.decoding import PIXEL_BYTES
 from perception.logs.messages import Calibration, Image, LogError
 from perception.sample import scaling
 
@@ -19,7 +20,6 @@ _TO_RGB: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "bgra8": lambda raw: raw[..., 2::-1],
     "mono8": lambda raw: np.repeat(raw, 3, axis=2),
 }
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4}
 # OpenCV names a pattern after the second row's second and third pixel; ROS, and what is meant here, after the first two
 # of the first row.
 _BAYER = {
@@ -29,7 +29,7 @@ _BAYER = {
     "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
 }
 _WIDE = {"mono16": "mono8", **{f"{name[:-1]}16": name for name in _BAYER}}  # little-endian; the upper byte is kept
-ENCODINGS = ("jpeg", "png", *_TO_RGB, *_BAYER, *_WIDE)
+ENCODINGS = ("jpeg", "png", *PIXEL_BYTES)
 
 
 def rectified_image(
@@ -63,10 +63,10 @@ def rectified_image(
 
 
 def _is_pinhole(calibration: Calibration, intrinsics: np.ndarray) -> bool:
-    """Whether the image as recorded is the one of these intrinsics: no distortion, no turn by R, no other P."""
+    """Whether the image as recorded is the one of these intrinsics: no distortion, no rotation R, no other P."""
     r = calibration.rectification
-    turned = r.any() and not np.array_equal(r, np.eye(3))
-    return not (calibration.distortion.any() or turned or not np.array_equal(intrinsics, calibration.intrinsics))
+    rotated = r.any() and not np.array_equal(r, np.eye(3))
+    return not (calibration.distortion.any() or rotated or not np.array_equal(intrinsics, calibration.intrinsics))
 
 
 def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] | None) -> tuple[np.ndarray, int]:
@@ -81,7 +81,7 @@ def _decoded(image: Image, size: tuple[int, int] | None, cover: tuple[int, int] 
     if size is not None and found != size:
         raise LogError(f"height, width {size} were expected, found {found}")
     encoding = _WIDE.get(image.encoding, image.encoding)
-    channels = 2 if image.encoding in _WIDE else _CHANNELS.get(encoding, 1)  # bytes a pixel
+    channels = PIXEL_BYTES[image.encoding]
     if not image.step >= image.width * channels or len(image.data) < image.height * image.step or not all(found):
         raise LogError(
             f"{image.height} rows of {image.width} x {channels} bytes were expected, found {len(image.data)} bytes in"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,10 +11,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from perception.data.image_files import ImageError, decode_image
-from perception.logs.messages import Calibration, Cloud, Image, Message, Reader, Topic, Transform
+from perception.logs.beginning import beginning, known_from_the_start
+from perception.logs.messages import Calibration, Cloud, Image, Message, Reader, Topic, Transform, is_timeless
 from perception.logs.propose import lacks, propose
 from perception.logs.rig import Rig, to_yaml
 from perception.logs.timing import Times
+from perception.text import aligned
 
 _WIDTH = 120
 _FRAMES_KEPT = 8
@@ -50,7 +52,7 @@ class TopicInfo:
 
 @dataclass
 class EdgeInfo:
-    """One transform. constant: it has had a single pose, whether it is called static or not."""
+    """One transform. constant: it had a single pose throughout, whether or not it is declared static."""
 
     static: bool
     first: bytes
@@ -63,6 +65,7 @@ class LogInfo:
     """topics: by name.  transforms: (parent, child) -> EdgeInfo.  start_ns, end_ns: of the sensors' measurements.
 
     rig: the given or the proposed one.  missing: what it lacks, a line each.  stopped, damage: as of the reader.
+    known: what is known from the start (``beginning.py``), where no more than the beginning was read.
     """
 
     path: Path
@@ -74,10 +77,11 @@ class LogInfo:
     missing: list[str]
     stopped: str | None
     damage: list[str]
+    known: Sequence[Message] = ()
 
     @property
     def duration_s(self) -> float:
-        return (self.end_ns - self.start_ns) * 1e-9 if self.start_ns is not None else 0.0
+        return 0.0 if self.start_ns is None or self.end_ns is None else (self.end_ns - self.start_ns) * 1e-9
 
     @property
     def frame_ids(self) -> dict[str, str]:
@@ -86,30 +90,32 @@ class LogInfo:
 
 
 def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None, progress: bool = False) -> LogInfo:
-    """Reads a log once.
+    """Read a log once.
 
     Args:
-        rig: what to judge it by; None: what is proposed.
+        rig: compared with the log; None: the proposed one.
         seconds: how much of it since the first image or cloud, by the clock it was recorded with; None: all.
     """
     topics: dict[str, TopicInfo] = {}
     edges: dict[tuple[str, str], EdgeInfo] = {}
     total = sum(topic.count or 0 for topic in reader.topics.values() if topic.kind) or None
-    end_ns = None
-    for message in tqdm(reader.messages(strict=False), total=total, desc="inspect", unit="msg", disable=not progress):
-        if end_ns is not None and message.log_time_ns > end_ns:
-            break
-        if seconds is not None and end_ns is None and isinstance(message.data, Image | Cloud):
-            end_ns = message.log_time_ns + round(1e9 * seconds)
-        info = topics.get(message.topic)
-        if info is None:
-            info = topics[message.topic] = TopicInfo(reader.topics[message.topic])
-        _add(info, message)
+    messages = reader.messages(strict=False)
+    lasting: list[Message] = []  # static transforms and calibrations of the beginning
+    if seconds is not None:
+        messages = beginning(messages, seconds)
+    for message in tqdm(messages, total=total, desc="inspect", unit="msg", disable=not progress):
+        topic = topics.get(message.topic)
+        if topic is None:
+            topic = topics[message.topic] = TopicInfo(reader.topics[message.topic])
+        if seconds is not None and (isinstance(message.data, Calibration) or is_timeless(message)):
+            lasting.append(message)
+        _add(topic, message)
         if isinstance(message.data, Transform):
             _add_edge(edges, message)
     topics = {name: topics.get(name) or TopicInfo(reader.topics[name]) for name in sorted(reader.topics)}
 
     info = LogInfo(reader.path, topics, edges, *_time_range(topics), Rig(), [], reader.stopped, list(reader.damage))
+    info.known = known_from_the_start(lasting)
     known = {name: replace(t.topic, count=t.times.count if t.topic.kind else t.count) for name, t in topics.items()}
     if rig is None:
         fields = {name: t.fields for name, t in topics.items()}
@@ -139,12 +145,13 @@ def _size(image: Image) -> tuple[int, int]:
     if image.width or image.encoding not in ("jpeg", "png"):
         return image.height, image.width
     try:
-        return decode_image(image.data)[0].shape[:2]
+        height, width, _ = decode_image(image.data)[0].shape
+        return height, width
     except ImageError:
         return 0, 0
 
 
-def _add_edge(edges: dict[tuple[str, str], EdgeInfo], message: Message) -> None:
+def _add_edge(edges: dict[tuple[str, str], EdgeInfo], message: Message[Transform]) -> None:
     data, pose = message.data, message.data.pose.tobytes()
     edge = edges.setdefault((data.parent, data.child), EdgeInfo(data.static, pose))
     edge.constant = edge.constant and edge.first == pose
@@ -154,7 +161,8 @@ def _add_edge(edges: dict[tuple[str, str], EdgeInfo], message: Message) -> None:
 def _time_range(topics: dict[str, TopicInfo]) -> tuple[int | None, int | None]:
     heard = [info for info in topics.values() if info.times.first_ns is not None]
     sensors = [info for info in heard if info.topic.kind in ("image", "cloud")] or heard
-    first, last = (info.times.first_ns for info in sensors), (info.times.last_ns for info in sensors)
+    first = [info.times.first_ns for info in sensors if info.times.first_ns is not None]
+    last = [info.times.last_ns for info in sensors if info.times.last_ns is not None]
     return min(first, default=None), max(last, default=None)
 
 
@@ -169,13 +177,13 @@ def table(info: LogInfo) -> str:
     if heard:
         head = ("topic", "type", "messages", "Hz", "longest gap", "stamp - log", "frame", "content")
         rows = [_row(topic, info) for topic in heard]
-        told = [i for i in range(len(head)) if any(row[i] for row in rows)]
-        cells = [[row[i] for i in told] for row in (head, *rows)]
-        parts += ["", *_aligned(cells, right=[told.index(i) for i in _NUMBERS if i in told])]
+        shown = [i for i in range(len(head)) if any(row[i] for row in rows)]
+        cells = [[row[i] for i in shown] for row in (head, *rows)]
+        parts += ["", aligned(cells, left=[j for j, i in enumerate(shown) if i not in _NUMBERS])]
     silent = [(topic.topic.name, topic.topic.type, not_decodable(topic)) for topic in info.topics.values()]
     silent = [row for row in silent if row[2]]
     if silent:
-        parts += ["", *_aligned(silent)]
+        parts += ["", aligned(silent, left=range(3))]
     if info.transforms:
         parts += ["", "frames", *_frames(info)]
     if info.rig.sensors:
@@ -194,7 +202,7 @@ def not_decodable(info: TopicInfo) -> str:
 
 
 def first_lines(lines: list[str]) -> list[str]:
-    """The first few, and how many there are besides."""
+    """The first few, and the number of the others."""
     more = len(lines) - _LINES_OF_DAMAGE
     return lines if more <= 0 else [*lines[:_LINES_OF_DAMAGE], f"and {more:,} more"]
 
@@ -204,7 +212,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def _span(info: LogInfo) -> str:
-    if info.start_ns is None:
+    if info.start_ns is None or info.end_ns is None:
         return "nothing that can be decoded"
     start, end = (datetime.fromtimestamp(t // 10**9, timezone.utc) for t in (info.start_ns, info.end_ns))
     end_text = f"{end:%H:%M:%S}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M:%S}"
@@ -236,14 +244,14 @@ def _content(topic: TopicInfo, log: LogInfo) -> str:
         return f"{topic.points / topic.times.count:,.0f} points: {' '.join(topic.fields[:_FIELDS_SHOWN])}{more}"
     if kind == "image":
         return f"{topic.encoding} {topic.width} x {topic.height}"
-    if kind == "calibration":
+    if calibration is not None:
         bent = f"distortion {calibration.model}" if calibration.distortion.any() else "no distortion"
         return f"{calibration.width} x {calibration.height}, {bent}"
     return f"{len(log.transforms)} transforms in the log" if kind == "transform" else ""
 
 
 def _frames(log: LogInfo) -> list[str]:
-    """A line for each parent and way in which its children are said to move."""
+    """A line for each parent and kind of motion of its children."""
     groups: dict[tuple[str, str], list[str]] = {}
     for (parent, child), edge in sorted(log.transforms.items()):
         moves = "static" if edge.static else "constant" if edge.constant else f"{edge.times.mean_hz:.0f} Hz"
@@ -254,12 +262,3 @@ def _frames(log: LogInfo) -> list[str]:
         for line in lines
         for part in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False)
     ]
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -1,4 +1,4 @@
-"""The door to recorded drives: ``open_log(path)`` gives their sensor messages in one stable order, whatever the format.
+"""Recorded drives: ``open_log(path)`` gives their sensor messages in one stable order, whatever the format.
 
     with open_log("drive.mcap") as log:
         for message in log:                       # by measurement time, then topic, then place in the file
@@ -7,10 +7,9 @@
 Formats: folders in the nuScenes layout (one scene), MCAP files (Foxglove protobuf or ROS 2 messages), ROS 2 bags (a
 folder, or one ``.db3``). What a message holds is said in ``perception/logs/messages.py``.
 
-Recordings hold messages in the order in which they arrived. They are brought into the order of measurement within a
-window of ``WINDOW_NS``; what comes later than that is passed on when it comes, and counted as ``late``. A time stamp
-that leaps ahead, away from the clock it was recorded with, is damage, and the message is left out: nothing after it
-would be in time.
+Recordings hold messages in order of arrival. They are sorted by time of measurement within a window of ``WINDOW_NS``;
+what arrives later than that is passed on at once, and counted as ``late``. A message whose stamp jumps ahead of the
+clock it was recorded with is damaged, and left out: everything after it would be late.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from perception.logs.messages import Calibration, LogError, Message, Reader, Topic, Transform
+from perception.logs.messages import Calibration, LogError, Message, Reader, Topic, Transform, is_timeless
 
 WINDOW_NS = 500_000_000
-_LEAP_NS = 60_000_000_000
-_ALWAYS = -(1 << 62), 1 << 62
+_JUMP_NS = 60_000_000_000
+_ALWAYS = -(1 << 62), 1 << 62  # ns
 _FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 
@@ -34,7 +33,7 @@ class Log:
     """A recorded drive, opened by :func:`open_log`. Iterating reads it from the start, every time; it is a Reader too.
 
     Attributes:
-        change: what is made of every message before it is sorted in, such as faults that are injected; None leaves the
+        change: what is made of every message before it is sorted in, such as a corruption; None leaves the
             message out. Set before iterating.
         name: of the drive: the scene, or the file's name without its suffix.
         topics: name -> Topic, after remapping, of those that were chosen.
@@ -59,16 +58,17 @@ class Log:
     ):
         self.reader, self.name, self.path = reader, name, reader.path
         self._remap, self._strict = dict(remap), strict
-        self._start_ns, self._length_ns = round(1e9 * start_offset_s), duration_s and round(1e9 * duration_s)
+        self._start_ns = round(1e9 * start_offset_s)
+        self._length_ns = None if duration_s is None else round(1e9 * duration_s)
         unknown = [topic for topic in (*(topics or ()), *exclude_topics, *remap) if topic not in reader.topics]
         if unknown:
             raise LogError(f"{self.path}: topic {unknown[0]} was expected, found {', '.join(reader.topics) or 'none'}")
         self._excluded = set(exclude_topics)
         self._chosen = set(reader.topics if topics is None else topics) - self._excluded
-        self._all = topics is None and not exclude_topics  # a truncated file tells of topics while it is read
+        self._all = topics is None and not exclude_topics  # a truncated file may add topics while it is read
         self.change: Callable[[Message], Message | None] | None = None
         self.late: Counter = Counter()
-        self._leaps: Counter = Counter()
+        self._jumps: Counter = Counter()
 
     @property
     def topics(self) -> dict[str, Topic]:
@@ -82,11 +82,11 @@ class Log:
 
     @property
     def damage(self) -> list[str]:
-        leaps = [
+        jumps = [
             f"{self.path}: {topic}: {number} messages left out, stamped more than a minute ahead of their recording"
-            for topic, number in sorted(self._leaps.items())
+            for topic, number in sorted(self._jumps.items())
         ]
-        return [*self.reader.damage, *leaps]
+        return [*self.reader.damage, *jumps]
 
     def __iter__(self) -> Iterator[Message]:
         """The chosen part, in order of (timestamp_ns, topic, sequence), with transforms and calibrations before it."""
@@ -100,13 +100,13 @@ class Log:
             yield message
 
     def whole(self, topics: Collection[str] | None = None) -> Iterator[Message]:
-        """All of it, in the same order, for those to whom the edges of the chosen part matter: ``part_ns`` says where.
+        """All messages, in the same order, also those outside of the chosen part, which ``part_ns`` gives.
 
-        Of ``topics`` only, if they are named: what is wrong with others does not matter then. What holds for the whole
-        drive comes as soon as it is read.
+        Only ``topics`` are read, if given, so that damage in others does not matter. Static transforms come as soon as
+        they are read.
         """
         self.late.clear()
-        self._leaps.clear()
+        self._jumps.clear()
         first_ns = None
         for message in self._sorted(self._read(topics)):
             # What is latched may have been stamped long before the drive.
@@ -145,15 +145,15 @@ class Log:
         return replace(message, topic=self._remap[message.topic]) if message.topic in self._remap else message
 
     def _read(self, topics: Collection[str] | None) -> Iterator[Message]:
-        """In the order of the file, without leaps of time."""
+        """In the order of the file, without jumps in time."""
         usual_ns: int | None = None
         for message in self.messages(topics):
             if not is_timeless(message):
                 ahead_ns = message.timestamp_ns - message.log_time_ns
-                if usual_ns is None or abs(ahead_ns - usual_ns) <= _LEAP_NS or 2 * abs(ahead_ns) < abs(usual_ns):
+                if usual_ns is None or abs(ahead_ns - usual_ns) <= _JUMP_NS or 2 * abs(ahead_ns) < abs(usual_ns):
                     usual_ns = ahead_ns  # the last: what came before was off, since the recording's clock is far closer
                 elif ahead_ns > usual_ns:
-                    self._leaps[message.topic] += 1
+                    self._jumps[message.topic] += 1
                     continue
             yield message
 
@@ -227,16 +227,12 @@ def is_nuscenes(path: Path) -> bool:
 
 
 def is_log(path: Path) -> bool:
-    """Whether a path looks like a log. A folder of MCAP files does not, unless they are called as parts of a bag."""
+    """Whether a path looks like a log. A folder of MCAP files does only where they are named as parts of a bag."""
     if path.is_dir():
         parts = (part.name for part in path.iterdir() if part.name.endswith(_FILES))
         is_bag = (path / "metadata.yaml").is_file() or any(part.startswith(path.name) for part in parts)
         return is_bag or is_nuscenes(path)
     return path.name.endswith(_FILES)
-
-
-def is_timeless(message: Message) -> bool:
-    return isinstance(message.data, Transform) and message.data.static
 
 
 def _open(path: Path, version: str | None, scene: str | None) -> tuple[Reader, str]:

@@ -1,7 +1,8 @@
 """MCAP files, the low level: where the messages are, and the messages as stored (https://mcap.dev/spec).
 
-The `mcap` library is not used for this: it gives nothing of a file without its end, cannot cap what a chunk
-decompresses to, and is slow.
+The ``mcap`` library parses the records, but where a record is and how long it is is read here: its stream reader takes
+the lengths inside of a record for granted, so that one wrong bit in the index behind a chunk costs all that follows it
+in the file, and its bounds on memory are for whole records, not for what a chunk decompresses to.
 
 A file is seen as a list of segments, which are chunks, or runs of messages outside of chunks. The summary at the end of
 the file names the chunks; what it does not name is found by going from record to record. In a file that was cut, or has
@@ -10,46 +11,35 @@ no summary that can be relied on, that is everything: opening it reads every chu
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from struct import Struct
 from typing import BinaryIO
 
 from perception.logs.mcap_records import (
-    CHANNEL,
-    CHUNK,
-    CHUNK_INDEX,
-    DATA_END,
-    FOOTER,
     LARGEST,
     MAGIC,
     MESSAGE,
     MESSAGE_HEAD,
     RECORD,
-    SCHEMA,
-    STATISTICS,
     Channel,
+    Chunk,
     ChunkIndex,
-    Fields,
+    Footer,
+    Opcode,
     Schema,
     Statistics,
     crc32,
-    read_channel,
-    read_chunk,
-    read_chunk_index,
-    read_schema,
-    read_statistics,
+    parse,
     records,
     unpack,
 )
 from perception.logs.messages import LogError
 
-_FOOTER = Struct("<BQQQI")  # opcode, length, start of the summary, start of its offsets, checksum
+_FOOTER_SIZE = 20
 _RUN = 1 << 20  # bytes of messages outside of chunks that make one segment
 
 # Channel id, its publisher's sequence number, log time, publish time, data; not a class, since it is made so often.
@@ -61,14 +51,14 @@ _LOG_TIME = itemgetter(2)
 class _Segment:
     """Bytes [begin, end) of the file: the record of one chunk, or the records of messages. Times are of recording.
 
-    start_ns, end_ns: None as long as it was not read.  channels: ids of those with messages in it, None if not known.
+    channels: ids of those with messages in it, None if not known.
     """
 
     begin: int
     end: int
-    start_ns: int | None
-    end_ns: int | None
-    channels: Collection[int] | None
+    start_ns: int
+    end_ns: int
+    channels: set[int] | None
     chunk: bool
 
 
@@ -100,7 +90,8 @@ class McapFile:
                 file.seek(0)
                 magic = file.read(len(MAGIC))
                 if magic != MAGIC:
-                    raise LogError(f"{self.path}: an MCAP file was expected, found {magic or 'an empty file'}")
+                    found = repr(magic) if magic else "an empty file"
+                    raise LogError(f"{self.path}: an MCAP file was expected, found {found}")
                 self._survey(file)
         except OSError as error:
             raise LogError(f"{self.path}: an MCAP file was expected: {error.strerror}") from None
@@ -130,10 +121,10 @@ class McapFile:
             raise LogError(f"{self.path}: reading it failed: {error.strerror}") from None
 
     def _survey(self, file: BinaryIO) -> None:
-        """Find the segments, and with them all else."""
+        """Find the segments, channels, schemas and counts."""
         footer = self._footer(file)
         try:
-            found = footer and self._summary(file, *footer)
+            found = footer and self._summary(file, footer)
         except ValueError as error:
             found = None
             self._note(f"the summary cannot be relied on and is not used: {error}")
@@ -142,34 +133,38 @@ class McapFile:
         self._segments.sort(key=lambda segment: (segment.start_ns, segment.begin))
 
     def _survey_by_index(self, file: BinaryIO, indexes: list[ChunkIndex], statistics: Statistics, end: int) -> bool:
-        """Whether the summary tells all that reading needs: some writers leave the channels, or chunks, out of it."""
+        """Whether the summary is complete: some writers leave channels or chunks out of it."""
         if not indexes:
             return False
-        position = len(MAGIC)
+        position, named = len(MAGIC), set[int]()
         for index in indexes:
-            self._walk_gap(file, position, index.begin)
-            self._segments.append(
-                _Segment(index.begin, index.end, index.start_ns, index.end_ns, index.channels, chunk=True)
-            )
-            position = index.after
+            begin, stop, after = _bytes_of(index)
+            channels = set(index.message_index_offsets)
+            self._walk_gap(file, position, begin)
+            times = index.message_start_time, index.message_end_time
+            self._segments.append(_Segment(begin, stop, *times, channels or None, chunk=True))
+            position = after
+            named |= channels
         self._walk_gap(file, position, end)
-        named = {channel for index in indexes for channel in index.channels or ()}
-        if len(self.channels) < statistics.channels or not named <= self.channels.keys():
+        if len(self.channels) < statistics.channel_count or not named <= self.channels.keys():
             return False
-        self.counts = statistics.message_counts
+        self.counts = statistics.channel_message_counts
         if any(self.counts.values()):
-            self.start_ns, self.end_ns = statistics.start_ns, statistics.end_ns
+            self.start_ns, self.end_ns = statistics.message_start_time, statistics.message_end_time
         return True
 
     def _survey_by_records(self, file: BinaryIO, finished: bool) -> None:
         self._segments, self.counts = [], Counter()
         cut = self._walk(file, len(MAGIC), self.size)
-        self.start_ns = min((segment.start_ns for segment in self._segments), default=None)
-        self.end_ns = max((segment.end_ns for segment in self._segments), default=None)
+        if self._segments:
+            self.start_ns = min(segment.start_ns for segment in self._segments)
+            self.end_ns = max(segment.end_ns for segment in self._segments)
         if cut is None and not finished:
             cut = self.size, "all messages are there, but no summary and footer after them"
         if cut:
-            seconds = "" if self.start_ns is None else f", {(self.end_ns - self.start_ns) / 1e9:.1f} s into the log"
+            seconds = ""
+            if self.start_ns is not None and self.end_ns is not None:
+                seconds = f", {(self.end_ns - self.start_ns) / 1e9:.1f} s into the log"
             self.stopped = f"at byte {cut[0]} of {self.size}{seconds}: {cut[1]}"
 
     def _walk_gap(self, file: BinaryIO, begin: int, end: int) -> None:
@@ -178,11 +173,11 @@ class McapFile:
             self._note(f"bytes {cut[0]} to {end}, outside of chunks, are left out: {cut[1]}")
 
     def _walk(self, file: BinaryIO, begin: int, end: int) -> tuple[int, str] | None:
-        """Go from record to record and add the segments there. None at the end of all data, else where it stops, why.
+        """Go from record to record and add segments. Returns None at the end of the data, else where it stops and why.
 
-        The walk trusts lengths, there is nothing else; what they lead to is checked where it is read.
+        The walk relies on the lengths of the records; their contents are checked where they are read.
         """
-        position, run = begin, None
+        position, run, run_channels = begin, None, set[int]()
         while position < end:
             file.seek(position)
             head = file.read(RECORD.size + MESSAGE_HEAD.size)
@@ -194,42 +189,45 @@ class McapFile:
             if opcode == 0:
                 return position, "zeros, where a record was expected"
             if after > end:
-                what = {CHUNK: "a chunk", MESSAGE: "a message"}.get(opcode, f"of type {opcode}")
+                what = {Opcode.CHUNK: "a chunk", MESSAGE: "a message"}.get(opcode, f"of type {opcode}")
                 return position, f"the last record, {what}, is cut: {end - body} bytes of {length} are there"
-            if opcode in (DATA_END, FOOTER):
+            if opcode in (Opcode.DATA_END, Opcode.FOOTER):
                 return None
-            if opcode == CHUNK:
-                self._add_chunk(file, position, after)
+            if opcode == Opcode.CHUNK:
+                start_ns, end_ns = (
+                    int.from_bytes(head[at : at + 8], "little") for at in (RECORD.size, RECORD.size + 8)
+                )
+                self._add_chunk(file, _Segment(position, after, start_ns, end_ns, None, chunk=True))
             elif opcode == MESSAGE and MESSAGE_HEAD.size <= length <= LARGEST:
                 channel, _, log_time_ns, _ = MESSAGE_HEAD.unpack_from(head, RECORD.size)
                 if run is None or run.end != position or run.end - run.begin > _RUN:
-                    run = _Segment(position, after, log_time_ns, log_time_ns, set(), chunk=False)
+                    run_channels = set()
+                    run = _Segment(position, after, log_time_ns, log_time_ns, run_channels, chunk=False)
                     self._segments.append(run)
                 run.end = after
                 run.start_ns, run.end_ns = min(run.start_ns, log_time_ns), max(run.end_ns, log_time_ns)
-                run.channels.add(channel)
+                run_channels.add(channel)
                 self.counts[channel] += 1
             elif opcode == MESSAGE:
                 self._note(f"the message at byte {position} is left out: it has {length} bytes")
-            elif opcode in (SCHEMA, CHANNEL) and length <= LARGEST:
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= LARGEST:
                 file.seek(body)
                 self._define(opcode, file.read(length))
             position = after
         return position, "the recording was not finished"
 
-    def _add_chunk(self, file: BinaryIO, begin: int, end: int) -> None:
-        segment, counts = _Segment(begin, end, None, None, None, chunk=True), Counter()
-        first, last = math.inf, 0
+    def _add_chunk(self, file: BinaryIO, segment: _Segment) -> None:
+        counts, first, last = Counter[int](), 1 << 64, 0
         for channel, _, log_time_ns, _, _ in self._messages_in(file, segment):
             counts[channel] += 1
             first, last = min(first, log_time_ns), max(last, log_time_ns)
         if counts:
-            segment.start_ns, segment.end_ns, segment.channels = first, last, counts.keys()
+            segment.start_ns, segment.end_ns, segment.channels = first, last, set(counts)
             self._segments.append(segment)
             self.counts.update(counts)
 
     def _messages_in(self, file: BinaryIO, segment: _Segment) -> Iterator[RawMessage]:
-        """Definitions of channels on the way are kept; what cannot be read is noted as damage."""
+        """Channels and schemas on the way are kept; what cannot be read is added to ``damage``."""
         left_out = "it"
         try:
             data = self._load(file, segment)
@@ -237,13 +235,12 @@ class McapFile:
             for opcode, begin, end in records(data):
                 if opcode == MESSAGE:
                     yield *MESSAGE_HEAD.unpack_from(data, begin), data[begin + MESSAGE_HEAD.size : end]
-                elif opcode in (SCHEMA, CHANNEL):
+                elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                     self._define(opcode, data[begin:end])
         except ValueError as error:
             where = f"{'chunk' if segment.chunk else 'messages'} at byte {segment.begin}"
-            where += f", {segment.end - segment.begin} bytes"
-            if segment.start_ns is not None:
-                where += f", {segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
+            span = f"{segment.start_ns / 1e9:.3f} s to {segment.end_ns / 1e9:.3f} s"
+            where += f", {segment.end - segment.begin} bytes, {span}"
             self._note(f"{where}: {error}; {left_out} is left out", about=segment.begin)
 
     def _load(self, file: BinaryIO, segment: _Segment) -> memoryview:
@@ -252,70 +249,68 @@ class McapFile:
         if size > LARGEST + 2 * _RUN:
             raise ValueError(f"it is larger than the {LARGEST} bytes allowed")
         file.seek(segment.begin)
-        data = memoryview(file.read(size))
-        if len(data) < size:
+        head = file.read(RECORD.size) if segment.chunk else b""
+        body = file.read(size - len(head))
+        if len(head) + len(body) < size:
             raise ValueError("the file has become shorter")
         if not segment.chunk:
-            return data
-        if RECORD.unpack_from(data) != (CHUNK, size - RECORD.size):
+            return memoryview(body)
+        if RECORD.unpack(head) != (Opcode.CHUNK, len(body)):
             raise ValueError("no chunk is there, though the summary says so")
-        head, stored = read_chunk(Fields(data[RECORD.size :]))
-        if segment.start_ns is None:
-            segment.start_ns, segment.end_ns = head.start_ns, head.end_ns
-        return unpack(head, stored)
+        return unpack(parse(Chunk, body))
 
     def _define(self, opcode: int, data: bytes | memoryview) -> None:
-        """Keep a schema or a channel; what is said twice must be the same, so the first counts."""
+        """Keep a schema or a channel; of repeated definitions, which must be equal, the first."""
         try:
-            if opcode == SCHEMA:
-                self.schemas.setdefault(*read_schema(Fields(data)))
+            if opcode == Opcode.SCHEMA:
+                schema = parse(Schema, data)
+                self.schemas.setdefault(schema.id, schema)
             else:
-                self.channels.setdefault(*read_channel(Fields(data)))
+                channel = parse(Channel, data)
+                self.channels.setdefault(channel.id, channel)
         except ValueError as error:
-            self._note(f"the definition of a {'schema' if opcode == SCHEMA else 'channel'} is left out: {error}")
+            self._note(f"the definition of a {Opcode(opcode).name.lower()} is left out: {error}")
 
     def _note(self, line: str, about: object = None) -> None:
-        """Keep a line of damage, once for what it is about: reading twice finds it twice."""
+        """Keep a line of damage, once for each subject: reading twice finds it twice."""
         self._damage.setdefault(about or line, line)
 
-    def _footer(self, file: BinaryIO) -> tuple[int, int, bytes] | None:
-        """Where the summary begins, 0 where there is none, and ends, and the footer; None where there is no footer."""
-        begin = self.size - _FOOTER.size - len(MAGIC)
+    def _footer(self, file: BinaryIO) -> bytes | None:
+        """The record of the footer; None where there is none."""
+        begin = self.size - RECORD.size - _FOOTER_SIZE - len(MAGIC)
         if begin < len(MAGIC):
             return None
         file.seek(begin)
-        footer = file.read(_FOOTER.size)
-        if file.read() != MAGIC or RECORD.unpack_from(footer) != (FOOTER, _FOOTER.size - RECORD.size):
-            return None
-        return _FOOTER.unpack(footer)[2], begin, footer
+        record = file.read(RECORD.size + _FOOTER_SIZE)
+        is_footer = file.read() == MAGIC and RECORD.unpack_from(record) == (Opcode.FOOTER, _FOOTER_SIZE)
+        return record if is_footer else None
 
-    def _summary(
-        self, file: BinaryIO, begin: int, end: int, footer: bytes
-    ) -> tuple[list[ChunkIndex], Statistics, int] | None:
-        """Chunks in the order of the file, statistics, and where the data section ends; None where these are not said.
+    def _summary(self, file: BinaryIO, footer_record: bytes) -> tuple[list[ChunkIndex], Statistics, int] | None:
+        """Chunks in file order, statistics, and the end of the data section; None where there is no summary of them.
 
         Raises:
-            ValueError: what is said cannot be.
+            ValueError: a summary that contradicts itself or the file.
         """
+        footer = parse(Footer, footer_record[RECORD.size :])
+        begin, end = footer.summary_start, self.size - len(MAGIC) - len(footer_record)
         if begin == 0:
             return None
         if not len(MAGIC) <= begin <= end or end - begin > LARGEST:
             raise ValueError(f"byte {begin} is not where it can begin")
         file.seek(begin)
         data = memoryview(file.read(end - begin))
-        checksum = _FOOTER.unpack(footer)[4]
-        if checksum and checksum != crc32(footer[:-4], crc32(data)):
+        if footer.summary_crc and footer.summary_crc != crc32(footer_record[:-4], crc32(data)):
             raise ValueError("its checksum is wrong")
         definitions, indexes, statistics = [], [], None
         for opcode, start, stop in records(data):
-            if opcode in (SCHEMA, CHANNEL):
+            if opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 definitions.append((opcode, data[start:stop]))
-            elif opcode == CHUNK_INDEX:
-                indexes.append(read_chunk_index(Fields(data[start:stop])))
-            elif opcode == STATISTICS:
-                statistics = read_statistics(Fields(data[start:stop]))
-        indexes.sort(key=lambda index: index.begin)
-        bounds = [len(MAGIC), *(bound for index in indexes for bound in (index.begin, index.end, index.after)), begin]
+            elif opcode == Opcode.CHUNK_INDEX:
+                indexes.append(parse(ChunkIndex, data[start:stop]))
+            elif opcode == Opcode.STATISTICS:
+                statistics = parse(Statistics, data[start:stop])
+        indexes.sort(key=lambda index: index.chunk_start_offset)
+        bounds = [len(MAGIC), *(bound for index in indexes for bound in _bytes_of(index)), begin]
         if bounds != sorted(bounds):
             raise ValueError("it names chunks where none can be")
         for definition in definitions:
@@ -323,8 +318,14 @@ class McapFile:
         return None if statistics is None else (indexes, statistics, begin)
 
 
+def _bytes_of(index: ChunkIndex) -> tuple[int, int, int]:
+    """Where the record of a chunk begins, where it ends, and where the message indexes behind it end."""
+    end = index.chunk_start_offset + index.chunk_length
+    return index.chunk_start_offset, end, end + index.message_index_length
+
+
 class _Wanted(dict[int, bool]):
-    """Channel id -> whether its messages are asked for, found out once for each."""
+    """Channel id -> whether its messages are wanted, determined on first use."""
 
     def __init__(self, file: McapFile, topics: Collection[str] | None):
         super().__init__()

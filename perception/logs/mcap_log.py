@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_records import Channel, Schema
-from perception.logs.messages import Decode, LogError, Message, Topic
+from perception.logs.messages import Decode, LogError, Message, Topic, merged
 from perception.logs.ros_messages import as_static, is_static
 
 _LINES = 10  # on messages of one topic that cannot be decoded; the others are counted
@@ -74,19 +73,19 @@ class McapReader:
         if decode:
             self._decoders[channel_id] = channel.topic, decode
         count = self._file.counts.get(channel_id, 0)
-        known = self.topics.get(channel.topic)
-        if known:  # several channels, as of several publishers
-            count += known.count
-        if not known or (kind and not known.kind):
-            known = Topic(channel.topic, schema.name if schema else "", kind, note)
-        self.topics[channel.topic] = replace(known, count=count)
+        topic, known = (
+            Topic(channel.topic, schema.name if schema else "", kind, note, count),
+            self.topics.get(channel.topic),
+        )
+        self.topics[channel.topic] = topic if known is None else merged(known, topic)  # of several publishers
 
 
 class _Failures:
-    """The first lines on what cannot be decoded of a topic, and the number of all."""
+    """Messages of a topic that cannot be decoded: lines on the first few, and a count."""
 
     def __init__(self, topic: str):
-        self._topic, self._first, self._count = topic, [], 0
+        self._topic, self._count = topic, 0
+        self._first: list[str] = []
 
     def add(self, line: str) -> None:
         self._count += 1
@@ -101,20 +100,21 @@ class _Failures:
 def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, Decode | None]:
     """Kind, or a note on why there is none, and decoder of the messages of a channel."""
     encoding = channel.message_encoding
-    if schema is None and encoding in ("protobuf", "cdr"):
+    if encoding not in ("protobuf", "cdr"):
+        return None, f"{encoding or 'unnamed'} messages are not decoded", None
+    if schema is None:
         return None, f"{encoding} messages without a schema", None
     if encoding == "protobuf" and schema.encoding == "protobuf":
         from perception.logs import foxglove_messages
 
         kind, note, decode = foxglove_messages.decoder(schema.name, schema.data)
-    elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": its name has to do
+    elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": identified by name alone
         from perception.logs import ros_messages
 
         definition = schema.data.decode("utf-8", "replace") if schema.encoding else None
         kind, note, decode = ros_messages.decoder(schema.name, definition, schema.encoding)
     else:
-        described = f" with a schema in {schema.encoding}" if encoding in ("protobuf", "cdr") else ""
-        return None, f"{encoding or 'unnamed'} messages{described} are not decoded", None
+        return None, f"{encoding} messages with a schema in {schema.encoding} are not decoded", None
     if decode and is_static(channel.topic):
         return kind, note, _static(decode)
     return kind, note, decode

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
+from perception.files import begin_part, finish_part
+from perception.geometry import to_xyzw
 from perception.logs.foxglove_messages import NUMERIC_TYPES
 from perception.logs.messages import (
     SAMPLE_NAME,
@@ -28,7 +31,7 @@ from perception.logs.messages import (
     Transform,
 )
 
-_TYPE_NAMES = {dtype: dtype.name.capitalize() for dtype in NUMERIC_TYPES.values()}  # such as Uint8
+_TYPE_NAMES = {dtype: dtype.name.capitalize() for dtype in NUMERIC_TYPES}  # such as Uint8
 _COMPRESSED = ("jpeg", "png")
 _LATEST_NS = 10**9 << 32  # foxglove-sdk counts seconds in 32 bits
 
@@ -55,19 +58,17 @@ class McapLogWriter:
             import foxglove  # noqa: F401
             from mcap.writer import Writer
         except ImportError:
-            raise PerceptionError("writing MCAP needs an extra: pip install 'perception[logs]'") from None
+            raise PerceptionError(missing_extra("logs", "writing MCAP needs an extra")) from None
         self.path = Path(path)
         if self.path.suffix != ".mcap":
             raise LogError(f"{self.path}: a name ending in .mcap was expected")
         if self.path.exists():
             raise LogError(f"{self.path}: a new file was expected, found one that is there already")
-        self._partial = self.path.with_suffix(".part.mcap")
         self._schemas: dict[type, int] = {}
         self._channels: dict[tuple[str, type], int] = {}
         self._count = 0
         with self._writing():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
+            self._file = begin_part(self.path).open("wb")
             self._writer = Writer(self._file)
             self._writer.start(library="perception")
 
@@ -79,7 +80,7 @@ class McapLogWriter:
             self._writer.finish()
         if kind is None:
             with self._writing():
-                self._partial.replace(self.path)
+                finish_part(self.path)
 
     def write(self, message: Message) -> None:
         """Messages of one topic may have several types; each type is a channel of its own."""
@@ -97,7 +98,7 @@ class McapLogWriter:
             )
         self._count += 1
 
-    def _channel(self, topic: str, kind: type) -> int:
+    def _channel(self, topic: str, kind: Any) -> int:
         """The number of the channel for messages of a class of ``foxglove.messages``."""
         if kind not in self._schemas:
             schema = kind.get_schema()
@@ -115,7 +116,7 @@ class McapLogWriter:
 
 
 def _to_foxglove(payload: Payload, timestamp_ns: int):
-    """The message of ``foxglove.messages`` that says the same."""
+    """The equivalent message of ``foxglove.messages``."""
     from foxglove import messages as fox
 
     if not 0 <= timestamp_ns < _LATEST_NS:
@@ -156,13 +157,13 @@ def _to_foxglove(payload: Payload, timestamp_ns: int):
                 data=records.tobytes(),
             )
         case Transform():
-            x, y, z, w, *turn = payload.pose.tolist()
+            translation, rotation = payload.pose[:3].tolist(), to_xyzw(payload.pose[3:]).tolist()
             return fox.FrameTransform(
                 timestamp=timestamp,
                 parent_frame_id=payload.parent,
                 child_frame_id=payload.child,
-                translation=fox.Vector3(x=x, y=y, z=z),
-                rotation=fox.Quaternion(x=turn[0], y=turn[1], z=turn[2], w=w),
+                translation=fox.Vector3(**dict(zip("xyz", translation))),
+                rotation=fox.Quaternion(**dict(zip("xyzw", rotation))),
             )
         case Sample(token):
             return fox.Log(timestamp=timestamp, level=fox.LogLevel.Info, message=token, name=SAMPLE_NAME)

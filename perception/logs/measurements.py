@@ -10,19 +10,19 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
-from perception.geometry import SE3
+from perception.geometry import SE3, pose_matrix
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
 from perception.logs.images import rectified_image
-from perception.logs.messages import Calibration, LogError, Message
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
-from perception.logs.transforms import HOLD_NS, Transforms, inverse, matrix
-from perception.sample import SENSORS, CameraImage
+from perception.logs.transforms import HOLD_NS, Transforms, inverse
+from perception.sample import CameraImage
 
 _ALL_RINGS = True, np.zeros(0, dtype=bool)
 
 
 class UnknownPose(LogError):
-    """Nothing says where the vehicle was at the time of a measurement, as at the ends of a log."""
+    """The pose of the vehicle at the time of a measurement is unknown, as at the ends of a log."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Assembly:
     lidar_span_s, radar_span_s: how far the sweeps of a cloud reach back from its newest one.
     rate_hz: at most so many frames a second.
     tolerance_s: how far a measurement may be from the reference time; wait_s: how much later it may be.
-    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``faults.py``).
+    bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``corruptions.py``).
     skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.
     """
 
-    sensors: tuple[str, ...] = SENSORS
+    sensors: tuple[str, ...] = ("camera", "radar", "lidar")
     lidar_span_s: float = 0.0
     radar_span_s: float = 0.0
     image_size: tuple[int, int] | None = None
@@ -63,7 +63,7 @@ class Measurements:
         self._rig, self._assembly = rig, assembly
 
     def world_T_ego(self, time_ns: int) -> np.ndarray | None:
-        """float64 [4, 4]; the identity where the rig says that the vehicle stands; None where it is unknown."""
+        """float64 [4, 4]; the identity where the rig says that the vehicle stands still; None where it is unknown."""
         world, ego = self._rig.world_frame, self._rig.ego_frame
         if world is None:
             return np.eye(4)
@@ -72,7 +72,7 @@ class Measurements:
             return None
         return self.transforms.lookup(world, ego, time_ns)
 
-    def camera(self, message: Message, source: CameraSource, ego_T_world: np.ndarray) -> CameraImage:
+    def camera(self, message: Message[Image], source: CameraSource, ego_T_world: np.ndarray) -> CameraImage:
         calibration = self._calibration(message, source)
         cover = self._assembly.image_size
         image, intrinsics = rectified_image(message.data, calibration, source.is_rectified, cover)
@@ -80,7 +80,7 @@ class Measurements:
         return CameraImage(image, intrinsics, SE3.from_matrix(pose), message.timestamp_ns)
 
     def lidar(
-        self, message: Message, source: CloudSource, ego_T_world: np.ndarray, age_s: float, out: np.ndarray
+        self, message: Message[Cloud], source: CloudSource, ego_T_world: np.ndarray, age_s: float, out: np.ndarray
     ) -> int:
         """Fill ``out``, float32 [>= N, 5], as in a LidarCloud; returns how many points."""
         pose = ego_T_world @ self._world_T_sensor(message, source, message.timestamp_ns)
@@ -93,7 +93,7 @@ class Measurements:
         return kept
 
     def radar(
-        self, message: Message, source: CloudSource, ego_T_world: np.ndarray, age_s: float, out: np.ndarray
+        self, message: Message[Cloud], source: CloudSource, ego_T_world: np.ndarray, age_s: float, out: np.ndarray
     ) -> int:
         """Fill ``out``, float32 [>= N, 7], as in a RadarCloud; returns how many points."""
         world_T_sensor = self._world_T_sensor(message, source, message.timestamp_ns)
@@ -104,57 +104,58 @@ class Measurements:
         self._count_not_finite(message, not_finite)
         return kept
 
-    def _calibration(self, message: Message, source: CameraSource) -> Calibration:
+    def _calibration(self, message: Message[Image], source: CameraSource) -> Calibration:
         if source.intrinsics is not None:
             fx, fy, cx, cy = source.intrinsics
-            k = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-            return Calibration(message.data.frame_id, 0, 0, k, np.zeros(0), "", np.eye(3), np.pad(k, ((0, 0), (0, 1))))
+            return pinhole(message.data.frame_id, 0, 0, np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
         if source.calibration not in self.calibrations:
             raise LogError(f"a calibration on {source.calibration} was expected before, found none")
         return self.calibrations[source.calibration]
 
-    def _deskew(self, points: np.ndarray, message: Message, source: CloudSource) -> None:
+    def _deskew(self, points: np.ndarray, message: Message[Cloud], source: CloudSource) -> None:
         """Move every point from the sensor as it was when it was measured to the sensor as it was at the stamp.
 
         Those near enough to be dropped stay: they are the vehicle, and move with the sensor.
         """
-        stamp_ns, times_ns = message.timestamp_ns, point_times_ns(message.data, message.timestamp_ns)
-        if times_ns is None or self._rig.world_frame is None or times_ns.min() == times_ns.max():
+        world, stamp_ns = self._rig.world_frame, message.timestamp_ns
+        times_ns = point_times_ns(message.data, stamp_ns)
+        if times_ns is None or world is None or times_ns.min() == times_ns.max():
             return
-        first, last, shift = self._known_motion(int(times_ns.min()), stamp_ns, int(times_ns.max()))
+        first, last, shift = self._known_motion(world, int(times_ns.min()), stamp_ns, int(times_ns.max()))
         stamp_T_world = inverse(self._world_T_sensor(message, source, stamp_ns + shift))
         start, end = (stamp_T_world @ self._world_T_sensor(message, source, time_ns) for time_ns in (first, last))
         share = ((times_ns + shift - first) / (last - first))[:, None]
-        turn = Rotation.from_matrix(start[:3, :3].T @ end[:3, :3]).as_rotvec()
-        turned = Rotation.from_rotvec(share * turn).apply(points[:, :3]) @ start[:3, :3].T
-        moved = turned + start[:3, 3] + share * (end[:3, 3] - start[:3, 3])
+        rotation = Rotation.from_matrix(start[:3, :3].T @ end[:3, :3]).as_rotvec()
+        rotated = Rotation.from_rotvec(share * rotation).apply(points[:, :3]) @ start[:3, :3].T
+        moved = rotated + start[:3, 3] + share * (end[:3, 3] - start[:3, 3])
         near = (np.abs(points[:, :2]) < self._assembly.min_distance_m).all(axis=1)
         points[~near, :3] = moved[~near]
 
-    def _velocity(self, message: Message, source: CloudSource) -> np.ndarray:
+    def _velocity(self, message: Message[Cloud], source: CloudSource) -> np.ndarray:
         """[3] of the sensor over ground, in its own axes, m/s; from where it was around the time of measurement."""
-        if self._rig.world_frame is None:
+        world = self._rig.world_frame
+        if world is None:
             return np.zeros(3)
         stamp_ns, half_ns = message.timestamp_ns, HOLD_NS // 2
-        first, last, shift = self._known_motion(stamp_ns - half_ns, stamp_ns, stamp_ns + half_ns)
+        first, last, shift = self._known_motion(world, stamp_ns - half_ns, stamp_ns, stamp_ns + half_ns)
         before, at, after = (self._world_T_sensor(message, source, t) for t in (first, stamp_ns + shift, last))
         return at[:3, :3].T @ (after[:3, 3] - before[:3, 3]) / (1e-9 * (last - first))
 
-    def _known_motion(self, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
+    def _known_motion(self, world: str, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
         """An interval with poses in which the vehicle moved as around this stamp, and how much later it is.
 
-        Poses may end before the last point of a sweep, or begin after its first: a vehicle moves on as it did.
+        Poses may end before the last point of a sweep, or begin after its first: constant motion is assumed there.
         """
-        world, ego = self._rig.world_frame, self._rig.ego_frame
+        ego = self._rig.ego_frame
         since_ns, until_ns = self.transforms.measured(world, ego) or (0, 0)
-        shift_ns = max(0, since_ns - first_ns) + min(0, until_ns - last_ns)
-        shift_ns = min(max(stamp_ns + shift_ns, since_ns), until_ns) - stamp_ns
-        first_ns, last_ns = max(first_ns + shift_ns, since_ns), min(last_ns + shift_ns, until_ns)
+        shift_ns = int(max(0, since_ns - first_ns) + min(0, until_ns - last_ns))
+        shift_ns = int(min(max(stamp_ns + shift_ns, since_ns), until_ns)) - stamp_ns
+        first_ns, last_ns = int(max(first_ns + shift_ns, since_ns)), int(min(last_ns + shift_ns, until_ns))
         if first_ns >= last_ns:
             raise UnknownPose(f"poses of {ego} in {world} at two times were expected, to know how it moves")
         return first_ns, last_ns, shift_ns
 
-    def _world_T_sensor(self, message: Message, source: Mount, time_ns: int) -> np.ndarray:
+    def _world_T_sensor(self, message: Message[Image | Cloud], source: Mount, time_ns: int) -> np.ndarray:
         """[4, 4] at a time that may differ from the message's."""
         world_T_ego = self.world_T_ego(time_ns)
         if world_T_ego is None:
@@ -163,9 +164,9 @@ class Measurements:
         bias = self._assembly.bias.get(message.topic)
         return world_T_sensor if bias is None else world_T_sensor @ bias
 
-    def _ego_T_sensor(self, message: Message, source: Mount, time_ns: int) -> np.ndarray:
+    def _ego_T_sensor(self, message: Message[Image | Cloud], source: Mount, time_ns: int) -> np.ndarray:
         if source.ego_SE3_sensor is not None:
-            return matrix(np.array(source.ego_SE3_sensor))
+            return pose_matrix(np.array(source.ego_SE3_sensor))
         ego, frame = self._rig.ego_frame, source.frame_id or message.data.frame_id
         ego_T_sensor = self.transforms.lookup(ego, frame, time_ns)
         if ego_T_sensor is None:

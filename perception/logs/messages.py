@@ -10,9 +10,9 @@ A transform ``parent_SE3_child`` maps points in the child frame to the parent fr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -59,12 +59,25 @@ class Calibration:
     projection: np.ndarray
 
 
+def pinhole(frame_id: str, width: int, height: int, intrinsics: np.ndarray) -> Calibration:
+    """The calibration of a camera without distortion."""
+    projection = pinhole_projection(intrinsics)
+    return Calibration(frame_id, width, height, intrinsics, np.zeros(0), "", np.eye(3), projection)
+
+
+def pinhole_projection(intrinsics: np.ndarray) -> np.ndarray:
+    return np.c_[intrinsics, np.zeros(3)]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Cloud:
     """Points of a LiDAR or a radar. records: structured array [N], the fields by their recorded names and types."""
 
     frame_id: str
     records: np.ndarray
+
+
+QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,13 +98,20 @@ SAMPLE_NAME = "sample"  # of a foxglove.Log or rcl_interfaces/Log that marks a s
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
-    """A mark that at this time a frame is wanted; token is its name in the tables the log was converted from."""
+    """Marks the time of a frame; token: of the sample in the tables that the log was converted from."""
 
     token: str
 
 
 Payload = Image | Calibration | Cloud | Transform | Sample
-KINDS = {Image: "image", Calibration: "calibration", Cloud: "cloud", Transform: "transform", Sample: "sample"}
+P = TypeVar("P", bound=Payload, covariant=True)
+KINDS: dict[type, str] = {
+    Image: "image",
+    Calibration: "calibration",
+    Cloud: "cloud",
+    Transform: "transform",
+    Sample: "sample",
+}
 
 
 # How a decoder of one message type is called: (serialised message, log_time_ns) -> [(timestamp_ns, payload), ...]. A tf
@@ -100,7 +120,7 @@ Decode = Callable[[bytes | memoryview, int], list[tuple[int, Payload]]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Message:
+class Message(Generic[P]):
     """timestamp_ns: of measurement, from the message's own header.  log_time_ns: when it was recorded.
 
     sequence: its place in the file, which breaks ties.
@@ -110,7 +130,12 @@ class Message:
     timestamp_ns: int
     log_time_ns: int
     sequence: int
-    data: Payload
+    data: P
+
+
+def is_timeless(message: Message) -> bool:
+    """Whether it is a static transform, which holds at all times whatever its stamp."""
+    return isinstance(message.data, Transform) and message.data.static
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +152,12 @@ class Topic:
     count: int | None = None
 
 
+def merged(one: Topic, other: Topic) -> Topic:
+    """One topic of several files or publishers; a decodable one takes precedence."""
+    count = None if one.count is None or other.count is None else one.count + other.count
+    return replace(one if one.kind or not other.kind else other, count=count)
+
+
 class Reader(Protocol):
     """One recording, read in the order of the file (or of recording time, where the file has an index of it).
 
@@ -138,10 +169,17 @@ class Reader(Protocol):
     ``strict`` a message that cannot be decoded raises LogError instead of being added to ``damage``.
     """
 
-    path: Path
-    topics: dict[str, Topic]
-    stopped: str | None
-    damage: list[str]
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def topics(self) -> dict[str, Topic]: ...
+
+    @property
+    def stopped(self) -> str | None: ...
+
+    @property
+    def damage(self) -> list[str]: ...
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]: ...
 

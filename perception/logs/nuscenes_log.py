@@ -29,7 +29,8 @@ from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_files import DataError, read_bytes, read_pcd
 from perception.data.nuscenes_index import Index, open_index
 from perception.data.nuscenes_tables import read_calibrations
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Payload, Sample, Topic, Transform
+from perception.logs.decoding import FIRST_BYTES
+from perception.logs.messages import Cloud, Image, LogError, Message, Payload, Sample, Topic, Transform, pinhole
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,11 @@ TF, SAMPLE = "/tf", "/sample"
 MAP, BASE_LINK = "map", "base_link"
 LIDAR_DTYPE = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])
 _CAMERA_INFO, _IMAGE = "/camera_info", "/image_rect_compressed"  # behind the name of a camera
-_PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_LISTED = 10
 
 
 class _Event(NamedTuple):
-    """One message to be: sorts by time, transforms first, then by topic, then by row.
+    """A message to be made. Sorts by time, transforms first, then by topic, then by row.
 
     order: 0 for map <- base_link, 1 for base_link <- sensor, 2 for all else.  row: of SensorRows; for SAMPLE, which of
     the scene's samples.
@@ -107,7 +107,7 @@ class NuScenesReader:
 
     def _list_events(self, index: Index, samples: np.ndarray, rows: np.ndarray) -> list[_Event]:
         reference, reference_us = index.recording.reference[samples], index.recording.reference_us[samples]
-        ego_row = {}  # at every time; of several poses at one time the sample's comes first
+        ego_row: dict[int, int] = {}  # at every time; of several poses at one time the sample's comes first
         events = []
         for i, (row, time_us) in enumerate(zip(reference.tolist(), reference_us.tolist())):
             events.append(_Event(time_us, 2, SAMPLE, i))
@@ -135,9 +135,9 @@ class NuScenesReader:
         frame_id = calibration.channel.lower()
         if event.order == 1:
             return Transform(BASE_LINK, frame_id, self._mounts[number])
-        if event.topic.endswith(_CAMERA_INFO):
+        if event.topic.endswith(_CAMERA_INFO) and calibration.intrinsics is not None:
             height, width = self._rows.image_size[event.row].tolist()
-            return _camera_info(frame_id, width, height, calibration.intrinsics)
+            return pinhole(frame_id, width, height, calibration.intrinsics)
         try:
             return _measured(self.path / self._rows.filename[event.row].decode(), calibration.modality, frame_id)
         except DataError as error:
@@ -156,7 +156,7 @@ def _only(dataset: NuScenes) -> str:
 
 
 def _rows_of_scene(index: Index, scene: int) -> np.ndarray:
-    """int [N]: the scene's rows of SensorRows in their order: keyframes, and what hangs together with them by ``prev``.
+    """int [N]: the scene's rows of SensorRows in their order: keyframes, and the rows linked with them by ``prev``.
 
     Rows are ordered by scene, so only those between the last keyframe of the scene before and the first of the scene
     after come into question.
@@ -176,20 +176,15 @@ def _rows_of_scene(index: Index, scene: int) -> np.ndarray:
 
 
 def _measured(path: Path, modality: str, frame_id: str) -> Image | Cloud:
-    """What a file holds, as it is. Raises DataError."""
+    """The unchanged content of a sensor file. Raises DataError."""
     if modality == "radar":
         return Cloud(frame_id, read_pcd(path))
     data = read_bytes(path)
     if modality == "camera":
-        return Image(frame_id, "png" if data.startswith(_PNG) else "jpeg", data)
+        return Image(frame_id, "png" if data.startswith(FIRST_BYTES["png"]) else "jpeg", data)
     if len(data) % LIDAR_DTYPE.itemsize:
         raise DataError(f"{path}: a multiple of {LIDAR_DTYPE.itemsize} bytes was expected, found {len(data)}")
     return Cloud(frame_id, np.frombuffer(data, LIDAR_DTYPE))
-
-
-def _camera_info(frame_id: str, width: int, height: int, intrinsics: np.ndarray) -> Calibration:
-    projection = np.c_[intrinsics, np.zeros(3)]
-    return Calibration(frame_id, width, height, intrinsics, np.zeros(0), "", np.eye(3), projection)
 
 
 def _type_and_kind(topic: str) -> tuple[str, str]:

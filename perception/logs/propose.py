@@ -58,7 +58,7 @@ def propose(
         frame_ids: topic -> the frame its messages name.
         fields: topic of a cloud -> the names of its fields.
     """
-    rig, notes = Rig(world_frame=None), []
+    rig, notes = Rig(world_frame=None), list[str]()
     heard = [topics[name] for name in sorted(topics) if topics[name].count != 0]
     measured = {kind: [t for t in heard if t.kind == kind and not _is_derived(t)] for kind in ("image", "cloud")}
     calibrations = [topic.name for topic in heard if topic.kind == "calibration"]
@@ -91,7 +91,7 @@ def propose(
 def lacks(
     rig: Rig, topics: Collection[str], transforms: Collection[tuple[str, str]], frame_ids: Mapping[str, str]
 ) -> list[str]:
-    """What a rig needs and a log does not have, one line each. Arguments as of :func:`propose`."""
+    """What a rig needs and a log lacks, one line each. Arguments as of :func:`propose`."""
     if not rig.sensors:
         return ["no sensor: of what can be decoded, nothing is an image or a cloud"]
     frames = Frames(transforms)
@@ -124,7 +124,8 @@ def complete(
     whole = replace(rig, cameras={}, lidars={}, radars={})
     for kind in ("cameras", "lidars", "radars"):
         for name, source in getattr(rig, kind).items():
-            alone = Rig(world_frame=None, ego_frame=rig.ego_frame, **{kind: {name: source}})
+            alone = Rig(world_frame=None, ego_frame=rig.ego_frame)
+            setattr(alone, kind, {name: source})
             if not lacks(alone, topics, transforms, frame_ids):
                 getattr(whole, kind)[name] = source
     whole.reference = _reference(whole, topics)
@@ -132,7 +133,7 @@ def complete(
 
 
 def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
-    """What a proposed rig takes for granted, one line each."""
+    """The assumptions of a proposed rig, one line each."""
     if not rig.sensors:
         return []
     lines = []
@@ -152,7 +153,7 @@ def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
 
 
 def is_vehicle_frame(frame: str) -> bool:
-    """Whether a frame is by its name the vehicle's, and no sensor's."""
+    """Whether the name of a frame is one of a vehicle's, not of a sensor's."""
     return _last(frame) in _EGO_FRAMES
 
 
@@ -166,9 +167,10 @@ class Frames:
             self._parents.setdefault(child, parent)
 
     def up(self, frame: str) -> list[str]:
-        """The frame, its parent and so on to the root; a circle is walked once."""
+        """The frame, its parent and so on to the root; a cycle is followed once."""
         chain = {frame: None}
-        while (frame := self._parents.get(frame)) is not None and frame not in chain:
+        while (parent := self._parents.get(frame)) is not None and parent not in chain:
+            frame = parent
             chain[frame] = None
         return list(chain)
 
@@ -232,7 +234,7 @@ def _one_a_sensor(topics: list[Topic], generic: frozenset[str], rank, notes: lis
 
 
 def _whole(topics: list[Topic], notes: list[str]) -> list[Topic]:
-    """The clouds that hold those of several sensors, where there are any; else all."""
+    """The concatenated clouds of several sensors, where there are any; else all."""
     whole = [topic for topic in topics if not _WHOLE_WORDS.isdisjoint(_words(topic.name))]
     if not whole or whole == topics:
         return topics

@@ -25,6 +25,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -103,9 +104,10 @@ def load_rig(path: str | Path) -> Rig:
         if OmegaConf.is_list(OmegaConf.select(loaded, key)):
             raise ConfigError(f"{path}: {key}: sensors by name were expected, found a list")
     try:
-        rig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rig), loaded))
+        rig = cast(Rig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rig), loaded)))
     except ConfigKeyError as error:
-        valid = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type is not dict else []
+        owner = error.object_type
+        valid = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         closest = difflib.get_close_matches(str(error.key), valid, n=1, cutoff=0.0)
         hint = f"; the closest valid key is '{closest[0]}'" if closest else ": names of sensors were expected"
         raise ConfigError(f"{path}: unknown key '{error.full_key}'{hint}") from None
@@ -116,7 +118,7 @@ def load_rig(path: str | Path) -> Rig:
 
 
 def check_rig(rig: Rig, where: str) -> None:
-    """What types cannot say.
+    """Check what the types do not.
 
     Raises:
         ConfigError: ``where``, then the key, what was expected and what was found.

@@ -19,12 +19,22 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
+from perception.logs.decoding import (
+    MOST_FIELDS,
+    compressed_encoding,
+    numbers,
+    point_dtype,
+    pose,
+    raw_image,
+    timestamp_ns,
+)
 from perception.logs.messages import (
+    QUATERNION_TOLERANCE,
     SAMPLE_NAME,
     Calibration,
     Cloud,
@@ -39,12 +49,9 @@ from perception.logs.messages import (
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
-# sensor_msgs/msg/PointField: not the numbers of foxglove.PackedElementField
-POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
-# sensor_msgs/image_encodings.hpp: bytes a pixel
-PIXEL_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2}
-PIXEL_BYTES |= {f"bayer_{order}{bits}": bits // 8 for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
-_SAME_PIXELS = {"8UC1": "mono8", "8UC3": "bgr8"}  # OpenCV's names, which cv_bridge passes through
+# sensor_msgs/msg/PointField, numbered from 1, not as in foxglove.PackedElementField
+POINT_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
+_POINT_DTYPES = {order: tuple(np.dtype(order + name) for name in POINT_TYPES) for order in "<>"}
 RETURN = np.dtype([(name, "<f4") for name in ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")])
 TRACK = np.dtype(
     [(name, "<f8") for name in ("x", "y", "z", "vx", "vy", "vz")]
@@ -78,16 +85,14 @@ _RADAR_DEFINITIONS = {
 }
 _LONGEST_DEFINITION = 1 << 16  # characters: four times those of CameraInfo, which are mostly comments
 _MOST_VALUES = 1000  # of one element of a message, by its definition; CameraInfo has 20
-_MOST_FIELDS = 1000  # of a point
 _LARGEST_MESSAGE = 1 << 28  # bytes that a compressed message may become
 
 _PACKETS = re.compile(r"Packets?(Msg)?$|/(Velodyne|Hesai|Pandar|Rslidar|Robosense)Scan$|UdpFrame$")
-_FIRST_BYTES = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG"}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def decoder(type_name: str, definition: str | None, definition_encoding: str) -> tuple[str | None, str, Decode | None]:
-    """What messages of a type hold, as a value of KINDS; if nothing that is read here, why; how they are decoded.
+    """Kind of the messages of a type (see KINDS), a note on why there is none, and their decoder.
 
     Transforms come with static=False: a message does not know its topic. See :func:`is_static` and :func:`as_static`.
 
@@ -136,7 +141,7 @@ def known_types() -> Typestore:
     try:
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError:
-        raise PerceptionError("ROS 2 messages need an extra: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "ROS 2 messages need an extra")) from None
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, text in _RADAR_DEFINITIONS.items():
         store.register(get_types_from_msg(text, name))
@@ -176,7 +181,9 @@ def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore
             parsed = get_types_from_idl(definition)
         else:
             parsed = get_types_from_msg(definition, type_name)
-        types = {name: ([], fields) for name, (_, fields) in parsed.items()}  # constants are not needed
+        types: dict[str, tuple[list, Any]] = {
+            name: ([], fields) for name, (_, fields) in parsed.items()
+        }  # constants are not needed
         if type_name not in types or all(known.fielddefs.get(name, ([], None))[1] == types[name][1] for name in types):
             return None
         values(type_name)
@@ -201,7 +208,7 @@ def _decompressed(data: bytes | memoryview) -> bytes:
     try:
         import zstandard
     except ImportError:
-        raise PerceptionError("compressed messages need an extra: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "compressed messages need an extra")) from None
     try:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= _LARGEST_MESSAGE:
@@ -213,37 +220,19 @@ def _decompressed(data: bytes | memoryview) -> bytes:
 
 def _image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     """16-bit pixels become little-endian."""
-    encoding = _SAME_PIXELS.get(message.encoding, message.encoding)
-    width, height, step, data = message.width, message.height, message.step, message.data
-    if encoding not in PIXEL_BYTES:
-        raise LogError(f"an encoding of {', '.join(PIXEL_BYTES)} was expected, found '{encoding[:40]}'")
-    if not (width and height and step >= width * PIXEL_BYTES[encoding] and len(data) == height * step):
-        raise LogError(
-            f"{height} rows of {width} pixels of {encoding} were expected, found {len(data)} bytes in rows of {step}"
-        )
-    if encoding.endswith("16") and message.is_bigendian:
-        if step % 2:
-            raise LogError(f"rows of whole 16-bit pixels were expected, found rows of {step} bytes")
-        data = data.view(">u2").astype("<u2").view(np.uint8)
-    image = Image(_frame(message.header.frame_id), encoding, data.data, width, height, step)
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), image)]
+    data, size = message.data, (message.width, message.height, message.step)
+    image = raw_image(_frame(message.header.frame_id), message.encoding, data.data, *size)
+    if image.encoding.endswith("16") and message.is_bigendian:
+        if image.step % 2:
+            raise LogError(f"rows of whole 16-bit pixels were expected, found rows of {image.step} bytes")
+        image = replace(image, data=data.view(">u2").astype("<u2").view(np.uint8).data)
+    return _stamped(message.header, log_time_ns, image)
 
 
 def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    """format: "jpeg", "png", or what image_transport writes, such as "rgb8; jpeg compressed bgr8".
-
-    Where it says neither, such as "mjpeg" or nothing at all, the data tell.
-    """
-    words = re.findall(r"\w+", message.format.lower())
-    encoding = next((name for name in ("jpeg", "jpg", "png") if name in words), None)
-    if encoding is None and "compresseddepth" not in words:
-        encoding = next(
-            (name for name, first in _FIRST_BYTES.items() if bytes(message.data[:4]).startswith(first)), None
-        )
-    if encoding is None or "compresseddepth" in words:
-        raise LogError(f"an image in the format jpeg or png was expected, found '{message.format[:40]}'")
-    image = Image(_frame(message.header.frame_id), encoding.replace("jpg", "jpeg"), message.data.data)
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), image)]
+    data = message.data.data
+    image = Image(_frame(message.header.frame_id), compressed_encoding(message.format, data), data)
+    return _stamped(message.header, log_time_ns, image)
 
 
 def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
@@ -251,20 +240,20 @@ def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
         frame_id=_frame(message.header.frame_id),
         width=message.width,
         height=message.height,
-        intrinsics=_numbers("k", message.k).reshape(3, 3),
-        distortion=_numbers("d", message.d),
+        intrinsics=numbers("k", message.k, 3, 3),
+        distortion=numbers("d", message.d),
         model=message.distortion_model,
-        rectification=_numbers("r", message.r).reshape(3, 3),
-        projection=_numbers("p", message.p).reshape(3, 4),
+        rectification=numbers("r", message.r, 3, 3),
+        projection=numbers("p", message.p, 3, 4),
     )
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), calibration)]
+    return _stamped(message.header, log_time_ns, calibration)
 
 
 def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    """Rows may be padded. A ``row_step`` that contradicts the data is overlooked where the rows are dense."""
+    """Rows may be padded. A ``row_step`` that contradicts the data is ignored where the rows are dense."""
     fields = message.fields
-    if len(fields) > _MOST_FIELDS:
-        raise LogError(f"at most {_MOST_FIELDS} fields of a point were expected, found {len(fields)}")
+    if len(fields) > MOST_FIELDS:
+        raise LogError(f"at most {MOST_FIELDS} fields of a point were expected, found {len(fields)}")
     height, width, data, dense = message.height, message.width, message.data, message.width * message.point_step
     row_step = dense if len(data) == height * dense else message.row_step
     if row_step < dense or len(data) != height * row_step:
@@ -273,51 +262,32 @@ def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
             f" rows of {row_step}"
         )
     layout = tuple((field.name, field.offset, field.datatype, max(field.count, 1)) for field in fields)
-    dtype = _point_dtype(layout, message.point_step, ">" if message.is_bigendian else "<")
+    types = _POINT_DTYPES[">" if message.is_bigendian else "<"]
+    dtype = point_dtype(layout, types, message.point_step, "point_step")
     shape = (height, width) if len(data) else (0, 0)
-    records = np.ndarray(shape, dtype, data, strides=(row_step, message.point_step)).reshape(-1)
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), Cloud(_frame(message.header.frame_id), records))]
-
-
-@lru_cache(maxsize=256)
-def _point_dtype(fields: tuple[tuple[str, int, int, int], ...], step: int, order: str) -> np.dtype:
-    """Of one point.  fields: (name, offset, datatype, count)."""
-    if not fields:
-        raise LogError("points with fields were expected, found no field")
-    names = [name for name, *_ in fields]
-    if "" in names or len(set(names)) < len(names):
-        raise LogError(f"distinct names of fields were expected, found {' '.join(names)[:200]}")
-    formats, end = {}, 0
-    for name, offset, number, count in sorted(fields, key=lambda field: field[1]):
-        if number not in POINT_TYPES:
-            raise LogError(f"field {name[:50]}: a datatype from 1 to 8 was expected, found {number}")
-        if offset < end:
-            raise LogError(f"field {name[:50]}: an offset from {end} was expected, found {offset}: fields overlap")
-        scalar = np.dtype(order + POINT_TYPES[number])
-        end = offset + count * scalar.itemsize
-        if end > step:
-            raise LogError(f"field {name[:50]}: an end within point_step {step} was expected, found {end}")
-        formats[name] = scalar if count == 1 else (scalar, (count,))
-    ordered = [formats[name] for name in names]
-    return np.dtype({"names": names, "formats": ordered, "offsets": [field[1] for field in fields], "itemsize": step})
+    records: np.ndarray = np.ndarray(shape, dtype, data, strides=(row_step, message.point_step)).reshape(-1)
+    return _stamped(message.header, log_time_ns, Cloud(_frame(message.header.frame_id), records))
 
 
 def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    stamped = []
+    stamped: list[tuple[int, Payload]] = []
     for each in message.transforms:
-        at, turn = each.transform.translation, each.transform.rotation
-        pose = _numbers("translation and rotation", (at.x, at.y, at.z, turn.w, turn.x, turn.y, turn.z))
-        if not abs(math.hypot(*pose[3:]) - 1) <= 0.05:
-            raise LogError(f"a unit quaternion was expected, found (w, x, y, z) {pose[3:].tolist()}")
-        transform = Transform(_frame(each.header.frame_id), _frame(each.child_frame_id), pose)
-        stamped.append((_timestamp_ns(each.header.stamp, log_time_ns), transform))
+        transform = Transform(
+            parent=_frame(each.header.frame_id),
+            child=_frame(each.child_frame_id),
+            pose=pose(each.transform.translation, each.transform.rotation),
+        )
+        quaternion = transform.pose[3:].tolist()
+        if not abs(math.hypot(*quaternion) - 1) <= QUATERNION_TOLERANCE:
+            raise LogError(f"a unit quaternion was expected, found (w, x, y, z) {quaternion}")
+        stamped += _stamped(each.header, log_time_ns, transform)
     return stamped
 
 
 def _radar_scan(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     returns = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in message.returns]
     cloud = Cloud(_frame(message.header.frame_id), np.array(returns, dtype=RETURN))
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), cloud)]
+    return _stamped(message.header, log_time_ns, cloud)
 
 
 def _radar_tracks(message, log_time_ns: int) -> list[tuple[int, Payload]]:
@@ -326,30 +296,20 @@ def _radar_tracks(message, log_time_ns: int) -> list[tuple[int, Payload]]:
         for track in message.tracks
     ]
     cloud = Cloud(_frame(message.header.frame_id), np.array(tracks, dtype=TRACK))
-    return [(_timestamp_ns(message.header.stamp, log_time_ns), cloud)]
+    return _stamped(message.header, log_time_ns, cloud)
 
 
 def _sample(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    return [(_timestamp_ns(message.stamp, log_time_ns), Sample(message.msg))] if message.name == SAMPLE_NAME else []
-
-
-def _numbers(what: str, values) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise LogError(f"{what}: finite numbers were expected, found {array[:12].tolist()}")
-    return array
+    return _stamped(message, log_time_ns, Sample(message.msg)) if message.name == SAMPLE_NAME else []
 
 
 def _frame(frame_id: str) -> str:
-    """Bags that were converted from ROS 1 have names with a slash in front; as in tf2 it counts for nothing."""
+    """Bags converted from ROS 1 have names with a leading slash, which is ignored, as in tf2."""
     return frame_id.removeprefix("/")
 
 
-def _timestamp_ns(stamp, log_time_ns: int) -> int:
-    """When it was measured; a message that does not say was measured when it was recorded."""
-    if stamp.sec < 0 or stamp.nanosec >= 1_000_000_000:
-        raise LogError(f"a stamp since 1970 was expected, found {stamp.sec} s {stamp.nanosec} ns")
-    return 1_000_000_000 * stamp.sec + stamp.nanosec or log_time_ns
+def _stamped(header, log_time_ns: int, payload: Payload) -> list[tuple[int, Payload]]:
+    return [(timestamp_ns(header.stamp.sec, header.stamp.nanosec, log_time_ns), payload)]
 
 
 _PAYLOADS: dict[str, tuple[str, Callable]] = {

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from perception.errors import PerceptionError
-from perception.logs.messages import LogError, Message, Reader, Topic
+from perception.errors import PerceptionError, missing_extra
+from perception.logs.messages import LogError, Message, Reader, Topic, merged
 from perception.logs.sqlite_log import SqliteReader
 
 _SUFFIXES = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd")
@@ -55,11 +55,11 @@ class RosbagReader:
 
     @property
     def topics(self) -> dict[str, Topic]:
-        merged: dict[str, Topic] = {}
+        found: dict[str, Topic] = {}
         for _, part in self._parts:
             for name, topic in part.topics.items():
-                merged[name] = _merged(merged[name], topic) if name in merged else topic
-        return merged
+                found[name] = merged(found[name], topic) if name in found else topic
+        return found
 
     @property
     def stopped(self) -> str | None:
@@ -126,7 +126,7 @@ class RosbagReader:
         try:
             import zstandard
         except ImportError:
-            raise PerceptionError("compressed bags need an extra: pip install 'perception[logs]'") from None
+            raise PerceptionError(missing_extra("logs", "compressed bags need an extra")) from None
         self._unpacked = self._unpacked or tempfile.TemporaryDirectory(prefix="rosbag-")
         unpacked = Path(self._unpacked.name) / file.stem
         left = _MOST_INFLATION * file.stat().st_size + (64 << 20)
@@ -175,8 +175,3 @@ def _named_files(metadata: Path) -> list[str]:
 def _by_number(file: Path) -> list[str | int]:
     """bag_2.db3 before bag_10.db3."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
-
-
-def _merged(one: Topic, other: Topic) -> Topic:
-    count = None if one.count is None or other.count is None else one.count + other.count
-    return replace(one if one.kind or not other.kind else other, count=count)

@@ -19,10 +19,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from perception.files import part_path
+from perception.geometry import to_xyzw
+from perception.logs.decoding import PIXEL_BYTES
 from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
-from perception.logs.ros_messages import PIXEL_BYTES, POINT_TYPES, is_static, known_types
+from perception.logs.ros_messages import POINT_TYPES, is_static, known_types
 
-_POINT_NUMBERS = {name: number for number, name in POINT_TYPES.items()}
+_POINT_NUMBERS = {name: number for number, name in enumerate(POINT_TYPES, start=1)}
 _INFO = 20  # the level of rcl_interfaces/msg/Log
 
 
@@ -46,7 +49,7 @@ class RosbagWriter:
             raise LogError(f"{self.path}: storage sqlite3 or mcap was expected, found '{storage}'")
         if self.path.exists():
             raise LogError(f"{self.path}: a path for a new bag was expected, found one that exists")
-        self._partial = self.path.with_name(self.path.name + ".part")
+        self._partial = part_path(self.path)
         self._storage = storage
         self._connections: dict[str, Any] = {}
 
@@ -90,7 +93,7 @@ class RosbagWriter:
 
     @contextmanager
     def _said_plainly(self) -> Iterator[None]:
-        """A full disk, for one, comes as an error of this package."""
+        """Errors of files, such as a full disk, become a LogError."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
@@ -125,9 +128,9 @@ class RosbagWriter:
                     raise LogError("static transforms were expected on tf_static, and all others elsewhere")
                 type_name = "tf2_msgs/msg/TFMessage"
                 header = t["std_msgs/msg/Header"](stamp, payload.parent)
-                x, y, z, qw, qx, qy, qz = payload.pose.tolist()
-                at, turn = t["geometry_msgs/msg/Vector3"](x, y, z), t["geometry_msgs/msg/Quaternion"](qx, qy, qz, qw)
-                transform = t["geometry_msgs/msg/Transform"](at, turn)
+                translation = t["geometry_msgs/msg/Vector3"](*payload.pose[:3].tolist())
+                rotation = t["geometry_msgs/msg/Quaternion"](*to_xyzw(payload.pose[3:]).tolist())
+                transform = t["geometry_msgs/msg/Transform"](translation, rotation)
                 content = t[type_name]([t["geometry_msgs/msg/TransformStamped"](header, payload.child, transform)])
             case Sample():
                 type_name = "rcl_interfaces/msg/Log"

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from perception.logs.messages import Decode, LogError, Message, Topic
+from perception.logs.messages import Decode, LogError, Message, Topic, merged
 from perception.logs.ros_messages import as_static, decoder, is_static
 from perception.logs.sqlite_pages import Pages, Row, columns, serial_types
 
@@ -92,11 +92,11 @@ class SqliteReader:
         reason = "" if pages.is_sqlite else "its header is damaged"
         for mode in modes:
             try:
-                tables = _Database(self.path, mode)
+                database = _Database(self.path, mode)
                 pages.close()
                 if has_journal and mode == "immutable=1":
                     self._notes.append("without what its journal holds, which SQLite could not read here")
-                return tables
+                return database
             except _DAMAGED as error:
                 reason = str(error)
         try:
@@ -124,11 +124,8 @@ class SqliteReader:
             kind, note, decode = None, f"serialised as '{serialization[:40]}', which is not read", None
         if decode is not None:
             self._decoders[topic_id] = (name, decode)
-        same = self.topics.get(name)  # offered by several publishers
-        if same is None or (same.kind is None and kind):
-            self.topics[name] = Topic(name, type_name, kind, note, count + (same.count if same else 0))
-        else:
-            self.topics[name] = Topic(name, same.type, same.kind, same.note, count + same.count)
+        topic, same = Topic(name, type_name, kind, note, count), self.topics.get(name)
+        self.topics[name] = topic if same is None else merged(same, topic)  # offered by several publishers
 
 
 class _Tables(Protocol):
@@ -150,7 +147,7 @@ class _Tables(Protocol):
 
 
 class _Database:
-    """Through SQLite, which is kept from writing, and from running anything that the file may hold beside tables.
+    """Through SQLite, read-only and without trusting the schema: nothing in the file is executed.
 
     Raises:
         sqlite3.Error, ValueError: not a database of a bag, or damaged.
@@ -200,7 +197,7 @@ class _Database:
 
 
 class _Salvage:
-    """Page by page. What table a row belongs to is told by the types of its columns.
+    """Page by page. The table of a row is recognized by the types of its columns.
 
     cut: messages that begin before the end of the file and lie partly behind it; not in the index.
     broken: rows that could not be read.
@@ -208,9 +205,9 @@ class _Salvage:
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
-        self.definitions = {}
+        self.definitions: dict[str, tuple[str, str]] = {}
         self.cut = 0
-        self._topics = {}
+        self._topics: dict[int, tuple[int, str, str, str]] = {}
         entries, unread = [], 0
         for row in pages.rows():
             try:
@@ -234,10 +231,10 @@ class _Salvage:
                 return timestamp_ns, row.rowid, topic_id, row.place
         elif len(types) in (4, 5, 6) and types[0] == 0 and all(serial >= 13 and serial % 2 for serial in types[1:]):
             record = self._pages.record(row.place)
-            _, first, second, third, *_ = columns(record) if record else [None] * 4
+            first, second, third = map(str, columns(record)[1:4] if record else [""] * 3)
             if second in _ENCODINGS:
                 self.definitions[first] = (second, third)
-            elif first is not None:
+            elif record:
                 self._topics[row.rowid] = (row.rowid, first, second, third)
         return None
 
@@ -268,7 +265,7 @@ class _Salvage:
             data = columns(record)[3] if record else None
         except ValueError as error:
             raise LogError(f"its data were expected, found damaged pages: {error}") from None
-        if data is None:
+        if not isinstance(data, bytes):
             raise LogError("its data were expected, found pages beyond the end of the file")
         return data
 
@@ -277,7 +274,7 @@ class _Salvage:
 
 
 def _where_it_stops(pages: Pages, tables: _Salvage) -> str | None:
-    """Of a file that has not the pages that it should have."""
+    """A line on a file with fewer or more pages than its header declares; None for others."""
     declared = pages.declared or pages.complete
     if pages.complete < declared or (tables.cut and pages.complete == declared):
         line = f"cut at {pages.file_bytes} of {declared * pages.page_bytes} bytes"

@@ -141,7 +141,7 @@ def serial_types(record: bytes) -> tuple[list[int], int]:
         ValueError: no header of a record.
     """
     end, at = _varint(record, 0)
-    types = []
+    types: list[int] = []
     while at < end:
         if len(types) == _MOST_COLUMNS:
             raise ValueError("a header of more columns than a table has")
@@ -159,7 +159,7 @@ def columns(record: bytes, count: int | None = None) -> list[int | float | str |
         ValueError: damaged, or shorter than its header says.
     """
     types, at = serial_types(record)
-    values = []
+    values: list[int | float | str | bytes | None] = []
     for serial in types[:count]:
         if serial in _CONSTANTS:
             values.append(_CONSTANTS[serial])

@@ -13,7 +13,7 @@ _MESSAGES_A_WINDOW = 5
 
 
 class Histogram:
-    """Of integers, in bins 2 % wide. The median is the mean of its bin: exact where all values are the same."""
+    """Histogram of integers in bins 2 % wide. The median is the mean of its bin: exact where all values are equal."""
 
     def __init__(self):
         self._bins: dict[int, list[int]] = {}  # signed logarithm -> count, sum
@@ -27,7 +27,7 @@ class Histogram:
 
     @property
     def median(self) -> float | None:
-        """Of an even number of values the lower middle one; None of none."""
+        """The lower middle one of an even number of values; None without values."""
         left = (sum(count for count, _ in self._bins.values()) + 1) // 2
         for key in sorted(self._bins):
             count, total = self._bins[key]
@@ -65,7 +65,7 @@ class Times:
             self.zeros += 1
             return
         self.offsets.add(stamp_ns - log_time_ns)
-        if self.first_ns is None:
+        if self.first_ns is None or self.last_ns is None:
             self.first_ns = self.last_ns = stamp_ns
         else:
             self._step(stamp_ns - self._previous[0], log_time_ns - self._previous[1])
@@ -84,7 +84,7 @@ class Times:
 
     @property
     def mean_hz(self) -> float:
-        """Of what comes in bursts, such as transforms."""
+        """Mean rate, for what comes in bursts, such as transforms."""
         return (self.count - self.zeros - 1) * 1e9 / max(1, (self.last_ns or 0) - (self.first_ns or 0))
 
     @property
@@ -102,7 +102,8 @@ class Times:
             windows, width = _halved(windows), 2 * width
         start = self._origin
         quiet = range(self.gap_at_ns, self.gap_at_ns + self.gap_ns if self.gaps else self.gap_at_ns)
-        longest, run = [], []
+        longest: list[int] = []
+        run: list[int] = []
         for i, count in enumerate(windows[:-1]):  # the last one is not full
             begin = start + i * width
             broken = begin < quiet.stop and begin + width > quiet.start

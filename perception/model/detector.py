@@ -1,116 +1,142 @@
-"""The detector: encoders of the sensors present, fusion, head. ``forward`` is the picture in the README."""
+"""The detector: encoders of the sensors present, fusion, heads. ``forward`` is the picture in the README."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from scipy.special import expit, logit
 from torch import nn
 
 from perception.batch import Batch, collate
-from perception.config import Config, load_config, save_config
+from perception.config import (
+    CameraConfig,
+    Config,
+    EncoderConfig,
+    LidarConfig,
+    RadarConfig,
+    load_config,
+    save_config,
+)
 from perception.errors import PerceptionError
+from perception.files import write_file
 from perception.grid import BEVGrid
 from perception.health import without_dead
-from perception.model.camera import CameraEncoder, EfficientNetLite0, ResNet50
+from perception.model.camera import BACKBONES, CameraEncoder, ImageEncoder
+from perception.model.encoder import Encoded, input_spec
 from perception.model.fusion import build_fusion
-from perception.model.head import CenterHead, Maps, Trunk, decode
+from perception.model.head import CenterHead, Trunk
 from perception.model.lidar import LidarEncoder
 from perception.model.radar import RadarEncoder
 from perception.model.registration import Registered
+from perception.model.score_calibration import ScoreCalibration
+from perception.model.upgrade import upgraded
 from perception.model.view_transform import LiftSplat
-from perception.sample import SENSORS, Detections, Frame
+from perception.sample import Detections, Frame
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
+_LIDAR_PRIOR = -4.0  # where LiDAR disagrees with another sensor it is moved: its maps are sharp, so that it is seen
 
 
 @dataclass
 class Prediction:
-    """What the head says, and what the parts before it said on the way, for training and for looking at.
+    """What the heads say, and what the parts before them said on the way, for training and for looking at.
 
-    depth: logits [B, N, D, h, w] of the view transform, None without cameras.
-    registered: how the sensors were brought into line, see :class:`perception.model.fusion.Fused`.
+    outputs: by name of the head, such as the CenterMaps of "boxes".
+    depth: logits [B, N, D, h, w] by sensor, of those whose encoder predicts depth.
+    registered: how the sensors were aligned, see :class:`perception.model.fusion.Fused`.
     calibration: [B, 2] slope and offset of the logits of scores, for the sensors that each sample had.
     """
 
-    maps: Maps
-    depth: torch.Tensor | None
+    outputs: dict[str, Any]
+    depth: dict[str, torch.Tensor]
     registered: Registered | None
     calibration: torch.Tensor
 
 
 class Detector(nn.Module):
-    """Batch -> Prediction; or, with :meth:`detect`, Frame -> Detections."""
+    """Batch -> Prediction; or, with :meth:`detect`, Frame -> Detections.
+
+    Args:
+        encoders: by sensor, see ``model.encoder``. Their keys are the sensors, in the order of every axis S.
+        fusion: see ``model.fusion``.  trunk: fused features -> features of the same cells for the heads.
+        heads: by name, see ``model.head``; the one called "boxes" detects.
+    """
 
     def __init__(
         self,
         config: Config,
-        grid: BEVGrid,
-        camera: CameraEncoder,
-        view_transform: LiftSplat,
-        radar: RadarEncoder,
-        lidar: LidarEncoder,
+        encoders: Mapping[str, nn.Module],
         fusion: nn.Module,
-        trunk: Trunk,
-        head: CenterHead,
+        trunk: nn.Module,
+        heads: Mapping[str, nn.Module],
     ):
         super().__init__()
-        self.config, self.grid = config, grid
-        self.camera, self.view_transform, self.radar, self.lidar = camera, view_transform, radar, lidar
-        self.fusion, self.trunk, self.head = fusion, trunk, head
-        # Slope (inverse temperature) and offset of the logits of scores for each set of sensors, so that a score means
-        # the same whatever sensors there are; see ``perception.eval.calibration``.
-        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]]).repeat(2 ** len(SENSORS), 1))
-        self.to(memory_format=torch.channels_last)
+        self.config, self.task, self.grid = config, config.task, BEVGrid(**vars(config.grid))
+        self.sensors = tuple(encoders)
+        self.inputs = input_spec(encoders)
+        self.encoders = nn.ModuleDict(encoders)
+        self.fusion, self.trunk = fusion, trunk
+        self.heads = nn.ModuleDict(heads)
+        self.calibration = ScoreCalibration(self.sensors)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs do not know it
 
     def forward(self, batch: Batch) -> Prediction:
-        features, depth = self.encode(batch)
-        return self.predict(features, batch.sensor_valid, depth)
+        return self.predict(self.encode(batch), batch.sensor_valid)
 
-    def encode(self, batch: Batch) -> tuple[list[torch.Tensor | None], torch.Tensor | None]:
-        """BEV features [B, C, rows, columns] of each of SENSORS, None where no sample has it; and depth logits."""
-        has_camera, has_radar, has_lidar = batch.sensor_valid.any(dim=0).tolist()
-        camera, depth = self._see(batch) if has_camera else (None, None)
-        radar = self.radar(batch.radar, len(batch)) if has_radar else None
-        lidar = self.lidar(batch.lidar, len(batch)) if has_lidar else None
-        return [camera, radar, lidar], depth
+    def encode(self, batch: Batch) -> dict[str, Encoded]:
+        """By sensor, of those that some sample has and whose encoder has something to say."""
+        present = batch.sensor_valid.any(dim=0).tolist()
+        encoded = {name: encoder(batch.inputs[name]) for (name, encoder), p in zip(self.encoders.items(), present) if p}
+        return {
+            name: value if isinstance(value, Encoded) else Encoded(value)
+            for name, value in encoded.items()
+            if value is not None
+        }
 
-    def predict(
-        self, features: list[torch.Tensor | None], sensor_valid: torch.Tensor, depth: torch.Tensor | None = None
-    ) -> Prediction:
-        """From what :meth:`encode` gave to the head's maps."""
-        fused = self.fusion(features, sensor_valid)
-        maps = self.head(self.trunk(fused.features))
-        return Prediction(maps, depth, fused.registered, self.calibration[subset_index(sensor_valid)])
+    def predict(self, encoded: Mapping[str, Encoded], sensor_valid: torch.Tensor) -> Prediction:
+        """From what :meth:`encode` gave to the heads' outputs.
 
-    def _see(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features = self.camera(images).unflatten(0, batch.images.shape[:2])
-        return self.view_transform(features, batch.intrinsics, batch.ego_SE3_camera, batch.camera_valid)
+        Raises:
+            PerceptionError: no encoder had anything to say.
+        """
+        if not encoded:
+            raise PerceptionError(f"at least one of {', '.join(self.sensors)} was expected, found none")
+        has_features = torch.tensor([name in encoded for name in self.sensors], device=sensor_valid.device)
+        sensor_valid = sensor_valid & has_features
+        fused = self.fusion({name: value.bev for name, value in encoded.items()}, sensor_valid)
+        features = self.trunk(fused.features)
+        outputs = {name: head(features) for name, head in self.heads.items()}
+        depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
+        return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid))
 
     def prepare(self, frames: list[Frame]) -> Batch:
-        """Frames -> Batch on the detector's device, without sensors that are plainly dead (``perception.health``).
+        """Frames -> Batch on the detector's device. Dead sensors are for :meth:`detect`, or a HealthMonitor, to find.
 
         Raises:
             PerceptionError: a frame without any sensor, of which nothing can be said.
         """
         for frame in frames:
-            if not frame.sensors:
+            if not isinstance(frame, Frame):
+                raise PerceptionError(f"detect: a Frame was expected, found {type(frame).__name__}")
+            if not set(frame.sensors) & set(self.sensors):
                 raise PerceptionError(
-                    f"frame {frame.token}: at least one of {', '.join(SENSORS)} was expected, found none"
+                    f"frame {frame.token}: at least one of {', '.join(self.sensors)} was expected, found none"
                 )
-        frames = [without_dead(frame) for frame in frames]
-        return collate(frames, tuple(self.config.camera.image_size)).to(next(self.parameters()).device)
+        return collate(frames, self.inputs).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
-        maps, head = prediction.maps, self.config.head
-        maps = Maps(maps.heat.sigmoid(), maps.box, maps.attribute)
-        found = decode(maps, self.grid, head.max_detections, head.score_threshold)
+        head: Any = self.heads["boxes"]
+        found = head.decode(prediction.outputs["boxes"])
         # After the boxes are chosen: which ones they are does not depend on the calibration.
         return [
             replace(detections, scores=expit(slope * logit(detections.scores) + offset))
@@ -119,8 +145,11 @@ class Detector(nn.Module):
 
     @torch.inference_mode()
     def detect_batch(self, frames: list[Frame]) -> list[Detections]:
-        """Detections of several frames at once, in the ego frame of each."""
-        return self.decode(self(self.prepare(frames)))
+        """Detections of several frames at once, in the ego frame of each.
+
+        Sensors that are plainly dead (``perception.health``) count as absent.
+        """
+        return self.decode(self(self.prepare([without_dead(frame) for frame in frames])))
 
     def detect(self, frame: Frame) -> Detections:
         """Detections of one frame, in its ego frame, highest score first."""
@@ -129,42 +158,78 @@ class Detector(nn.Module):
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write ``model.safetensors`` and ``config.yaml``; ``state`` (an average) replaces the detector's weights."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if state is None else state
-        partial = folder / "model.safetensors.part"
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-        partial.replace(folder / "model.safetensors")
+        write_file(folder / "model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
         save_config(self.config, folder / "config.yaml")
 
 
-def subset_index(sensor_valid: torch.Tensor) -> torch.Tensor:
-    """[B, 3] -> [B]: the number whose binary digits are the sensors, the first of SENSORS lowest."""
-    return (sensor_valid * 2 ** torch.arange(len(SENSORS), device=sensor_valid.device)).sum(dim=1)
+def build(
+    config: Config,
+    *,
+    encoders: Mapping[str, nn.Module] | None = None,
+    backbones: Mapping[str, nn.Module] | None = None,
+    fusion: nn.Module | None = None,
+    trunk: nn.Module | None = None,
+    heads: Mapping[str, nn.Module] | None = None,
+) -> Detector:
+    """The detector that a config describes; parts of one's own replace what would be built, or add to it.
 
+    Args:
+        encoders: by sensor; one of a sensor that the config does not have adds it.
+        backbones: image backbones by sensor, see :class:`perception.model.camera.ImageEncoder`.
+        fusion, trunk: see :class:`Detector`.
+        heads: by name; "boxes" replaces the one that detects.
 
-def build(config: Config) -> Detector:
-    """The detector a config describes; the only place that reads the model's part of it.
+    The config of the detector names these parts as ``own_parts``, so that a checkpoint says what it needs to be loaded.
 
     Raises:
-        PerceptionError: values that do not fit together, named by their keys.
+        PerceptionError: values that do not fit together, named by their keys; or a config with own parts that are not
+            given.
     """
-    grid = BEVGrid(**vars(config.grid))
-    view = config.camera
-    channels = config.fusion.channels
-    backbone = {"efficientnet_lite0": EfficientNetLite0, "resnet50": ResNet50}[view.backbone](view.weights)
-    return Detector(
-        config,
-        grid,
-        CameraEncoder(backbone, view.channels, pretrained=view.weights != "none"),
-        LiftSplat(
-            grid, view.channels, view.depth_min_m, view.depth_max_m, view.depth_bins, CameraEncoder.stride, channels
-        ),
-        RadarEncoder(grid, config.radar.point_channels, channels),
-        LidarEncoder(grid, config.lidar.pillar_size_m, config.lidar.point_channels, channels),
-        build_fusion(config.fusion, grid),
-        Trunk(channels, list(config.head.trunk_channels)),
-        CenterHead(config.head.trunk_channels[0], config.head.channels),
-    )
+    encoders, backbones, heads = dict(encoders or {}), dict(backbones or {}), dict(heads or {})
+    given = [f"encoders.{name}" for name in encoders] + [f"backbones.{name}" for name in backbones]
+    given += [name for name, part in (("fusion", fusion), ("trunk", trunk)) if part is not None]
+    given += [f"heads.{name}" for name in heads]
+    configured = {name: section for name, section in config.encoders.items() if section is not None}
+    own = {f"encoders.{name}" for name, section in configured.items() if section.kind == "own"}
+    missing = sorted((own | set(config.own_parts)) - set(given))
+    if missing:
+        raise PerceptionError(
+            f"config: {', '.join(missing)} must be given to build, as an argument; where a checkpoint is loaded, by "
+            "perception.load(..., build=...)"
+        )
+    sections = configured | {name: EncoderConfig() for name in encoders if name not in configured}
+    config = replace(config, encoders={**sections}, own_parts=sorted(given))
+    grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
+    built = {
+        name: encoders[name] if name in encoders else _encoder(name, section, grid, channels, backbones.get(name))
+        for name, section in sections.items()
+    }
+    prior = {name: _LIDAR_PRIOR for name, section in sections.items() if isinstance(section, LidarConfig)}
+    head = config.head
+    fusion = build_fusion(config.fusion, grid, tuple(built), prior) if fusion is None else fusion
+    trunk = Trunk(channels, list(head.trunk_channels)) if trunk is None else trunk
+    if "boxes" not in heads:
+        boxes = CenterHead(
+            grid, config.task, head.trunk_channels[0], head.channels, head.max_detections, head.score_threshold
+        )
+        heads = {"boxes": boxes, **heads}
+    return Detector(config, built, fusion, trunk, heads)
+
+
+def _encoder(name: str, section: EncoderConfig, grid: BEVGrid, channels: int, backbone: nn.Module | None) -> nn.Module:
+    if isinstance(section, CameraConfig):
+        pretrained = section.weights != "none" or backbone is not None
+        backbone = BACKBONES[section.backbone](section.weights) if backbone is None else backbone
+        image = ImageEncoder(backbone, section.channels, pretrained)
+        depths = (section.depth_min_m, section.depth_max_m, section.depth_bins)
+        view_transform = LiftSplat(grid, section.channels, *depths, ImageEncoder.stride, channels)
+        return CameraEncoder(image, view_transform, (section.image_size[0], section.image_size[1]), section.depth_from)
+    if isinstance(section, LidarConfig):
+        return LidarEncoder(grid, section.pillar_size_m, section.point_channels, channels)
+    if isinstance(section, RadarConfig):
+        return RadarEncoder(grid, section.point_channels, channels)
+    raise PerceptionError(f"encoders.{name}: kind {section.kind}: nothing can be built of it")
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -183,27 +248,51 @@ def find_checkpoint(name: str | Path) -> Path:
     )
 
 
-def load(name: str | Path, device: str | torch.device = "cpu") -> Detector:
+def warn_of_simulation(name: str | Path, source: str) -> None:
+    """Say in one line that a shipped checkpoint, which has seen simulated drives only, is given recorded data."""
+    if find_checkpoint(name).parent == SHIPPED:
+        log.warning(
+            "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
+            "(docs/model-card.md)", source, name,
+        )  # fmt: skip
+
+
+def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[Config], Detector] = build) -> Detector:
     """A trained detector, ready to detect.
 
     Args:
         name: a folder written by training, or the name of a shipped checkpoint: ``perception.load("sim")``.
+        build: makes the detector of the checkpoint's config; one's own where it has own parts.
 
     Raises:
         PerceptionError: no such checkpoint, or weights that do not fit their config.
     """
     folder = find_checkpoint(name)
     config = load_config(folder / "config.yaml")
-    weights, config.camera.weights = config.camera.weights, "none"  # the checkpoint holds the backbone as well
-    detector = build(config)
-    config.camera.weights = weights
+    # The checkpoint holds the backbones as well.
+    cameras = {n: replace(e, weights="none") for n, e in config.encoders.items() if isinstance(e, CameraConfig)}
+    detector = build(replace(config, encoders=config.encoders | cameras))
+    detector.config = replace(detector.config, encoders=detector.config.encoders | config.encoders)
     try:
-        detector.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        detector.load_state_dict(read_weights(folder))
+    except RuntimeError as error:
         raise PerceptionError(
             f"{folder / 'model.safetensors'}: does not fit its config.yaml: {' '.join(str(error).split())[:300]}"
         ) from None
     return detector.to(device).eval()
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a checkpoint's folder, of whatever version, under today's names.
+
+    Raises:
+        PerceptionError: it cannot be read.
+    """
+    try:
+        return upgraded(load_file(folder / "model.safetensors"))
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise PerceptionError(f"{folder / 'model.safetensors'}: weights were expected: {reason}") from None
 
 
 def weights_sha256(name: str | Path) -> str:

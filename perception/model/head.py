@@ -1,7 +1,14 @@
 """CenterPoint head (Yin et al., 2021): a heat map per class and, at each cell, the box whose centre lies there.
 
-:func:`encode` turns boxes into the maps the head is trained on and :func:`decode` turns maps into boxes; decoding what
-was encoded gives the boxes back, except that of two boxes of one class in one cell only the larger survives.
+:func:`encode` turns boxes into the targets that the head is trained on and :meth:`CenterHead.decode` turns its output
+into boxes; decoding what was encoded gives the boxes back, except that of two boxes of one class in one cell only the
+larger survives.
+
+A head of one's own is a module with the same three methods, of which the losses and the detector know no more:
+
+    head(features)         [B, C, rows, columns] -> whatever it predicts
+    head.decode(output)    that -> Detections of each sample, highest score first; the head named "boxes" detects
+    head.losses(output, batch)    that and a Batch -> {"name": scalar}, weighted; only for heads other than CenterHead
 """
 
 from __future__ import annotations
@@ -16,15 +23,9 @@ from torch.nn import functional as F
 from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
-from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections
+from perception.sample import Boxes3D, Detections
+from perception.task import Task
 
-# Two detections of one class closer than this are one object; about half the width of the class.
-SUPPRESSION_RADIUS_M = np.array([1.0, 1.2, 1.2, 1.2, 1.2, 0.3, 0.5, 0.5, 0.25, 0.4])
-# The attributes each class may carry.
-_ATTRIBUTES_OF_CLASS = tuple(
-    [ATTRIBUTES.index(name) for name in ATTRIBUTES if name.startswith(prefix)] if prefix else []
-    for prefix in ("vehicle",) * 5 + ("pedestrian",) + ("cycle",) * 2 + (None,) * 2
-)
 # Front and back of many things look alike. The axis (doubled angle) is the same either way round and hence exact; the
 # heading, whose L1 optimum shrinks to nothing where both ends are as likely, only says which end of the axis is ahead.
 BOX_CHANNELS = {"offset": 2, "z": 1, "log_size": 3, "heading": 2, "axis": 2, "velocity": 2}
@@ -32,19 +33,34 @@ VELOCITY_SCALE_MPS = 5.0  # regressed velocities are divided by this, so that al
 
 
 @dataclass
-class Maps:
-    """Dense output (or target) of the head for one batch.
+class CenterMaps:
+    """Dense output of the head for one batch; K classes and A attributes.
 
-    heat: [B, 10, rows, columns]; logits from the network, probabilities in a target.
-    box: [B, 10, rows, columns] in the order of BOX_CHANNELS: offset of the centre within the cell in cells (x, y),
+    heat_logits: [B, K, rows, columns].
+    box: [B, 12, rows, columns] in the order of BOX_CHANNELS: offset of the centre within the cell in cells (x, y),
         height of the centre in metres, log of (l, w, h), (sin, cos) of yaw, (sin, cos) of twice the yaw,
         velocity / VELOCITY_SCALE_MPS.
-    attribute: [B, 8, rows, columns] logits; in a target one-hot, all zero where unknown.
+    attribute_logits: [B, A, rows, columns].
+    """
+
+    heat_logits: torch.Tensor
+    box: torch.Tensor
+    attribute_logits: torch.Tensor
+
+
+@dataclass
+class CenterTargets:
+    """What CenterMaps should be.
+
+    heat: [B, K, rows, columns] in 0..1, 1 at centres.  box: [B, 12, rows, columns] as in CenterMaps; a velocity that is
+    unknown is NaN.  attribute: [B, A, rows, columns] one-hot, all zero where unknown.
+    occupied: bool [B, rows, columns], the cells that hold a centre; elsewhere box and attribute mean nothing.
     """
 
     heat: torch.Tensor
     box: torch.Tensor
     attribute: torch.Tensor
+    occupied: torch.Tensor
 
 
 class Trunk(nn.Module):
@@ -70,33 +86,90 @@ class Trunk(nn.Module):
 
 
 class CenterHead(nn.Module):
-    """Fused BEV features [B, C, rows, columns] -> Maps."""
+    """Fused BEV features [B, C, rows, columns] -> CenterMaps.
 
-    def __init__(self, in_channels: int, channels: int):
+    Args:
+        max_detections: at most so many of each sample are decoded.  score_threshold: those above it.
+    """
+
+    def __init__(
+        self,
+        grid: BEVGrid,
+        task: Task,
+        in_channels: int,
+        channels: int,
+        max_detections: int = 300,
+        score_threshold: float = 0.02,
+    ):
         super().__init__()
-        self.heat = nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, len(CLASSES)))
+        self.grid, self.task = grid, task
+        self.max_detections, self.score_threshold = max_detections, score_threshold
+        self.heat = nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, len(task.classes)))
         box = sum(BOX_CHANNELS.values())
-        self.box = nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(ATTRIBUTES)))
+        self.box = nn.Sequential(
+            ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(task.attributes))
+        )
         # Start from "nothing is here" (focal-loss prior, Lin et al., 2017) or the first steps drown in false positives.
-        nn.init.constant_(self.heat[-1].bias, -4.6)
+        for name, parameter in self.heat[-1].named_parameters():
+            if name == "bias":
+                nn.init.constant_(parameter, -4.6)
 
-    def forward(self, x: torch.Tensor) -> Maps:
-        box, attribute = self.box(x).float().split([sum(BOX_CHANNELS.values()), len(ATTRIBUTES)], dim=1)
-        return Maps(self.heat(x).float(), box, attribute)
+    def forward(self, x: torch.Tensor) -> CenterMaps:
+        box, attribute = self.box(x).float().split([sum(BOX_CHANNELS.values()), len(self.task.attributes)], dim=1)
+        return CenterMaps(self.heat(x).float(), box, attribute)
+
+    def decode(self, maps: CenterMaps) -> list[Detections]:
+        """Detections per sample, highest score first.
+
+        Peaks are cells that no neighbour exceeds; of peaks of one class within its suppression radius the best is kept.
+        """
+        heat = maps.heat_logits.sigmoid()
+        peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
+        best = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
+        scores, index = best.values.double().cpu().numpy(), best.indices.cpu().numpy()
+        detections = []
+        for b in range(len(scores)):
+            keep = scores[b] > self.score_threshold
+            boxes = self._boxes(maps, b, index[b][keep])
+            kept = _suppress(boxes, self.task.column("suppression_radius_m"))[: self.max_detections]
+            detections.append(Detections(boxes[kept], scores[b][keep][kept]))
+        return detections
+
+    def _boxes(self, maps: CenterMaps, sample: int, index: np.ndarray) -> Boxes3D:
+        """Of places [N] in the flattened heat map of a sample."""
+        label, cell = index // self.grid.cells, index % self.grid.cells
+        gather = torch.from_numpy(cell).to(maps.box.device)
+        box = maps.box[sample].flatten(1)[:, gather].T.double().cpu().numpy()
+        attribute = maps.attribute_logits[sample].flatten(1)[:, gather].T.cpu().numpy()
+        parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
+        offset, z, log_size, heading, axis, velocity = parts
+        column, row = cell % self.grid.columns, cell // self.grid.columns
+        x, y = self.grid.to_metres(column + offset[:, 0], row + offset[:, 1])
+        return Boxes3D(
+            center=np.stack([x, y, z[:, 0]], axis=1),
+            size=np.exp(log_size.clip(-4, 4)),
+            yaw=_yaw(heading, axis),
+            velocity=velocity * VELOCITY_SCALE_MPS,
+            label=label,
+            attribute=_best_attribute(attribute, label, self.task),
+        )
 
 
-def encode(boxes: list[Boxes3D], grid: BEVGrid, device: torch.device | str = "cpu") -> tuple[Maps, torch.Tensor]:
-    """Boxes of each sample -> target Maps, and which cells hold a centre: bool [B, rows, columns].
+def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device | str = "cpu") -> CenterTargets:
+    """Boxes of each sample -> targets.
 
     Boxes whose centre is outside the grid are left out. Where boxes share a cell the larger one owns its box channels.
-    A velocity that is unknown stays NaN.
+
+    Raises:
+        TaskError: a label or an attribute that the task does not have.
     """
     shape = (len(boxes), *grid.shape)
-    heat = np.zeros((shape[0], len(CLASSES), *shape[1:]), np.float32)
+    heat = np.zeros((shape[0], len(task.classes), *shape[1:]), np.float32)
     box = np.zeros((shape[0], sum(BOX_CHANNELS.values()), *shape[1:]), np.float32)
-    attribute = np.zeros((shape[0], len(ATTRIBUTES), *shape[1:]), np.float32)
+    attribute = np.zeros((shape[0], len(task.attributes), *shape[1:]), np.float32)
     occupied = np.zeros(shape, bool)
     for b, sample in enumerate(boxes):
+        task.check(sample.label, sample.attribute, "boxes")
         sample = sample[grid.contains(sample.center[:, 0], sample.center[:, 1])]
         sample = sample[np.argsort(sample.size[:, 0] * sample.size[:, 1], kind="stable")]
         x, y = grid.to_cells(sample.center[:, 0], sample.center[:, 1])
@@ -109,46 +182,11 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, device: torch.device | str = "cp
             np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1),
             np.stack([np.sin(2 * sample.yaw), np.cos(2 * sample.yaw)], 1), sample.velocity / VELOCITY_SCALE_MPS,
         ]  # fmt: skip
-        one_hot = np.eye(len(ATTRIBUTES) + 1, dtype=np.float32)[sample.attribute][
-            :, :-1
-        ]  # -1 is the row that is cut off
+        one_hot = np.eye(len(task.attributes) + 1, dtype=np.float32)[sample.attribute, :-1]  # of -1 all zeros
         for i, value in enumerate(np.concatenate(values, axis=1)):
             box[b, :, row[i], column[i]], attribute[b, :, row[i], column[i]] = value, one_hot[i]
         occupied[b, row, column] = True
-    maps = Maps(*(torch.from_numpy(array).to(device) for array in (heat, box, attribute)))
-    return maps, torch.from_numpy(occupied).to(device)
-
-
-def decode(maps: Maps, grid: BEVGrid, max_detections: int, score_threshold: float) -> list[Detections]:
-    """Maps with heat as *probabilities* -> Detections per sample, highest score first.
-
-    Peaks are cells that no neighbour exceeds; of peaks of one class within SUPPRESSION_RADIUS_M the best is kept.
-    """
-    peak = maps.heat * (F.max_pool2d(maps.heat, 3, stride=1, padding=1) == maps.heat)
-    scores, index = peak.flatten(1).topk(min(2 * max_detections, peak[0].numel()), dim=1)
-    scores, index = scores.double().cpu().numpy(), index.cpu().numpy()
-    detections = []
-    for b in range(len(scores)):
-        keep = scores[b] > score_threshold
-        score, flat = scores[b][keep], index[b][keep]
-        label, cell = flat // grid.cells, flat % grid.cells
-        gather = torch.from_numpy(cell).to(maps.box.device)
-        box = maps.box[b].flatten(1)[:, gather].T.double().cpu().numpy()
-        attribute = maps.attribute[b].flatten(1)[:, gather].T.cpu().numpy()
-        parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
-        offset, z, log_size, heading, axis, velocity = parts
-        x, y = grid.to_metres(cell % grid.columns + offset[:, 0], cell // grid.columns + offset[:, 1])
-        boxes = Boxes3D(
-            center=np.stack([x, y, z[:, 0]], axis=1),
-            size=np.exp(log_size.clip(-4, 4)),
-            yaw=_yaw(heading, axis),
-            velocity=velocity * VELOCITY_SCALE_MPS,
-            label=label,
-            attribute=_best_attribute(attribute, label),
-        )
-        kept = _suppress(boxes)[:max_detections]
-        detections.append(Detections(boxes[kept], score[kept]))
-    return detections
+    return CenterTargets(*(torch.from_numpy(array).to(device) for array in (heat, box, attribute, occupied)))
 
 
 def _yaw(heading: np.ndarray, axis: np.ndarray) -> np.ndarray:
@@ -180,20 +218,20 @@ def _draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None
     np.maximum(window, part, out=window)
 
 
-def _best_attribute(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+def _best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:
     """The likeliest of the attributes that the class may carry, -1 for classes without."""
     best = np.full(len(label), -1)
-    for index, allowed in enumerate(_ATTRIBUTES_OF_CLASS):
-        rows = label == index
-        if allowed and rows.any():
-            best[rows] = np.array(allowed)[logits[rows][:, allowed].argmax(axis=1)]
+    for k, facts in enumerate(task.objects):
+        rows, allowed = label == k, task.attributes_of(facts.attributes)
+        if len(allowed) and rows.any():
+            best[rows] = allowed[logits[rows][:, allowed].argmax(axis=1)]
     return best
 
 
-def _suppress(boxes: Boxes3D) -> np.ndarray:
-    """Indices kept, in order, when each box drops later ones of its class within the suppression radius."""
+def _suppress(boxes: Boxes3D, radius_m: np.ndarray) -> np.ndarray:
+    """Indices kept, in order, when each box drops later ones of its class within the radius of its class [K]."""
     dx, dy = (boxes.center[:, None, axis] - boxes.center[None, :, axis] for axis in (0, 1))
-    close = dx * dx + dy * dy < np.square(SUPPRESSION_RADIUS_M)[boxes.label][:, None]
+    close = dx * dx + dy * dy < np.square(radius_m)[boxes.label][:, None]
     close &= boxes.label[:, None] == boxes.label[None]
     alive = np.ones(len(boxes), bool)
     for i in range(len(boxes)):

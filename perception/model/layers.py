@@ -35,7 +35,7 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1):
         if kernel == 1 and stride == 1:
-            conv = PointwiseConv2d(in_channels, out_channels, bias=False)
+            conv: nn.Conv2d = PointwiseConv2d(in_channels, out_channels, bias=False)
         else:
             conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
         super().__init__(conv, group_norm(out_channels), nn.ReLU(inplace=True))

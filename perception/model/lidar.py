@@ -34,5 +34,5 @@ class LidarEncoder(nn.Module):
         ]
         self.backbone = nn.Sequential(*down, ResidualBlock(channels))
 
-    def forward(self, cloud: PointBatch, batch_size: int) -> torch.Tensor:
-        return self.backbone(self.pillars(cloud, batch_size))
+    def forward(self, cloud: PointBatch) -> torch.Tensor:
+        return self.backbone(self.pillars(cloud))

@@ -22,6 +22,8 @@ class PillarEncoder(nn.Module):
         scale: what each point column is divided by, so that the network sees numbers near one; x, y, z come first.
     """
 
+    scale: torch.Tensor
+
     def __init__(self, grid: BEVGrid, scale: tuple[float, ...], channels: int):
         super().__init__()
         self.grid = grid
@@ -29,11 +31,11 @@ class PillarEncoder(nn.Module):
         # The columns, then: offset from the pillar's mean (3), offset from the cell's centre (2), log of the count (1).
         self.point = nn.Sequential(nn.Linear(len(scale) + 6, channels), nn.LayerNorm(channels))
 
-    def forward(self, cloud: PointBatch, batch_size: int) -> torch.Tensor:
-        voxels = voxelize(cloud.points, cloud.batch_index, self.grid, batch_size=batch_size)
+    def forward(self, cloud: PointBatch) -> torch.Tensor:
+        voxels = voxelize(cloud.points, cloud.batch_index, self.grid, batch_size=cloud.batch_size)
         parts = [voxels] if cloud.points.is_cuda else voxels.split(_PART)
         features = torch.cat([self._reduce(cloud.points, part) for part in parts])
-        return scatter_to_bev(features, voxels, batch_size, self.grid)
+        return scatter_to_bev(features, voxels, cloud.batch_size, self.grid)
 
     def _reduce(self, points: torch.Tensor, voxels: Voxels) -> torch.Tensor:
         """Points [M, C] -> features [V, channels] of pillars."""

@@ -29,5 +29,5 @@ class RadarEncoder(nn.Module):
             ConvBlock(point_channels, channels),
         )
 
-    def forward(self, cloud: PointBatch, batch_size: int) -> torch.Tensor:
-        return self.backbone(self.pillars(cloud, batch_size))
+    def forward(self, cloud: PointBatch) -> torch.Tensor:
+        return self.backbone(self.pillars(cloud))

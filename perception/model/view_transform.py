@@ -34,7 +34,8 @@ class LiftSplat(nn.Module):
     ):
         super().__init__()
         self.grid, self.stride, self.bins = grid, stride, bins
-        self.depth_min_m, self.bin_size_m = depth_min_m, (depth_max_m - depth_min_m) / bins
+        self.depth_min_m, self.depth_max_m = depth_min_m, depth_max_m
+        self.bin_size_m = (depth_max_m - depth_min_m) / bins
         self.depth = nn.Sequential(ConvBlock(channels + 1, channels), PointwiseConv2d(channels, bins))
         self.context = PointwiseConv2d(channels, channels)
         self.refine = nn.Sequential(ConvBlock(channels, bev_channels), ConvBlock(bev_channels, bev_channels))

@@ -20,12 +20,12 @@ class PoolIndex:
     """Which frustum points each cell sums, cell after cell.
 
     point: int32 [P], index of the point.  pixel: int32 [P], index of the pixel on whose ray it lies.
-    first: int32 [cells], where each cell's points begin.
+    offsets: int32 [cells], where each cell's points begin.
     """
 
     point: torch.Tensor
     pixel: torch.Tensor
-    first: torch.Tensor
+    offsets: torch.Tensor
 
 
 def pool_index(cell: torch.Tensor, bins: int, cells: int) -> PoolIndex:
@@ -40,14 +40,15 @@ def pool_index(cell: torch.Tensor, bins: int, cells: int) -> PoolIndex:
 def bev_pool(features: torch.Tensor, depth: torch.Tensor, index: PoolIndex) -> torch.Tensor:
     """Features [pixels, C] and depth probabilities [pixels, bins] -> sums [cells, C]; differentiable in both."""
     weights = depth.reshape(-1)[index.point]
-    return F.embedding_bag(index.pixel, features, index.first, mode="sum", per_sample_weights=weights)
+    return F.embedding_bag(index.pixel, features, index.offsets, mode="sum", per_sample_weights=weights)
 
 
 class IndexCache:
     """The indices of the last few calibrations. A calibration that changes by a bit is another one."""
 
     def __init__(self, size: int = 8):
-        self.size, self.kept = size, OrderedDict()
+        self.size = size
+        self.kept: OrderedDict[tuple, PoolIndex] = OrderedDict()
 
     def get(self, calibration: tuple[torch.Tensor, ...], make: Callable[[], PoolIndex]) -> PoolIndex:
         key = tuple((value.shape, str(value.device), value.cpu().numpy().tobytes()) for value in calibration)

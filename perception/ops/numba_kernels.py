@@ -1,4 +1,4 @@
-"""Voxelization and segment reductions of float32 tensors on the CPU, compiled on first use and kept on disk.
+"""Voxelization and segment reductions of float32 tensors on the CPU, compiled on first use and cached on disk.
 
 A point becomes one 64-bit word, its cell above its index, and the words are sorted by cell, from the lowest digit to
 the highest: a radix sort, stable and linear in the number of points (Knuth, The Art of Computer Programming 3, 5.2.5).
@@ -6,11 +6,11 @@ the highest: a radix sort, stable and linear in the number of points (Knuth, The
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 
 from perception.errors import PerceptionError
+from perception.ops.compiled import compiled
 
 _BLOCK = 512  # points whose columns stay in the fastest cache; loops over columns become vector instructions
 _DIGIT_BITS = 14  # two passes for the 83 million voxels of a nuScenes grid; the counters of a digit fit the cache
@@ -33,13 +33,15 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
     words, spare = np.empty(len(xyz), np.uint64), np.empty(len(xyz), np.uint64)
     digits = np.zeros((passes, 1 << digit_bits), np.uint32)
     points, samples = xyz.detach().contiguous().numpy(), batch_index.contiguous().numpy()
-    kept, strangers = _words(points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits)
+    kept, out_of_batch = _words(
+        points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits
+    )
     words, spare = _sorted(words[:kept], spare[:kept], index_bits, digit_bits, digits)
     cell, count = np.empty(kept, np.int64), np.empty(kept, np.int64)
     order, voxel = words.view(np.int64), spare.view(np.int64)  # a word is read before its index takes its place
     occupied = _runs(words, index_bits, cell, count, order, voxel)
-    cell, count, order, voxel = (torch.from_numpy(array) for array in (cell[:occupied], count[:occupied], order, voxel))
-    return cell, count, order, voxel, strangers
+    arrays = (cell[:occupied], count[:occupied], order, voxel)
+    return *map(torch.from_numpy, arrays), out_of_batch
 
 
 def segment_sum(values, count, index=None, mean=False):
@@ -67,7 +69,7 @@ def _array(tensor):
     return tensor.detach().contiguous().numpy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _words(points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits):
     """The words of the points inside the region, and how often each digit of their cells has each value.
 
@@ -80,7 +82,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
     x, y, z = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     cell, inside = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.bool_)
     mask = np.uint64((1 << digit_bits) - 1)
-    kept = strangers = 0
+    kept = out_of_batch = 0
     for first in range(0, len(points), _BLOCK):
         n = min(_BLOCK, len(points) - first)
         for i in range(n):
@@ -88,7 +90,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
         for i in range(n):
             px, py, pz, sample = x[i], y[i], z[i], samples[first + i]
             known = (sample >= 0) & (sample < batch_size)
-            strangers += not known
+            out_of_batch += not known
             within = (px >= x_low) & (px < x_high) & (py >= y_low) & (py < y_high) & (pz >= z_low) & (pz < z_high)
             inside[i] = within & known
             # NaN and infinity have no integer; what stands in for them is not kept.
@@ -106,10 +108,10 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
             for p in range(len(digits)):
                 digits[p, digit & mask] += 1
                 digit >>= np.uint64(digit_bits)
-    return kept, strangers
+    return kept, out_of_batch
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sorted(words, spare, index_bits, digit_bits, digits):
     """The words sorted by cell, in one of the two arrays; both arrays, that one first."""
     mask = np.uint64((1 << digit_bits) - 1)
@@ -129,7 +131,7 @@ def _sorted(words, spare, index_bits, digit_bits, digits):
     return words, spare
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _runs(words, index_bits, cell, count, order, voxel):
     """Fills the arrays from sorted words; returns the number of different cells."""
     mask, shift = np.uint64((1 << index_bits) - 1), np.uint64(index_bits)
@@ -150,7 +152,7 @@ def _runs(words, index_bits, cell, count, order, voxel):
     return occupied
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sums_as_given(values, count, index, voxel, mean, out):
     """Reads the values as they lie and adds each to its segment: there are fewer segments, and the cache has them."""
     voxel[:] = -1
@@ -162,9 +164,9 @@ def _sums_as_given(values, count, index, voxel, mean, out):
     out[:] = 0
     for i in range(len(values)):
         if voxel[i] >= 0:
-            v = np.uint64(voxel[i])
+            own = np.uint64(voxel[i])
             for c in range(values.shape[1]):
-                out[v, c] += values[i, c]
+                out[own, c] += values[i, c]
     if mean:
         for v in range(len(count)):
             n = np.float32(count[v])
@@ -172,7 +174,7 @@ def _sums_as_given(values, count, index, voxel, mean, out):
                 out[v, c] /= n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _narrow_sums(values, count, mean, out):
     """All channels at once, in registers: up to eight; where there are fewer, the last is summed more than once."""
     last = values.shape[1] - 1
@@ -194,7 +196,7 @@ def _narrow_sums(values, count, mean, out):
         out[v, e], out[v, f], out[v, g], out[v, h] = sum_e / n, sum_f / n, sum_g / n, sum_h / n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _wide_sums(values, count, mean, out):
     """A row at a time, long enough for vector instructions."""
     stop = np.uint64(0)
@@ -211,7 +213,7 @@ def _wide_sums(values, count, mean, out):
             row[c] /= n
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _maxima(values, count, maximum, first):
     best, holder = np.empty(values.shape[1], np.float32), np.empty(values.shape[1], np.int32)
     stop = 0

@@ -15,7 +15,7 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
 
     Returns:
         cell, count, order, voxel: see :class:`~perception.ops.voxelize.Voxels`.
-        strangers: int, points whose sample is not in the batch; there must be none.
+        out_of_batch: int, points whose sample index is not in the batch; there must be none.
     """
     inside = torch.ones_like(batch_index, dtype=torch.bool)
     for values, (low, high, _, _) in zip(xyz.T, axes):
@@ -26,8 +26,8 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
     cell = ((batch_index[kept] * layers + z) * rows + y) * columns + x
     cell, permutation = torch.sort(cell, stable=True)
     cell, voxel, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
-    strangers = int(((batch_index < 0) | (batch_index >= batch_size)).sum())
-    return cell, count, kept[permutation], voxel, strangers
+    out_of_batch = int(((batch_index < 0) | (batch_index >= batch_size)).sum())
+    return cell, count, kept[permutation], voxel, out_of_batch
 
 
 def _cell_along(values, axis):

@@ -32,11 +32,11 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
         head = torch.empty(len(xyz), dtype=torch.int32, device=xyz.device)
         _heads[blocks](key, head, len(xyz), outside, BLOCK=_BLOCK)
         voxel = head.cumsum(0) - 1
-        strangers = ((batch_index < 0) | (batch_index >= batch_size)).sum()
-        kept, occupied, strangers = torch.stack([(key < outside).sum(), voxel[-1] + 1, strangers]).tolist()
+        out_of_batch = ((batch_index < 0) | (batch_index >= batch_size)).sum()
+        kept, occupied, out_of_batch = torch.stack([(key < outside).sum(), voxel[-1] + 1, out_of_batch]).tolist()
         cell, start = batch_index.new_empty(occupied), batch_index.new_full((occupied + 1,), kept)
         _starts[blocks](key, voxel, cell, start, kept, BLOCK=_BLOCK)
-    return cell, start.diff(), order[:kept], voxel[:kept], strangers
+    return cell, start.diff(), order[:kept], voxel[:kept], out_of_batch
 
 
 def segment_sum(values, count, index=None, mean=False):

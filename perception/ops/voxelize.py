@@ -102,9 +102,9 @@ def voxelize(
     if batch_size is None:
         batch_size = int(batch_index.max()) + 1 if len(xyz) else 1
     kernels, axes = _implementation(xyz), cell_axes(grid, layers)
-    cell, count, order, voxel, strangers = kernels.sort_by_cell(xyz, batch_index, axes, batch_size)
-    if strangers:
-        found = f"something else in {strangers} points"
+    cell, count, order, voxel, out_of_batch = kernels.sort_by_cell(xyz, batch_index, axes, batch_size)
+    if out_of_batch:
+        found = f"something else in {out_of_batch} points"
         raise PerceptionError(f"voxelize: batch_index: 0 to {batch_size - 1} was expected, found {found}")
     return Voxels(cell, count, order, voxel, (layers, *grid.shape))
 
@@ -175,7 +175,7 @@ def scatter_to_bev(features: torch.Tensor, voxels: Voxels, batch_size: int, grid
     """Features [V, C] of the occupied pillars as a BEV map [B, C, rows, columns]; zeros where no point fell."""
     canvas = features.new_zeros(batch_size * grid.cells, features.shape[1])
     canvas.index_copy_(0, voxels.cell, features)
-    # Cells-major memory is exactly the channels_last layout that convolutions on CPU and GPU like best.
+    # Cells-major memory is the channels_last layout, the fastest for convolutions on CPU and GPU.
     return canvas.view(batch_size, *grid.shape, -1).permute(0, 3, 1, 2)
 
 

@@ -1,6 +1,6 @@
 """Attention from every BEV cell to the tokens of several maps in the window around it; linear in the number of cells.
 
-Two ways to the same result, chosen by :func:`window_attention`:
+Two implementations of the same result, chosen by :func:`window_attention`:
 
 * blocks: queries in blocks of 4 x 4, keys in the block's halo, as dense products; whatever of the halo is outside a
   query's own window is masked (after HaloNet, Vaswani et al., 2021). Differentiable, on any device.
@@ -63,7 +63,7 @@ def _halo_mask(bias: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept may be needed in training, too
+@torch.inference_mode(False)  # the cached tensor may be needed in training, too
 def _relative_position(radius: int, device: torch.device) -> torch.Tensor:
     """For each query of a block and each cell of its halo, [16, halo ** 2]: their offset in the window, -1 outside."""
     query, halo = torch.arange(_BLOCK, device=device), torch.arange(_BLOCK + 2 * radius, device=device)
@@ -94,17 +94,17 @@ def _compiled(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Te
     batch, channels, height, width = query.shape
     heads, maps, side = bias.shape[1:4]
     split = (batch, height, width, -1, heads, channels // heads)  # a cell's channels lie together
-    query = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
-    key_value = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
-    bias = bias.flatten(3).contiguous().numpy()
+    queries = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
+    tokens = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
+    biases = bias.flatten(3).contiguous().numpy()
     attended = torch.zeros(batch, height, width, heads, channels // heads)
     rows = max(1, _STRIP // width)
     for first in range(0, height, rows):  # in strips, so that logits stay in the cache
         strip = slice(first, min(first + rows, height))
         logits = torch.empty(batch, strip.stop - first, width, heads, maps, side**2)
-        for m, kv in enumerate(key_value):
-            write_logits(query[:, strip], kv, bias[:, :, m], first, logits.numpy()[..., m, :])
+        for m, kv in enumerate(tokens):
+            write_logits(queries[:, strip], kv, biases[:, :, m], first, logits.numpy()[..., m, :])
         weight = logits.flatten(4).softmax(dim=-1).view_as(logits).numpy()
-        for m, kv in enumerate(key_value):
+        for m, kv in enumerate(tokens):
             add_values(weight[..., m, :], kv, first, attended.numpy()[:, strip])
     return attended.flatten(3).permute(0, 3, 1, 2)

@@ -6,11 +6,13 @@ import math
 
 import numba
 
+from perception.ops.compiled import compiled
+
 # Sums may be reordered, which is what lets them use vector registers.
-_jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_fast = compiled(fastmath={"reassoc", "contract", "nsz"})
 
 
-@_jit
+@_fast
 def write_logits(query, key_value, bias, first, logits):
     """logits [B, h, W, heads, n * n] of query [B, h, W, heads, d] and key_value [B, H, W, 2, heads, d].
 
@@ -33,7 +35,7 @@ def write_logits(query, key_value, bias, first, logits):
                         logits[b, row, column, head, offset] = total + bias[b, head, offset]
 
 
-@_jit
+@_fast
 def add_values(weight, key_value, first, attended):
     """Adds to attended [B, h, W, heads, d], a strip as above, the values by weight [B, h, W, heads, n * n]."""
     batch, strip, width, heads, size = attended.shape

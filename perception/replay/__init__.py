@@ -1,5 +1,5 @@
 """Replay: any logged drive in, the same detections every time out.
 
-``run.py`` is the pipeline over frames, ``session.py`` one log from file to result, ``batch.py`` many of them,
-``compare.py`` what differs between two results.
+``pipeline.py`` runs over frames, ``job.py`` over one log from file to result, ``fleet.py`` over many; ``compare.py``
+finds the differences of two results.
 """

@@ -1,18 +1,21 @@
-"""A comparison drawn with matplotlib (extra ``viz``): every function draws into axes that it is given."""
+"""A comparison drawn with matplotlib (extra ``viz``): every function draws into the given axes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from perception.geometry import box_corners
 from perception.replay.compare import Comparison, FrameDifference
 from perception.replay.matching import SHIFTS, Matching
-from perception.sample import CLASSES, Boxes3D, Detections
+from perception.sample import Boxes3D, Detections
 
 COLOURS = {"gained": "#1a9850", "lost": "#d73027", "changed": "#e08214", "both": "#4d5866", "before": "#aab6c4"}
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "comparison",  # else the same comparison gives another file every time
+    "svg.hashsalt": "comparison",  # makes files reproducible
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -27,7 +30,7 @@ _TITLES = {
     "velocity_mps": "velocity, m/s",
     "score": "score, B less A",
 }
-_BARS = 240  # of the timeline; of more frames several share one
+_BARS = 240  # of the timeline; with more frames, several share one
 _NAMED_SCENES = 12
 _BINS = 40
 
@@ -72,8 +75,10 @@ def draw_histogram(axes, comparison: Comparison, name: str) -> None:
     axes.set(yscale="log" if len(values) else "linear", title=_TITLES[name], ylabel="pairs")
 
 
-def draw_frame(axes, frame: FrameDifference, a: Detections, b: Detections, matching: Matching) -> None:
-    """Bird's-eye view of one frame, forward up: what both have in grey, A's paler than B's; COLOURS say the rest."""
+def draw_frame(
+    axes, frame: FrameDifference, a: Detections, b: Detections, matching: Matching, classes: Sequence[str]
+) -> None:
+    """Bird's-eye view of one frame, forward up: matched boxes in grey, A's paler than B's; others as in COLOURS."""
     groups = [
         (a, matching.pairs[:, 0], "before", "-"),
         (b, matching.pairs[:, 1], "both", "-"),
@@ -95,7 +100,7 @@ def draw_frame(axes, frame: FrameDifference, a: Detections, b: Detections, match
             found.scores[i],
             found.boxes.center[i, 0],
             found.boxes.center[i, 1] - found.boxes.size[i, 1] / 2,
-            CLASSES[found.boxes.label[i]],
+            classes[found.boxes.label[i]],
             COLOURS[kind],
         )
         for found, index, kind, _ in groups[2:]
@@ -105,8 +110,8 @@ def draw_frame(axes, frame: FrameDifference, a: Detections, b: Detections, match
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color="#d5dae1")
     counts = ((getattr(frame, name), name) for name in ("gained", "lost", "changed"))
-    found = ", ".join(f"{count} {name}" for count, name in counts if count)
-    axes.set_title(f"{frame.key.scene or frame.token}, {found}", fontsize=8)
+    title = ", ".join([frame.key.scene or frame.token, *(f"{count} {name}" for count, name in counts if count)])
+    axes.set_title(title, fontsize=8)
 
 
 def _outline(axes, boxes: Boxes3D, colour: str, line: str, width: float) -> None:

@@ -1,4 +1,4 @@
-"""A comparison to look at: an .html page that needs nothing but itself, or one .png picture.
+"""A comparison as a report: a self-contained .html page, or one .png picture.
 
 The page has the tables that the terminal shows, as text, and plots as SVG inside it (``compare_plots.py``).
 """
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import check_writable, write_file
 from perception.replay.compare import Comparison, FrameDifference
-from perception.replay.compare_command import Table, aligned, frames_line, heading, tables
 from perception.replay.compare_plots import COLOURS, STYLE, draw_frame, draw_histogram, draw_timeline
+from perception.replay.compare_tables import Table, frames_line, heading, tables
 from perception.replay.matching import SHIFTS, match
 from perception.replay.result import ResultFile
+from perception.text import aligned
 
 _WORST = 5
 _CSS = """
@@ -26,8 +27,8 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1c2128; max-width: 1180px;
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 img { max-width: 100%; display: block } pre, td { font-variant-numeric: tabular-nums }
 pre { background: #f4f6f8; padding: .8rem 1rem; overflow-x: auto; font-size: 13px }
-.verdict { padding: .7rem 1rem; border-left: 6px solid; font-weight: 600 }
-.verdict ul { margin: .3rem 0 0; font-weight: 400 }
+.conclusion { padding: .7rem 1rem; border-left: 6px solid; font-weight: 600 }
+.conclusion ul { margin: .3rem 0 0; font-weight: 400 }
 .within { border-color: #1a9850; background: #eaf6ee } .beyond { border-color: #d73027; background: #fcecea }
 .tables { display: flex; flex-wrap: wrap; gap: 1.5rem 2.5rem; margin: 1.5rem 0 }
 table { border-collapse: collapse; font-size: 14px; align-self: flex-start }
@@ -40,7 +41,7 @@ figure { margin: 0 } figcaption { font-size: 13px; color: #57606c }
 
 
 def check_report(path: Path) -> None:
-    """Called before the comparison whose report it will be.
+    """Check the path of a report before the comparison is made.
 
     Raises:
         PerceptionError: neither .html nor .png, or matplotlib is not installed.
@@ -51,12 +52,12 @@ def check_report(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise PerceptionError("a report needs matplotlib: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "a report needs matplotlib")) from None
     check_writable(path)
 
 
 def write_report(comparison: Comparison, path: str | Path) -> None:
-    """By the ending of ``path``, a page or a picture. The frames that differ most are read once more.
+    """A page or a picture, by the suffix of ``path``. The frames that differ most are read once more.
 
     Raises:
         See :func:`check_report`, and ReplayResultError.
@@ -66,7 +67,7 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # wants literal keys
         data = _page(comparison).encode() if path.suffix == ".html" else _picture(comparison)
     write_file(path, data)
 
@@ -77,7 +78,7 @@ def _title(comparison: Comparison) -> str:
 
 def _page(comparison: Comparison) -> str:
     exceeded = "".join(f"<li>{html.escape(line)}</li>" for line in comparison.exceeded)
-    verdict = f"Beyond tolerance<ul>{exceeded}</ul>" if exceeded else "Within tolerance"
+    conclusion = f"Beyond tolerance<ul>{exceeded}</ul>" if exceeded else "Within tolerance"
     worst = "".join(_frame_figure(comparison, frame) for frame in comparison.worst(_WORST))
     title = html.escape(_title(comparison))
     return f"""<!doctype html>
@@ -87,7 +88,7 @@ def _page(comparison: Comparison) -> str:
 <title>{title}</title>
 <style>{_CSS}</style>
 <h1>{title}</h1>
-<div class="verdict {"beyond" if exceeded else "within"}">{verdict}</div>
+<div class="conclusion {"beyond" if exceeded else "within"}">{conclusion}</div>
 <pre>{html.escape(heading(comparison))}
 
 {html.escape(frames_line(comparison))}</pre>
@@ -104,7 +105,7 @@ A), <b style="color:{COLOURS["both"]}">in both</b> (<b style="color:{COLOURS["be
 
 
 def _html_table(table: Table) -> str:
-    header, rows = table
+    header, *rows = table
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -117,7 +118,7 @@ def _frame_figure(comparison: Comparison, frame: FrameDifference) -> str:
 
 
 def _image(draw: Callable, size_inches: tuple[float, float], about: str) -> str:
-    """What ``draw`` makes of a figure, as an image that holds its own data."""
+    """What ``draw`` draws, as an image embedded in the page."""
     from matplotlib.figure import Figure
 
     figure, file = Figure(figsize=size_inches, layout="constrained"), io.BytesIO()
@@ -127,17 +128,17 @@ def _image(draw: Callable, size_inches: tuple[float, float], about: str) -> str:
 
 
 def _picture(comparison: Comparison) -> bytes:
-    """Verdict and classes, timeline, histograms, the worst frames, from top to bottom."""
+    """Conclusion and classes, timeline, histograms, the worst frames, from top to bottom."""
     from matplotlib.figure import Figure
 
     figure, file = Figure(figsize=(17, 13), layout="constrained"), io.BytesIO()
-    top, timeline, histograms, frames = figure.subfigures(4, 1, height_ratios=(2.9, 2.3, 2.2, 3.6))
-    verdict = "\n".join(["beyond tolerance:", *comparison.exceeded]) if comparison.exceeded else "within tolerance"
+    top, timeline, histograms, frames = figure.subfigures(4, 1, squeeze=False, height_ratios=(2.9, 2.3, 2.2, 3.6))[:, 0]
+    conclusion = "\n".join(["beyond tolerance:", *comparison.exceeded]) if comparison.exceeded else "within tolerance"
     colour = COLOURS["lost"] if comparison.exceeded else COLOURS["gained"]
     figure.suptitle(_title(comparison), x=0.01, ha="left", fontsize=14)
-    left = "\n\n".join([frames_line(comparison), *(aligned(*table) for table in tables(comparison)[:1])])
-    right = "\n\n".join(aligned(*table) for table in tables(comparison)[1:] if "frames" not in table[0][0])
-    for x, text, ink in ((0.01, left, "black"), (0.39, right, "black"), (0.63, verdict, colour)):
+    left = "\n\n".join([frames_line(comparison), *map(aligned, tables(comparison)[:1])])
+    right = "\n\n".join(aligned(table) for table in tables(comparison)[1:] if "frames" not in table[0][0])
+    for x, text, ink in ((0.01, left, "black"), (0.39, right, "black"), (0.63, conclusion, colour)):
         top.text(x, 0.97, text, va="top", family="monospace", fontsize=8, color=ink)
     draw_timeline(timeline.subplots(), comparison)
     _histograms(histograms, comparison)
@@ -162,4 +163,6 @@ def _histograms(figure, comparison: Comparison) -> None:
 def _draw(axes, comparison: Comparison, frame: FrameDifference) -> None:
     folders = comparison.a, comparison.b
     a, b = (ResultFile(folder).read(place).detections for folder, place in zip(folders, frame.places))
-    draw_frame(axes, frame, a, b, match(a, b, comparison.score_threshold, comparison.match_distance_m))
+    draw_frame(
+        axes, frame, a, b, match(a, b, comparison.score_threshold, comparison.match_distance_m), comparison.task.classes
+    )

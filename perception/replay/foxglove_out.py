@@ -1,6 +1,6 @@
 """Replay for Foxglove and Lichtblick: an MCAP file, and a live view in a running app.
 
-Both are told the same; :mod:`perception.replay.foxglove_publisher` lists the topics.
+Both get the same messages; :mod:`perception.replay.foxglove_publisher` lists the topics.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from perception.errors import PerceptionError
-from perception.files import ResultsError, check_writable, writing
+from perception.errors import PerceptionError, missing_extra
+from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.replay.step import Step
+from perception.viz import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +29,23 @@ class FoxgloveSink:
     Args:
         score_threshold: of the boxes that are shown.
         sensors: False leaves images and points out: a hundredth of the size.
+        layout: task of the detector; None for nuScenes.
     """
 
-    def __init__(self, path: str | Path, score_threshold: float = 0.3, sensors: bool = True):
+    def __init__(
+        self, path: str | Path, score_threshold: float = 0.3, sensors: bool = True, layout: Layout | None = None
+    ):
         self.path = Path(path)
-        self._partial = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
-        self._options = score_threshold, sensors
+        self._options = score_threshold, sensors, (layout or Layout()).task
 
     def __enter__(self) -> FoxgloveSink:
-        import_foxglove()
-        import foxglove
+        foxglove = import_foxglove()
         from foxglove.mcap import MCAPWriteOptions
 
         from perception.replay.foxglove_publisher import Publisher
 
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _File(self._partial.open("wb"))
+            self._file = _File(begin_part(self.path).open("wb"))
         context = foxglove.Context()  # of its own: in the default one, all sinks of a process would mix
         # Without seeking, a chunk is written at once and whole, so that a killed run leaves whole chunks.
         options = MCAPWriteOptions(disable_seeking=True, compression_threads=0)
@@ -65,37 +65,38 @@ class FoxgloveSink:
             with writing(self.path):
                 self._file.close()
                 if kind is None:
-                    self._partial.replace(self.path)
+                    finish_part(self.path)
         except ResultsError:
-            if kind is None:  # else the error that ended the block is the one to be told
+            if kind is None:  # else the error that ended the block is the one to report
                 raise
 
 
 class LiveSink:
     """A server for Foxglove ("Open connection", Foxglove WebSocket), a :class:`perception.replay.step.Sink`.
 
-    It keeps nothing: an app that connects late sees what comes then, one that is slow misses some. The app's clock
+    It keeps nothing: an app that connects late sees what comes from then on, a slow one misses messages. Its clock
     follows the recording. The subprotocol is foxglove.sdk.v1, which Lichtblick knows since December 2025.
 
     Args:
         port: 0 for any that is free; ``url`` says which.
-        score_threshold, sensors: as of :class:`FoxgloveSink`.
+        score_threshold, sensors, layout: as of :class:`FoxgloveSink`.
 
     Raises:
         ResultsError: on entering, the port is taken.
     """
 
-    def __init__(self, port: int = 8765, score_threshold: float = 0.3, sensors: bool = True):
+    def __init__(
+        self, port: int = 8765, score_threshold: float = 0.3, sensors: bool = True, layout: Layout | None = None
+    ):
         self._port = port
-        self._options = score_threshold, sensors
+        self._options = score_threshold, sensors, (layout or Layout()).task
 
     @property
     def url(self) -> str:
         return f"ws://{HOST}:{self._port}"
 
     def __enter__(self) -> LiveSink:
-        import_foxglove()
-        import foxglove
+        foxglove = import_foxglove()
         from foxglove.websocket import Capability
 
         from perception.replay.foxglove_publisher import Publisher
@@ -132,7 +133,7 @@ class LiveSink:
 
 
 def _freed(port: int) -> bool:
-    """Waits until nobody listens at the port: the SDK's ``stop`` returns before its server thread has closed it."""
+    """Wait for the port to be closed: the SDK's ``stop`` returns before its server thread has done so."""
     deadline = time.monotonic() + CLOSING_S
     while time.monotonic() < deadline:
         with socket.socket() as probe:
@@ -146,15 +147,16 @@ def _freed(port: int) -> bool:
 
 
 class _File:
-    """The file that the SDK writes to, one after the other. An error is kept for :meth:`check`.
+    """The file that the SDK writes to, sequentially. An error is kept for :meth:`check`.
 
-    One that is raised into the SDK is printed with every message to come and ends in a panic, but is never raised.
+    One raised into the SDK would be printed with every further message and end in a panic, but never be raised.
     """
 
     def __init__(self, file: BinaryIO):
-        self._file, self._position, self._error = file, 0, None
+        self._file, self._position = file, 0
+        self._error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | bytearray) -> int:
         self._try(lambda: self._file.write(data))
         self._position += len(data)
         return len(data)
@@ -182,8 +184,10 @@ class _File:
             self._error = error
 
 
-def import_foxglove() -> None:
+def import_foxglove():
+    """The module ``foxglove``."""
     try:
-        import foxglove  # noqa: F401
+        import foxglove
     except ImportError:
-        raise PerceptionError("Foxglove outputs need foxglove-sdk: pip install 'perception[logs]'") from None
+        raise PerceptionError(missing_extra("logs", "Foxglove outputs need foxglove-sdk")) from None
+    return foxglove

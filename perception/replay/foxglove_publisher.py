@@ -1,11 +1,11 @@
-"""Steps as messages of Foxglove's schemas, on channels by topic: what a file and a live view are both told.
+"""Steps as messages of Foxglove's schemas, on channels by topic, for a file and a live view alike.
 
-    /detections, /ground_truth    foxglove.SceneUpdate     boxes, each an entity that vanishes when frames stop
+    /detections, /ground_truth    foxglove.SceneUpdate     boxes, each an entity that expires when frames stop
     /tf                           foxglove.FrameTransform  map -> base_link -> every camera
-    /lidar, /radar                foxglove.PointCloud      the fields of LIDAR_FIELDS and RADAR_FIELDS, float32
+    /lidar, /radar                foxglove.PointCloud      the fields of LidarCloud and RadarCloud, float32
     /cam_front/image              foxglove.CompressedImage JPEG, likewise for every camera
     /cam_front/calibration        foxglove.CameraCalibration
-    /faults                       foxglove.Log             what the health monitor found
+    /faults                       foxglove.Log             faults found by the health monitor
     /latency, /summary            JSON                     numbers for plots
 
 Every message of a step is stamped with the frame's time, images too: a camera's transform already holds the motion
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import foxglove
 import numpy as np
@@ -28,8 +29,9 @@ from foxglove import messages as fox
 from perception.files import ResultsError
 from perception.geometry import SE3, box_corners
 from perception.replay.step import Step
-from perception.sample import CLASSES, LIDAR_FIELDS, RADAR_FIELDS, Boxes3D, CameraImage, Frame
-from perception.viz import ARROW_S, CLASS_COLOURS, STANDING_MPS
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud
+from perception.task import Task
+from perception.viz import ARROW_S, STANDING_MPS, images_of
 
 WORLD, EGO = "map", "base_link"
 JPEG_QUALITY = 85
@@ -37,7 +39,6 @@ OPACITY = 0.6  # of a box with score 1; points are seen through it
 LIFETIME_FRAMES = 1.5  # boxes outlast a late frame, not a missing one
 FIRST_INTERVAL_S = 0.5  # until there are two frames to measure it by
 _WHITE = fox.Color(r=1.0, g=1.0, b=1.0, a=1.0)
-_COLOURS = [tuple(value / 255 for value in CLASS_COLOURS[name]) for name in CLASSES]
 # Corners by the order of geometry.box_corners, two an edge.
 _EDGES = [0, 1, 1, 2, 2, 3, 3, 0, 4, 5, 5, 6, 6, 7, 7, 4, 0, 4, 1, 5, 2, 6, 3, 7]
 _LATEST_S = 2**32  # the timestamps of the format are unsigned 32-bit seconds
@@ -49,11 +50,12 @@ class Publisher:
     Args:
         score_threshold: of the boxes that are shown.
         sensors: False leaves images and points out.
+        task: of the detector.
     """
 
-    def __init__(self, context: foxglove.Context, score_threshold: float, sensors: bool):
-        self._context, self._score_threshold, self._sensors = context, score_threshold, sensors
-        self._channels: dict[str, object] = {}
+    def __init__(self, context: foxglove.Context, score_threshold: float, sensors: bool, task: Task):
+        self._context, self._score_threshold, self._sensors, self._task = context, score_threshold, sensors, task
+        self._channels: dict[str, Any] = {}
         self._intervals_s: deque[float] = deque(maxlen=9)
         self._last_ns: int | None = None
 
@@ -71,9 +73,9 @@ class Publisher:
         frame, time, lifetime = step.frame, _time(step.frame.timestamp_ns), self._lifetime(step.frame.timestamp_ns)
         shown = np.flatnonzero(step.detections.scores >= self._score_threshold)
         yield "/tf", _transform(time, WORLD, EGO, frame.world_SE3_ego)
-        yield "/detections", _scene(time, lifetime, _detected(step, shown))
+        yield "/detections", _scene(time, lifetime, _detected(step, shown, self._task))
         if frame.boxes is not None:
-            yield "/ground_truth", _scene(time, lifetime, _true(frame.boxes))
+            yield "/ground_truth", _scene(time, lifetime, _true(frame.boxes, self._task.classes))
         if self._sensors:
             yield from _sensor_messages(frame, time)
         for name, fault in step.faults.items():
@@ -113,11 +115,10 @@ def time_of(frame: Frame) -> int:
 
 
 def _sensor_messages(frame: Frame, time: fox.Timestamp) -> Iterator[tuple[str, object]]:
-    if frame.lidar is not None:
-        yield "/lidar", _cloud(time, LIDAR_FIELDS, frame.lidar.points)
-    if frame.radar is not None:
-        yield "/radar", _cloud(time, RADAR_FIELDS, frame.radar.points)
-    for name, camera in (frame.cameras or {}).items():
+    for name, data in reversed(frame.data.items()):
+        if isinstance(data, PointCloud):
+            yield f"/{name}", _cloud(time, data)
+    for name, camera in images_of(frame).items():
         topic = f"/{name.lower()}"
         yield "/tf", _transform(time, EGO, name, camera.ego_SE3_camera)
         yield f"{topic}/calibration", _calibration(time, name, camera)
@@ -134,14 +135,14 @@ def _scene(time: fox.Timestamp, lifetime: fox.Duration, entities: Iterator[dict]
     )
 
 
-def _detected(step: Step, shown: np.ndarray) -> Iterator[dict]:
+def _detected(step: Step, shown: np.ndarray, task: Task) -> Iterator[dict]:
     """A solid box, a label above it and an arrow where it moves. Its id is "#7" for track 7, "7" for detection 7."""
-    boxes, scores = step.detections.boxes, step.detections.scores
+    boxes, scores, classes, colours = step.detections.boxes, step.detections.scores, task.classes, task.colors / 255
     for i in shown.tolist():
-        name, score = CLASSES[boxes.label[i]], float(scores[i])
+        name, score = classes[boxes.label[i]], float(scores[i])
         track = -1 if step.tracks is None else int(step.tracks[i])
         words = {"class": name, "score": f"{score:.3f}"} | ({"track": str(track)} if track >= 0 else {})
-        red, green, blue = _COLOURS[boxes.label[i]]
+        red, green, blue = colours[boxes.label[i]].tolist()
         colour = fox.Color(r=red, g=green, b=blue, a=1.0)
         top = boxes.center[i] + (0, 0, boxes.size[i, 2] / 2 + 0.3)
         yield {
@@ -169,7 +170,7 @@ def _detected(step: Step, shown: np.ndarray) -> Iterator[dict]:
 
 
 def _arrows(start: np.ndarray, velocity: np.ndarray, colour: fox.Color) -> list[fox.ArrowPrimitive]:
-    """To where the object will be after ARROW_S; none for what stands or has an unknown velocity."""
+    """From the object to where it will be after ARROW_S; none if it stands still or its velocity is unknown."""
     speed = float(np.hypot(*velocity))
     if not STANDING_MPS < speed < np.inf:
         return []
@@ -186,10 +187,10 @@ def _arrows(start: np.ndarray, velocity: np.ndarray, colour: fox.Color) -> list[
     ]
 
 
-def _true(boxes: Boxes3D) -> Iterator[dict]:
-    """White edges. A box that no sensor has a point of is left out: it is no fault of a detector to miss it."""
+def _true(boxes: Boxes3D, classes: tuple[str, ...]) -> Iterator[dict]:
+    """White edges. A box without a single sensor point is left out: no detector could find it."""
     corners = box_corners(boxes.center, boxes.size, boxes.yaw)
-    for i in np.flatnonzero((boxes.num_lidar_points != 0) | (boxes.num_radar_points != 0)).tolist():
+    for i in np.flatnonzero(boxes.measured).tolist():
         edges = fox.LinePrimitive(
             type=fox.LinePrimitiveLineType.LineList,
             pose=_pose(np.zeros(3), 0.0),
@@ -199,19 +200,18 @@ def _true(boxes: Boxes3D) -> Iterator[dict]:
             indices=_EDGES,
             color=_WHITE,
         )
-        yield {"id": str(i), "metadata": _key_values({"class": CLASSES[boxes.label[i]]}), "lines": [edges]}
+        yield {"id": str(i), "metadata": _key_values({"class": classes[boxes.label[i]]}), "lines": [edges]}
 
 
-def _cloud(time: fox.Timestamp, names: tuple[str, ...], points: np.ndarray) -> fox.PointCloud:
-    """points: float32 [N, C] in the ego frame, C fields by ``names``."""
-    float32 = fox.PackedElementFieldNumericType.Float32
+def _cloud(time: fox.Timestamp, cloud: PointCloud) -> fox.PointCloud:
+    names, float32 = cloud.fields, fox.PackedElementFieldNumericType.Float32
     return fox.PointCloud(
         timestamp=time,
         frame_id=EGO,
         pose=_pose(np.zeros(3), 0.0),
         point_stride=4 * len(names),
         fields=[fox.PackedElementField(name=name, offset=4 * i, type=float32) for i, name in enumerate(names)],
-        data=points.astype("<f4", copy=False).tobytes(),
+        data=cloud.points.astype("<f4", copy=False).tobytes(),
     )
 
 
@@ -229,7 +229,7 @@ def _calibration(time: fox.Timestamp, name: str, camera: CameraImage) -> fox.Cam
 
 
 def _summary(step: Step, shown: np.ndarray) -> dict[str, int]:
-    """What is not known, or of a sensor that is missing, is not there: zero would be an answer."""
+    """Unknown numbers, and those of missing sensors, are left out: zero would be a measurement."""
     frame = step.frame
     tracks = None if step.tracks is None else len(np.unique(step.tracks[step.tracks >= 0]))
     numbers = {
@@ -247,7 +247,7 @@ def _summary(step: Step, shown: np.ndarray) -> dict[str, int]:
 
 
 def _json_schema(title: str, message: dict) -> dict:
-    """Named after the fields of the first message, which is where a Plot panel finds what it can suggest."""
+    """Of the fields of the first message, from which a Plot panel takes its suggestions."""
     number = {"type": "number"}
     return {
         "type": "object",

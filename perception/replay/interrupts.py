@@ -1,4 +1,4 @@
-"""Ctrl-C between two pieces of work, never in the middle of one."""
+"""Ctrl-C is handled between two frames, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import FrameType
 
 
 class Interrupts:
-    """While inside, Ctrl-C waits until what is :meth:`deferred` is done; pressed once more, it waits for nothing.
+    """In the block, Ctrl-C waits until a :meth:`deferred` block is done; pressed again, it interrupts at once.
 
-    Only the main thread of a process is interrupted by Ctrl-C; in another one this does nothing.
+    Only the main thread receives Ctrl-C; in any other one this does nothing.
     """
 
     def __init__(self):
@@ -30,7 +30,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Raises KeyboardInterrupt at its end if it was wanted meanwhile."""
+        """Raises KeyboardInterrupt at its end if Ctrl-C was pressed meanwhile."""
         self._busy = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""How long every stage of every frame took, and what that comes to."""
+"""How long every stage of every frame took, and its statistics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from perception.text import aligned
+
 DETECTOR_STAGES = ("check", "prepare", "model", "decode")  # from a frame to its detections
 _QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "max_ms": 1.0}
 
 
 class Clock:
-    """Times stages, each once a frame. Waits for a GPU where there is one, else its work counts as a later stage's.
+    """Times stages, each once a frame. Waits for a GPU where there is one, else its work would count for a later stage.
 
     Every frame is kept, as 4 bytes a stage: a day at 10 Hz takes 35 MB.
     """
@@ -25,7 +27,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Around what is timed; what raises is not counted."""
+        """Times the block; one that raises is not counted."""
         start = time.perf_counter()
         yield
         if torch.cuda.is_initialized():
@@ -59,16 +61,16 @@ class Clock:
 
 
 def table(summary: dict) -> str:
-    """What :meth:`Clock.summary` gives, for reading: a line a stage, one for the deadline where there is one."""
+    """:meth:`Clock.summary` as text: a line a stage, and one for the deadline, if any."""
     columns = (*_QUANTILES, "cold_ms")
-    lines = [f"{'stage':<10}" + "".join(f"{column:>11}" for column in columns)]
+    rows = [("stage", *columns)]
     for name, row in summary.items():
         if isinstance(row, dict):
-            values = ("-" if row[column] is None else f"{row[column]:.1f}" for column in columns)
-            lines.append(f"{name:<10}" + "".join(f"{value:>11}" for value in values))
+            rows.append((name, *("-" if row[column] is None else f"{row[column]:.1f}" for column in columns)))
+    text = aligned(rows)
     if summary["deadline_ms"] is not None:
-        lines.append(f"deadline {summary['deadline_ms']:g} ms missed by {summary['deadline_misses']} frames")
-    return "\n".join(lines)
+        text += f"\ndeadline {summary['deadline_ms']:g} ms missed by {summary['deadline_misses']} frames"
+    return text
 
 
 def _together(stages: dict[str, np.ndarray], names) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""The boxes of one frame in two results, paired.
+"""Matching of the boxes of one frame in two results.
 
-A box is a detection with at least the score threshold. Its partner on the other side may have as little as half of
-that, so that a score of 0.301 that was 0.299 is a small shift of a score and no box gained. Partners have the same
-class and are near each other; of all ways to pair the boxes of a frame that one is taken which leaves the fewest alone
-and moves the others the least. What is left of A at the same place as what is left of B has changed its class.
+A box is a detection with at least the score threshold. Its match in the other result may have as little as half of
+that, so that a score of 0.301 that was 0.299 is a small change of a score and no box gained. Matches have the same
+class and are near each other; the assignment leaves as few boxes of a frame unmatched as possible, then has the least
+total distance. An unmatched box of A in the same place as an unmatched one of B has changed its class.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from perception.geometry import wrap_angle
-from perception.sample import CLASSES, Detections
+from perception.sample import Detections
+from perception.task import NUSCENES, Task
 
-WEAK = 0.5  # of the score threshold: what a partner must have
+WEAK = 0.5  # share of the score threshold that a match must have
 SHIFTS = ("center_m", "size_m", "yaw_deg", "velocity_mps", "score")
 
 
@@ -26,7 +27,7 @@ class Matching:
     """Indices into the boxes of A (first column) and B (second).
 
     pairs: [P, 2], at least one of them a box.  changed: [C, 2], boxes of another class in the same place.
-    lost: [L] boxes of A, gained: [G] boxes of B, that have no partner.
+    lost: [L] boxes of A, gained: [G] boxes of B, without a match.
     """
 
     pairs: np.ndarray
@@ -36,7 +37,7 @@ class Matching:
 
 
 def match(a: Detections, b: Detections, score_threshold: float = 0.3, match_distance_m: float = 2.0) -> Matching:
-    """Pair the boxes of a frame as the module docstring says; distances are between centres, in the ego frame."""
+    """Match the boxes of a frame as the module docstring says; distances are between centres, in the ego frame."""
     is_box = a.scores >= score_threshold, b.scores >= score_threshold
     candidates = a.scores >= WEAK * score_threshold, b.scores >= WEAK * score_threshold
     if _equal(a, b):
@@ -57,7 +58,7 @@ def match(a: Detections, b: Detections, score_threshold: float = 0.3, match_dist
 
 
 def _assign(distance: np.ndarray, boxes: np.ndarray, limit_m: float) -> np.ndarray:
-    """The pairs [P, 2] that cost least, where a box without a partner costs ``limit_m`` and a pair its distance.
+    """The pairs [P, 2] of least cost, where an unmatched box costs ``limit_m`` and a pair its distance.
 
     boxes: [A, B], how many of the two are boxes: 0 to 2. Two that are none, or too far apart, are never a pair.
     """
@@ -67,33 +68,34 @@ def _assign(distance: np.ndarray, boxes: np.ndarray, limit_m: float) -> np.ndarr
 
 
 def _equal(a: Detections, b: Detections) -> bool:
-    """To the last bit: nearly all frames of a refactoring."""
+    """To the last bit, as nearly all frames are after a refactoring."""
     names = ("center", "size", "yaw", "velocity", "label")
     return np.array_equal(a.scores, b.scores) and all(
         np.array_equal(getattr(a.boxes, name), getattr(b.boxes, name), equal_nan=name == "velocity") for name in names
     )
 
 
-def shifts(a: Detections, b: Detections) -> np.ndarray:
-    """How far each of b is from its partner in a, [P, 5] as SHIFTS says; the score's has a sign, b less a.
+def shifts(a: Detections, b: Detections, pairs: np.ndarray, task: Task = NUSCENES) -> np.ndarray:
+    """How far the second of each of ``pairs`` [P, 2] is from the first, [P, 5] as SHIFTS says; scores signed, b less a.
 
-    size: of length, width and height the one that differs most.  yaw: of a barrier it is the same from behind, of a
-    traffic cone NaN, as in the nuScenes metric.  velocity: an unknown one counts as standing, as in a nuScenes
-    submission; NaN where both are unknown.
+    size: the largest difference of length, width and height.  yaw: up to 90 degrees for a class whose heading is an
+    axis, NaN for one without a heading.  velocity: an unknown one counts as zero, as in a nuScenes submission; NaN
+    where both are unknown.
     """
-    score, a, b = b.scores - a.scores, a.boxes, b.boxes
-    turn = np.abs(wrap_angle(b.yaw - a.yaw))
-    turn = np.where(a.label == CLASSES.index("barrier"), np.minimum(turn, np.pi - turn), turn)
-    turn[a.label == CLASSES.index("traffic_cone")] = np.nan
-    known = ~(np.isnan(a.velocity).any(axis=1) & np.isnan(b.velocity).any(axis=1))
-    velocity = np.linalg.norm(np.nan_to_num(b.velocity) - np.nan_to_num(a.velocity), axis=1)
+    before, after = a.boxes[pairs[:, 0]], b.boxes[pairs[:, 1]]
+    heading = np.array(task.headings)[before.label]
+    rotation = np.abs(wrap_angle(after.yaw - before.yaw))
+    rotation = np.where(heading == "axis", np.minimum(rotation, np.pi - rotation), rotation)
+    rotation[heading == "none"] = np.nan
+    known = ~(np.isnan(before.velocity).any(axis=1) & np.isnan(after.velocity).any(axis=1))
+    velocity = np.linalg.norm(np.nan_to_num(after.velocity) - np.nan_to_num(before.velocity), axis=1)
     return np.stack(
         [
-            np.linalg.norm(b.center - a.center, axis=1),
-            np.abs(b.size - a.size).max(axis=1, initial=0.0),
-            np.rad2deg(turn),
+            np.linalg.norm(after.center - before.center, axis=1),
+            np.abs(after.size - before.size).max(axis=1, initial=0.0),
+            np.rad2deg(rotation),
             np.where(known, velocity, np.nan),
-            score,
+            b.scores[pairs[:, 1]] - a.scores[pairs[:, 0]],
         ],
         axis=1,
     )

@@ -1,9 +1,9 @@
-"""When frames are handed out: at once, at the pace of the recording, or as a live vehicle would.
+"""When frames are delivered: at once, at the pace of the recording, or as on a live vehicle.
 
 at once     The default: the next frame when the last one is done. Every frame, in order, however long it takes.
 at a rate   No frame before its time; none is ever dropped.
-real time   Frames come when they are due, whether or not anybody is ready. As on a vehicle there is room for one: a
-            frame that nobody has taken when the next one comes is dropped, and counted.
+real time   Frames come when they are due, whether or not the consumer is ready. As on a vehicle the queue holds one: a
+            frame that has not been taken when the next one comes is dropped, and counted.
 
 In a terminal SPACE pauses and resumes, RIGHT gives one frame while paused, UP and DOWN change the rate by a tenth, q
 quits.
@@ -11,6 +11,7 @@ quits.
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import re
@@ -24,7 +25,7 @@ from dataclasses import replace
 
 from perception.sample import Frame
 
-_TICK_S = 0.02  # how long keys may go unnoticed
+_TICK_S = 0.02  # the longest delay of a key press
 _KEY = re.compile(rb"\x1b\[.|.", re.DOTALL)
 _KEYS = {b" ": "pause", b"\x1b[C": "step", b"\x1b[A": "faster", b"\x1b[B": "slower", b"q": "quit"}
 
@@ -37,7 +38,7 @@ class Playback:
 
     Attributes:
         dropped: tokens of the frames that came before the one before them was taken.
-        quit: whether somebody asked for the end.
+        quit: whether the end was requested.
     """
 
     def __init__(self, rate: float | None = None, realtime: bool = False, paused: bool = False):
@@ -45,15 +46,16 @@ class Playback:
         self.realtime, self.paused, self.quit = realtime, paused, False
         self.dropped: list[str] = []
         self._steps = 0
-        self._scene, self._frame_ns = None, 0  # of the frame that is due next
+        self._scene: str | None = None
+        self._frame_ns = 0  # of the frame that is due next
         self._position_ns, self._looked = 0, 0.0  # where the recording is, as of this time on the wall
 
     def play(self, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
-        """The same frames, when they are due. Raises KeyboardInterrupt once somebody quits."""
+        """The same frames, when they are due. Raises KeyboardInterrupt once the user quits."""
         return self._live(frames) if self.realtime else self._due(frames, threading.Event())
 
     def press(self, key: str) -> None:
-        """What a key does: one of pause, step, faster, slower, quit."""
+        """key: one of pause, step, faster, slower, quit."""
         if key == "pause":
             self.paused = not self.paused
         elif key == "step":
@@ -84,7 +86,7 @@ class Playback:
             time.sleep(_TICK_S if self.paused else min(wait_s, _TICK_S))
 
     def _due_in_s(self, frame: Frame) -> float:
-        """Lets the recording go on up to now. It begins anew with another scene, and where its time goes back."""
+        """Advances the recording to now. It restarts with another scene, and where time goes backwards."""
         if self.rate is None:
             return 0.0
         now = time.monotonic()
@@ -97,18 +99,18 @@ class Playback:
 
     def _live(self, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
         room: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=1)
-        over = threading.Event()  # nobody takes frames any more
+        over = threading.Event()  # no more frames are taken
 
         def deliver() -> None:
             last: BaseException | None = None
             try:
                 for frame in self._due(frames, over):
-                    try:
-                        self.dropped.append(room.get_nowait().token)
-                    except queue.Empty:
-                        pass
+                    with suppress(queue.Empty):
+                        late = room.get_nowait()
+                        if isinstance(late, Frame):  # always: nothing else is put in before the end
+                            self.dropped.append(late.token)
                     room.put(frame)
-            except BaseException as error:  # it belongs to whoever takes the frames
+            except BaseException as error:  # raised where the frames are taken
                 last = error
             while not over.is_set():
                 try:
@@ -128,18 +130,18 @@ class Playback:
             thread.join()
 
 
-def looped(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Again and again, without end. From the second pass on, scenes and tokens say which pass they are of."""
-    number = 0
-    while True:
+def looped(frames: Iterable[Frame | None]) -> Iterator[Frame | None]:
+    """Again and again, without end. From the second pass on, scenes and tokens end in the number of the pass."""
+    for number in itertools.count():
         for frame in frames:
-            yield replace(frame, token=f"{frame.token}#{number}", scene=f"{frame.scene}#{number}") if number else frame
-        number += 1
+            if frame is not None and number:
+                frame = replace(frame, token=f"{frame.token}#{number}", scene=f"{frame.scene}#{number}")
+            yield frame
 
 
 @contextmanager
 def keyboard(press: Callable[[str], None]) -> Iterator[bool]:
-    """While inside, keys typed into the terminal are passed on. Without a terminal nothing happens; yields whether."""
+    """In the block, keys typed into the terminal are passed on; yields whether there is a terminal."""
     try:
         import termios
         import tty

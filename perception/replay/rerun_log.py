@@ -1,4 +1,4 @@
-"""Replay as a Rerun recording (.rrd): all that a step holds, to walk around in and to scrub through.
+"""Replay as a Rerun recording (.rrd): everything a step holds, to look at from any side and to scrub through.
 
     world                     metres, z up, from where the scene began
     world/path                where the vehicle drove
@@ -7,13 +7,13 @@
     world/ego/radar           the newest sweep, with arrows in radar/velocity
     world/ego/camera/<name>   pinhole and image
     world/ego/detections      boxes with class, track and score, with arrows in detections/velocity
-    world/ego/labels          the same words in sight, for the boxes that are near
+    world/ego/labels          the same labels, always visible, for boxes nearby
     world/ego/truth           annotated boxes
     plots/...                 detections by class, their mean score, latency by stage
     faults                    what the health monitor finds, when it changes
 
 The timelines are ``drive_time``, the clock of the recording, and ``frame``, the number of the step. What a step does
-not have is cleared, so that nothing of an earlier one is seen beside it. Entities and what they are made of:
+not have is cleared, so that nothing of an earlier one stays visible. Entities and their archetypes:
 https://rerun.io/docs/reference/types/archetypes.
 """
 
@@ -22,35 +22,37 @@ from __future__ import annotations
 import os
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 
-from perception.errors import PerceptionError
-from perception.files import ResultsError, check_writable, writing
+from perception.errors import PerceptionError, missing_extra
+from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.geometry import SE3
+from perception.grid import BEVGrid
 from perception.replay.step import Step
-from perception.sample import CLASSES, Boxes3D, CameraImage, Frame, fit_image
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, fit_image
+from perception.task import Task
 from perception.viz import (
     ARROW_S,
     BACKGROUND,
-    BEV_HALF_WIDTH_M,
     EGO,
     HEIGHT_COLOURS,
     HEIGHTS_M,
-    PALETTE,
     RADAR,
     STANDING_MPS,
     WHITE,
+    Layout,
     Pinhole,
-    hit,
+    images_of,
     recent,
 )
 
-LABEL_RANGE_M = 25.0  # the words of a box farther off are seen when the mouse is on it
+LABEL_RANGE_M = 25.0  # labels of boxes farther away show on hover only
 IMAGE_WIDTH, JPEG_QUALITY = 800, 85  # larger images are scaled down: a recording of six cameras is large enough
 PATH_POINTS, PATH_STEP_M = 300, 1.0
-EGO_BOX = Boxes3D([[1.4, 0, 0.8]], [[4.7, 1.9, 1.6]], [0], [[0, 0]], [0])
+EGO_BOX = Boxes3D(np.array([[1.4, 0, 0.8]]), np.array([[4.7, 1.9, 1.6]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
 EYE, TARGET = (-15.0, 0.0, 9.5), (9.0, 0.0, 0.0)  # the view from behind the vehicle, ego coordinates
 CHASE_SIZE = (1000, 1600)
 CHASE = Pinhole.looking(EYE, TARGET, 1000.0, CHASE_SIZE)
@@ -60,37 +62,40 @@ CAMERA_GRID = (
 
 
 class RerunSink:
-    """A :class:`perception.replay.step.Sink` that writes an .rrd; without a step it holds no more than the vehicle.
+    """A :class:`perception.replay.step.Sink` that writes an .rrd; without a step it holds only the vehicle.
 
     Args:
         score_threshold: of the detections that are shown.
+        layout: task and grid of the detector; None for the defaults.
 
     Raises:
         PerceptionError: Rerun is not installed.
     """
 
-    def __init__(self, path: str | Path, score_threshold: float = 0.3):
+    def __init__(self, path: str | Path, score_threshold: float = 0.3, layout: Layout | None = None):
         self.rr = import_rerun()
-        self.path, self.score_threshold = Path(path), score_threshold
-        self._partial = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self.path, self.score_threshold, self.layout = Path(path), score_threshold, layout or Layout()
+        self.task = self.layout.task
         self._size = 0  # of the file so far
         self._cameras: tuple[str, ...] | None = None  # all that have been seen
+        self._clouds: dict[str, None] = {"lidar": None, "radar": None}  # likewise, in this order
         self._scene: str | None = None
         self._start = np.zeros(3)  # of the scene; far from zero the viewer's float32 would make everything tremble
         self._driven: deque[np.ndarray] = deque(maxlen=PATH_POINTS)
         self._faults: dict[str, str] = {}
 
     def __enter__(self) -> RerunSink:
-        check_writable(self.path)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = begin_part(self.path)
         self._recording = self.rr.RecordingStream("perception")
         self._recording.save(self._partial)
         for entity in ("world", "world/ego"):
             self._log(entity, self.rr.ViewCoordinates.FLU, static=True)
         self._log("world/ego", self._boxes(EGO_BOX, np.array([EGO])), static=True)
         self._log("world/ego/chase", *self._pinhole(CHASE, CHASE_SIZE), static=True)
-        self._log("plots/detections", self.rr.SeriesLines(colors=PALETTE, names=CLASSES), static=True)
+        self._log(
+            "plots/detections", self.rr.SeriesLines(colors=self.task.colors, names=self.task.classes), static=True
+        )
         return self
 
     def add(self, step: Step) -> None:
@@ -100,9 +105,9 @@ class RerunSink:
         boxes, scores = step.detections.boxes[shown], step.detections.scores[shown]
         tracks = None if step.tracks is None else step.tracks[shown]
         self._log_pose(step.frame)
-        self._log_cameras(step.frame.cameras or {})
+        self._log_cameras(images_of(step.frame))
         self._log_clouds(step.frame)
-        self._log_detections(boxes, labels(boxes, scores, tracks))
+        self._log_detections(boxes, labels(self.task, boxes, scores, tracks))
         self._log_truth(step.frame.boxes)
         self._log_plots(boxes, scores, {} if step.index == 0 else step.latency_ms)  # the cold one would dwarf the rest
         self._log_faults(step.faults)
@@ -114,7 +119,7 @@ class RerunSink:
         if kind is None:
             self._check_growth()  # by what marks the end
             with writing(self.path):
-                self._partial.replace(self.path)
+                finish_part(self.path)
 
     def _check_growth(self) -> None:
         """Rerun says nothing when the disk is full, but then the file no longer grows."""
@@ -155,47 +160,51 @@ class RerunSink:
             self._log(entity, *self._pinhole(view, camera.image.shape[:2]), image)
 
     def _log_clouds(self, frame: Frame) -> None:
-        if frame.lidar is None:
-            self._clear("world/ego/lidar")
-        else:
-            points = recent(frame.lidar.points)[:, :3]
-            points = points[within(points)]
+        clouds = {name: data for name, data in frame.data.items() if isinstance(data, PointCloud)}
+        self._clouds |= dict.fromkeys(clouds)
+        for name in self._clouds:
+            if name in clouds:
+                self._log_cloud(f"world/ego/{name}", clouds[name])
+            else:
+                self._clear(f"world/ego/{name}")
+
+    def _log_cloud(self, entity: str, cloud: PointCloud) -> None:
+        """Points coloured by height or, where they have velocities, with arrows."""
+        points = recent(cloud)
+        points = points[within(self.layout.grid, points)]
+        if cloud.velocity is None:
             colours = np.stack([np.interp(points[:, 2], HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
-            self._log("world/ego/lidar", self._points(points, colours.astype(np.uint8), 1.0))
-        if frame.radar is None:
-            self._clear("world/ego/radar")
+            self._log(entity, self._points(points[:, :3], colours.astype(np.uint8), 1.0))
         else:
-            points = recent(frame.radar.points)
-            points = points[within(points)]
-            self._log("world/ego/radar", self._points(points[:, :3], np.array([RADAR]), 2.0))
-            arrows = self._arrows(points[:, :3], points[:, 4:6], np.array([RADAR]) // 2, 0.02)
-            self._log("world/ego/radar/velocity", arrows)
+            self._log(entity, self._points(points[:, :3], np.array([RADAR]), 2.0))
+            arrows = self._arrows(points[:, :3], points[:, cloud.velocity], np.array([RADAR]) // 2, 0.02)
+            self._log(f"{entity}/velocity", arrows)
 
     def _log_detections(self, boxes: Boxes3D, words: list[str]) -> None:
-        colours, half_height = PALETTE[boxes.label], boxes.size * (0, 0, 0.5)
+        colours, half_height = self.layout.colours(boxes), boxes.size * (0, 0, 0.5)
         self._log("world/ego/detections", self._boxes(boxes, colours, words))
         arrows = self._arrows(boxes.center - half_height, boxes.velocity, colours, 0.06)
         self._log("world/ego/detections/velocity", arrows)
 
         near = np.linalg.norm(boxes.center[:, :2], axis=1) < LABEL_RANGE_M
-        above, words = (boxes.center + half_height)[near] + (0, 0, 0.5), np.array(words, object)[near]
+        above, near_words = (boxes.center + half_height)[near] + (0, 0, 0.5), np.array(words, object)[near]
         look = {"radii": 0.0, "show_labels": True}
-        self._log("world/ego/labels", self.rr.Points3D(above, labels=words, colors=colours[near], **look))
-        # A view through a pinhole shows no words that are in space.
+        self._log("world/ego/labels", self.rr.Points3D(above, labels=near_words, colors=colours[near], **look))
+        # A view through a pinhole shows no labels in space.
         pixels, depth = CHASE.points(above)
         ahead = np.isfinite(depth)
-        points = self.rr.Points2D(pixels[ahead] + 0.5, labels=words[ahead], colors=colours[near][ahead], **look)
+        points = self.rr.Points2D(pixels[ahead] + 0.5, labels=near_words[ahead], colors=colours[near][ahead], **look)
         self._log("world/ego/chase/labels", points)
 
     def _log_truth(self, truth: Boxes3D | None) -> None:
         if truth is None:
             self._clear("world/ego/truth")
         else:
-            truth = truth[hit(truth) & within(truth.center)]
+            truth = truth[truth.measured & within(self.layout.grid, truth.center)]
             self._log("world/ego/truth", self._boxes(truth, np.array([WHITE]), width=0.4))
 
     def _log_plots(self, boxes: Boxes3D, scores: np.ndarray, latency_ms: dict[str, float]) -> None:
-        self._log("plots/detections", self.rr.Scalars(np.bincount(boxes.label, minlength=len(CLASSES))))
+        self._log("plots/detections", self.rr.Scalars(np.bincount(boxes.label, minlength=len(self.task.classes))))
         if len(scores):
             self._log("plots/score", self.rr.Scalars(scores.mean()))
         for stage, ms in latency_ms.items():
@@ -225,16 +234,16 @@ class RerunSink:
         )
 
     def _arrows(self, start: np.ndarray, velocity: np.ndarray, colours: np.ndarray, radius: float):
-        """To where what moves will be in ARROW_S."""
+        """From what moves to where it will be after ARROW_S."""
         moves = np.nan_to_num(np.linalg.norm(velocity, axis=1)) > STANDING_MPS
         vectors = np.pad(ARROW_S * velocity[moves], ((0, 0), (0, 1)))
         colours = np.broadcast_to(colours, (len(moves), 3))[moves]
         return self.rr.Arrows3D(origins=start[moves], vectors=vectors, colors=colours, radii=radius)
 
-    def _pinhole(self, view: Pinhole, size: tuple[int, int]):
+    def _pinhole(self, view: Pinhole, size: tuple[int, ...]):
         """``size`` is (height, width)."""
         pinhole = self.rr.Pinhole(
-            # Rerun counts pixels from the corner of the first one, this package from its middle.
+            # The origin of pixel coordinates is the corner of the first pixel in Rerun, its centre here.
             image_from_camera=view.intrinsics + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]],
             resolution=size[::-1],
             camera_xyz=self.rr.ViewCoordinates.RDF,
@@ -247,13 +256,13 @@ class RerunSink:
 
 
 def import_rerun():
-    """The module ``rerun``, told to send no usage statistics."""
+    """The module ``rerun``, its usage statistics off."""
     os.environ.setdefault("RERUN_ANALYTICS", "0")
     try:
         import rerun
         import rerun.blueprint
     except ImportError:
-        raise PerceptionError("a Rerun recording needs Rerun: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "a Rerun recording needs Rerun")) from None
     return rerun
 
 
@@ -266,7 +275,8 @@ def blueprint(cameras: tuple[str, ...]):
     """What the viewer opens with: the scene from behind the vehicle, the cameras beside it, plots below."""
     rrb = import_rerun().blueprint
     background, no_legend = list(BACKGROUND), rrb.PlotLegend(visible=False)
-    eye, timeline = {}, {}
+    eye: dict[str, Any] = {}
+    timeline: dict[str, Any] = {}
     if has_eye_controls():
         eye["eye_controls"] = rrb.EyeControls3D(position=EYE, look_target=TARGET)
         timeline["timeline"] = "drive_time"
@@ -307,20 +317,22 @@ def blueprint(cameras: tuple[str, ...]):
     return rrb.Blueprint(rrb.Vertical(top, plots, row_shares=[7, 2]), time, collapse_panels=True)
 
 
-def labels(boxes: Boxes3D, scores: np.ndarray, tracks: np.ndarray | None) -> list[str]:
-    """ "car 0.87", or "car #12 0.87" where it is known which track [N] a box belongs to."""
-    names = [CLASSES[label] for label in boxes.label]
+def labels(task: Task, boxes: Boxes3D, scores: np.ndarray, tracks: np.ndarray | None) -> list[str]:
+    """ "car 0.87", or "car #12 0.87" where the track [N] of a box is known."""
+    classes = task.classes
+    names = [classes[label] for label in boxes.label]
     if tracks is not None:
         names = [f"{name} #{track}" if track >= 0 else name for name, track in zip(names, tracks)]
     return [f"{name} {score:.2f}" for name, score in zip(names, scores)]
 
 
-def within(points: np.ndarray) -> np.ndarray:
-    """Which points [N, 2 or more] are where detections can be."""
-    return (np.abs(points[:, :2]) < BEV_HALF_WIDTH_M).all(axis=1)
+def within(grid: BEVGrid, points: np.ndarray) -> np.ndarray:
+    """bool [N]: points [N, 2 or more] that are inside the grid, where detections can be."""
+    x, y = points[:, 0], points[:, 1]
+    return (x > grid.x_min_m) & (x < grid.x_max_m) & (y > grid.y_min_m) & (y < grid.y_max_m)
 
 
 def at_most(camera: CameraImage, width: int) -> CameraImage:
-    """The camera with its image scaled down to ``width`` pixels; one that is narrower stays as it is."""
+    """The camera with its image scaled down to ``width`` pixels; a narrower one stays as it is."""
     height = round(camera.image.shape[0] * width / camera.image.shape[1])
     return fit_image(camera, (height, width)) if camera.image.shape[1] > width else camera

@@ -1,17 +1,18 @@
-"""How steady detections are over a drive, without ground truth: what tells two models apart before anyone labels.
+"""How stable detections are over a drive, without ground truth: compares two models before anything is labelled.
 
-Everything is measured between detections of one track, so it takes a :class:`perception.tracking.Tracker`, the same for
-both models. A figure is not an accuracy: what is always wrong in the same way is steady.
+Everything is measured between detections of one track, by a :class:`perception.tracking.Tracker` that is the same for
+both models. Stability is not accuracy: what is always wrong in the same way is stable.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from perception.sample import CLASSES, Detections, Frame
+from perception.sample import Detections, Frame
+from perception.task import NUSCENES, Task
 
 SHORT = 3  # detections; a track with fewer is a short one
-FORGOTTEN_S = 3.0  # a track that is not seen for longer has ended
+ENDED_S = 3.0  # a track that is not seen for longer has ended
 _SAME_PLACE_M = 1.0
 _BINS_PER_MPS, _BINS = 20, 600  # of the histograms of velocity errors, which keep memory bounded; up to 30 m/s
 
@@ -36,9 +37,10 @@ _SUMS = ("detections", "steps", "frames", "unseen", "tracks", "short", "flips", 
 class Stability:
     """Add the frames of a drive, in order; ask for the summary at any time. Memory does not grow with the drive."""
 
-    def __init__(self):
-        self._sums = {name: np.zeros(len(CLASSES)) for name in _SUMS}
-        self._velocity = np.zeros((len(CLASSES), _BINS), np.int64)
+    def __init__(self, task: Task = NUSCENES):
+        self._classes = task.classes
+        self._sums = {name: np.zeros(len(self._classes)) for name in _SUMS}
+        self._velocity = np.zeros((len(self._classes), _BINS), np.int64)
         self._frames, self._scene, self._time_ns = 0, "", 0
         self._last = np.zeros(0, _SEEN)  # the last detection of each track
 
@@ -47,7 +49,7 @@ class Stability:
         fresh = frame.scene != self._scene or frame.timestamp_ns < self._time_ns
         if not fresh and self._frames and frame.timestamp_ns == self._time_ns:
             return
-        ended = np.full(len(self._last), fresh) | (frame.timestamp_ns - self._last["time_ns"] > FORGOTTEN_S * 1e9)
+        ended = np.full(len(self._last), fresh) | (frame.timestamp_ns - self._last["time_ns"] > ENDED_S * 1e9)
         self._count_tracks(self._sums, self._last[ended])
         self._last = self._last[~ended]
         now = self._seen(frame, detections, tracks)
@@ -64,29 +66,30 @@ class Stability:
         self._frames, self._scene, self._time_ns = self._frames + 1, frame.scene, frame.timestamp_ns
 
     def summary(self) -> dict:
-        """The figures of all classes together and, in ``classes``, of those that were seen.
+        """The metrics of all classes together and, in ``classes``, of each that was detected.
 
         detections: that belong to a track.  tracks: that could have been seen in three frames.
         flicker: share of the frames between a track's first and last detection in which it was not detected.
         short: share of the tracks that were detected in fewer than three frames.
         class_flips: share of the detections that start a track where one of another class, not detected any more, was
             expected, within 1 m.
-        heading_jumps: share of the steps from one detection of a track to its next that turn by more than 90 degrees.
+        heading_jumps: share of the steps from one detection of a track to its next that rotate by more than 90 degrees.
         velocity_median_mps, velocity_p90_mps: of the difference between a step's displacement over time and the mean of
             the velocities detected at its ends, in m/s; to 0.05, and 30 for anything above.
         score_change: mean absolute change of the score in a step.
         size_change: mean absolute logarithm of the ratio of length, width and height in a step; 0.01 is one percent.
 
-        None where there is nothing to take a share or a mean of.
+        None where there is nothing to average.
         """
         sums = {name: values.copy() for name, values in self._sums.items()}
         self._count_tracks(sums, self._last)
-        every = np.arange(len(CLASSES))
+        every = np.arange(len(self._classes))
         return {
             "frames": self._frames,
-            **_figures(sums, self._velocity, every),
+            **_metrics(sums, self._velocity, every),
             "classes": {
-                CLASSES[label]: _figures(sums, self._velocity, [label]) for label in np.flatnonzero(sums["detections"])
+                self._classes[label]: _metrics(sums, self._velocity, [label])
+                for label in np.flatnonzero(sums["detections"])
             },
         }
 
@@ -118,7 +121,7 @@ class Stability:
         np.add.at(self._velocity, (label[known], bins), 1)
 
     def _count_tracks(self, sums: dict[str, np.ndarray], tracks: np.ndarray) -> None:
-        """Of tracks that ended; one that began just before the end could not become any longer."""
+        """Of tracks that ended; one that began just before the end had no time to become longer."""
         tracks = tracks[self._frames - tracks["first_frame"] >= SHORT]
         np.add.at(sums["tracks"], tracks["label"], 1)
         np.add.at(sums["short"], tracks["label"], tracks["hits"] < SHORT)
@@ -128,7 +131,7 @@ class Stability:
 
 
 def _replaces(lost: np.ndarray, born: np.ndarray) -> np.ndarray:
-    """bool [B]: a track of another class that is not seen any more was expected where this one begins."""
+    """bool [B]: a track of another class that has just been lost was expected where this one begins."""
     if not len(lost) or not len(born):
         return np.zeros(len(born), bool)
     seconds = (born["time_ns"][0] - lost["time_ns"])[:, None] / 1e9
@@ -137,7 +140,7 @@ def _replaces(lost: np.ndarray, born: np.ndarray) -> np.ndarray:
     return (near & (lost["label"][:, None] != born["label"])).any(axis=0)
 
 
-def _figures(sums: dict[str, np.ndarray], velocity: np.ndarray, labels) -> dict[str, float | int | None]:
+def _metrics(sums: dict[str, np.ndarray], velocity: np.ndarray, labels) -> dict[str, float | int | None]:
     total = {name: float(values[labels].sum()) for name, values in sums.items()}
 
     def share(part: str, of: str) -> float | None:
@@ -159,6 +162,6 @@ def _figures(sums: dict[str, np.ndarray], velocity: np.ndarray, labels) -> dict[
 
 
 def _quantile(histogram: np.ndarray, share: float) -> float | None:
-    """The upper end of the bin in which it lies."""
+    """The upper edge of the bin that contains it."""
     count = histogram.sum()
     return (int(np.searchsorted(np.cumsum(histogram), share * count)) + 1) / _BINS_PER_MPS if count else None

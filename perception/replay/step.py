@@ -1,4 +1,4 @@
-"""One frame replayed: what every output is told."""
+"""One replayed frame, as every output receives it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from perception.sample import Detections, Frame
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """index: how many frames came before.  frame: as the detector saw it, ``boxes`` the ground truth where known.
+    """index: number of frames before this one.  frame: as the detector saw it; ``boxes`` is ground truth, where known.
 
-    tracks: int64 [N], the id of the track each detection belongs to, -1 for none; None where nothing is tracked.
-    faults: camera name, "radar" or "lidar" -> what the health monitor found.  latency_ms: stage -> milliseconds of
-    this frame, of the stages up to here.
+    tracks: int64 [N], the track id of each detection, -1 for none; None where nothing is tracked.
+    faults: camera name, "radar" or "lidar" -> fault found by the health monitor.  latency_ms: stage -> milliseconds,
+    of the stages of this frame that are done.
     """
 
     index: int
@@ -31,9 +31,9 @@ class Step:
 class Sink(Protocol):
     """An output, used as a context manager: opened before the first step, closed properly whatever happens.
 
-    It is written as it goes, in bounded memory, into ``<stem>.part<suffix>``, and takes its name when the block ends
-    without an error (Ctrl-C counts as an end, and never reaches a sink). After an error the part file is left, closed
-    and readable. What cannot be written raises ResultsError (``perception.eval.submission``).
+    It is written frame by frame, in bounded memory, into ``<stem>.part<suffix>``, and gets its name when the block ends
+    without an error (Ctrl-C counts as a regular end, and never reaches a sink). After an error the part file is left,
+    closed and readable. What cannot be written raises ResultsError (``perception.files``).
     """
 
     def __enter__(self) -> Sink: ...

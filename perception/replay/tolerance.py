@@ -1,23 +1,19 @@
-"""How much two results may differ before a person has to look."""
+"""How much two results may differ before someone has to look."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from perception.errors import PerceptionError
 
-if TYPE_CHECKING:
-    from perception.replay.compare import Comparison
-
-FEW_BOXES = 20  # of a class; of fewer, one box more or less says nothing about it
+FEW_BOXES = 20  # of a class; with fewer, one box more or less means nothing
 
 
 class ToleranceError(PerceptionError):
-    """A tolerance that does not exist, or a value that is none."""
+    """An unknown tolerance, or an invalid value."""
 
 
 def _limit(default: float | None, meaning: str):
@@ -26,10 +22,10 @@ def _limit(default: float | None, meaning: str):
 
 @dataclass(frozen=True)
 class Tolerances:
-    """The most that each figure may be; None: whatever it is.
+    """The largest value of each metric of a comparison; None for no limit.
 
-    The defaults are for two models that are meant to do the same. One that is meant to do better gains and loses
-    boxes: judge it by its metrics, and give it wider limits for the rest.
+    The defaults are for two models that should behave the same. One that should be better gains and loses boxes: judge
+    it by mAP and NDS, with wider limits for the rest.
     """
 
     unmatched_frames: float | None = _limit(0, "frames that only one of the results has")
@@ -68,10 +64,10 @@ class Tolerances:
             limits[name] = _value(name, text)
         return cls(**limits)
 
-    def exceeded(self, comparison: Comparison) -> list[str]:
-        """What is beyond tolerance, a line each. Results without a frame in common always are."""
-        lines = [] if comparison.frames else ["no frame is in both results"]
-        for name, found in comparison.figures.items():
+    def exceeded(self, metrics: Mapping[str, float | None]) -> list[str]:
+        """A line for each of the metrics, by name, that is beyond tolerance; None is unknown and never is."""
+        lines = []
+        for name, found in metrics.items():
             limit = getattr(self, name)
             if limit is not None and found is not None and found > limit:
                 lines.append(f"{name} {found:.4g} > {limit:g}: {meaning(name)}")

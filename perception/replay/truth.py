@@ -1,4 +1,8 @@
-"""Ground truth for the frames of a replay: annotations of the nuScenes tables that a log was recorded or made with."""
+"""Ground truth for the frames of a replay.
+
+:class:`GroundTruth` has the annotations of the nuScenes tables that a log was recorded or made with, and
+:class:`FrameTruth` those that the frames of any other source bring along.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.nuscenes import NuScenes
-from perception.eval.evaluate import EvaluationError, Submission, Truth, score_boxes
-from perception.sample import Detections, Frame
+from perception.eval.evaluate import Submission, score_boxes
+from perception.eval.submission import WorldDetections
+from perception.eval.truth import EvaluationError, Truth
+from perception.sample import Frame
+from perception.task import NUSCENES, Task
 
-_FIGURES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
+_METRICS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "mAP_present", "AP", "breakdown")
 
 
 class GroundTruth:
@@ -25,13 +32,13 @@ class GroundTruth:
         PerceptionError: no such tables or scene.
     """
 
-    def __init__(self, path: str | Path, scene: str | None = None):
+    def __init__(self, path: str | Path, scene: str | None = None, task: Task = NUSCENES):
         path = Path(path)
         root, version = (path.parent, path.name) if (path / "scene.json").exists() else (path, None)
-        self._dataset = NuScenes(root, version, scenes=None if scene is None else [scene], sensors=())
+        self._dataset = NuScenes(root, version, scenes=None if scene is None else [scene], sensors=(), task=task)
         self._frame_of_token = {token: i for i, token in enumerate(self._dataset.tokens)}
         self._frame_at = {t: i for i, t in enumerate(self._dataset.timestamps_ns.tolist())}
-        self._submission = Submission(self._frame_of_token, None)
+        self._submission = Submission(task, self._frame_of_token, None)
         self._noted: set[str] = set()
 
     def attach(self, frame: Frame) -> Frame:
@@ -48,24 +55,54 @@ class GroundTruth:
         token = frame.token if token in self._noted else token
         return replace(frame, token=token, boxes=self._dataset.boxes(index))
 
-    def add(self, frame: Frame, detections: Detections) -> None:
+    def add(self, frame: Frame, world: WorldDetections) -> None:
         """Note what was detected in a frame that :meth:`attach` gave, the first time; others are passed over."""
         if frame.token in self._frame_of_token and frame.token not in self._noted:
             self._noted.add(frame.token)
-            self._submission.add(frame, detections)
+            self._submission.add_world(frame, world)
 
     def metrics(self) -> dict | None:
         """The nuScenes metric of the frames noted, as :func:`perception.eval.evaluate.evaluate` gives it, and how many.
 
         None where none of them has ground truth.
         """
-        tokens = self._submission.tokens
         try:
-            truth = Truth.of(self._dataset)
+            truth = Truth.of_tables(self._dataset)
         except EvaluationError:
             return None
-        if not tokens:
+        samples = np.array([frame.sample for frame in self._submission.frames])
+        if not len(samples):
             return None
-        truth = truth.of_samples(np.array([self._frame_of_token[token] for token in tokens]))
-        figures = score_boxes(truth, self._submission.boxes)
-        return {"frames": len(tokens), **{name: figures[name] for name in _FIGURES}}
+        return _metrics(truth.of_samples(samples), self._submission)
+
+
+class FrameTruth:
+    """The metric over the frames of a replay that have boxes. Of frames of one token the first counts."""
+
+    def __init__(self, task: Task):
+        self._place: dict[str, int] = {}
+        self._submission = Submission(task, self._place, None)
+
+    def attach(self, frame: Frame) -> Frame:
+        return frame
+
+    def add(self, frame: Frame, world: WorldDetections) -> None:
+        if frame.boxes is not None and frame.token not in self._place:
+            self._place[frame.token] = len(self._place)
+            self._submission.add_world(frame, world)
+
+    def metrics(self) -> dict | None:
+        """As of :class:`GroundTruth`.
+
+        Raises:
+            EvaluationError: a label that the task does not have.
+        """
+        frames = self._submission.frames
+        if not any(len(frame.boxes) for frame in frames if frame.boxes is not None):
+            return None
+        return _metrics(Truth.of_frames(self._submission.task, frames), self._submission)
+
+
+def _metrics(truth: Truth, submission: Submission) -> dict:
+    metrics = score_boxes(truth, submission.boxes)
+    return {"frames": len(submission.frames), **{name: metrics[name] for name in _METRICS}}

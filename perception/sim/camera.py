@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sim.raycast import Snapshot
 from perception.sim.rig import Sensor
@@ -19,12 +20,14 @@ class Camera:
     def __init__(
         self, sensor: Sensor, size: tuple[int, int], weather: Weather, lamps: np.ndarray, rng: np.random.Generator
     ):
-        self.sensor, self.weather = sensor, weather
+        if sensor.intrinsics is None:
+            raise PerceptionError(f"{sensor.channel}: a camera's intrinsics were expected, found none")
+        self.sensor, self.weather, self._intrinsics = sensor, weather, sensor.intrinsics
         self.width, self.height = size
         self._lamps = lamps
         u, v = np.meshgrid(np.arange(self.width), np.arange(self.height))
         pixels = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3).astype(float)
-        rays = pixels @ np.linalg.inv(sensor.intrinsics).T
+        rays = pixels @ np.linalg.inv(self._intrinsics).T
         self._rays = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
         self._drops = self._draw_drops(rng) if weather.name == "rain" else None
 
@@ -77,7 +80,7 @@ class Camera:
         """Indices of the pixels whose rays can meet anything that moves: a mask around projected boxes."""
         mask = np.zeros((self.height, self.width), bool)
         corners = world_SE3_camera.inverse().transform(snapshot.corners)
-        (fx, _, cx), (_, fy, cy), _ = self.sensor.intrinsics
+        (fx, _, cx), (_, fy, cy), _ = self._intrinsics
         for x, y, depth in corners.transpose(0, 2, 1):
             front = depth > 0.05
             if not front.any():
@@ -131,5 +134,5 @@ class Camera:
         mask = np.zeros((self.height, self.width), np.float32)
         for _ in range(rng.integers(8, 22)):
             center = (int(rng.integers(self.width)), int(rng.integers(self.height)))
-            cv2.circle(mask, center, max(int(rng.uniform(0.006, 0.02) * self.width), 1), 1.0, -1)
+            cv2.circle(mask, center, max(int(rng.uniform(0.006, 0.02) * self.width), 1), (1.0,), -1)
         return cv2.GaussianBlur(mask, (0, 0), max(self.width / 300, 0.5))[..., None]

@@ -10,31 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.data.nuscenes_annotations import DETECTION_CLASS
-from perception.data.nuscenes_tables import Table
+from perception.data.nuscenes_constants import DETECTION_CLASS, REFERENCE_CHANNEL
+from perception.data.nuscenes_json import RowType, Table
+from perception.data.nuscenes_rows import (
+    CalibratedSensor,
+    EgoPose,
+    Instance,
+    Named,
+    Sample,
+    SampleAnnotation,
+    SampleData,
+    Sensor,
+)
 from perception.errors import PerceptionError
-from perception.sample import CLASSES
 from perception.sim.radar import FIELDS
+from perception.task import CLASSES
 
-_KEYS = {
-    "sample": ("timestamp",),
-    "sample_annotation": (
-        "sample_token",
-        "instance_token",
-        "translation",
-        "size",
-        "num_lidar_pts",
-        "num_radar_pts",
-        "prev",
-        "next",
-    ),
-    "instance": ("category_token",),
-    "category": ("name",),
-    "sample_data": ("sample_token", "ego_pose_token", "calibrated_sensor_token", "is_key_frame", "filename"),
-    "ego_pose": ("translation",),
-    "calibrated_sensor": ("sensor_token",),
-    "sensor": ("channel",),
-}
 _RANGE_M = 50.0
 
 
@@ -46,9 +37,14 @@ class Drives:
         folders = sorted(path.parent for path in self.root.glob("*/sample_annotation.json"))
         if len(folders) != 1:
             raise PerceptionError(f"{root}: one folder with nuScenes tables expected, found {len(folders)}")
-        self._tables = {name: Table(folders[0], name, keys).rows for name, keys in _KEYS.items()}
-        self.frames = len(self._tables["sample"])
+        self._folder = folders[0]
+        self._samples = self._rows("sample", Sample)
+        self.frames = len(self._samples)
         try:
+            channels = {token: row.channel for token, row in self._rows("sensor", Sensor).items()}
+            calibrations = self._rows("calibrated_sensor", CalibratedSensor)
+            self._channel = {token: channels[row.sensor_token] for token, row in calibrations.items()}
+            self._keyframes = [row for row in self._rows("sample_data", SampleData).values() if row.is_key_frame]
             self.boxes = self._boxes()
             self.points, self.clusters = self._sensors()
         except KeyError as error:
@@ -56,51 +52,46 @@ class Drives:
         if not (self.frames and self.points and self.clusters):
             raise PerceptionError(f"{folders[0]}: samples with LiDAR and radar keyframes expected, found none")
 
-    def _index(self, name: str) -> dict[str, dict]:
-        return {row["token"]: row for row in self._tables[name]}
+    def _rows(self, name: str, kind: type[RowType]) -> dict[str, RowType]:
+        """token -> row"""
+        return {row.token: row for row in Table(self._folder, name, kind).rows}
 
     def _boxes(self) -> dict[str, np.ndarray]:
         """Per class [N, 7]: length, width, height, speed m/s (NaN: unknown), distance m, LiDAR and radar points."""
-        samples, instances, categories = self._index("sample"), self._index("instance"), self._index("category")
-        poses, annotations = self._index("ego_pose"), self._index("sample_annotation")
-        channels = {row["token"]: row["channel"] for row in self._tables["sensor"]}
-        lidars = {
-            row["token"] for row in self._tables["calibrated_sensor"] if channels[row["sensor_token"]] == "LIDAR_TOP"
-        }
+        samples, instances, categories = self._samples, self._rows("instance", Instance), self._rows("category", Named)
+        poses, annotations = self._rows("ego_pose", EgoPose), self._rows("sample_annotation", SampleAnnotation)
         ego = {
-            row["sample_token"]: np.array(poses[row["ego_pose_token"]]["translation"][:2])
-            for row in self._tables["sample_data"]
-            if row["is_key_frame"] and row["calibrated_sensor_token"] in lidars
+            row.sample_token: np.array(poses[row.ego_pose_token].translation[:2])
+            for row in self._keyframes
+            if self._channel[row.calibrated_sensor_token] == REFERENCE_CHANNEL
         }
         boxes = defaultdict(list)
         for row in annotations.values():
-            name = DETECTION_CLASS.get(categories[instances[row["instance_token"]]["category_token"]]["name"])
-            place = np.array(row["translation"][:2])
-            distance = np.linalg.norm(place - ego[row["sample_token"]])
+            name = DETECTION_CLASS.get(categories[instances[row.instance_token].category_token].name)
+            place = np.array(row.translation[:2])
+            distance = np.linalg.norm(place - ego[row.sample_token])
             if name is None or distance > _RANGE_M:
                 continue
-            first, last = annotations.get(row["prev"], row), annotations.get(row["next"], row)
-            span = 1e-6 * (samples[last["sample_token"]]["timestamp"] - samples[first["sample_token"]]["timestamp"])
-            way = np.linalg.norm(np.array(last["translation"][:2]) - first["translation"][:2])
-            width, length, height = row["size"]
+            first, last = annotations.get(row.prev, row), annotations.get(row.next, row)
+            span = 1e-6 * (samples[last.sample_token].timestamp - samples[first.sample_token].timestamp)
+            way = np.linalg.norm(np.array(last.translation[:2]) - first.translation[:2])
+            width, length, height = row.size
             speed = way / span if span > 0 else np.nan
-            boxes[name].append([length, width, height, speed, distance, row["num_lidar_pts"], row["num_radar_pts"]])
+            boxes[name].append([length, width, height, speed, distance, row.num_lidar_pts, row.num_radar_pts])
         return {name: np.array(rows) for name, rows in boxes.items()}
 
     def _sensors(self) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
         """LiDAR sweeps [N, 5] and, per channel, radar sweeps of the keyframes."""
-        channels = {row["token"]: row["channel"] for row in self._tables["sensor"]}
-        channel_of = {row["token"]: channels[row["sensor_token"]] for row in self._tables["calibrated_sensor"]}
         points, clusters = [], defaultdict(list)
-        for row in self._tables["sample_data"]:
-            channel, path = channel_of[row["calibrated_sensor_token"]], self.root / row["filename"]
-            if not row["is_key_frame"] or channel.startswith("CAM"):
+        for row in self._keyframes:
+            channel, path = self._channel[row.calibrated_sensor_token], self.root / row.filename
+            if channel.startswith("CAM"):
                 continue
             if not path.exists():
                 raise PerceptionError(f"{path}: a keyframe's sensor file expected, found none")
             content = path.read_bytes()
             try:
-                if channel == "LIDAR_TOP":
+                if channel == REFERENCE_CHANNEL:
                     points.append(np.frombuffer(content, np.float32).reshape(-1, 5))
                 else:
                     header, _, body = content.partition(b"DATA binary\n")
@@ -111,7 +102,7 @@ class Drives:
         return points, dict(clusters)
 
 
-def _quantiles(values: np.ndarray, levels=(10, 50, 90), digits: int = 1) -> str:
+def _quantiles(values: np.ndarray | list[int], levels=(10, 50, 90), digits: int = 1) -> str:
     return " / ".join(f"{value:.{digits}f}" for value in np.nanpercentile(values, levels)) if len(values) else "–"
 
 

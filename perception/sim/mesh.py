@@ -1,7 +1,7 @@
-"""Coloured triangle meshes and the handful of solids every shape of the simulator is built from.
+"""Coloured triangle meshes and the solids that every shape of the simulator is built from.
 
 Metres; x forward, y left, z up. Colours are display RGB in [0, 1]. Triangles are listed counter-clockwise seen from
-outside, but nothing relies on it: the sensors turn every normal towards the viewer.
+outside, but nothing relies on it: the sensors flip every normal towards the viewer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Mesh:
         )
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> Mesh:
-        """The same mesh turned by ``yaw`` radians about the z axis, then shifted by metres."""
+        """The same mesh rotated by ``yaw`` radians about the z axis, then shifted by metres."""
         cos, sin = np.cos(yaw), np.sin(yaw)
         rotation = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
         vertices = self.vertices @ rotation.T + np.array([x, y, z])

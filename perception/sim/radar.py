@@ -130,7 +130,7 @@ class Radar:
         return owner, points, rng.normal(self._echo[owner, 0], self._echo[owner, 1])
 
     def _scenery_echoes(self, place, rng) -> np.ndarray:
-        """[K, 4] the reflectors of the scenery that answer this time, with this time's RCS."""
+        """[K, 4] the reflectors of the scenery that are detected in this sweep, with their RCS in it."""
         distance = np.hypot(*(self.reflectors[:, :2] - place[:2]).T)
         rcs = self.reflectors[:, 3] + rng.normal(0, 2, len(distance))
         answers = rng.random(len(distance)) < 0.9 / (1 + np.exp((distance - 75 - 2.5 * rcs) / 14))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.sim.mesh import Material, Mesh, box, merge
 from perception.sim.traffic import TIME_STEP_S, Actor, interpolate
 
@@ -20,9 +20,8 @@ def _open3d():
     try:
         import open3d
     except ImportError as error:
-        raise PerceptionError(
-            f"the simulator needs open3d (extra 'sim'; system packages in the README): {error}"
-        ) from error
+        message = f"the simulator needs open3d and its system packages, see the README ({error})"
+        raise PerceptionError(missing_extra("sim", message)) from error
     return open3d
 
 
@@ -90,7 +89,7 @@ class Stage:
         self._tracks = np.array([[track.x, track.y, track.yaw] for track in tracks])
         self._standing = np.array([actor.track.at(0.0) for actor in actors])
         owners += [np.full(len(actors[index].shape.mesh.triangles), index) for index in movers]
-        parts = [self._fixed] + ([self._moving] if moving else [])
+        parts = [part for part in (self._fixed, self._moving) if part is not None]
         self.instance = np.concatenate(owners).astype(np.int32)
         self.color = _linear(np.concatenate([part.color for part in parts]))
         self.material = np.concatenate([part.material for part in parts])

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from perception.data.nuscenes_constants import REFERENCE_CHANNEL
 from perception.geometry import SE3
 
-# channel: x, y, z [m], yaw, pitch (up positive), roll [degrees], focal length, principal point [pixels of 1600 x 900].
+# channel: x, y, z [m], yaw, pitch (up positive), roll [degrees], focal length, principal point [pixels of 1600 x 900],
+# and the delay [s]: how long after the LiDAR's time stamp the camera is triggered, as the spinning head passes its
+# viewing direction. The stamp is the middle of the revolution, since a simulated sweep is an instant picture.
 _CAMERAS = {
-    "CAM_FRONT_LEFT": (1.55, 0.50, 1.51, 55.2, 0.4, 0.2, 1262.0, 822.0, 470.0),
-    "CAM_FRONT": (1.71, 0.01, 1.51, 0.4, 0.0, 0.2, 1261.0, 820.0, 480.0),
-    "CAM_FRONT_RIGHT": (1.57, -0.50, 1.51, -56.5, -0.2, 0.5, 1259.0, 812.0, 475.0),
-    "CAM_BACK_RIGHT": (1.04, -0.47, 1.56, -111.2, -0.2, 0.4, 1255.0, 815.0, 480.0),
-    "CAM_BACK": (0.04, 0.01, 1.57, 179.7, 0.6, -0.1, 806.0, 840.0, 480.0),
-    "CAM_BACK_LEFT": (1.04, 0.48, 1.57, 108.8, 0.0, -0.1, 1256.0, 815.0, 478.0),
+    "CAM_FRONT_LEFT": (1.55, 0.50, 1.51, 55.2, 0.4, 0.2, 1262.0, 822.0, 470.0, -0.0203),
+    "CAM_FRONT": (1.71, 0.01, 1.51, 0.4, 0.0, 0.2, 1261.0, 820.0, 480.0, -0.0127),
+    "CAM_FRONT_RIGHT": (1.57, -0.50, 1.51, -56.5, -0.2, 0.5, 1259.0, 812.0, 475.0, -0.0046),
+    "CAM_BACK_RIGHT": (1.04, -0.47, 1.56, -111.2, -0.2, 0.4, 1255.0, 815.0, 480.0, 0.0031),
+    "CAM_BACK": (0.04, 0.01, 1.57, 179.7, 0.6, -0.1, 806.0, 840.0, 480.0, 0.0125),
+    "CAM_BACK_LEFT": (1.04, 0.48, 1.57, 108.8, 0.0, -0.1, 1256.0, 815.0, 478.0, 0.0223),
 }
 _LIDAR = (0.96, 0.0, 1.84, -90.0, 0.2, -1.5)
 _RADARS = {
@@ -30,19 +33,8 @@ _RADARS = {
     "RADAR_BACK_LEFT": (-0.56, 0.63, 0.53, 174.6),
     "RADAR_BACK_RIGHT": (-0.56, -0.62, 0.53, -175.6),
 }
-CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES = tuple(_CAMERAS), "LIDAR_TOP", tuple(_RADARS)
-LIDAR_HZ, RADAR_HZ, KEYFRAME_HZ = 20.0, 13.0, 2.0
-# Seconds after the LiDAR time stamp at which a camera fires, as the spinning head passes its viewing direction. The
-# stamp is
-# the middle of the turn, since a simulated sweep is an instant picture of the world.
-CAMERA_DELAY_S = {
-    "CAM_FRONT_LEFT": -0.0203,
-    "CAM_FRONT": -0.0127,
-    "CAM_FRONT_RIGHT": -0.0046,
-    "CAM_BACK_RIGHT": 0.0031,
-    "CAM_BACK": 0.0125,
-    "CAM_BACK_LEFT": 0.0223,
-}
+CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES = tuple(_CAMERAS), REFERENCE_CHANNEL, tuple(_RADARS)
+CAMERA_DELAY_S = {name: row[-1] for name, row in _CAMERAS.items()}
 _OPTICAL = np.array(
     [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
 )  # axes (right, down, forward) in (forward, left, up)
@@ -62,7 +54,7 @@ def draw_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> dict[str,
     """All twelve sensors with this scene's calibration; ``image_size`` is (width, height) in pixels."""
     rig = {}
     width, height = image_size
-    for channel, (x, y, z, yaw, pitch, roll, focal, u, v) in _CAMERAS.items():
+    for channel, (x, y, z, yaw, pitch, roll, focal, u, v, _) in _CAMERAS.items():
         place = np.array([x, y, z]) + rng.normal(0, 0.008, 3)
         yaw, pitch, roll = np.array([yaw, pitch, roll]) + rng.normal(0, 0.3, 3)
         focal, u, v = focal + rng.normal(0, 4), u + rng.normal(0, 8), v + rng.normal(0, 8)

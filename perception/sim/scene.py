@@ -7,26 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from perception.data.nuscenes_constants import KEYFRAME_HZ, LIDAR_HZ, RADAR_HZ
+from perception.files import write_file
 from perception.geometry import SE3
 from perception.sim import tables
 from perception.sim.camera import Camera
 from perception.sim.lidar import Lidar
 from perception.sim.radar import Radar
 from perception.sim.raycast import Stage
-from perception.sim.rig import (
-    CAMERA_DELAY_S,
-    CAMERA_NAMES,
-    KEYFRAME_HZ,
-    LIDAR_HZ,
-    LIDAR_NAME,
-    RADAR_HZ,
-    RADAR_NAMES,
-    draw_rig,
-)
+from perception.sim.rig import CAMERA_DELAY_S, CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
 from perception.sim.road import MAP_MARGIN_M, Layout, Path
 from perception.sim.scenery import build_scenery
 from perception.sim.traffic import Traffic
@@ -34,7 +28,7 @@ from perception.sim.weather import draw_weather
 
 _START_US = 1_600_000_000_000_000
 _SCENE_GAP_US = 1_000_000_000
-_SWEEPS_BEFORE = 9  # LiDAR sweeps before the first keyframe, so that it too has a past
+_SWEEPS_BEFORE = 9  # LiDAR sweeps before the first keyframe, so that its cloud has sweeps too
 _ANNOTATION_RANGE_M = 80.0
 _JPEG_QUALITY = 90
 _SURFACE_SAMPLES = 48  # points on an actor whose visibility is tested
@@ -64,7 +58,7 @@ class SceneRun:
         self._sway = self._rng("sway").uniform(0, 2 * np.pi, 4)
         self._start_us = _START_US + index * _SCENE_GAP_US
         self._rows: dict[str, list[dict]] = {name: [] for name in tables.TABLES}
-        self._samples = [
+        self._samples: list[dict[str, Any]] = [
             {
                 "token": self._token("sample", i),
                 "timestamp": self._start_us + round(i * 1e6 / KEYFRAME_HZ),
@@ -143,7 +137,7 @@ class SceneRun:
         """Write one sensor file, its ``sample_data`` row and its ``ego_pose`` row."""
         folder = "sweeps" if keyframe is None else "samples"
         filename = f"{folder}/{channel}/{self.name}__{channel}__{stamp}.{suffix}"
-        tables.write_bytes(self.root / filename, content)
+        write_file(self.root / filename, content)
         if keyframe is not None:
             self._on_keyframe_file()
         name, pose = self._token("data", channel, stamp), self._ego((stamp - self._start_us) * 1e-6)
@@ -251,7 +245,8 @@ class SceneRun:
         return np.mean(seen == np.arange(len(self.actors))[:, None], axis=1)
 
     def _annotate(self) -> None:
-        rows, history = self._rows, {}
+        rows = self._rows
+        history: dict[int, list[dict]] = {}
         for keyframe, sample in enumerate(self._samples):
             time = keyframe / KEYFRAME_HZ
             ego_xy = np.array(self.traffic.ego.at(time)[:2])
@@ -304,11 +299,10 @@ class SceneRun:
         s = np.arange(self.layout.start - 60, self.layout.end + 60, 2.0)
         outline = [self.path.pose(s, np.full(len(s), side * self.layout.kerb))[0] for side in (-1, 1)]
         polygon = np.concatenate([outline[0], outline[1][::-1]])
-        cv2.fillPoly(
-            image, [np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)], 255
-        )
+        pixels = np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)
+        cv2.fillPoly(image, [pixels], (255,))
         filename = f"maps/{self._token('map')}.png"
-        tables.write_bytes(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
+        write_file(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
         self._rows["map"].append(
             {
                 "token": self._token("map"),

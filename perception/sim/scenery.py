@@ -31,7 +31,9 @@ class Scenery:
 
 def build_scenery(rng: np.random.Generator, path: Path, layout: Layout) -> Scenery:
     """Draw the scenery of one scene."""
-    parts, lamps, reflectors = _ground(rng, path, layout), [], []
+    parts = _ground(rng, path, layout)
+    lamps: list = []
+    reflectors: list = []
     _crossing(parts, path, layout)
     for side in (-1, 1):
         _houses(rng, path, layout, side, parts, reflectors)
@@ -49,7 +51,8 @@ def _strip(path: Path, s: np.ndarray, low: float, high: float, z: float, color: 
 def _wall(path: Path, s: np.ndarray, offset: float, low: float, high: float, color: Color) -> Mesh:
     """Vertical ribbon: the face of a kerb."""
     xy = path.pose(s, np.full(len(s), offset))[0]
-    return ribbon(*(np.column_stack([xy, np.full(len(s), z)]) for z in (low, high)), color, Material.CONCRETE)
+    lower, upper = (np.column_stack([xy, np.full(len(s), z)]) for z in (low, high))
+    return ribbon(lower, upper, color, Material.CONCRETE)
 
 
 def _ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:

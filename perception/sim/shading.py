@@ -9,18 +9,13 @@ import math
 
 import numpy as np
 
-from perception.errors import PerceptionError
-
-try:
-    from numba import njit
-except ImportError as error:
-    raise PerceptionError(f"the simulator's cameras need numba (extra 'sim'): {error}") from error
+from perception.ops.compiled import compiled
 
 _MATTE, _PAINT, _GLASS, _ASPHALT, _CONCRETE, _GRASS, _FACADE, _FOLIAGE = 0, 1, 2, 4, 5, 6, 7, 8
 _HEADLIGHT, _TAILLIGHT, _RETRO, _MARKING, _LAMP = 9, 10, 11, 12, 13
 
 
-@njit(cache=True)
+@compiled
 def _hash(a, b, c):
     """Three integers to a number in [0, 1)."""
     h = (a * 73856093) ^ (b * 19349663) ^ (c * 83492791)
@@ -29,7 +24,7 @@ def _hash(a, b, c):
     return ((h ^ (h >> 11)) & 0xFFFF) / 65536.0
 
 
-@njit(cache=True)
+@compiled
 def _noise(x, y, salt):
     """Smooth value noise in [0, 1]."""
     i, j = math.floor(x), math.floor(y)
@@ -40,7 +35,7 @@ def _noise(x, y, salt):
     return low * (1 - v) + high * v
 
 
-@njit(cache=True)
+@compiled
 def _texture(material, x, y, z, nx, ny, nz, distance):
     """Brightness factor of a surface point, and whether it is a window: 0 no, 1 dark, 2 lit at night."""
     fade = math.exp(-distance / 30.0)
@@ -72,7 +67,7 @@ def _texture(material, x, y, z, nx, ny, nz, distance):
     return 1.0, 0
 
 
-@njit(cache=True)
+@compiled
 def _sky(dz, dx, dy, top, horizon, cloud, channel):
     up = max(dz, 0.0)
     value = horizon[channel] + (top[channel] - horizon[channel]) * (1 - math.exp(-4.0 * up))
@@ -83,7 +78,7 @@ def _sky(dz, dx, dy, top, horizon, cloud, channel):
     return value
 
 
-@njit(cache=True)
+@compiled
 def shade(
     distance,
     triangle,
@@ -193,7 +188,7 @@ def shade(
     return image
 
 
-@njit(cache=True)
+@compiled
 def develop(linear, noise, gain, salt):
     """Exposure, gamma 2, sensor noise and rounding: linear [P, 3] to uint8 [P, 3]. Darkness is noisier."""
     count = len(linear)

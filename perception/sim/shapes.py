@@ -1,4 +1,4 @@
-"""From a nuScenes category to one random specimen: its mesh and its box."""
+"""From a nuScenes category to one random example: its mesh and its box."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception.sim import figures, vehicles
+from perception.sim import small_objects, vehicles
 from perception.sim.mesh import Mesh
 
 # Room between mesh and box on every side, metres: annotated boxes hold the surface and its range noise.
@@ -15,7 +15,7 @@ BOX_MARGIN_M = 0.04
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A specimen centred on its box: x and y of the box centre are 0 and the ground is z = 0.
+    """A example centred on its box: x and y of the box centre are 0 and the ground is z = 0.
 
     Args:
         category: nuScenes category name, e.g. "vehicle.car".
@@ -31,7 +31,7 @@ class Shape:
 def make_shape(
     category: str, rng: np.random.Generator, rider: bool = False, walking: bool = True, tractor: bool = False
 ) -> Shape:
-    """Draw one specimen of a category."""
+    """Draw one example of a category."""
     mesh = _mesh(category, rng, rider, walking, tractor)
     poses = [mesh.posed(phase) for phase in (0.0, 0.5 * np.pi, -0.5 * np.pi)]
     low = np.min([pose.min(axis=0) for pose in poses], axis=0)
@@ -45,19 +45,19 @@ def make_shape(
 def _mesh(category: str, rng: np.random.Generator, rider: bool, walking: bool, tractor: bool) -> Mesh:
     family, _, kind = category.rpartition(".")
     if family == "human.pedestrian":
-        return figures.pedestrian(rng, kind, walking)
+        return small_objects.pedestrian(rng, kind, walking)
     if category == "vehicle.truck":
         return vehicles.truck(rng, tractor)
     if category == "vehicle.bicycle":
-        return figures.bicycle(rng, rider)
+        return small_objects.bicycle(rng, rider)
     if category == "vehicle.motorcycle":
-        return figures.motorcycle(rng, rider)
+        return small_objects.motorcycle(rng, rider)
     simple = {
         "vehicle.car": vehicles.car,
         "vehicle.bus.rigid": vehicles.bus,
         "vehicle.trailer": vehicles.trailer,
         "vehicle.construction": vehicles.construction_vehicle,
-        "movable_object.trafficcone": figures.traffic_cone,
-        "movable_object.barrier": figures.barrier,
+        "movable_object.trafficcone": small_objects.traffic_cone,
+        "movable_object.barrier": small_objects.barrier,
     }
     return simple[category](rng)

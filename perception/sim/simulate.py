@@ -19,10 +19,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from perception.data.nuscenes_constants import KEYFRAME_HZ
 from perception.errors import PerceptionError
+from perception.files import ResultsError
 from perception.sim import tables
-from perception.sim.rig import CAMERA_NAMES, KEYFRAME_HZ, LIDAR_NAME, RADAR_NAMES
+from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
 
 _REVISION = 2  # of the simulator: scenes of another revision are not continued
@@ -135,6 +138,8 @@ def simulate(
         raise SimulationError(
             f"{root}: a worker process was killed, probably for want of memory; use fewer workers"
         ) from error
+    except ResultsError as error:
+        raise SimulationError(str(error)) from error
     except OSError as error:
         raise SimulationError(f"{error.filename or root}: cannot be written: {error.strerror or error}") from error
     return root
@@ -241,7 +246,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_count = None  # in a worker: the keyframe files that all workers have written so far
+_count: Any = None  # in a worker: the keyframe files that all workers have written so far
 
 
 def _start_worker(count) -> None:
@@ -261,7 +266,7 @@ def _run_scene_in_worker(settings: Settings, index: int, root: Path) -> None:
 
 def _merge(root: Path, settings: Settings) -> None:
     """The thirteen tables of all scenes, and the split that names them."""
-    merged = {name: [] for name in tables.TABLES}
+    merged: dict[str, list[dict]] = {name: [] for name in tables.TABLES}
     merged.update(tables.fixed_tables(settings.seed, _CHANNELS))
     for index in range(settings.scenes):
         scene = _read_json(_notes(root, index))

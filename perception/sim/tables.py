@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Iterable
 from pathlib import Path as FilePath
 
 import numpy as np
+
+from perception.data.nuscenes_constants import DETECTION_CLASS, VISIBILITY_LEVEL
+from perception.files import write_file
+from perception.task import ATTRIBUTES
 
 TABLES = (
     "scene",
@@ -27,42 +31,8 @@ TABLES = (
     "log",
     "map",
 )
-CATEGORIES = (
-    "human.pedestrian.adult",
-    "human.pedestrian.child",
-    "human.pedestrian.wheelchair",
-    "human.pedestrian.stroller",
-    "human.pedestrian.personal_mobility",
-    "human.pedestrian.police_officer",
-    "human.pedestrian.construction_worker",
-    "animal",
-    "vehicle.car",
-    "vehicle.motorcycle",
-    "vehicle.bicycle",
-    "vehicle.bus.bendy",
-    "vehicle.bus.rigid",
-    "vehicle.truck",
-    "vehicle.construction",
-    "vehicle.emergency.ambulance",
-    "vehicle.emergency.police",
-    "vehicle.trailer",
-    "movable_object.barrier",
-    "movable_object.trafficcone",
-    "movable_object.pushable_pullable",
-    "movable_object.debris",
-    "static_object.bicycle_rack",
-)
-ATTRIBUTES = (
-    "vehicle.moving",
-    "vehicle.stopped",
-    "vehicle.parked",
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "pedestrian.sitting_lying_down",
-    "pedestrian.standing",
-    "pedestrian.moving",
-)
-VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
+# In the order of the official table.
+_ATTRIBUTES = (*ATTRIBUTES[:5], *reversed(ATTRIBUTES[5:]))
 
 
 def token(seed: int, *name) -> str:
@@ -75,15 +45,17 @@ def scene_name(index: int) -> str:
 
 
 def fixed_tables(seed: int, channels: dict[str, str]) -> dict[str, list[dict]]:
-    """The tables every data set shares; ``channels`` maps channel to modality."""
+    """The tables that every dataset shares; ``channels`` maps channel to modality."""
+
+    def named(table: str, names: Iterable[str]) -> list[dict]:
+        return [{"token": token(seed, table, name), "name": name, "description": ""} for name in names]
+
     return {
-        "category": [{"token": token(seed, "category", name), "name": name, "description": ""} for name in CATEGORIES],
-        "attribute": [
-            {"token": token(seed, "attribute", name), "name": name, "description": ""} for name in ATTRIBUTES
-        ],
+        "category": named("category", DETECTION_CLASS),
+        "attribute": named("attribute", _ATTRIBUTES),
         "visibility": [
             {"token": str(i + 1), "level": level, "description": f"visibility of whole object, per cent: {level[1:]}"}
-            for i, level in enumerate(VISIBILITIES)
+            for i, level in enumerate(VISIBILITY_LEVEL)
         ],
         "sensor": [
             {"token": token(seed, "sensor", channel), "channel": channel, "modality": modality}
@@ -99,17 +71,9 @@ def link(rows: list[dict]) -> None:
         row["next"] = rows[i + 1]["token"] if i + 1 < len(rows) else ""
 
 
-def write_bytes(path: FilePath, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
 def write_json(path: FilePath, content) -> None:
-    """Write JSON the same way."""
-    write_bytes(path, json.dumps(content, indent=0).encode())
+    """Write a JSON file with a value a line, as nuScenes has its tables."""
+    write_file(path, json.dumps(content, indent=0).encode())
 
 
 def radar_file(clusters: np.ndarray) -> bytes:

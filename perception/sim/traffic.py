@@ -108,7 +108,7 @@ def _follow(lane: list[_Follower], steps: int) -> np.ndarray:
 
 
 class Traffic:
-    """All actors of a scene and the ego vehicle's track; built by :func:`build_traffic`."""
+    """All actors of a scene and the ego vehicle's track."""
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
         self.rng, self.path, self.layout = rng, path, layout
@@ -131,12 +131,12 @@ class Traffic:
         xy, heading = self.path.pose(s, offset)
         return Track(xy[..., 0], xy[..., 1], heading + (0.0 if direction > 0 else np.pi))
 
-    def _stand(self, category: str, s: float, offset: float, turn: float = 0.0, z: float = 0.0, **options) -> None:
-        """Put a standing actor at (s, offset), turned from the road's heading."""
+    def _stand(self, category: str, s: float, offset: float, angle: float = 0.0, z: float = 0.0, **options) -> None:
+        """Put a standing actor at (s, offset), at ``angle`` to the heading of the road."""
         rider = options.pop("rider", None)
         shape = make_shape(category, self.rng, rider=bool(rider), walking=False)
         xy, heading = self.path.pose(s, offset)
-        self.actors.append(Actor(shape, Track.standing(xy, float(heading) + turn), z, rider=rider, **options))
+        self.actors.append(Actor(shape, Track.standing(xy, float(heading) + angle), z, rider=rider, **options))
 
     def _lane_vehicle(self, category: str) -> _Follower:
         rng = self.rng
@@ -144,7 +144,7 @@ class Traffic:
             tractor, trailer = make_shape("vehicle.truck", rng, tractor=True), make_shape(category, rng)
             length = 3.4 + trailer.size[0]
             front = 0.5 * length
-            parts = [
+            parts: list[tuple[Shape, float, bool | None]] = [
                 (tractor, front - 0.5 * tractor.size[0], None),
                 (trailer, front - 3.4 - 0.5 * trailer.size[0], None),
             ]
@@ -169,7 +169,8 @@ class Traffic:
                 offset = -direction * (lane + 0.5) * layout.lane_width
                 is_ego = direction == 1 and lane == 0
                 pace = speed * rng.uniform(0.85, 1.2) * (0.3 if rng.random() < 0.15 and not is_ego else 1.0)
-                ahead, low, high = [], layout.start - 20, layout.end + 20
+                ahead: list[_Follower] = []
+                low, high = layout.start - 20, layout.end + 20
                 s = high - rng.uniform(0, 15)
                 ego_index = -1
                 while s > low:
@@ -228,11 +229,11 @@ class Traffic:
             )
             if not free or rng.random() < 0.66:
                 continue
-            turn = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.03)
+            angle = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.03)
             if category == "vehicle.motorcycle":
-                self._stand(category, middle, offset, turn + rng.uniform(0.3, 1.4), rider=False)
+                self._stand(category, middle, offset, angle + rng.uniform(0.3, 1.4), rider=False)
             else:
-                self._stand(category, middle, offset + rng.normal(0, 0.08), turn, idle="vehicle.parked")
+                self._stand(category, middle, offset + rng.normal(0, 0.08), angle, idle="vehicle.parked")
 
     def _cyclists(self, side: int) -> None:
         rng, layout = self.rng, self.layout
@@ -246,8 +247,8 @@ class Traffic:
             self.actors.append(Actor(shape, self._along(line, offset + wobble, direction), rider=True))
         for s in np.arange(layout.start, layout.end, 60.0) + rng.uniform(0, 50):
             if not layout.near_crossing(s, 1.0):
-                turn = rng.uniform(-0.4, 0.4) + rng.choice([0.0, 1.57])
-                self._stand("vehicle.bicycle", s, side * (layout.kerb + 0.95), turn, SIDEWALK_HEIGHT_M, rider=False)
+                angle = rng.uniform(-0.4, 0.4) + rng.choice([0.0, 1.57])
+                self._stand("vehicle.bicycle", s, side * (layout.kerb + 0.95), angle, SIDEWALK_HEIGHT_M, rider=False)
 
     def _walkers(self, side: int) -> None:
         rng, layout = self.rng, self.layout
@@ -284,8 +285,8 @@ class Traffic:
                 inward = 1 if end == low else -1
                 s = end + inward * 2.2 * (1 - fraction) + rng.normal(0, 0.1)
                 self._stand("movable_object.trafficcone", s, edge + side * fraction * 1.9, rng.uniform(-3, 3))
-        turn = (0.0 if side < 0 else np.pi) + rng.choice([0.0, np.pi]) + rng.normal(0, 0.08)
-        self._stand("vehicle.construction", 0.5 * (low + high), middle + 0.2 * side, turn, idle="vehicle.parked")
+        angle = (0.0 if side < 0 else np.pi) + rng.choice([0.0, np.pi]) + rng.normal(0, 0.08)
+        self._stand("vehicle.construction", 0.5 * (low + high), middle + 0.2 * side, angle, idle="vehicle.parked")
         for s in (low + 2.0, high - 2.0):
             if rng.random() < 0.7:
                 self._stand(
@@ -301,8 +302,8 @@ class Traffic:
             if (rng.random() < 0.62 and not first) or layout.near_crossing(s, 3.0):
                 continue
             category = "vehicle.trailer" if first else names[rng.choice(5, p=[0.45, 0.2, 0.12, 0.13, 0.1])]
-            turn = rng.choice([-0.5, 0.5]) * np.pi + rng.normal(0, 0.08)
-            self._stand(category, s, side * (layout.house_line + 10 + rng.uniform(0, 3)), turn, idle="vehicle.parked")
+            angle = rng.choice([-0.5, 0.5]) * np.pi + rng.normal(0, 0.08)
+            self._stand(category, s, side * (layout.house_line + 10 + rng.uniform(0, 3)), angle, idle="vehicle.parked")
         category = ["movable_object.trafficcone", "movable_object.barrier"][int(rng.random() < 0.7)]
         step = 3.4 if category.endswith("barrier") else 2.6
         for s in np.arange(low + 1.0, low + 1.0 + rng.integers(2, 5) * step, step):

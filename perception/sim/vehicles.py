@@ -1,6 +1,6 @@
 """Class-typical meshes of the motor vehicles: car, truck, bus, trailer and construction vehicle.
 
-Every function draws one random specimen and returns a mesh standing on z = 0, nose towards +x. Sizes follow the means
+Every function draws one random example and returns a mesh standing on z = 0, nose towards +x. Sizes follow the means
 and spreads of the nuScenes annotations.
 """
 
@@ -283,8 +283,9 @@ def trailer(rng: np.random.Generator) -> Mesh:
         parts.append(box([0, 0, 2.45 + half], [0.7 * length, 0.6, 0.12], _DARK))
     else:
         parts.append(box([0, 0, 0.5 * (1.2 + height)], [length, width, height - 1.2], color, Material.PAINT))
+        red, green, blue = color
+        shade = (0.8 * red, 0.8 * green, 0.8 * blue)
         for x in np.arange(rear + 0.6, front, 1.2 if kind == 0 else 0.6):
-            shade = tuple(0.8 * value for value in color)
             parts.append(box([x, 0, 0.5 * (1.2 + height)], [0.08, width + 0.03, height - 1.3], shade, Material.PAINT))
         logo = PAINTS[rng.integers(len(PAINTS))]
         parts.append(box([0.1 * length, 0, 0.72 * height], [0.4 * length, width + 0.04, 0.7], logo, Material.PAINT))
@@ -308,7 +309,8 @@ def _excavator(rng: np.random.Generator, color: Color) -> Mesh:
     parts = []
     for side in (-1, 1):
         outline = [[-1.7, 0.25], [-1.4, 0.0], [1.4, 0.0], [1.7, 0.25], [1.6, 0.75], [-1.6, 0.75]]
-        parts.append(prism(outline, tuple(sorted((side * 0.85, side * 1.4))), (0.12, 0.12, 0.12), Material.RUBBER))
+        width = min(side * 0.85, side * 1.4), max(side * 0.85, side * 1.4)
+        parts.append(prism(outline, width, (0.12, 0.12, 0.12), Material.RUBBER))
     parts.append(tube([0, 0, 0.7], [0, 0, 1.0], 0.8, (0.15, 0.15, 0.15), Material.MATTE, 10))
     parts.append(box([-0.7, 0, 1.5], [2.4, 2.5, 1.0], color, Material.PAINT))
     parts.append(box([-1.85, 0, 1.45], [0.6, 2.5, 1.1], _DARK))

@@ -121,5 +121,6 @@ def draw_weather(name: str, rng: np.random.Generator) -> Weather:
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(25, 60))
     if name != "day":
         return weather
-    sun = (np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation))
-    return replace(weather, sun_direction=tuple(float(value) for value in sun))
+    across = np.cos(elevation)
+    sun = (float(np.cos(azimuth) * across), float(np.sin(azimuth) * across), float(np.sin(elevation)))
+    return replace(weather, sun_direction=sun)

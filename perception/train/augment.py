@@ -13,6 +13,7 @@ After both, a point projects to the same image content as before.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import cv2
@@ -20,7 +21,7 @@ import numpy as np
 
 from perception.config import AugmentConfig
 from perception.geometry import SE3, wrap_angle
-from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, scaled_below, scaling
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, scaled_below, scaling
 
 MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # in camera axes left-right is x
 
@@ -114,7 +115,7 @@ class ImageTransform:
 
         affine = scaling(scaled[0] / width, scaled[1] / height, left, top)
         if self.mirror:
-            out = cv2.flip(out, 1)
+            out = np.ascontiguousarray(out[:, ::-1])
             affine = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ affine
         return out, affine
 
@@ -134,29 +135,44 @@ def draw_world(config: AugmentConfig, rng: np.random.Generator) -> WorldTransfor
 
 
 def augment(
-    frame: Frame, world: WorldTransform, config: AugmentConfig, image_size: tuple[int, int], rng: np.random.Generator
+    frame: Frame,
+    world: WorldTransform,
+    config: AugmentConfig,
+    image_size: Mapping[str, tuple[int, int]],
+    rng: np.random.Generator,
 ) -> Frame:
-    """``frame`` in the world that ``world`` makes; its images, randomly changed, at ``image_size`` (height, width)."""
-    cameras = {}
-    for name, camera in (frame.cameras or {}).items():
-        image = ImageTransform(
-            mirror=world.mirror,
-            zoom=rng.uniform(1 - config.image_scale, 1 + config.image_scale),
-            shift=tuple(rng.uniform(-config.image_scale / 2, config.image_scale / 2, size=2)),
-            brightness=rng.uniform(1 - config.image_color, 1 + config.image_color),
-            contrast=rng.uniform(1 - config.image_color, 1 + config.image_color),
-        )
-        cameras[name] = transform_camera(camera, world, image, image_size)
-    return dataclasses.replace(transform_world(frame, world), cameras=cameras)
+    """``frame`` in the world that ``world`` makes; its images, randomly changed, at the size (height, width) wanted.
+
+    image_size: by sensor, of all that have images.
+    """
+    moved = transform_world(frame, world)
+    data = dict(moved.data)
+    for sensor, cameras in moved.data.items():
+        if isinstance(cameras, PointCloud):
+            continue
+        images: dict[str, CameraImage] = {}
+        for name, camera in cameras.items():
+            image = ImageTransform(
+                mirror=world.mirror,
+                zoom=rng.uniform(1 - config.image_scale, 1 + config.image_scale),
+                shift=tuple(rng.uniform(-config.image_scale / 2, config.image_scale / 2, size=2)),
+                brightness=rng.uniform(1 - config.image_color, 1 + config.image_color),
+                contrast=rng.uniform(1 - config.image_color, 1 + config.image_color),
+            )
+            images[name] = transform_camera(camera, world, image, image_size[sensor])
+        data[sensor] = images
+    return moved.with_data(data)
 
 
 def transform_world(frame: Frame, world: WorldTransform) -> Frame:
-    """Clouds, boxes and the ego pose of ``frame`` in the transformed world; its cameras are not touched."""
+    """Clouds, boxes and the ego pose of ``frame`` in the transformed world; its images are not touched."""
+    clouds = {
+        name: type(data)(world.points(data.points, data.velocity)) if isinstance(data, PointCloud) else data
+        for name, data in frame.data.items()
+    }
     return dataclasses.replace(
-        frame,
+        frame.with_data(clouds),
         world_SE3_ego=world.ego_pose(frame.world_SE3_ego),
-        radar=None if frame.radar is None else RadarCloud(world.points(frame.radar.points, velocity=slice(4, 6))),
-        lidar=None if frame.lidar is None else LidarCloud(world.points(frame.lidar.points)),
         boxes=None if frame.boxes is None else world.boxes(frame.boxes),
     )
 

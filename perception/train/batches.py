@@ -7,7 +7,7 @@ nothing depends on the number of loader workers, and there is no generator state
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -15,17 +15,20 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from perception.batch import Batch, collate
-from perception.config import Config, TrainConfig
-from perception.data.corruptions import Faulty, draw_faults
+from perception.batch import Batch, InputSpec, collate
+from perception.config import AugmentConfig, Config, TrainConfig
+from perception.data.corruptions import Corrupted, draw_corruptions
+from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.geometry import SE3
-from perception.sample import SENSORS, Boxes3D, CameraImage, Frame, SampleError, fit_image
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import augment, draw_world
 
-SINGLE_SENSORS = tuple((name,) for name in SENSORS)
-PROPER_SUBSETS = tuple(subset for n in range(1, len(SENSORS)) for subset in combinations(SENSORS, n))
+
+def proper_subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every set of some of the sensors but not all, small ones first."""
+    return [subset for n in range(1, len(sensors)) for subset in combinations(sensors, n)]
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class Schedule(Sampler[Draw]):
     With ``train.sensor_dropout`` as probability a batch sees fewer sensors, see ``train.dropout_to``; else all.
     """
 
-    def __init__(self, samples: int, config: TrainConfig, rank: int = 0, processes: int = 1):
+    def __init__(self, samples: int, sensors: Sequence[str], config: TrainConfig, rank: int = 0, processes: int = 1):
         self.samples, self.config, self.rank, self.processes = samples, config, rank, processes
+        self.sensors = tuple(sensors)
         self.steps_per_epoch = samples // (config.batch_size * processes)
         self.epoch, self.start = 0, 0
         if self.steps_per_epoch == 0:
@@ -64,26 +68,34 @@ class Schedule(Sampler[Draw]):
 
     def _sensors(self, first: int) -> tuple[str, ...]:
         rng = keyed_rng(self.config.seed, self.epoch, first, "sensors")
-        if rng.random() >= self.config.sensor_dropout:
-            return SENSORS
-        subsets = PROPER_SUBSETS if self.config.dropout_to == "subset" else SINGLE_SENSORS
+        if rng.random() >= self.config.sensor_dropout or len(self.sensors) == 1:
+            return self.sensors
+        single = self.config.dropout_to == "single"
+        subsets = [(name,) for name in self.sensors] if single else proper_subsets(self.sensors)
         return subsets[rng.integers(len(subsets))]
 
 
-def training_image_size(config: Config) -> tuple[int, int]:
-    """Height and width that an image must cover for the augmentation to zoom in on it without enlarging it."""
-    height, width = (math.ceil(side * (1 + config.augment.image_scale)) for side in config.camera.image_size)
+def training_image_size(size: tuple[int, int], config: AugmentConfig) -> tuple[int, int]:
+    """Height and width that an image must cover for the augmentation to zoom in on it without enlarging it.
+
+    size: height and width that the network sees.
+    """
+    height, width = (math.ceil(side * (1 + config.image_scale)) for side in size)
     return height, width
 
 
-class FrameCache(Sequence):
-    """The frames of a dataset, each read once. Images are kept no larger than to cover ``image_size``.
+class FrameCache:
+    """The frames of a dataset, each read once. Images are kept no larger than to cover what training wants of them.
 
     Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes some 4 MB.
+
+    Args:
+        image_size: height and width by sensor.
     """
 
-    def __init__(self, frames: Sequence[Frame | None], image_size: tuple[int, int]):
-        self.frames, self.image_size, self.kept = frames, image_size, {}
+    def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
+        self.frames, self.image_size, self.tokens = frames, image_size, frames.tokens
+        self.kept: dict[int, Frame | None] = {}
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -91,15 +103,34 @@ class FrameCache(Sequence):
     def __getitem__(self, index: int) -> Frame | None:
         if index not in self.kept:
             frame = self.frames[index]
-            if frame is not None and frame.cameras:
-                frame = replace(frame, cameras={name: self._reduced(c) for name, c in frame.cameras.items()})
+            if frame is not None:
+                frame = frame.with_data({name: self._reduced(name, data) for name, data in frame.data.items()})
             self.kept[index] = frame
         return self.kept[index]
 
-    def _reduced(self, camera: CameraImage) -> CameraImage:
-        height, width = camera.image.shape[:2]
-        zoom = min(1.0, max(self.image_size[0] / height, self.image_size[1] / width))
-        return fit_image(camera, (round(height * zoom), round(width * zoom)))
+    def _reduced(self, sensor: str, data: SensorData) -> SensorData:
+        if isinstance(data, PointCloud) or sensor not in self.image_size:
+            return data
+        return {name: _shrunk(camera, self.image_size[sensor]) for name, camera in data.items()}
+
+
+def _shrunk(camera: CameraImage, cover: tuple[int, int]) -> CameraImage:
+    height, width = camera.image.shape[:2]
+    zoom = min(1.0, max(cover[0] / height, cover[1] / width))
+    return fit_image(camera, (round(height * zoom), round(width * zoom)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame as it is trained on.
+
+    errors: sensor -> how its content is displaced, see :class:`perception.data.corruptions.Corrupted`.
+    sensors: those that the detector sees; the frame's others only supervise depth.
+    """
+
+    frame: Frame
+    errors: dict[str, SE3]
+    sensors: tuple[str, ...]
 
 
 class TrainingData(Dataset):
@@ -108,35 +139,38 @@ class TrainingData(Dataset):
     A PerceptionError is returned: raised in a loader worker, it would arrive with a page of traceback around it.
     """
 
-    def __init__(self, frames: Sequence[Frame | None], config: Config):
-        self.image_size = tuple(config.camera.image_size)
-        self.frames = FrameCache(frames, training_image_size(config)) if config.data.cache else frames
-        self.config = config
+    def __init__(self, frames: FrameSource, config: Config, inputs: InputSpec):
+        sizes = {name: training_image_size(size, config.augment) for name, size in inputs.image_size.items()}
+        self.frames: FrameSource = FrameCache(frames, sizes) if config.data.cache else frames
+        self.config, self.inputs = config, inputs
 
     def __getitem__(self, draw: Draw) -> Batch | PerceptionError | None:
         try:
-            samples = [self._prepare(index, draw) for index in draw.indices]
-            samples = [sample for sample in samples if sample is not None]
-            return make_batch(samples, draw.sensors, self.image_size) if samples else None
+            prepared = [self._prepare(index, draw) for index in draw.indices]
+            samples = [sample for sample in prepared if sample is not None]
+            return make_batch(samples, self.inputs) if samples else None
         except PerceptionError as error:
             return error
 
-    def _prepare(self, index: int, draw: Draw) -> Faulty | None:
+    def _prepare(self, index: int, draw: Draw) -> Sample | None:
         """The frame as it is trained on; None where it cannot be read or holds no sensor."""
         frame, config = self.frames[index], self.config
-        if frame is None or not frame.sensors:
+        present = () if frame is None else tuple(name for name in frame.sensors if name in self.inputs.sensors)
+        if frame is None or not present:
             return None
         rng = keyed_rng(config.train.seed, draw.epoch, frame.token)
         world = draw_world(config.augment, rng)
-        kept = frame.only(sensors_kept(frame.sensors, draw.sensors))
-        faulty = Faulty(kept, {name: SE3() for name in SENSORS})
-        if config.augment.fault_rate > 0:
-            faulty = draw_faults(kept, lambda: self._previous(index, frame), config.augment.fault_rate, rng)
-        if kept.lidar is None and kept.cameras is not None:  # the LiDAR supervises depth wherever there are images
-            faulty = replace(faulty, frame=replace(faulty.frame, lidar=frame.lidar))
-        frame = replace(faulty.frame, boxes=without_unseen(frame.boxes))
-        errors = {name: world.seen_from(error) for name, error in faulty.errors.items()}
-        return Faulty(augment(frame, world, config.augment, self.image_size, rng), errors)
+        kept = frame.only(sensors_kept(present, draw.sensors))
+        corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
+        rate = config.augment.corruption_rate
+        if rate > 0:
+            corrupted = draw_corruptions(corrupted, lambda: self._previous(index, frame), rate, rng)
+        teachers = {self.inputs.depth_from.get(name) for name in kept.sensors}
+        unseen = {name: data for name, data in frame.data.items() if name in teachers - set(kept.sensors)}
+        seen = replace(corrupted.frame.with_data(corrupted.frame.data | unseen), boxes=_trained_on(frame.boxes))
+        errors = {name: world.seen_from(error) for name, error in corrupted.errors.items()}
+        augmented = augment(seen, world, config.augment, self.inputs.image_size, rng)
+        return Sample(augmented, errors, corrupted.frame.sensors)
 
     def _previous(self, index: int, frame: Frame) -> Frame | None:
         """The keyframe before, if it is of the same scene."""
@@ -149,13 +183,11 @@ def sensors_kept(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str
     return tuple(name for name in present if name in wanted) or present
 
 
-def make_batch(samples: list[Faulty], sensors: tuple[str, ...], image_size: tuple[int, int]) -> Batch:
-    """Collate, and mark a LiDAR that is loaded only to supervise depth as not valid: the detector does not see it."""
-    frames = [sample.frame for sample in samples]
-    batch = collate(frames, image_size)
-    batch.displacement = torch.tensor([[_planar(sample.errors.get(name)) for name in SENSORS] for sample in samples])
-    kept = [sensors_kept(frame.sensors, sensors) for frame in frames]
-    batch.sensor_valid &= torch.tensor([[name in names for name in SENSORS] for names in kept])
+def make_batch(samples: list[Sample], inputs: InputSpec) -> Batch:
+    """Collate, and mark sensors that are there only to supervise depth as not valid: the detector does not see them."""
+    batch = collate([sample.frame for sample in samples], inputs)
+    batch.displacement = torch.tensor([[_planar(s.errors.get(name)) for name in inputs.sensors] for s in samples])
+    batch.sensor_valid &= torch.tensor([[name in s.sensors for name in inputs.sensors] for s in samples])
     return batch
 
 
@@ -164,6 +196,6 @@ def _planar(error: SE3 | None) -> tuple[float, float, float]:
     return (np.nan,) * 3 if error is None else (error.yaw, *error.translation[:2].tolist())
 
 
-def without_unseen(boxes: Boxes3D | None) -> Boxes3D | None:
-    """Boxes without a single LiDAR or radar point are left out, as the metric does; an unknown number (-1) is kept."""
-    return boxes if boxes is None else boxes[(boxes.num_lidar_points != 0) | (boxes.num_radar_points != 0)]
+def _trained_on(boxes: Boxes3D | None) -> Boxes3D | None:
+    """As in the metric, boxes without a single LiDAR or radar point are left out."""
+    return None if boxes is None else boxes[boxes.measured]

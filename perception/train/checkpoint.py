@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from perception.errors import PerceptionError
+from perception.files import write_file
 
 
 def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
@@ -19,9 +20,7 @@ def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], st
         for group, values in tensors.items()
         for name, value in values.items()
     }
-    partial = path.with_name(path.name + ".part")
-    save_file(flat, partial, metadata={"state": json.dumps(state)})
-    partial.replace(path)
+    write_file(path, save(flat, metadata={"state": json.dumps(state)}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import torch
 
+from perception.errors import missing_extra
+from perception.files import write_file
+
 log = logging.getLogger(__name__)
 
 
 class Window:
     """Mean losses and throughput since it was last asked."""
 
-    def __init__(self):
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}  # on the device until asked
         self.counts: dict[str, int] = {}
         self.samples, self.start_s = 0, time.monotonic()
@@ -32,7 +38,7 @@ class Window:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         if means:
             means["samples_per_s"] = self.samples / (time.monotonic() - self.start_s)
-        self.__init__()
+        self._clear()
         return means
 
 
@@ -45,13 +51,13 @@ class Journal:
             return
         lines = self.path.read_text().splitlines() if step and self.path.exists() else []
         # What was logged after the checkpoint will happen, and be logged, once more.
-        self.path.write_text("".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
+        write_file(self.path, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step).encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
 
             self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
         except ImportError:
-            log.info("no TensorBoard logs: pip install 'perception[train]' for them; log.jsonl has the same numbers")
+            log.info(missing_extra("train", "log.jsonl has the same numbers as TensorBoard logs, which need an extra"))
 
     def write(self, kind: str, step: int, numbers: dict[str, float], **other) -> None:
         """kind: "steps", "epoch" or "broken".  numbers: what TensorBoard plots too."""

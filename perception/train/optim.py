@@ -13,9 +13,9 @@ WARMUP = 0.2  # share of the steps over which the learning rate rises
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW groups: the image backbone and the rest, each with weight decay and, for norms and biases, without."""
-    camera = getattr(model, "camera", None)
-    backbone = {id(parameter) for parameter in camera.backbone.parameters()} if camera is not None else set()
+    """AdamW groups: pretrained backbones and the rest, each with weight decay and, for norms and biases, without."""
+    parts = [getattr(encoder, "pretrained", None) for encoder in getattr(model, "encoders", nn.ModuleDict()).values()]
+    backbone = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -60,5 +60,5 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself; emulated, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

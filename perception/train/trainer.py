@@ -1,6 +1,6 @@
 """Training: one loop for one process or many, on CPU or GPU, that can be stopped and resumed at any step.
 
-All randomness is keyed by the seed and the step (see ``data.batches``), and the learning rate is a function of the
+All randomness is keyed by the seed and the step (see ``train.batches``), and the learning rate is a function of the
 step: a run that was interrupted and resumed ends in the same bytes as one that was not (on a CPU).
 """
 
@@ -13,13 +13,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import torch
-from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -27,9 +26,10 @@ from tqdm import tqdm
 
 from perception.batch import Batch
 from perception.config import Config
-from perception.data.nuscenes import open_source
+from perception.data.nuscenes import NuScenes, open_source
+from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
-from perception.model.detector import build, find_checkpoint
+from perception.model.detector import Detector, build, find_checkpoint, read_weights
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData, training_image_size
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
@@ -104,12 +104,13 @@ def _start_worker(_: int) -> None:
 class Trainer:
     """Trains ``model`` on ``frames``; everything it leaves behind is in the folder ``out``.
 
-    model: Batch -> prediction, with ``save(folder, state)``.  loss: (prediction, batch) -> dict with "total".
-    frames: indexable; None for a frame that cannot be read, which is left out and counted.
+    model: Batch -> prediction, with ``inputs`` and ``save(folder, state)``, as a Detector.
+    loss: (prediction, batch) -> dict with "total".
+    frames: None for a frame that cannot be read, which is left out and counted.
     """
 
     def __init__(
-        self, model: nn.Module, loss: nn.Module, frames: Sequence, config: Config, out: Path, device: torch.device
+        self, model: Detector, loss: nn.Module, frames: FrameSource, config: Config, out: Path, device: torch.device
     ):
         for name in ("epochs", "batch_size"):
             if getattr(config.train, name) < 1:
@@ -120,14 +121,14 @@ class Trainer:
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.model, self.loss = model.to(device).train(), loss.to(device)
-        self.forward = self.model
+        self.forward: nn.Module = self.model
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.train))
         self.ema = Ema(self.model, config.train.ema_decay)
         self.amp = config.train.amp and has_bfloat16(device)
 
-        self.schedule = Schedule(len(frames), config.train, self.rank, self.processes)
+        self.schedule = Schedule(len(frames), model.inputs.sensors, config.train, self.rank, self.processes)
         self.loader = DataLoader(
-            TrainingData(frames, config),
+            TrainingData(frames, config, model.inputs),
             sampler=self.schedule,
             batch_size=None,  # the dataset makes whole batches
             num_workers=config.data.workers,
@@ -257,8 +258,8 @@ class Trainer:
             for name, value in values.items()
         }
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
-        state = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
-        state["config"] = asdict(self.config)
+        progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
+        state = {**progress, "config": asdict(self.config)}
         write_checkpoint(self.checkpoint, tensors, state)
         self.model.save(self.out, self.ema.state)
 
@@ -301,12 +302,17 @@ class Trainer:
 def freeze(model: nn.Module, name: str) -> None:
     """Train the rest of ``model`` only.
 
+    Args:
+        name: of a module in it, such as ``encoders.camera``.
+
     Raises:
         TrainingError: it has no such part.
     """
-    parts = dict(model.named_children())
-    if name not in parts:
-        raise TrainingError(f"train.freeze: some of {', '.join(parts)} were expected, found '{name}'")
+    parts = dict(model.named_modules())
+    if not name or name not in parts:
+        depth = name.count(".")
+        known = ", ".join(part for part in parts if part and part.count(".") <= depth)
+        raise TrainingError(f"train.freeze: some of {known} were expected, found '{name}'")
     parts[name].requires_grad_(False)
 
 
@@ -316,12 +322,11 @@ def initialise(model: nn.Module, checkpoint: str) -> None:
     Raises:
         PerceptionError: no such checkpoint, or none of its weights fits.
     """
-    path = find_checkpoint(checkpoint) / "model.safetensors"
-    own = model.state_dict()
-    fitting = {k: v for k, v in load_file(path).items() if k in own and own[k].shape == v.shape}
+    folder, own = find_checkpoint(checkpoint), model.state_dict()
+    fitting = {k: v for k, v in read_weights(folder).items() if k in own and own[k].shape == v.shape}
     if not fitting:
-        raise TrainingError(f"train.init: {path}: weights of this model were expected, none of them fits")
-    log.info("%s: %d of %d tensors taken over", path, len(fitting), len(own))
+        raise TrainingError(f"train.init: {folder}: weights of this model were expected, none of them fits")
+    log.info("%s: %d of %d tensors taken over", folder, len(fitting), len(own))
     model.load_state_dict({**own, **fitting})
 
 
@@ -337,11 +342,22 @@ def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     return sorted(changed)
 
 
-def train(config: Config, out: str | Path, resume: bool = False, device: str = "auto") -> bool:
+def train(
+    config: Config,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    source: FrameSource | None = None,
+    build: Callable[[Config], Detector] = build,
+) -> bool:
     """Train the detector that ``config`` describes; returns whether training ended (False: it was interrupted).
 
     Writes to the folder ``out``: model.safetensors and config.yaml for ``perception.load``, log.jsonl, TensorBoard
     logs, and checkpoint.safetensors, from which ``resume`` continues. Run by torchrun, all processes train together.
+
+    Args:
+        source: the frames; None reads those that ``config.data`` names from a folder in the nuScenes layout.
+        build: makes the detector of a config; one's own where it has own parts.
 
     Raises:
         PerceptionError: data that cannot be read, or a run in ``out`` already that is not to be resumed.
@@ -351,16 +367,11 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
         raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
     with process_group(device) as place:
         torch.manual_seed(config.train.seed)
-        data = config.data
-        chosen = {"split": data.split, "scenes": list(data.scenes) or None, "part": data.part}
-        chosen["image_size"] = training_image_size(config)
-        frames = open_source(data.root, data, data.version, on_error=data.on_error, **chosen)
-        if not frames.annotated:
-            raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
         model = build(config)
+        frames = source if source is not None else _recorded(config, model)
         if config.train.init is not None:
             initialise(model, config.train.init)
-        trainer = Trainer(model, DetectionLoss(config), frames, config, out, place)
+        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, place)
         if resume:
             trainer.resume()
         ended = trainer.run()
@@ -369,3 +380,21 @@ def train(config: Config, out: str | Path, resume: bool = False, device: str = "
             after = "" if ended else "; interrupted, continue with --resume"
             print(f"{steps} in {minutes:.1f} minutes; weights, config and log.jsonl are in {out}{after}")
     return ended
+
+
+def _recorded(config: Config, model: Detector) -> NuScenes:
+    """The frames that ``config.data`` names."""
+    data, covering = config.data, model.inputs.covering
+    frames = open_source(
+        data.root,
+        config,
+        data.version,
+        split=data.split,
+        scenes=list(data.scenes) or None,
+        part=data.part,
+        image_size=None if covering is None else training_image_size(covering, config.augment),
+        on_error=data.on_error,
+    )
+    if not frames.annotated:
+        raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
+    return frames

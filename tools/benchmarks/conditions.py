@@ -18,8 +18,9 @@ from functools import partial
 from perception.data import corruptions as faults
 from perception.sample import Frame
 from perception.seeding import keyed_rng
-from perception.train.batches import PROPER_SUBSETS
+from perception.train.batches import proper_subsets
 
+SENSORS = ("camera", "radar", "lidar")
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
 
@@ -142,7 +143,7 @@ def _field_of_view(half_deg, moment, rng):
 
 
 def _extrinsics(sigma_deg, sigma_m, names, moment, rng):
-    return faults.turn_cameras(moment.frame, sigma_deg, sigma_m, rng("camera"), names)
+    return faults.rotate_cameras(moment.frame, sigma_deg, sigma_m, rng("camera"), names)
 
 
 def _radar(change, moment, rng):
@@ -186,7 +187,7 @@ def all_conditions() -> list[Condition]:
     extrinsic += [(f"{cm}cm", 0.0, cm / 100) for cm in (1, 5, 20)]
     return [
         Condition("clean", 0, _unchanged),
-        *[Condition(f"only:{'+'.join(s)}", 0, partial(_only, s)) for s in reversed(PROPER_SUBSETS)],
+        *[Condition(f"only:{'+'.join(s)}", 0, partial(_only, s)) for s in reversed(proper_subsets(SENSORS))],
         *[Condition(f"silent:camera_{kind}", 0, partial(_silent_cameras, kind)) for kind in ("black", "stuck")],
         *[Condition(f"silent:lidar_{kind}", 0, partial(_silent_lidar, kind)) for kind in ("empty", "stuck")],
         *[Condition(f"silent:radar_{kind}", 0, partial(_silent_radar, kind)) for kind in ("empty", "stuck")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,24 +14,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception.config import FusionConfig
 from perception.grid import BEVGrid
 from perception.model.fusion import build_fusion
-from perception.sample import SENSORS
 
 
-def fusion_costs(config: FusionConfig, grid: BEVGrid, repeats: int = 9) -> list[dict]:
+def fusion_costs(config: FusionConfig, grid: BEVGrid, sensors: Sequence[str], repeats: int = 9) -> list[dict]:
     """A row a block: parameters; GFLOP of one forward pass of one sample; milliseconds of that, median of interleaved
     runs; MB that a training step keeps for the backward pass.
     """
     generator = torch.Generator().manual_seed(0)
-    features = [torch.randn(1, config.channels, *grid.shape, generator=generator) for _ in SENSORS]
-    features = [feature.contiguous(memory_format=torch.channels_last) for feature in features]
-    valid = torch.ones(1, len(SENSORS), dtype=torch.bool)
+    shape = (1, config.channels, *grid.shape)
+    features = {
+        name: torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last) for name in sensors
+    }
+    valid = torch.ones(1, len(sensors), dtype=torch.bool)
     variants = {
         "attention": dataclasses.replace(config, kind="attention", registration=True),
         "attention, not registered": dataclasses.replace(config, kind="attention", registration=False),
         "average": dataclasses.replace(config, kind="average"),
         "concat": dataclasses.replace(config, kind="concat"),
     }
-    blocks = {name: build_fusion(variant, grid).eval() for name, variant in variants.items()}
+    blocks = {name: build_fusion(variant, grid, sensors, {}).eval() for name, variant in variants.items()}
     times: dict[str, list[float]] = {name: [] for name in blocks}
     with torch.inference_mode():
         for repeat in range(repeats + 1):
@@ -66,6 +68,6 @@ def _saved_bytes(block: nn.Module, features, valid) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = block([feature.clone().requires_grad_() for feature in features], valid)
+        out = block({name: feature.clone().requires_grad_() for name, feature in features.items()}, valid)
         del out
     return sum(storages.values())

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from benchmarks.suite import extra_path, read_rows
+from perception.text import markdown
 
 GPU_ROWS = ("gpu_voxelize", "gpu_bev_pool", "gpu_frame")
 _HEAD = ("benchmark", "beside", "ours, ms", "peer, ms", "ratio", "our peak, MB", "device")
@@ -14,7 +15,7 @@ _HEAD = ("benchmark", "beside", "ours, ms", "peer, ms", "ratio", "our peak, MB",
 def performance(path: Path) -> str:
     """All tables of what ``tools/benchmark.py --json path`` wrote."""
     rows = read_rows(path)
-    lines = _table(_HEAD, [_cells(row) for row in rows])
+    lines = markdown(_HEAD, [_cells(row) for row in rows])
     absent = [name for name in GPU_ROWS if name not in {row["name"] for row in rows}]
     if absent:
         lines += ["", f"Still to be taken, for want of a GPU: {', '.join(f'`{name}`' for name in absent)}."]
@@ -25,7 +26,7 @@ def performance(path: Path) -> str:
         extra = read_rows(extra_path(path, name))
         if extra:
             digits = _four_digits if name == "accuracy" else _number
-            lines += ["", f"**{title}**", "", *_table(head, [[digits(v) for v in row.values()] for row in extra])]
+            lines += ["", f"**{title}**", "", *markdown(head, [[digits(v) for v in row.values()] for row in extra])]
     return "\n".join(lines + _replay(path) + _tracks(path))
 
 
@@ -61,7 +62,7 @@ def _replay(path: Path) -> list[str]:
         own = [row for row in rows if row["check"] == check]
         if own:
             cells = [[_cell(key, row[key]) for key in columns] for row in own]
-            lines += ["", f"**{title}**", "", *_table(tuple(columns.values()), cells)]
+            lines += ["", f"**{title}**", "", *markdown(tuple(columns.values()), cells)]
     return lines
 
 
@@ -70,11 +71,11 @@ def _tracks(path: Path) -> list[str]:
     source = extra_path(path, "tracks")
     if not source.exists():
         return []
-    figures = json.loads(source.read_text())
+    metrics = json.loads(source.read_text())
     columns = ("AMOTA", "AMOTP", "MOTA", "RECALL", "IDS", "FRAG")
-    rows = {"all": figures, **figures["classes"]}
+    rows = {"all": metrics, **metrics["classes"]}
     cells = [[name, *("-" if row[c] is None else f"{row[c]:.3g}" for c in columns)] for name, row in rows.items()]
-    return ["", "**Tracks on simulated drives, by the devkit's metric**", "", *_table(("class", *columns), cells)]
+    return ["", "**Tracks on simulated drives, by the devkit's metric**", "", *markdown(("class", *columns), cells)]
 
 
 def _cell(key: str, value) -> str:
@@ -101,7 +102,3 @@ def _number(value) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _table(head, rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

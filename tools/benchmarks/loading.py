@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare
-from perception.batch import Batch, collate
+from perception.batch import Batch, InputSpec, collate
 from perception.data.nuscenes import NuScenes
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.geometry import SE3
-from perception.sample import SENSORS, Frame
+from perception.sample import Frame
 
 IMAGE_SIZE = (256, 704)  # BEVFusion's
 LIDAR_SWEEPS, RADAR_SWEEPS = 10, 6
@@ -71,24 +71,25 @@ def sample(root: Path) -> list[dict]:
     """Clouds, images and boxes of one sample as tensors, against the devkit with Pillow."""
     ours, devkit = _Ours(root), _Devkit(root)
     batch = ours.batch()
-    _require_same("LiDAR points", batch.lidar.points.numpy(), devkit.lidar_in_ego_frame())
-    _require_same("radar points", batch.radar.points.numpy()[:, [0, 1, 2, 3, 6]], devkit.radar_in_ego_frame())
+    _require_same("LiDAR points", batch.inputs["lidar"].points.numpy(), devkit.lidar_in_ego_frame())
+    _require_same("radar points", batch.inputs["radar"].points.numpy()[:, [0, 1, 2, 3, 6]], devkit.radar_in_ego_frame())
     _require_same("box centres", batch.boxes[0].center, devkit.boxes_in_ego_frame())
     _require_alike(batch, devkit.images())
     return _compared("sample", ours.batch, {"devkit + PIL": devkit.sample})
 
 
 class _Ours:
-    def __init__(self, root: Path, sensors: tuple[str, ...] = SENSORS):
+    def __init__(self, root: Path, sensors: tuple[str, ...] = ("camera", "radar", "lidar")):
         sweeps = {"lidar_sweeps": LIDAR_SWEEPS, "radar_sweeps": RADAR_SWEEPS}
         self.dataset = NuScenes(root, sensors=sensors, image_size=IMAGE_SIZE, **sweeps)
+        self.inputs = InputSpec(sensors, image_size={"camera": IMAGE_SIZE})
         self.index = len(self.dataset) // 2  # has all sweeps before it
 
     def frame(self) -> Frame:
         return self.dataset[self.index]
 
     def batch(self) -> Batch:
-        return collate([self.frame()], IMAGE_SIZE)
+        return collate([self.frame()], self.inputs)
 
 
 class _Devkit:
@@ -98,7 +99,7 @@ class _Devkit:
         try:
             from nuscenes import NuScenes as Tables
         except ImportError:
-            raise PerceptionError("the devkit is an extra: pip install 'perception[nuscenes]'") from None
+            raise PerceptionError(missing_extra("nuscenes", "the devkit is an extra")) from None
 
         self.tables = Tables(next(root.glob("*/sample_data.json")).parent.name, str(root), verbose=False)
         samples = sorted(self.tables.sample, key=lambda sample: sample["timestamp"])
@@ -154,7 +155,7 @@ class _Devkit:
         )
 
     def lidar_in_ego_frame(self) -> np.ndarray:
-        """float32 [N, 5], columns of LIDAR_FIELDS."""
+        """float32 [N, 5], columns of LidarCloud.fields."""
         cloud, age = self.lidar()
         cloud.transform(self.ego_SE3_lidar.matrix)
         return np.concatenate([cloud.points, age]).T.astype(np.float32, order="C")
@@ -181,7 +182,7 @@ def _require_same(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 def _require_alike(batch: Batch, theirs: torch.Tensor) -> None:
     """Raises unless images differ by a grey level at most, on average."""
-    difference = (batch.images[0].float() - theirs.float()).abs().mean().item()
+    difference = (batch.inputs["camera"].images[0].float() - theirs.float()).abs().mean().item()
     if difference > 1:
         raise PerceptionError(f"images: those of Pillow were expected, found a mean difference of {difference:.2f}")
 

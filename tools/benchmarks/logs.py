@@ -40,7 +40,10 @@ def _rewrite(log: Path, out: Path, compression: str) -> None:
     with out.open("wb") as stream:
         writer = Writer(stream, compression=CompressionType[compression.upper()])
         writer.start()
-        schemas = {key: writer.register_schema(*schema) for key, schema in sorted(file.schemas.items())}
+        schemas = {
+            key: writer.register_schema(schema.name, schema.encoding, schema.data)
+            for key, schema in sorted(file.schemas.items())
+        }
         channels = {
             key: writer.register_channel(channel.topic, channel.message_encoding, schemas.get(channel.schema_id, 0))
             for key, channel in sorted(file.channels.items())

@@ -19,8 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.timing import peak_resident_mb
+from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ
 from perception.errors import PerceptionError
-from perception.logs.assemble import LIDAR_HZ, RADAR_HZ, sweep_span_s
+from perception.logs.assemble import sweep_span_s
 from perception.logs.doctor import diagnose, report
 from perception.logs.frames import LogFrames
 from perception.logs.inspect import inspect, table

@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.timing import compare
 from perception.errors import PerceptionError
-from perception.eval.metric import Figures, MetricBoxes, Racks, counted, score
-from perception.eval.official import figures as official_figures
+from perception.eval.metric import MetricBoxes, Metrics, Racks, counted, score
+from perception.eval.official import metrics as official_metrics
 from perception.eval.submission_reader import read_submission
-from perception.sample import ATTRIBUTES, CLASSES
+from perception.task import ATTRIBUTES, CLASSES
 
 TRUE_BOXES = 34  # a sample, and the share of each class, as in nuScenes
 SHARES = (0.426, 0.076, 0.014, 0.021, 0.013, 0.191, 0.011, 0.01, 0.085, 0.153)
@@ -63,7 +63,7 @@ def metric_arrays(samples: int = 300, boxes: int = 500, repeats: int = 1) -> lis
     def devkit() -> float:
         loaded = [_eval_boxes(each, samples) for each in (truth, predictions)]
         start = time.perf_counter()
-        official = official_figures(*(_in_range(each) for each in loaded))
+        official = official_metrics(*(_in_range(each) for each in loaded))
         taken = time.perf_counter() - start
         _require_same(_ours(truth, predictions, samples), official)
         return taken
@@ -77,7 +77,7 @@ def metric_arrays(samples: int = 300, boxes: int = 500, repeats: int = 1) -> lis
 
 
 def metric_json(samples: int = 300, boxes: int = 500, repeats: int = 1) -> list[dict]:
-    """From a submission file to the figures."""
+    """From a submission file to the metrics."""
     from nuscenes.eval.common.loaders import load_prediction_of_sample_tokens
     from nuscenes.eval.detection.data_classes import DetectionBox
 
@@ -89,30 +89,28 @@ def metric_json(samples: int = 300, boxes: int = 500, repeats: int = 1) -> list[
         path.write_text(json.dumps({"meta": {"use_lidar": True}, "results": results}))
         true_boxes = _in_range(_eval_boxes(truth, samples))
 
-        def devkit() -> Figures:
+        def devkit() -> Metrics:
             loaded, _ = load_prediction_of_sample_tokens(str(path), 500, DetectionBox, tokens)
             for box in loaded.all:
                 box.ego_translation = box.translation
-            return official_figures(true_boxes, _in_range(loaded))
+            return official_metrics(true_boxes, _in_range(loaded))
 
-        def ours() -> Figures:
+        def ours() -> Metrics:
             return _ours(truth, read_submission(path, tokens), samples)
 
         _require_same(ours(), devkit())
         return compare("metric_json", ours, {"devkit": devkit}, repeats, 0)
 
 
-def _ours(truth: MetricBoxes, predictions: MetricBoxes, samples: int) -> Figures:
+def _ours(truth: MetricBoxes, predictions: MetricBoxes, samples: int) -> Metrics:
     where = no_racks(samples)
     return score(truth[counted(truth, *where)], predictions[counted(predictions, *where)])
 
 
-def _require_same(ours: Figures, official: Figures) -> None:
+def _require_same(ours: Metrics, official: Metrics) -> None:
     for a, b in ((ours.ap, official.ap), (ours.errors, official.errors)):
         if not np.allclose(a, b, rtol=0, atol=1e-9, equal_nan=True):
-            raise PerceptionError(
-                f"metric: figures equal to 1e-9 were expected, found {np.nanmax(np.abs(a - b))} apart"
-            )
+            raise PerceptionError(f"metric: values equal to 1e-9 were expected, found {np.nanmax(np.abs(a - b))} apart")
 
 
 def _records(boxes: MetricBoxes, sample: int, count: int, token: str) -> list[dict]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import compare, timed
-from perception.config import Config, FusionConfig
+from perception.config import CameraConfig, Config, FusionConfig
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.detector import Detector, build
 from perception.model.fusion import build_fusion
 from perception.ops.bev_pool import bev_pool, pool_index
-from perception.sample import SENSORS, CameraImage, Frame, LidarCloud, RadarCloud
+from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
 
+_SENSORS = ("camera", "radar", "lidar")
 CAMERA_AXES = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # of a camera that looks ahead, in the ego frame
 
 
@@ -88,20 +89,20 @@ def pooling(device: str = "cpu", repeats: int = 5) -> list[dict]:
     return compare(name, _synchronised(ours, device), {k: _synchronised(p, device) for k, p in peers.items()}, repeats)
 
 
-def fusion_scaling(repeats: int = 3) -> list[dict]:
-    """The fusion block over 90, 180 and 360 cells a side beside attention to all of 4,224 image tokens.
+def fusion_scaling(repeats: int = 3, sides: Sequence[int] = (90, 180, 360)) -> list[dict]:
+    """The fusion block over grids of so many cells a side beside attention to all of 4,224 image tokens.
 
     growth: of our time, from the grid before.
     """
-    rows, config = [], FusionConfig()
+    rows, config, sensors = [], FusionConfig(), tuple(Config().encoders)
     tokens = torch.randn(1, config.heads, 4224, config.channels // config.heads)
-    for side in (90, 180, 360):
+    for side in sides:
         grid = BEVGrid(-54, 54, -54, 54, -5, 3, 108 / side)
-        block = build_fusion(config, grid).eval()
-        features = [torch.randn(1, config.channels, side, side) for _ in SENSORS]
-        features = [x.contiguous(memory_format=torch.channels_last) for x in features]
-        valid = torch.ones(1, len(SENSORS), dtype=torch.bool)
-        query = features[0].flatten(2).view(1, config.heads, -1, side * side).transpose(2, 3).contiguous()
+        block = build_fusion(config, grid, sensors, {}).eval()
+        features = {name: torch.randn(1, config.channels, side, side) for name in sensors}
+        features = {name: x.contiguous(memory_format=torch.channels_last) for name, x in features.items()}
+        valid = torch.ones(1, len(sensors), dtype=torch.bool)
+        query = features[sensors[0]].flatten(2).view(1, config.heads, -1, side * side).transpose(2, 3).contiguous()
 
         def full(query=query):
             return F.scaled_dot_product_attention(query, tokens, tokens)
@@ -125,7 +126,7 @@ def frames(sim: Detector, lss_sized: Config, peers_python: str, lss: str, repeat
     rows = []
     for name, detector, threads in (("frame_small", sim, 2), ("frame_lss", build(lss_sized).eval(), 1)):
         torch.set_num_threads(threads)
-        frame = make_frame(tuple(detector.config.camera.image_size), 107_000, 2_000)
+        frame = make_frame(detector.inputs.covering, 107_000, 2_000)
         with Peer([peers_python, str(Path(__file__).with_name("lss_peer.py")), lss, str(threads)]) as peer:
             title = f"Lift-Splat-Shoot, cameras only, {threads} thread{'s' * (threads > 1)}"
             found = compare(name, lambda d=detector, f=frame: d.detect(f), {title: peer}, repeats)
@@ -165,24 +166,28 @@ def stages(detector: Detector, frame: Frame, repeats: int = 9) -> list[dict]:
     flops_per_s, bytes_per_s = _limits()
     with torch.inference_mode():
         batch = detector.prepare([frame])
-        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        seen = detector.camera(images).unflatten(0, batch.images.shape[:2])
-        pose = (batch.intrinsics, batch.ego_SE3_camera, batch.camera_valid)
-        features, depth = detector.encode(batch)
+        camera, radar, lidar, head = *(detector.encoders[name] for name in _SENSORS), detector.heads["boxes"]
+        cameras, returns, cloud = (batch.inputs[name] for name in _SENSORS)
+        images = cameras.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        seen = camera.image(images).unflatten(0, cameras.images.shape[:2])
+        pose = (cameras.intrinsics, cameras.ego_SE3_camera, cameras.valid)
+        encoded = detector.encode(batch)
+        features = {name: value.bev for name, value in encoded.items()}
         fused = detector.fusion(features, batch.sensor_valid).features
         trunk = detector.trunk(fused)
-        prediction = detector.predict(features, batch.sensor_valid, depth)
+        prediction = detector.predict(encoded, batch.sensor_valid)
+        maps, every = prediction.outputs["boxes"], [*features.values(), fused]
         parts: list[tuple[str, nn.Module | None, Callable, list]] = [
-            ("prepare", None, lambda: detector.prepare([frame]), [batch.images]),
-            ("camera", detector.camera, lambda: detector.camera(images), [images, seen]),
-            ("view transform", detector.view_transform, lambda: detector.view_transform(seen, *pose), [seen, fused]),
-            ("radar", detector.radar, lambda: detector.radar(batch.radar, 1), [batch.radar.points, features[1]]),
-            ("lidar", detector.lidar, lambda: detector.lidar(batch.lidar, 1), [batch.lidar.points, features[2]]),
-            ("fusion", detector.fusion, lambda: detector.fusion(features, batch.sensor_valid), [*features, fused]),
+            ("prepare", None, lambda: detector.prepare([frame]), [cameras.images]),
+            ("camera", camera.image, lambda: camera.image(images), [images, seen]),
+            ("view transform", camera.view_transform, lambda: camera.view_transform(seen, *pose), [seen, fused]),
+            ("radar", radar, lambda: radar(returns), [returns.points, features["radar"]]),
+            ("lidar", lidar, lambda: lidar(cloud), [cloud.points, features["lidar"]]),
+            ("fusion", detector.fusion, lambda: detector.fusion(features, batch.sensor_valid), every),
             ("trunk", detector.trunk, lambda: detector.trunk(fused), [fused, trunk]),
-            ("head", detector.head, lambda: detector.head(trunk), [trunk, prediction.maps.heat, prediction.maps.box]),
-            ("decode", None, lambda: detector.decode(prediction), [prediction.maps.heat]),
-            ("all", detector, lambda: detector.detect(frame), [images, batch.lidar.points]),
+            ("head", head, lambda: head(trunk), [trunk, maps.heat_logits, maps.box]),
+            ("decode", None, lambda: detector.decode(prediction), [maps.heat_logits]),
+            ("all", detector, lambda: detector.detect(frame), [images, cloud.points]),
         ]
         rows = []
         seconds = [[timed(call) for _, _, call, _ in parts] for _ in range(repeats + 1)][1:]
@@ -194,8 +199,8 @@ def stages(detector: Detector, frame: Frame, repeats: int = 9) -> list[dict]:
             moved = 4 * weights + sum(t.numel() * t.element_size() for t in tensors)
             taken = float(np.median([s[i] for s in seconds]))
             floor = max(flops / flops_per_s, moved / bytes_per_s)
-            figures = {"parameters": weights, "gflop": flops / 1e9, "mb": moved / 1e6, "ms": 1000 * taken}
-            rows.append({"stage": name, **figures, "roofline": floor / taken})
+            cost = {"parameters": weights, "gflop": flops / 1e9, "mb": moved / 1e6, "ms": 1000 * taken}
+            rows.append({"stage": name, **cost, "roofline": floor / taken})
     return rows
 
 
@@ -215,8 +220,12 @@ def gpu_frame(config: Config, repeats: int = 50) -> list[dict]:
     """
     if not torch.cuda.is_available():
         raise PerceptionError("gpu_frame: a CUDA device was expected, found none")
-    detector = build(replace(config, camera=replace(config.camera, weights="none"))).cuda().eval()
-    frame = make_frame(tuple(config.camera.image_size), 300_000, 2_000)
+    untrained = {
+        name: replace(section, weights="none") if isinstance(section, CameraConfig) else section
+        for name, section in config.encoders.items()
+    }
+    detector = build(replace(config, encoders=untrained)).cuda().eval()
+    frame = make_frame(detector.inputs.covering, 300_000, 2_000)
 
     def half():
         with torch.autocast("cuda", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The figures of a benchmark as pictures."""
+"""The results of a benchmark as pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import BLOCKS, SENSOR_SETS, condition_of, key_of, mean_resistance, select
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 
 _COLOURS = {"attention": "#1b6ca8", "average": "#f2a541", "concat": "#a83232"}
 
@@ -25,7 +25,7 @@ def draw_plots(files: Sequence[Path], folder: Path) -> Iterator[Path]:
     try:
         import matplotlib
     except ImportError:
-        raise PerceptionError("plots need matplotlib: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "plots need matplotlib")) from None
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
@@ -109,9 +109,9 @@ def _calibration(subsets: dict):
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(1, 1.2))
     left.plot([0, 1], [0, 1], color="grey", lw=0.8)
-    for name, figures in subsets.items():
-        score, share, count = zip(*figures["reliability"])
-        left.plot(score, share, "o-", ms=3, label=f"{name} (ECE {figures['ECE']:.3f})")
+    for name, report in subsets.items():
+        score, share, count = zip(*report["reliability"])
+        left.plot(score, share, "o-", ms=3, label=f"{name} (ECE {report['ECE']:.3f})")
     left.set(xlabel="score", ylabel="share that is right", title="Reliability")
     left.legend(fontsize=7)
     first = next(iter(subsets))

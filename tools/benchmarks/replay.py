@@ -16,9 +16,9 @@ from perception.logs.mcap_log import McapReader
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.rosbag_writer import RosbagWriter
 from perception.model.detector import load
+from perception.replay.job import Job, rig_of, run_job
 from perception.replay.latency import DETECTOR_STAGES
-from perception.replay.run import replay
-from perception.replay.session import Job, rig_of, run
+from perception.replay.pipeline import replay
 from perception.sim import simulate
 
 _WARM_UP = 0.1  # of an hour: caches fill, the allocator finds its size
@@ -60,7 +60,7 @@ def _identical(logs: dict[str, Path], checkpoint: str, folder: Path) -> Iterator
     for form, path in logs.items():
         for turn in (1, 2):
             job = Job(log=str(path), out=str(folder / "out"), checkpoint=checkpoint, outputs=())
-            summary = run(job)
+            summary = run_job(job)
             ms = {name: summary["latency"][name]["p50_ms"] for name in ("load", *DETECTOR_STAGES)}
             yield {
                 "check": "replayed",
@@ -127,7 +127,7 @@ def hour_long(scene: Path, checkpoint: str, sensors: tuple[str, ...], seconds: f
             convert(one, writer, repeat=turns)
         detector = load(checkpoint)
         with open_log(log) as hour:
-            assembly = assembly_for(detector.config, sensors=sensors)
+            assembly = assembly_for(detector.config.data, image_size=detector.inputs.covering, sensors=sensors)
             frames = LogFrames(hour, rig_of(hour, None), assembly)
             summary = replay(detector, _watched(frames, seen), Path(folder) / "out", sensors=sensors, outputs=())
         warm = round(_WARM_UP * len(seen))

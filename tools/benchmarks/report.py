@@ -1,4 +1,4 @@
-"""Figures into documents: what stands in a document was printed by a command, and can be printed again.
+"""Results into documents: what stands in a document was printed by a command, and can be printed again.
 
 Each function makes the Markdown of one section from what a tool wrote; :func:`put_between_markers` puts it in place.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perception.errors import PerceptionError
+from perception.text import markdown
 
 COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 SENSOR_SETS = ("camera+radar+lidar", "camera+radar", "camera+lidar", "radar+lidar", "camera", "radar", "lidar")
@@ -102,7 +103,7 @@ def _shipped(rows: Sequence[dict]) -> str:
     listed = ", ".join(map(str, sorted(seeds)))
     where = f"mean ± standard deviation over drives of seeds {listed}" if len(seeds) > 1 else f"drives of seed {listed}"
     parts = [f"**Sensor sets**, {where}:", ""]
-    parts += _table(
+    parts += markdown(
         ("sensors", *COLUMNS),
         [
             (name, *(_spread([row[c] for row in select(rows, condition=condition_of(name))]) for c in COLUMNS))
@@ -116,7 +117,7 @@ def _shipped(rows: Sequence[dict]) -> str:
         body = [
             (c[3:], *(f"{v:.3f}" for v in values), f"{statistics.mean(values):.3f}") for c, values in resistance.items()
         ]
-        parts += _table(("corruption", "severity 1", "2", "3", "mean"), body)
+        parts += markdown(("corruption", "severity 1", "2", "3", "mean"), body)
         parts += ["", f"mRA = {mean:.3f}; worst cell {min(min(values) for values in resistance.values()):.3f}."]
     silent = [(s, a) for s, a in _SILENT.items() if (s, 0) in find and (a, 0) in find]
     if silent:
@@ -131,7 +132,7 @@ def _shipped(rows: Sequence[dict]) -> str:
                     f"{100 * (b['NDS'] - a['NDS']):+.1f}",
                 )
             )
-        parts += _table(("fault", "mAP silent", "announced", "NDS silent", "announced", "cost in NDS points"), body)
+        parts += markdown(("fault", "mAP silent", "announced", "NDS silent", "announced", "cost in NDS points"), body)
     pairs = [
         (row, find.get((row["condition"].removeprefix("no_radar:"), row["severity"])))
         for row in first
@@ -143,7 +144,7 @@ def _shipped(rows: Sequence[dict]) -> str:
         parts += ["", "**What the radar is worth**, with and without it under the same condition:", ""]
         both = [(with_radar, no_radar) for no_radar, with_radar in pairs if with_radar] + radar
         both = [(find["clean", 0], without)] * bool(without) + both
-        parts += _table(
+        parts += markdown(
             ("condition", "mAP", "without radar", "gain in points", "mAVE", "without radar"),
             [
                 (
@@ -158,7 +159,7 @@ def _shipped(rows: Sequence[dict]) -> str:
             ],
         )
     parts += ["", f"<details><summary>Every condition, drives of seed {seeds[0]}</summary>", ""]
-    parts += _table(("condition", *COLUMNS), [(key_of(row), *(f"{row[c]:.3f}" for c in COLUMNS)) for row in first])
+    parts += markdown(("condition", *COLUMNS), [(key_of(row), *(f"{row[c]:.3f}" for c in COLUMNS)) for row in first])
     parts += ["", "</details>", "", f"{first[0]['frames']} frames a seed; weights `{first[0]['weights_sha256'][:12]}`."]
     return "\n".join(parts)
 
@@ -178,7 +179,7 @@ def _ablation(rows: Sequence[dict]) -> str:
     subsets = [(f"only:{name}", 0) for name in SENSOR_SETS[1:]]
     if set(subsets) <= set(keys):
         body.append(_ablation_row(rows, blocks, subsets, "**mean, one or two missing**"))
-    parts += _table(("condition", *blocks, "attention − concat"), body)
+    parts += markdown(("condition", *blocks, "attention − concat"), body)
     return "\n".join(parts)
 
 
@@ -202,7 +203,7 @@ def _ablation_row(rows, blocks, keys, label: str) -> tuple[str, ...]:
 
 def _costs(rows: Sequence[dict]) -> str:
     return "\n".join(
-        _table(
+        markdown(
             ("block", "parameters", "GFLOP", "ms", "MB kept for backward"),
             [
                 (r["fusion"], f"{r['parameters']:,}", f"{r['gflop']:.2f}", f"{r['ms']:.0f}", f"{r['saved_mb']:.0f}")
@@ -216,7 +217,7 @@ def _classification(subsets: dict) -> str:
     first = next(iter(subsets.values()))
     classes = list(first["ECE_by_class"])
     parts = ["Expected calibration error, 15 bins:", ""]
-    parts += _table(
+    parts += markdown(
         ("sensors", "all", *classes),
         [(n, f"{s['ECE']:.3f}", *(_number(s["ECE_by_class"][c]) for c in classes)) for n, s in subsets.items()],
     )
@@ -224,7 +225,7 @@ def _classification(subsets: dict) -> str:
     parts += ["", f"Confusion with {name}, detections scored 0.3 or more; rows are what is there:", ""]
     matrix = first["confusion"]
     labels = [*classes, "nothing"]
-    parts += _table(
+    parts += markdown(
         ("", *classes, "missed"), [(label, *(str(count) for count in row)) for label, row in zip(labels, matrix)]
     )
     return "\n".join(parts)
@@ -233,19 +234,15 @@ def _classification(subsets: dict) -> str:
 def _scores(report: dict) -> str:
     """A row per set of sensors, and a row per class."""
     subsets, ground_truth = report["subsets"], report["ground_truth"]
-    parts = _table(
+    parts = markdown(
         ("sensors", *COLUMNS, "boxes"),
         [(name, *(_number(s[c]) for c in COLUMNS), str(s["boxes"])) for name, s in subsets.items()],
     )
-    parts += ["", *_table(
+    parts += ["", *markdown(
         ("AP", "ground truth", *subsets),
         [(c, str(n), *(_number(s["AP"][c]) for s in subsets.values())) for c, n in ground_truth.items()],
     )]  # fmt: skip
     return "\n".join([*parts, "", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."])
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in body)]
 
 
 def _spread(values: Sequence[float], digits: int = 3, sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""One checkpoint under every condition of ``data.conditions``, scored by the official metric: a row a condition.
+"""One checkpoint under every condition of ``benchmarks.conditions``, scored by the official metric: a row a condition.
 
 A row is {"run", "fusion", "condition", "severity", "seed", "drives", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE",
 "mAAE", "AP", "frames", "weights_sha256"}; "seed" is that of the training for an ablation and that of the drives for a
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.conditions import Condition, Moment, all_conditions
+from benchmarks.conditions import SENSORS, Condition, Moment, all_conditions
 from benchmarks.report import COLUMNS, key_of, mean_resistance
 from perception.config import load_yaml
 from perception.data.nuscenes import NuScenes, open_source
@@ -28,7 +28,9 @@ from perception.eval.evaluate import Submission, score_submissions
 from perception.files import write_json
 from perception.health import HealthMonitor, without_dead
 from perception.model.detector import Detector, load, weights_sha256
-from perception.sample import SENSORS, Detections, Frame
+from perception.model.encoder import Encoded
+from perception.sample import Detections, Frame, SensorData
+from perception.text import aligned
 
 
 @dataclass
@@ -76,7 +78,8 @@ class EncodeOnce:
     """
 
     def __init__(self, detector: Detector):
-        self.detector, self.kept = detector, {}
+        self.detector = detector
+        self.kept: dict[int, tuple[SensorData, Encoded]] = {}
 
     def forget(self) -> None:
         self.kept.clear()
@@ -84,17 +87,16 @@ class EncodeOnce:
     @torch.inference_mode()
     def detect(self, frame: Frame) -> Detections:
         frame = without_dead(frame)
-        parts = {"camera": frame.cameras, "radar": frame.radar, "lidar": frame.lidar}
-        features = [self._encoded(frame, name, part) if part is not None else None for name, part in parts.items()]
-        valid = torch.tensor([[part is not None for part in parts.values()]])
-        return self.detector.decode(self.detector.predict(features, valid))[0]
+        sensors = self.detector.sensors
+        encoded = {name: self._encoded(frame, name, data) for name, data in frame.data.items() if name in sensors}
+        valid = torch.tensor([[name in encoded for name in sensors]])
+        return self.detector.decode(self.detector.predict(encoded, valid))[0]
 
-    def _encoded(self, frame: Frame, name: str, part) -> torch.Tensor:
+    def _encoded(self, frame: Frame, name: str, data: SensorData) -> Encoded:
         # The kept reference to the data keeps its id from being used again.
-        if id(part) not in self.kept:
-            features, _ = self.detector.encode(self.detector.prepare([frame.only([name])]))
-            self.kept[id(part)] = part, features[SENSORS.index(name)]
-        return self.kept[id(part)][1]
+        if id(data) not in self.kept:
+            self.kept[id(data)] = data, self.detector.encode(self.detector.prepare([frame.only([name])]))[name]
+        return self.kept[id(data)][1]
 
 
 def moments(dataset: NuScenes) -> Iterator[tuple[int, Moment]]:
@@ -134,7 +136,7 @@ def benchmark(
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [(checkpoint, str(root), [conditions[i].key for i in share], monitor) for share in shares if share]
         parts = pool.map(_rows, *zip(*jobs))
-        figures = {key: row for part in parts for key, row in part.items()}
+        metrics = {key: row for part in parts for key, row in part.items()}
     config = load(checkpoint).config
     return [
         {
@@ -144,7 +146,7 @@ def benchmark(
             "severity": condition.severity,
             "seed": config.train.seed if run == "ablation" else drives,
             "drives": drives,
-            **{column: figures[condition.key][column] for column in (*COLUMNS, "AP", "frames")},
+            **{column: metrics[condition.key][column] for column in (*COLUMNS, "AP", "frames")},
             "monitor": monitor,
             "weights_sha256": weights_sha256(checkpoint),
         }
@@ -153,21 +155,22 @@ def benchmark(
 
 
 def _rows(checkpoint: str, root: str, keys: list[str], monitor: bool) -> dict[str, dict]:
-    """Figures by condition key; one process's share."""
+    """Metrics by condition key; one process's share."""
     torch.set_num_threads(1)
     detector = EncodeOnce(load(checkpoint))
     conditions = [condition for condition in all_conditions() if condition.key in keys]
-    figures: dict[str, dict] = {}
+    metrics: dict[str, dict] = {}
     sources = list({repr(condition.source): condition.source for condition in conditions}.values())
     for source in sources:
-        dataset = open_source(root, detector.detector.config.data, **source)
+        dataset = open_source(root, detector.detector.config, **source)
         same = [condition for condition in conditions if condition.source == source]
-        figures |= score_submissions(
+        metrics |= score_submissions(
             dataset,
+            detector.detector.task,
             {c.key: SENSORS for c in same},
             lambda made, d=dataset, s=same: _detect(detector, d, s, monitor, made),
         )
-    return figures
+    return metrics
 
 
 def _detect(detector: EncodeOnce, dataset: NuScenes, conditions, monitor: bool, made: dict[str, Submission]):
@@ -211,9 +214,8 @@ def _identity(row: dict) -> tuple:
 
 def table(rows: Sequence[dict]) -> str:
     """Rows for reading, and mRA where all it takes is there."""
-    lines = [f"{'condition':<28} {' '.join(f'{column:>7}' for column in COLUMNS)}"]
-    for row in rows:
-        lines.append(f"{key_of(row):<28} {' '.join(f'{row[column]:7.4f}' for column in COLUMNS)}")
+    body = [(key_of(row), *(f"{row[column]:.4f}" for column in COLUMNS)) for row in rows]
+    lines = [aligned([("condition", *COLUMNS), *body])]
     mean, cells = mean_resistance(rows)
     if cells:
         worst = min(min(values) for values in cells.values())

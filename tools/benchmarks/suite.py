@@ -16,7 +16,6 @@ from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
 from perception.files import write_json
 from perception.model.detector import load
-from perception.sample import SENSORS
 
 _FULL_SIZE, _LSS_SIZED = "configs/nuscenes.yaml", "configs/lss_sized.yaml"
 ACCURACY = ("mAP", "NDS", "mATE", "mAOE", "mAVE")
@@ -81,16 +80,16 @@ BENCHMARKS: dict[str, Callable[[Needs], list[dict]]] = {
 
 def stages(needs: Needs) -> list[dict]:
     detector = load(needs.checkpoint)
-    return model.stages(detector, model.make_frame(tuple(detector.config.camera.image_size), 107_000, 2_000))
+    return model.stages(detector, model.make_frame(detector.inputs.covering, 107_000, 2_000))
 
 
 def accuracy(needs: Needs) -> list[dict]:
     """The metric of the checkpoint with images decoded whole, and at the size wanted."""
     detector, rows = load(needs.checkpoint), []
-    for how, size in (("whole", None), ("at the size wanted", tuple(detector.config.camera.image_size))):
-        dataset = open_source(needs.require("drives"), detector.config.data, image_size=size)
-        figures = evaluate(detector, dataset)
-        rows.append({"images": how, **{key: figures[key] for key in ACCURACY}})
+    for how, size in (("whole", None), ("at the size wanted", detector.inputs.covering)):
+        dataset = open_source(needs.require("drives"), detector.config, image_size=size)
+        metrics = evaluate(detector, dataset)
+        rows.append({"images": how, **{key: metrics[key] for key in ACCURACY}})
     return rows
 
 
@@ -100,7 +99,7 @@ EXTRAS: dict[str, Callable[[Needs], list[dict]]] = {
     "accuracy": accuracy,
     "replay": lambda needs: replay.replay_checks(needs.require("scene"), needs.checkpoint),
     "mangled": lambda _: replay.damaged_logs(10_000),
-    "hour": lambda needs: replay.hour_long(needs.require("scene"), needs.checkpoint, SENSORS),
+    "hour": lambda needs: replay.hour_long(needs.require("scene"), needs.checkpoint, ("camera", "radar", "lidar")),
 }  # each has columns of its own, and a file of its own
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import compare, row, timed
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.grid import BEVGrid
 from perception.ops import reference
 from perception.ops.voxelize import cell_axes, segment_mean, voxelize
@@ -107,7 +107,7 @@ def plot(rows: Sequence[dict], path: str | Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise PerceptionError("plots need matplotlib: pip install 'perception[viz]'") from None
+        raise PerceptionError(missing_extra("viz", "plots need matplotlib")) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -1,19 +1,19 @@
-"""The pipeline of a replay: frames in, in order; detections, tracks, pictures, figures and latency out.
+"""The replay pipeline: frames in, in order; detections, tracks, pictures, metrics and latency out.
 
 A source is any iterable of Frames: a log, a dataset, a socket. It is pulled, one frame when the last one is done, so
-nothing is queued and nothing dropped. :meth:`Replay.step` is the whole of the work and reads like the pipeline. What a
-run leaves in its folder:
+nothing is queued and nothing dropped. A frame that could not be read is None; it is skipped and counted.
+:meth:`Replay.step` is the whole pipeline. Files that it writes:
 
     results.json   every detection, as a nuScenes submission (the score threshold is for drawing only)
     tracks.json    the detections that belong to tracks, as a nuScenes tracking submission
     result.jsonl   every frame: detections, tracks, pose, faults, latency (``result.py``)
-    replay.*       what people look at: .mp4, .rrd (Rerun), .mcap (Foxglove), whichever are asked for
+    replay.*       for people to look at: .mp4, .rrd (Rerun), .mcap (Foxglove), as requested
     replay.png     the frame with the most boxes drawn
-    summary.json   figures, latency, versions, config, digests
+    summary.json   metrics, latency, versions, config, digests
 
-Each file takes its name when it is whole. Ctrl-C ends a run after the frame that it is at, as the end of the drive
-does, and ``summary.json`` says that it is not complete. An error leaves results of an earlier run as they were, and of
-this one ``*.part.*`` files, readable.
+Each file gets its name when it is complete. Ctrl-C ends a run after the current frame, like the end of the drive, and
+``summary.json`` says that it is not complete. An error leaves the results of an earlier run untouched and, of this
+one, readable ``*.part.*`` files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -32,9 +32,9 @@ import torch
 from tqdm import tqdm
 
 from perception.errors import PerceptionError
-from perception.eval.submission import ResultsWriter, to_submission
+from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
-from perception.files import check_writable, write_file, write_json, writing
+from perception.files import check_writable, part_path, write_file, write_json, writing
 from perception.health import HealthMonitor
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.interrupts import Interrupts
@@ -43,26 +43,27 @@ from perception.replay.rerun_log import RerunSink
 from perception.replay.result import LinesSink
 from perception.replay.stability import Stability
 from perception.replay.step import Sink, Step
-from perception.replay.truth import GroundTruth
+from perception.replay.truth import FrameTruth, GroundTruth
 from perception.replay.video import VideoSink
-from perception.sample import SENSORS, Detections, Frame
+from perception.sample import Detections, Frame
 from perception.tracking import Tracker
-from perception.viz import draw_frame
+from perception.viz import Layout, draw_frame
 
-FILES = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
+FILES: dict[str, Callable[..., Sink]] = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
+RECORDS = ("results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json")
 OUTPUTS = (*FILES, "live")
 
 
 class ReplayError(PerceptionError):
-    """A source without frames, or an output that there is not."""
+    """A source without frames, or an unknown output."""
 
 
 def replay(
     detector,
-    frames: Iterable[Frame],
+    frames: Iterable[Frame | None],
     out: str | Path,
     *,
-    sensors: Sequence[str] = SENSORS,
+    sensors: Sequence[str] | None = None,
     score_threshold: float = 0.3,
     outputs: Sequence[str] = ("mp4",),
     truth: GroundTruth | None = None,
@@ -77,17 +78,18 @@ def replay(
 
     Args:
         detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
-            ``decode(prediction) -> [Detections]``; a :class:`perception.model.detector.Detector` is.
-        frames: in order of time. Frames may differ in the sensors they have.
-        sensors: what the detector is shown of each frame.
+            ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. One without
+            ``task``, ``grid`` and ``sensors`` has the defaults of :class:`perception.viz.Layout`.
+        frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
+        sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
-        truth: what the detections are scored against, and drawn with.
-        deadline_ms: how long a detection may take; what takes longer is counted.
-        pace: hands the frames out when they are due, such as :meth:`Playback.play`; waiting is no stage's time.
-        total: how many frames there will be, for the progress bar; progress: whether there is one.
-        about: what else the summary should say, such as :func:`about_detector`; ending: what it should say of things
-            that are known only when all frames have been replayed.
+        truth: ground truth, which detections are scored against and drawn with; None is the frames' own boxes.
+        deadline_ms: longest acceptable latency of a detection; those that take longer are counted.
+        pace: yields the frames when they are due, such as :meth:`Playback.play`; waiting counts for no stage.
+        total: number of frames, for the progress bar; progress: whether to show one.
+        about: more entries of the summary, such as :func:`about_detector`; ending: a function that gives those which
+            are known only when all frames have been replayed.
 
     Returns:
         What ``summary.json`` holds.
@@ -97,28 +99,24 @@ def replay(
         ResultsError: a file cannot be written. And whatever the source and the detector raise.
         KeyboardInterrupt: after Ctrl-C, once all is written.
     """
-    out = Path(out)
-    unknown = [name for name in outputs if name not in OUTPUTS]
-    if unknown:
-        raise ReplayError(f"outputs: some of {', '.join(OUTPUTS)} were expected, found {unknown[0]!r}")
-    for name in (
-        "results.json",
-        "tracks.json",
-        "result.jsonl",
-        "replay.png",
-        "summary.json",
-        *(f"replay.{kind}" for kind in FILES),
-    ):
+    out, layout = Path(out), Layout.of(detector) if hasattr(detector, "task") else Layout()
+    sensors = layout.sensors if sensors is None else sensors
+    for option, known, given in (("outputs", OUTPUTS, outputs), ("sensors", layout.sensors, sensors)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ReplayError(f"{option}: some of {', '.join(known)} were expected, found {unknown[0]!r}")
+    for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False
     with ExitStack() as stack:
         results, tracks = (
             stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
         )
-        sinks: dict[str, Sink] = {"record": stack.enter_context(LinesSink(out / "result.jsonl"))}
+        record = LinesSink(out / "result.jsonl", layout.task, layout.sensors)
+        sinks: dict[str, Sink] = {"record": stack.enter_context(record)}
         for kind in outputs:
-            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold))
-        run = Replay(detector, results, tracks, sinks, score_threshold, truth)
+            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, layout))
+        run = Replay(detector, results, tracks, sinks, score_threshold, truth, layout)
         interrupts = stack.enter_context(Interrupts())
         try:
             paced = run.timed(frames) if pace is None else pace(run.timed(frames))
@@ -128,13 +126,13 @@ def replay(
                     run.step(frame.only(sensors))
         except KeyboardInterrupt:
             interrupted = True
-        if not run.frames:
+        if run.best is None:
             if interrupted:
                 raise KeyboardInterrupt
             raise ReplayError("replay: at least one frame was expected, the source has none")
     for kind in set(FILES) - set(outputs):
         _remove(out, kind)
-    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold=score_threshold))
+    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
     summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
     summary["versions"] = versions()
     write_json(out / "summary.json", summary)
@@ -144,7 +142,7 @@ def replay(
 
 
 class Replay:
-    """The pipeline and what it has seen so far."""
+    """The pipeline and its state."""
 
     def __init__(
         self,
@@ -153,15 +151,17 @@ class Replay:
         tracks: ResultsWriter,
         sinks: dict[str, Sink],
         score_threshold: float,
-        truth: GroundTruth | None = None,
+        truth: GroundTruth | None,
+        layout: Layout,
     ):
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
-        self.score_threshold, self.truth = score_threshold, truth
-        self.frames, self.boxes, self.boxes_drawn = 0, 0, 0
-        self.scenes: dict[str, int] = {}
-        self.sensors: Counter = Counter()
-        self.monitor, self.faults = HealthMonitor(), Counter()
-        self.tracker, self.stability = Tracker(), Stability()
+        self.score_threshold, self.task = score_threshold, layout.task
+        self.truth = truth or FrameTruth(layout.task)
+        self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
+        self.scenes: Counter[str] = Counter()
+        self.frames_with = dict.fromkeys(layout.sensors, 0)
+        self.faults: Counter[str] = Counter()
+        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(self.task), Stability(self.task)
         self.best: tuple[Frame, Detections] | None = None
         self._most = -1
         self._digest = hashlib.sha256()
@@ -182,56 +182,62 @@ class Replay:
             detections = self.detector.decode(prediction)[0]
         with clock.stage("track"):
             tracks = self.tracker.step(frame, detections)
-        frame = frame if self.truth is None else self.truth.attach(frame)
+        frame = self.truth.attach(frame)
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
         step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
         with clock.stage("results"):
-            self.results.add(frame.token, to_submission(frame, detections))
-            self.tracks.add(frame.token, to_tracking_submission(frame, detections, tracks))
-            self._note(step)
+            world = to_world(frame, detections, self.task)
+            self.results.add(frame.token, to_submission(world))
+            self.tracks.add(frame.token, to_tracking_submission(world, tracks))
+            self.truth.add(frame, world)
+            self.stability.add(frame, detections, tracks)
+            self._count(step)
         for name, sink in self.sinks.items():
             with clock.stage(name):
                 sink.add(step)
         return detections
 
-    def timed(self, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
-        """The same frames; the time that each takes to arrive is the stage "load"."""
-        frames = iter(frames)
+    def timed(self, frames: Iterable[Frame | None]) -> Generator[Frame, None, None]:
+        """The frames that could be read; the time that each takes to arrive is the stage "load"."""
+        source: Iterator[Frame | None] = iter(frames)
         while True:
-            with self.clock.stage("load"):
-                frame = next(frames, None)
-            if frame is None:
-                self.clock.forget_last("load")
+            try:
+                with self.clock.stage("load"):
+                    frame = next(source)
+            except StopIteration:
                 return
-            yield frame
+            if frame is None:
+                self.skipped += 1
+                self.clock.forget_last("load")
+            else:
+                yield frame
 
     def summary(self, deadline_ms: float | None = None) -> dict:
         return {
             "frames": self.frames,
-            "scenes": self.scenes,
-            "frames_with": {name: self.sensors[name] for name in SENSORS},
+            "skipped": self.skipped,
+            "scenes": dict(self.scenes),
+            "frames_with": self.frames_with,
             "faults": dict(sorted(self.faults.items())),
             "score_threshold": self.score_threshold,
             "detections": self.boxes,
             "detections_drawn": self.boxes_drawn,
             "detections_sha256": self._digest.hexdigest(),
-            "metrics": None if self.truth is None else self.truth.metrics(),
+            "metrics": self.truth.metrics(),
             "stability": self.stability.summary(),
             "latency": self.clock.summary(deadline_ms),
         }
 
-    def _note(self, step: Step) -> None:
+    def _count(self, step: Step) -> None:
         frame, detections = step.frame, step.detections
         drawn = int((detections.scores >= self.score_threshold).sum())
         self.frames += 1
         self.boxes += len(detections.scores)
         self.boxes_drawn += drawn
-        self.scenes[frame.scene] = self.scenes.get(frame.scene, 0) + 1
-        self.sensors.update(frame.sensors)
+        self.scenes[frame.scene] += 1
+        for name in frame.sensors:
+            self.frames_with[name] += 1
         self.faults.update(f"{name} {fault}" for name, fault in step.faults.items())
-        self.stability.add(frame, detections, step.tracks)
-        if self.truth is not None:
-            self.truth.add(frame, detections)
         self._digest.update(canonical_bytes(frame.timestamp_ns, detections))
         if drawn > self._most:
             self._most, self.best = drawn, (frame, detections)
@@ -245,7 +251,7 @@ def canonical_bytes(timestamp_ns: int, detections: Detections) -> bytes:
     boxes = detections.boxes
     floats = (boxes.center, boxes.size, boxes.yaw, boxes.velocity, detections.scores)
     integers = (np.array([timestamp_ns, len(boxes)]), boxes.label, boxes.attribute)
-    parts = [array.astype("<i8") for array in integers] + [array.astype("<f8") for array in floats]
+    parts = [np.asarray(array, "<i8") for array in integers] + [np.asarray(array, "<f8") for array in floats]
     return b"".join(part.tobytes() for part in parts)
 
 
@@ -256,7 +262,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def about_detector(detector, checkpoint: str | Path) -> dict:
-    """Which detector made a result: name, digest of the weights, device, resolved config."""
+    """Which detector made a result: name, SHA-256 of the weights, device, resolved config."""
     from perception.model.detector import weights_sha256
 
     return {
@@ -268,7 +274,7 @@ def about_detector(detector, checkpoint: str | Path) -> dict:
 
 
 def versions() -> dict[str, str | int]:
-    """Of what the numbers in a result depend on."""
+    """Of everything that the numbers in a result depend on."""
     from perception import __version__
 
     return {
@@ -282,14 +288,15 @@ def versions() -> dict[str, str | int]:
     }
 
 
-def _sink(kind: str, out: Path, score_threshold: float) -> Sink:
+def _sink(kind: str, out: Path, score_threshold: float, layout: Layout) -> Sink:
     if kind == "live":
-        return LiveSink(score_threshold=score_threshold)
-    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold)
+        return LiveSink(score_threshold=score_threshold, layout=layout)
+    return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, layout=layout)
 
 
 def _remove(out: Path, kind: str) -> None:
-    """What an earlier run left, which showed other results."""
-    for path in (out / f"replay.{kind}", out / f"replay.part.{kind}"):
-        with writing(path):
-            path.unlink(missing_ok=True)
+    """Remove what an earlier run left, which shows other results."""
+    path = out / f"replay.{kind}"
+    with writing(path):
+        path.unlink(missing_ok=True)
+        part_path(path).unlink(missing_ok=True)

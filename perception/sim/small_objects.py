@@ -1,6 +1,6 @@
 """Class-typical meshes of everything smaller than a car: pedestrian, motorcycle, bicycle, traffic cone, barrier.
 
-Every function draws one random specimen and returns a mesh standing on z = 0, facing +x. A barrier faces +x as nuScenes
+Every function draws one random example and returns a mesh standing on z = 0, facing +x. A barrier faces +x as nuScenes
 annotates it: its long side lies along y.
 """
 
@@ -245,10 +245,9 @@ def barrier(rng: np.random.Generator) -> Mesh:
         pieces = np.linspace(-half, half, 9)
         for z in (0.45, height - 0.12):
             for i in range(8):
-                color, material = ((0.95, 0.4, 0.05), Material.MATTE) if i % 2 else ((0.95, 0.95, 0.95), Material.RETRO)
-                parts.append(
-                    box([0, 0.5 * (pieces[i] + pieces[i + 1]), z], [0.06, pieces[1] - pieces[0], 0.22], color, material)
-                )
+                stripe = ((0.95, 0.4, 0.05), Material.MATTE) if i % 2 else ((0.95, 0.95, 0.95), Material.RETRO)
+                place, size = [0, 0.5 * (pieces[i] + pieces[i + 1]), z], [0.06, pieces[1] - pieces[0], 0.22]
+                parts.append(box(place, size, *stripe))
         return merge(parts)
     height, foot = rng.uniform(0.82, 1.05), rng.uniform(0.25, 0.32)
     profile = [

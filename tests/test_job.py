@@ -20,8 +20,8 @@ from perception.logs.measurements import Assembly
 from perception.logs.messages import LogError, Transform
 from perception.logs.rig import to_yaml
 from perception.logs.rosbag_writer import RosbagWriter
+from perception.replay.job import Job, rig_of, run_job
 from perception.replay.playback import Playback
-from perception.replay.session import Job, rig_of, run
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def replayed(logs, checkpoint, loaded, tmp_path):
     def replayed(log, playback=None, loop=False, out="out", **changes):
         options = {"device": "cpu", "outputs": (), **changes}
         job = Job(str(logs.get(log, log)), str(tmp_path / out), str(checkpoint), **options)
-        return run(job, playback, loop, load=loaded, progress=False)
+        return run_job(job, playback, loop, load=loaded, progress=False)
 
     return replayed
 
@@ -56,7 +56,7 @@ def replayed(logs, checkpoint, loaded, tmp_path):
 @pytest.fixture(scope="module")
 def expected(logs, checkpoint, loaded, tmp_path_factory):
     job = Job(str(logs["nuscenes"]), str(tmp_path_factory.mktemp("out")), str(checkpoint), "cpu", outputs=())
-    return run(job, load=loaded, progress=False)
+    return run_job(job, load=loaded, progress=False)
 
 
 def test_what_a_summary_says(logs, expected, checkpoint):
@@ -264,7 +264,7 @@ def test_damage_stops_a_replay_unless_it_is_to_be_skipped(replayed, logs, tmp_pa
 def test_bad_input_is_one_clear_line(replayed, tmp_path, log, changes, message):
     with pytest.raises(PerceptionError) as error:
         if "checkpoint" in changes:
-            run(Job(log, str(tmp_path / "out"), changes["checkpoint"]))
+            run_job(Job(log, str(tmp_path / "out"), changes["checkpoint"]))
         replayed(log, **changes)
     assert message in str(error.value) and len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "out/summary.json").exists()

@@ -1,14 +1,15 @@
-"""Many logs, replayed by worker processes. One that fails stops no other; a batch that is stopped can be gone on with.
+"""A fleet of logs, replayed by worker processes. One failure stops no other; a stopped fleet can be resumed.
 
 Whether a log is done stands in its own folder: a ``summary.json`` that is complete, made by the same job from the same
-weights and from files that have not changed since. ``batch.json`` says how every log fared; it is made anew after each.
+weights and from files that have not changed since. ``batch.json`` holds the status of every log; it is rewritten after
+each.
 
-A worker replays one log after the other and keeps its detector. It computes on one core, since the last digits of a sum
-depend on how many share it: the detections are the same whatever the number of workers. Ctrl-C lets every worker finish
-its frame; workers end with the batch, even if that is killed.
+A worker replays one log after the other and keeps its detector. It computes on one core, because the last digits of a
+sum depend on the number of threads: detections are the same whatever the number of workers. Ctrl-C lets every worker
+finish its frame; workers end with the parent process, even if that is killed.
 
 On Ray (docs.ray.io) a log is a task of one core, and of one GPU where the cluster has some and the job may use them.
-``RAY_ADDRESS`` names the cluster; without it one of this machine is started. Every node must reach the logs, the
+``RAY_ADDRESS`` names the cluster; without it one is started on this machine. Every node must reach the logs, the
 checkpoint and the folder of results under the same paths.
 """
 
@@ -24,7 +25,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -32,30 +33,31 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from perception.device import keep_memory
-from perception.errors import PerceptionError
+from perception.errors import PerceptionError, missing_extra
 from perception.files import check_writable, write_json
 from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
 
-if TYPE_CHECKING:  # it imports torch, for which a worker that is told to stop would have to wait
-    from perception.replay.session import Job
+if TYPE_CHECKING:  # imports torch, which would delay a worker that has to stop
+    from perception.replay.job import Job
 
 logger = logging.getLogger(__name__)
 
-_RAY_GOODBYE_S = 60  # for tasks to finish the frame that they are at
+_METRICS = ("frames", "detections", "detections_sha256")  # of a summary
+_RAY_SHUTDOWN_S = 60  # for tasks to finish the frame that they are at
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a log fared, as in ``batch.json``.
+    """The status of a log, as in ``batch.json``.
 
-    name: of its folder, below that of the batch.
-    status: "pending", "done", "done before" (by an earlier batch, and still valid) or "failed".
+    name: of its folder, relative to that of the fleet.
+    status: "pending", "done", "done before" (in an earlier run, and still valid) or "failed".
     error: why it failed, in one line.
     """
 
@@ -80,8 +82,8 @@ class Status:
 def jobs_of(sources: Sequence[str], template: Job, scenes: Sequence[str] | None = None) -> list[Job]:
     """A job for every log, sorted by path and scene. A single one writes to ``template.out``, several to folders in it.
 
-    A folder is called as its log, without suffix, or as the scene. Logs of one name get the folder that they lie in in
-    front, and if need be their suffix and the folders above.
+    A folder is named after its log, without suffix, or after the scene. Where names collide, the parent folder is put
+    in front, and if need be the suffix and further parents.
 
     Args:
         sources: logs, or patterns such as ``drives/**/*.mcap``. Whatever else a pattern matches, and what is part of
@@ -90,7 +92,7 @@ def jobs_of(sources: Sequence[str], template: Job, scenes: Sequence[str] | None 
         scenes: only these scenes; None takes all.
 
     Raises:
-        PerceptionError: a source that is or matches no log, a scene that there is not, a version of no nuScenes folder.
+        PerceptionError: a source that is or matches no log, an unknown scene, a version without a nuScenes folder.
     """
     logs = {os.path.abspath(path): path for source in sources for path in _matching(source)}
     drives: list[tuple[Path, str | None]] = []
@@ -119,15 +121,15 @@ def jobs_of(sources: Sequence[str], template: Job, scenes: Sequence[str] | None 
 
 
 def main(jobs: Sequence[Job], out: str | Path, *, workers: int = 1, engine: str = "local", again: bool = False) -> int:
-    """:func:`run_batch` for the command line. Returns the exit code: 0, or 1 if a log failed."""
-    statuses = run_batch(jobs, out, workers=workers, engine=engine, again=again)
+    """:func:`run_fleet` for the command line. Returns the exit code: 0, or 1 if a log failed."""
+    statuses = run_fleet(jobs, out, workers=workers, engine=engine, again=again)
     counts = Counter(status.status for status in statuses)
     print(f"{len(statuses)} logs: " + ", ".join(f"{number} {status}" for status, number in sorted(counts.items())))
     print(f"results: {out}")
     return int(counts["failed"] > 0)
 
 
-def run_batch(
+def run_fleet(
     jobs: Sequence[Job],
     out: str | Path,
     *,
@@ -143,19 +145,21 @@ def run_batch(
         workers: processes on this machine, or cores of a Ray started on it; a cluster uses all that it has.
         engine: "local" or "ray".
         again: replay what is done, too.
-        run: in place of :func:`perception.replay.session.run`; imported by the workers under its name.
+        run: replaces :func:`perception.replay.job.run_job`; the workers import it by name.
 
     Returns:
         A status for every job, in their order: done, done before or failed.
 
     Raises:
         PerceptionError: no such engine, an extra that is missing, no checkpoint, a folder that cannot be written.
-        KeyboardInterrupt: after Ctrl-C, once the workers have ended. Run again, the batch goes on.
+        KeyboardInterrupt: after Ctrl-C, once the workers have ended. Run again, the fleet is resumed.
     """
     if engine not in _ENGINES or workers < 1:
         raise PerceptionError(f"engine {' or '.join(_ENGINES)}, workers >= 1 were expected, found {engine}, {workers}")
     if run is None:
-        from perception.replay.session import run
+        from perception.replay.job import run_job
+
+        run = run_job
     out = Path(out)
     check_writable(out / "batch.json")
     statuses = [Status(os.path.relpath(job.out, out), job.log, job.scene) for job in jobs]
@@ -237,9 +241,9 @@ def _summaries(jobs: Sequence[Job]) -> Iterator[dict | None]:
         yield summary if same else None
 
 
-def _finished(status: Status, state: str, summary: dict | None = None, **more) -> Status:
-    figures = {key: (summary or {}).get(key) for key in ("frames", "detections", "detections_sha256")}
-    return replace(status, status=state, **figures, **more)
+def _finished(status: Status, state: str, summary: dict | None = None, **more: Any) -> Status:
+    found: dict[str, Any] = {key: (summary or {}).get(key) for key in _METRICS}
+    return replace(status, status=state, **found, **more)
 
 
 def _save(out: Path, statuses: Sequence[Status]) -> None:
@@ -250,7 +254,7 @@ def _save(out: Path, statuses: Sequence[Status]) -> None:
     write_json(out / "batch.json", {"logs": [asdict(status) for status in statuses], "totals": totals})
 
 
-def _on_this_machine(run: Callable, jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict]]:
+def _on_this_machine(run: Callable, jobs: Sequence[Job], workers: int) -> Generator[tuple[int, dict], None, None]:
     """Number and outcome of each job, as they finish.
 
     Every worker is a pool of its own: of a pool whose process died nobody can say which job it was at.
@@ -290,13 +294,13 @@ def _on_this_machine(run: Callable, jobs: Sequence[Job], workers: int) -> Iterat
         alive.close()
 
 
-def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, dict]]:
+def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Generator[tuple[int, dict], None, None]:
     """The same as tasks of Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unless the user says so
     try:
         import ray
     except ImportError:
-        raise PerceptionError("engine ray needs an extra: pip install 'perception[ray]'") from None
+        raise PerceptionError(missing_extra("ray", "engine ray needs an extra")) from None
     ours = not ray.is_initialized()
     if ours and "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
@@ -320,33 +324,35 @@ def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Iterator[tuple[
         for reference in busy:
             ray.cancel(reference)
         if busy:
-            ray.wait(list(busy), num_returns=len(busy), timeout=_RAY_GOODBYE_S)
+            ray.wait(list(busy), num_returns=len(busy), timeout=_RAY_SHUTDOWN_S)
         if ours:
             ray.shutdown()
 
 
 _ENGINES = {"local": _on_this_machine, "ray": _on_ray}
 
-# What follows runs in the workers.
+# The rest runs in the workers.
 
-_playback = Playback()  # of this process: by it the job at work is told to stop
+_playback = Playback()  # of this process; setting ``quit`` stops the current job
 
 
 def _start_worker(alive: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: between two jobs it means nothing
-    threading.Thread(target=_end_with, args=(alive,), name="end of the batch", daemon=True).start()
+    threading.Thread(target=_end_with, args=(alive,), name="end of the fleet", daemon=True).start()
     _compute_on_one_core()
 
 
 def _end_with(alive: Connection) -> None:
     wait_for_end([alive])
     _playback.quit = True
-    multiprocessing.parent_process().join()
-    os._exit(1)  # the batch is dead, and nobody waits for this process
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)  # the parent is dead, and nobody waits for this process
 
 
 def _work_on_node(folder: str, run: Callable, job: Job) -> dict:
-    os.chdir(folder)  # paths are meant as they were where the batch was started
+    os.chdir(folder)  # relative paths refer to where the fleet was started
     _compute_on_one_core()
     return _work(run, job)
 
@@ -375,8 +381,8 @@ def _work(run: Callable, job: Job) -> dict:
         return _failure(f"{type(error).__name__}: {error}", started)
     if _playback.quit:
         raise KeyboardInterrupt
-    figures = {key: summary[key] for key in ("frames", "detections", "detections_sha256")}
-    return {"state": "done", "summary": figures, "seconds": round(time.monotonic() - started, 3)}
+    found = {key: summary[key] for key in _METRICS}
+    return {"state": "done", "summary": found, "seconds": round(time.monotonic() - started, 3)}
 
 
 def _failure(error: str, started: float | None = None) -> dict:

@@ -11,14 +11,14 @@ from memory_log import START_NS, MemoryLog, every, image, transform
 from nuscenes_world import World
 
 from perception.geometry import SE3
-from perception.logs.faults import FaultError, Faults, biases, parse_faults
+from perception.logs.corruptions import CorruptionError, Corruptions, biases, parse_corruptions
 from perception.logs.frames import LogFrames
 from perception.logs.images import rectified_image
 from perception.logs.log import Log, open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
-from perception.replay.session import rig_of
+from perception.replay.job import rig_of
 
 RIG = Rig(
     reference="LIDAR_TOP",
@@ -51,7 +51,7 @@ def lidar_log(stamps_s=None) -> MemoryLog:
 
 def replayed(reader, *texts) -> list[Message]:
     log = Log(reader, "drive", None, (), {}, 0.0, None, strict=True)
-    log.change = Faults(parse_faults(texts, RIG))
+    log.change = Corruptions(parse_corruptions(texts, RIG))
     messages = list(log)
     assert not log.late
     return messages
@@ -160,7 +160,7 @@ def test_runs_are_repeatable_and_in_order(texts):
 
 def test_what_is_no_measurement_is_left_alone():
     rig = Rig(lidars={"ODD": CloudSource(cloud="/odd")})
-    faults = Faults(parse_faults(["drop:lidar", "delay:lidar:1"], rig))
+    faults = Corruptions(parse_corruptions(["drop:lidar", "delay:lidar:1"], rig))
     calibration = Calibration("c", 1, 1, np.eye(3), np.zeros(0), "", np.eye(3), np.eye(3, 4))
     for data in (Sample("a"), transform("a", "b"), calibration):
         message = Message("/odd", 1, 1, 0, data)
@@ -212,11 +212,11 @@ def test_a_blank_cloud_has_no_points_but_its_fields():
 
 
 def test_biases_are_turned_in_the_axes_of_the_sensor_and_add_up():
-    found = biases(parse_faults(["bias:lidar:yaw=90,x=1", "drop:radar", "bias:LIDAR_TOP:x=2"], RIG))
+    found = biases(parse_corruptions(["bias:lidar:yaw=90,x=1", "drop:radar", "bias:LIDAR_TOP:x=2"], RIG))
     assert list(found) == ["/lidar"]
     # The second is 2 m along an x axis that the first has turned to y.
     assert found["/lidar"] == pytest.approx(np.array([[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
-    roll, pitch = (biases(parse_faults([f"bias:lidar:{angle}=90"], RIG))["/lidar"] for angle in ("roll", "pitch"))
+    roll, pitch = (biases(parse_corruptions([f"bias:lidar:{angle}=90"], RIG))["/lidar"] for angle in ("roll", "pitch"))
     assert roll @ [0, 1, 0, 1] == pytest.approx([0, 0, 1, 1]), "left goes up"
     assert pitch @ [1, 0, 0, 1] == pytest.approx([0, 0, -1, 1]), "the nose goes down"
 
@@ -256,8 +256,8 @@ BAD = {
 
 @pytest.mark.parametrize(("text", "message"), BAD.items())
 def test_what_is_no_fault_is_said_in_one_line(text, message):
-    with pytest.raises(FaultError) as error:
-        parse_faults(["drop:lidar", text], RIG)
+    with pytest.raises(CorruptionError) as error:
+        parse_corruptions(["drop:lidar", text], RIG)
     assert str(error.value).startswith(f"fault {text!r}: ") and message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
@@ -265,8 +265,8 @@ def test_what_is_no_fault_is_said_in_one_line(text, message):
 @given(st.text("drop:lidar@0123-.=,yawbias\n "))
 def test_any_text_is_a_fault_or_an_error(text):
     try:
-        [fault] = parse_faults([text], RIG)
-    except FaultError:
+        [fault] = parse_corruptions([text], RIG)
+    except CorruptionError:
         return
     assert fault.text == text
 
@@ -275,7 +275,7 @@ def frames_with(tmp_path: Path, *texts):
     """The frames of the tiny world, seen by its LiDAR, at (1, 0, 2) and turned to the right, and its radar."""
     with open_log(World().write(tmp_path)) as log:
         rig = rig_of(log, None)
-        frames = LogFrames(log, rig, Assembly(), parse_faults(texts, rig))
+        frames = LogFrames(log, rig, Assembly(), parse_corruptions(texts, rig))
         return list(frames), frames.problems
 
 
@@ -307,7 +307,9 @@ def test_a_bias_turns_a_camera(tmp_path):
     with open_log(world.write(tmp_path)) as log:
         rig = rig_of(log, None)
         straight, turned = (
-            next(iter(LogFrames(log, rig, Assembly(), parse_faults(texts, rig)))).cameras["CAM_FRONT"].ego_SE3_camera
+            next(iter(LogFrames(log, rig, Assembly(), parse_corruptions(texts, rig))))
+            .cameras["CAM_FRONT"]
+            .ego_SE3_camera
             for texts in ([], ["bias:camera:pitch=10"])
         )
     axis = np.array([0, 0, 1.0])

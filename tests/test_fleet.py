@@ -1,4 +1,4 @@
-"""Batches: which logs they are of, that one failure stops nothing else, and that what is done is not done again."""
+"""Fleets: which logs they are of, that one failure stops nothing else, and that what is done is not done again."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from nuscenes_world import World
 from perception.config import Config
 from perception.errors import PerceptionError
 from perception.model.detector import build, weights_sha256
-from perception.replay import batch
-from perception.replay.batch import jobs_of, run_batch
-from perception.replay.session import Job
+from perception.replay import fleet
+from perception.replay.fleet import jobs_of, run_fleet
+from perception.replay.job import Job
 
 ROOT = Path(__file__).parents[1]
 FIGURES = {"frames": 2, "detections": 3, "detections_sha256": "ab" * 32}
@@ -56,14 +56,14 @@ def wait_to_be_stopped(job, playback, load, progress):
 
 
 def without_processes(run, jobs, workers):
-    yield from ((i, batch._work(run, job)) for i, job in enumerate(jobs))
+    yield from ((i, fleet._work(run, job)) for i, job in enumerate(jobs))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     config = Config()
-    config.camera.image_size, config.camera.weights = [64, 96], "none"
+    config.encoders["camera"].image_size, config.encoders["camera"].weights = [64, 96], "none"
     build(config).save(folder)
     return folder
 
@@ -93,7 +93,7 @@ def outs(jobs, template):
     return [os.path.relpath(job.out, template.out) for job in jobs]
 
 
-def batch_file(template):
+def fleet_file(template):
     return json.loads(Path(template.out, "batch.json").read_text())
 
 
@@ -134,7 +134,7 @@ PATHS = st.lists(st.sampled_from(["a", "b", "a.mcap", "a.db3"]), min_size=1, max
 
 @given(st.lists(st.tuples(PATHS, st.sampled_from([None, "a", "b"])), min_size=1, max_size=12, unique=True))
 def test_names_are_always_different(drives):
-    names = batch._names([(Path(path), scene) for path, scene in drives])
+    names = fleet._names([(Path(path), scene) for path, scene in drives])
     assert len(set(names)) == len(drives)
     for name, (path, scene) in zip(names, drives):
         last, path = name.split("/")[-1], Path(path)
@@ -165,14 +165,14 @@ def test_a_source_without_a_log_is_an_error_that_names_it(tmp_path, template, so
 def test_neither_failures_nor_dead_workers_stop_the_others(tmp_path, template, capfd):
     touch(tmp_path, *(f"{name}.mcap" for name in ("a", "bad", "bug", "deadly", "e")))
     jobs = jobs_of([f"{tmp_path}/*.mcap"], template)
-    statuses = run_batch(jobs, template.out, workers=2, run=misbehave)
+    statuses = run_fleet(jobs, template.out, workers=2, run=misbehave)
     assert [status.status for status in statuses] == ["done", "failed", "failed", "failed", "done"]
     assert [status.error for status in statuses[1:4]] == [
         "bad.mcap: a log was expected, found noise",
         "ZeroDivisionError: of ours",
         "its worker process died: killed, perhaps for want of memory, or crashed",
     ]
-    written = batch_file(template)
+    written = fleet_file(template)
     assert [log["status"] for log in written["logs"]] == [status.status for status in statuses]
     assert written["logs"][0]["detections_sha256"] == FIGURES["detections_sha256"]
     totals = {key: value for key, value in written["totals"].items() if key != "seconds"}
@@ -191,7 +191,7 @@ class TestResume:
 
     @pytest.fixture
     def jobs(self, tmp_path, template, monkeypatch):
-        monkeypatch.setitem(batch._ENGINES, "local", without_processes)
+        monkeypatch.setitem(fleet._ENGINES, "local", without_processes)
         touch(tmp_path, "a.mcap", "b.mcap")
         jobs = jobs_of([f"{tmp_path}/*.mcap"], template)
         assert self.states(jobs) == ["done", "done"]
@@ -199,11 +199,11 @@ class TestResume:
 
     @staticmethod
     def states(jobs, **options):
-        return [status.status for status in run_batch(jobs, Path(jobs[0].out).parent, run=report, **options)]
+        return [status.status for status in run_fleet(jobs, Path(jobs[0].out).parent, run=report, **options)]
 
     def test_nothing_changed(self, jobs, template):
         assert self.states(jobs) == ["done before", "done before"]
-        assert batch_file(template)["totals"]["frames"] == 4 and batch_file(template)["logs"][0]["frames"] == 2
+        assert fleet_file(template)["totals"]["frames"] == 4 and fleet_file(template)["logs"][0]["frames"] == 2
 
     def test_it_is_wanted_again(self, jobs):
         assert self.states(jobs, again=True) == ["done", "done"]
@@ -246,29 +246,29 @@ class TestResume:
 
 
 def test_a_failure_is_tried_again(tmp_path, template, monkeypatch):
-    monkeypatch.setitem(batch._ENGINES, "local", without_processes)
+    monkeypatch.setitem(fleet._ENGINES, "local", without_processes)
     touch(tmp_path, "a.mcap", "bad.mcap")
     jobs = jobs_of([f"{tmp_path}/*.mcap"], template)
-    assert [status.status for status in run_batch(jobs, template.out, run=misbehave)] == ["done", "failed"]
-    assert [status.status for status in run_batch(jobs, template.out, run=report)] == ["done", "done"]
+    assert [status.status for status in run_fleet(jobs, template.out, run=misbehave)] == ["done", "failed"]
+    assert [status.status for status in run_fleet(jobs, template.out, run=report)] == ["done", "done"]
 
 
 STOPPED = """
 import sys
-import test_batch
-from perception.replay.batch import jobs_of, run_batch
-from perception.replay.session import Job
+import test_fleet
+from perception.replay.fleet import jobs_of, run_fleet
+from perception.replay.job import Job
 
 if __name__ == "__main__":
     folder, checkpoint = sys.argv[1:]
     jobs = jobs_of([folder + "/*.mcap"], Job(log="", out=folder + "/out", checkpoint=checkpoint))
-    run_batch(jobs, folder + "/out", workers=2, run=test_batch.wait_to_be_stopped)
+    run_fleet(jobs, folder + "/out", workers=2, run=test_fleet.wait_to_be_stopped)
 """
 
 
 @pytest.fixture
 def running(tmp_path, checkpoint):
-    """A batch of three logs, one of which is done, and two being replayed until somebody stops them."""
+    """A fleet of three logs, one of which is done, and two being replayed until somebody stops them."""
     (tmp_path / "stopped.py").write_text(STOPPED)
     touch(tmp_path, "quick.mcap", "slow.mcap", "slower.mcap")
     command = [sys.executable, tmp_path / "stopped.py", tmp_path, checkpoint]
@@ -300,12 +300,12 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_is_done(tmp_path, running, chec
     written = json.loads((tmp_path / "out/batch.json").read_text())
     assert [log["status"] for log in written["logs"]] == ["done", "pending", "pending"]
     jobs = jobs_of([f"{tmp_path}/*.mcap"], Job(log="", out=str(tmp_path / "out"), checkpoint=str(checkpoint)))
-    monkeypatch.setitem(batch._ENGINES, "local", without_processes)
-    statuses = run_batch(jobs, tmp_path / "out", run=report)
+    monkeypatch.setitem(fleet._ENGINES, "local", without_processes)
+    statuses = run_fleet(jobs, tmp_path / "out", run=report)
     assert [status.status for status in statuses] == ["done before", "done", "done"]
 
 
-def test_workers_end_with_a_batch_that_is_killed(tmp_path, running):
+def test_workers_end_with_a_fleet_that_is_killed(tmp_path, running):
     workers = [int((tmp_path / f"{name}.pid").read_text()) for name in ("slow", "slower")]
     running.kill()
     running.wait()
@@ -333,13 +333,13 @@ def digests(statuses):
 
 
 def test_two_workers_find_what_one_finds(real_jobs, template, capfd):
-    one = digests(run_batch(real_jobs, template.out))
-    assert digests(run_batch(real_jobs, template.out, workers=2, again=True)) == one
+    one = digests(run_fleet(real_jobs, template.out))
+    assert digests(run_fleet(real_jobs, template.out, workers=2, again=True)) == one
     assert one[0] == one[1] and Path(real_jobs[0].out, "results.json").exists()
-    assert batch.main(real_jobs, template.out) == 0
+    assert fleet.main(real_jobs, template.out) == 0
     out, err = capfd.readouterr()
     assert out.splitlines()[-2:] == ["2 logs: 2 done before", f"results: {template.out}"]
-    assert "frame/s" not in err  # the bars of the workers would be drawn over the batch's
+    assert "frame/s" not in err  # the bars of the workers would be drawn over the fleet's
 
 
 @pytest.mark.slow
@@ -350,21 +350,21 @@ def test_ray_finds_what_a_worker_finds(real_jobs, tmp_path, template, monkeypatc
     touch(tmp_path, "empty.mcap")
     jobs = [Job(**{**vars(job), "log": os.path.relpath(job.log, tmp_path)}) for job in real_jobs]
     jobs.append(Job(**{**vars(template), "log": "empty.mcap", "out": f"{template.out}/empty"}))
-    *on_ray, failed = run_batch(jobs, template.out, engine="ray", workers=2)
+    *on_ray, failed = run_fleet(jobs, template.out, engine="ray", workers=2)
     assert failed.status == "failed" and failed.error.startswith("empty.mcap: ")
-    assert digests(on_ray) == digests(run_batch(jobs[:2], template.out, again=True))
+    assert digests(on_ray) == digests(run_fleet(jobs[:2], template.out, again=True))
 
 
 def test_ray_is_an_extra(real_jobs, template, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PerceptionError, match=r"pip install 'perception\[ray\]'"):
-        run_batch(real_jobs, template.out, engine="ray")
+    with pytest.raises(PerceptionError, match=r'pip install -e "\.\[ray\]"'):
+        run_fleet(real_jobs, template.out, engine="ray")
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"engine": "slurm"}])
 def test_bad_options_are_known_at_once(template, options):
     with pytest.raises(PerceptionError, match="were expected, found"):
-        run_batch([], template.out, **options)
+        run_fleet([], template.out, **options)
 
 
 def test_no_checkpoint_is_known_at_once(tmp_path, template):
@@ -372,14 +372,14 @@ def test_no_checkpoint_is_known_at_once(tmp_path, template):
     jobs = jobs_of([f"{tmp_path}/a.mcap"], Job(**{**vars(template), "checkpoint": "nothing"}))
     for again in (False, True):
         with pytest.raises(PerceptionError, match="checkpoint 'nothing'"):
-            run_batch(jobs, template.out, again=again)
+            run_fleet(jobs, template.out, again=again)
 
 
 def test_the_exit_code_tells_of_failures(tmp_path, template, capsys, monkeypatch):
-    monkeypatch.setitem(batch._ENGINES, "local", without_processes)
+    monkeypatch.setitem(fleet._ENGINES, "local", without_processes)
     touch(tmp_path, "empty.mcap")
     jobs = jobs_of([f"{tmp_path}/empty.mcap"], template)
-    assert batch.main(jobs, template.out) == 1
+    assert fleet.main(jobs, template.out) == 1
     assert "1 logs: 1 failed" in capsys.readouterr().out
 
 

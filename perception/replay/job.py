@@ -1,4 +1,4 @@
-"""One log from file to result: what ``tools/replay.py`` does, and each worker of a batch."""
+"""One log from file to result: what the command does for a single log, and each worker of a fleet for its own."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import perception
+from perception.data.nuscenes import is_simulated
 from perception.device import checked_device
-from perception.logs.faults import parse_faults
+from perception.logs.beginning import BEGINNING_S
+from perception.logs.corruptions import parse_corruptions
 from perception.logs.frames import LogFrames, assembly_for
-from perception.logs.inspect import inspect
+from perception.logs.inspect import LogInfo, inspect
 from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.messages import LogError
+from perception.logs.nuscenes_log import NuScenesReader
 from perception.logs.propose import complete, is_vehicle_frame
 from perception.logs.rig import Rig, load_rig, to_yaml
-from perception.model.detector import find_checkpoint
+from perception.model.detector import find_checkpoint, warn_of_simulation
+from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
-from perception.replay.run import about_detector, replay
 from perception.replay.truth import GroundTruth
-from perception.sample import SENSORS
+from perception.task import Task
 
 logger = logging.getLogger(__name__)
-
-_GLANCE_S = 5.0  # of a log, enough to see what its topics are
 
 
 @dataclass(frozen=True)
 class Job:
-    """A log to be replayed and how, in plain values: it can be sent to another process, or another machine.
+    """Which log to replay and how, in plain values that can be sent to another process or machine.
 
     log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
-    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.run.replay` takes them.
-    frame_rate_hz: at most so many frames a second.
-    faults: as in ``perception/logs/faults.py``.
+    sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
+    frame_rate_hz: the most frames a second.
+    faults: as in ``perception/logs/corruptions.py``.
     truth: nuScenes tables with the ground truth; None is the log itself where it is a nuScenes folder.
     skip_damaged: go on without what cannot be decoded.
     """
@@ -54,7 +55,7 @@ class Job:
     remap: dict[str, str] = field(default_factory=dict)
     start_offset_s: float = 0.0
     duration_s: float | None = None
-    sensors: tuple[str, ...] = SENSORS
+    sensors: tuple[str, ...] | None = None
     frame_rate_hz: float | None = None
     faults: tuple[str, ...] = ()
     truth: str | None = None
@@ -65,15 +66,15 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of everything that says what the result will be, but for where it is written and what the files hold."""
+        """SHA-256 of all options that determine the result, the contents of files apart."""
         values = {name: value for name, value in asdict(self).items() if name != "out"}
         return _sha256(values)
 
     @property
     def files_digest(self) -> str:
-        """Of the files it reads, but for the weights: their sizes and times, by which a change is seen without reading.
+        """SHA-256 of sizes and times of the files it reads, weights apart: a change is seen without reading them.
 
-        Of a nuScenes folder these are its tables, and the folders of sensor files, whose times tell of new files.
+        Of a nuScenes folder these are its tables, and the folders of sensor files, whose times change with new files.
         """
         paths = [*_files(Path(self.log)), find_checkpoint(self.checkpoint) / "config.yaml"]
         paths += [] if self.rig is None else [Path(self.rig)]
@@ -81,7 +82,7 @@ class Job:
         return _sha256([_state(path) for path in paths])
 
 
-def run(
+def run_job(
     job: Job,
     playback: Playback | None = None,
     loop: bool = False,
@@ -91,9 +92,9 @@ def run(
     """Replay the log of a job. Returns what ``summary.json`` holds.
 
     Args:
-        playback: its pace; None is at once.
-        loop: begin again at the end, until somebody quits.
-        load: gives the detector of a checkpoint on a device.
+        playback: the pace; None for as fast as possible.
+        loop: start again at the end, until the user quits.
+        load: loads the detector of a checkpoint onto a device.
         progress: show a bar.
 
     Raises:
@@ -104,10 +105,20 @@ def run(
     files = job.files_digest
     with _opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
-        rig = rig_of(log, job.rig)
-        options = {"sensors": job.sensors, "rate_hz": job.frame_rate_hz, "skip_damaged": job.skip_damaged}
-        faults = parse_faults(job.faults, rig)
-        frames = LogFrames(log, rig, assembly_for(detector.config, **options), faults)
+        if not any(is_simulated(folder.parent) for folder in Path(job.log).glob("*/log.json")):
+            warn_of_simulation(job.checkpoint, job.log)
+        sensors = detector.sensors if job.sensors is None else job.sensors
+        info = None if job.rig else inspect(log, seconds=BEGINNING_S)
+        rig = proposed_rig(log, info) if info else rig_of(log, job.rig)
+        options = {
+            "image_size": detector.inputs.covering,
+            "sensors": sensors,
+            "rate_hz": job.frame_rate_hz,
+            "skip_damaged": job.skip_damaged,
+        }
+        known = info.known if info else None
+        corruptions = parse_corruptions(job.faults, rig)
+        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), corruptions, known)
         about = about_detector(detector, job.checkpoint)
         about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
         about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}
@@ -117,10 +128,10 @@ def run(
                 looped(frames) if loop else frames,
                 job.out,
                 pace=playback.play,
-                sensors=job.sensors,
+                sensors=sensors,
                 score_threshold=job.score_threshold,
                 outputs=job.outputs,
-                truth=_truth(job, log),
+                truth=_truth(job, log, detector.task),
                 deadline_ms=job.deadline_ms,
                 about=about,
                 progress=progress,
@@ -130,15 +141,21 @@ def run(
 
 
 def rig_of(log: Log, path: str | Path | None) -> Rig:
-    """The rig in a file, or the one that the beginning of the log suggests, without sensors that lack something.
+    """The rig of a file, or the one proposed from the beginning of the log, without incomplete sensors.
 
     Raises:
-        LogError: the log shows no sensor that could give frames, or not where the vehicle's frame is.
-        ConfigError: the file is no rig.
+        LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
+        ConfigError: the file is not a rig.
     """
-    if path is not None:
-        return load_rig(path)
-    info = inspect(log, seconds=_GLANCE_S)
+    return proposed_rig(log, inspect(log, seconds=BEGINNING_S)) if path is None else load_rig(path)
+
+
+def proposed_rig(log: Log, info: LogInfo) -> Rig:
+    """The rig proposed from the beginning of a log, as inspected, without incomplete sensors.
+
+    Raises:
+        LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
+    """
     rig = complete(info.rig, log.topics, info.transforms, info.frame_ids)
     if not rig.sensors or not is_vehicle_frame(rig.ego_frame):
         raise LogError(f"{log.path}: a rig file was expected (--rig), for the log lacks: {'; '.join(info.missing)}")
@@ -146,7 +163,7 @@ def rig_of(log: Log, path: str | Path | None) -> Rig:
         logger.warning("%s: %s", log.path, line)
     for name, topic in info.topics.items():
         if topic.topic.kind in ("image", "cloud") and not topic.times.count:
-            logger.warning("%s: %s: left out, no message in the first %g s", log.path, name, _GLANCE_S)
+            logger.warning("%s: %s: left out, no message in the first %g s", log.path, name, BEGINNING_S)
     return rig
 
 
@@ -182,9 +199,9 @@ def _sha256(values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _truth(job: Job, log: Log) -> GroundTruth | None:
+def _truth(job: Job, log: Log, task: Task) -> GroundTruth | None:
     if job.truth is not None:
-        return GroundTruth(job.truth)
-    if is_nuscenes(Path(job.log)):
-        return GroundTruth(log.reader.tables, log.name)
+        return GroundTruth(job.truth, task=task)
+    if isinstance(log.reader, NuScenesReader):
+        return GroundTruth(log.reader.tables, log.name, task)
     return None

@@ -1,0 +1,33 @@
+"""The configs that ship with the package, found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import perception
+from perception.config import ConfigError
+
+_PACKAGE = Path(perception.__file__).parent
+
+
+def find_config(name: str) -> Path:
+    """The file of a config, given its path or the name of a shipped one: ``sim``, ``sim.yaml`` or ``configs/sim.yaml``.
+
+    Raises:
+        ConfigError: neither; the message lists the shipped names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+    try:
+        return shipped[name.removeprefix("configs/").removesuffix(".yaml")]
+    except KeyError:
+        message = f"config '{name}': a YAML file, or a shipped name ({', '.join(shipped)}), was expected"
+        raise ConfigError(message) from None
+
+
+def _folder() -> Path:
+    """In a wheel they are part of the package, in a checkout beside it."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"

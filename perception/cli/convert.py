@@ -1,0 +1,41 @@
+"""A log in another format, to the last bit."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from perception.cli.options import add_log_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", metavar="ROOT", help="nuScenes folder; .mcap files and ROS 2 bags will do as well")
+    add_log_options(parser)
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("mcap", "ros2"),
+        help="MCAP, laid out as by Foxglove's nuScenes converter, or a ROS 2 bag",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="the .mcap file, or the folder of the bag")
+    parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3", help="of a bag; default: sqlite3")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="the drive N times, one after the other")
+    parser.add_argument("--skip-damaged", action="store_true", help="leave out what cannot be read")
+
+
+def run(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from perception.logs.convert import convert
+    from perception.logs.log import open_log
+    from perception.logs.mcap_writer import McapLogWriter
+    from perception.logs.rosbag_writer import RosbagWriter
+
+    with open_log(args.log, version=args.version, scene=args.scene, strict=not args.skip_damaged) as log:
+        writer = McapLogWriter(args.out) if args.to == "mcap" else RosbagWriter(args.out, args.storage)
+        total = args.repeat * sum(topic.count or 0 for topic in log.topics.values() if topic.kind)
+        with writer, tqdm(desc="convert", unit="msg", total=total or None, disable=not args.progress) as bar:
+            counts = convert(log, writer, repeat=args.repeat, progress=bar.update)
+    for topic, count in sorted(counts.items()):
+        print(f"{count:8d}  {topic}")
+    print(args.out)

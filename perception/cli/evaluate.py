@@ -1,0 +1,53 @@
+"""Score a detector with the nuScenes detection metric, for one set of sensors or for every one.
+
+    perception evaluate --checkpoint sim --root data/sim --all-subsets --json out/sim.json
+
+The resolved config of the checkpoint is saved beside the metrics, as out/sim.config.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import perception
+from perception.cli.options import add_device_option, add_selection_options, names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    add_selection_options(parser)
+    parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
+    sensors = parser.add_mutually_exclusive_group()
+    sensors.add_argument("--sensors", type=names, help="such as camera,radar; default: all of the detector's")
+    sensors.add_argument("--all-subsets", action="store_true", help="every set of the detector's sensors")
+    parser.add_argument("--json", required=True, type=Path, help="where the metrics go")
+    parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
+    parser.add_argument("--official", action="store_true", help="let nuscenes-devkit compute the metrics")
+    parser.add_argument("--skip-damaged", action="store_true", help="leave out and count frames that cannot be read")
+    add_device_option(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from perception.config import save_config
+    from perception.data.nuscenes import open_source
+    from perception.device import checked_device
+    from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
+    from perception.files import check_writable, write_json
+    from perception.model.detector import warn_of_simulation, weights_sha256
+
+    check_writable(args.json)
+    check_writable(args.json.with_suffix(".config.yaml"))
+    detector = perception.load(args.checkpoint, device=checked_device(args.device))
+    policy, size = "skip" if args.skip_damaged else "raise", detector.inputs.covering
+    chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part, "image_size": size}
+    dataset = open_source(args.root, detector.config, args.version, **chosen)
+    if not dataset.simulated:
+        warn_of_simulation(args.checkpoint, str(args.root))
+    report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
+    report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
+    subsets = None if args.all_subsets else [args.sensors or detector.sensors]
+    report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
+    print(table(report), breakdown_table(report), sep="\n\n")
+    write_json(args.json, report)
+    save_config(detector.config, args.json.with_suffix(".config.yaml"))

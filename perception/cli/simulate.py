@@ -1,0 +1,53 @@
+"""Write simulated drives in the nuScenes layout: six cameras, a LiDAR, five radars, all ten detection classes."""
+
+from __future__ import annotations
+
+import argparse
+
+from perception.cli.options import names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; the same command again resumes")
+    parser.add_argument("--scenes", type=int, default=4, metavar="N", help="number of scenes; default: 4")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="of a scene, at 2 keyframes a second; default: 5"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="same seed, same bytes; default: 0")
+    parser.add_argument(
+        "--image-size", type=_image_size, default="800x450", metavar="WxH", help="of the images; default: 800x450"
+    )
+    parser.add_argument(
+        "--weather",
+        type=names,
+        default="day,night,rain,fog",
+        metavar="LIST",
+        help="taken in turn; default: day,night,rain,fog",
+    )
+    parser.add_argument("--version", default="v1.0-sim", help="folder of the tables; default: v1.0-sim")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; one a core when not given")
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier simulation in DIR first")
+
+
+def run(args: argparse.Namespace) -> None:
+    from perception.sim import simulate
+
+    simulate(
+        args.out,
+        args.scenes,
+        args.seconds,
+        args.seed,
+        overwrite=args.overwrite,
+        workers=args.workers,
+        progress=args.progress,
+        image_size=args.image_size,
+        weather=tuple(args.weather),
+        version=args.version,
+    )
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    width, separator, height = text.lower().partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"WIDTHxHEIGHT expected, as 800x450, found {text!r}")
+    return int(width), int(height)

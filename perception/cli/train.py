@@ -1,0 +1,39 @@
+"""Train a detector. Ctrl-C saves the state, --resume continues.
+
+    perception train sim
+    perception train my/config.yaml train.epochs=3 --out runs/short
+
+On several GPUs or machines: torchrun --nproc-per-node=8 -m perception train nuscenes
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from perception.cli.options import add_device_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file, or the name of a shipped one, such as sim")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/ and the name of the config)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    add_device_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from perception.cli.configs import find_config
+    from perception.config import load_config
+    from perception.device import checked_device
+    from perception.files import check_writable
+
+    path = find_config(args.config)
+    config = load_config(path, args.overrides)
+    out = args.out or Path("runs") / path.stem
+    check_writable(out / "log.jsonl")
+    device = checked_device(args.device)
+
+    from perception.train.trainer import train  # takes seconds; a mistyped key should not
+
+    return 0 if train(config, out, args.resume, device) else 130

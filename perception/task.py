@@ -1,0 +1,207 @@
+"""What is detected: the classes of a detector and every fact about them, in one place.
+
+A :class:`Task` is a part of every config, hence of every checkpoint, and is given to head, metric, submission, tracker
+and drawing. The default, :data:`NUSCENES`, is the nuScenes detection task: ten classes, eight attributes and the
+class-wise settings of its benchmark (detection_cvpr_2019). Other classes are a few lines of a config:
+
+    task:
+      attributes: []
+      objects:
+        - {name: vehicle, sources: [car, truck, bus, trailer, construction_vehicle]}
+        - {name: pedestrian, range_m: 40, suppression_radius_m: 0.3, color: [102, 230, 140]}
+        - {name: cycle, sources: [motorcycle, bicycle], range_m: 40, suppression_radius_m: 0.5}
+
+``boxes.label`` indexes ``task.classes`` and ``boxes.attribute`` indexes ``task.attributes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perception.errors import PerceptionError
+
+HEADINGS = ("direction", "axis", "none")
+
+
+class TaskError(PerceptionError):
+    """Classes or attributes that contradict each other."""
+
+
+@dataclass
+class ObjectClass:
+    """One class and what is known about its objects.
+
+    name: as results call it.  sources: the classes of a dataset that count as this one; none is the one of its name.
+    range_m: objects are evaluated up to this distance from the vehicle.
+    match_radius_m: a detection nearer than this to the centre of an object has found it; errors are means over these.
+    suppression_radius_m: two detections nearer than this are one object; about half the width of the class.
+    color: RGB.
+    attributes: those of ``Task.attributes`` that an object may carry, [] for none.
+    usual_attributes: what one that moves and one that rests most often carries, [] where the class has none.
+    heading: "direction"; "axis", where front and back cannot be told apart; "none", where it has no meaning.
+    moves: whether the error of its velocity counts.
+    tracked: whether the tracking benchmark knows the class.
+    racked: whether it is left out by the metric where it stands in a bicycle rack.
+    position_sigma_m, velocity_sigma_mps: standard deviations of what a detector measures.
+    speed_mps: RMS of a velocity that nobody has measured yet.
+    agility: m^2/s^3, the variance that a second of driving or walking adds to a velocity.
+    """
+
+    name: str
+    sources: list[str] = field(default_factory=list)
+    range_m: float = 50.0
+    match_radius_m: float = 2.0
+    suppression_radius_m: float = 1.0
+    color: list[int] = field(default_factory=lambda: [66, 190, 255])
+    attributes: list[str] = field(default_factory=list)
+    usual_attributes: list[str] = field(default_factory=list)
+    heading: str = "direction"
+    moves: bool = True
+    tracked: bool = True
+    racked: bool = False
+    position_sigma_m: float = 0.4
+    velocity_sigma_mps: float = 2.0
+    speed_mps: float = 10.0
+    agility: float = 0.6
+
+
+_VEHICLE = ["vehicle.moving", "vehicle.stopped", "vehicle.parked"]
+_CYCLE = ["cycle.with_rider", "cycle.without_rider"]
+_PEDESTRIAN = ["pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down"]
+
+
+def _vehicle(name: str, color: list[int], resting: str = "vehicle.parked", **facts: Any) -> ObjectClass:
+    facts = {"suppression_radius_m": 1.2, "position_sigma_m": 0.5, **facts}
+    return ObjectClass(name, color=color, attributes=_VEHICLE, usual_attributes=["vehicle.moving", resting], **facts)
+
+
+def _nuscenes_classes() -> list[ObjectClass]:
+    """Measurement errors are those of the shipped detector, outliers included; agility is that of recorded traffic."""
+    cycle: dict[str, Any] = {"attributes": _CYCLE, "usual_attributes": _CYCLE, "racked": True, "range_m": 40.0}
+    cycle |= {"suppression_radius_m": 0.5, "position_sigma_m": 0.3}
+    fixed: dict[str, Any] = {"moves": False, "tracked": False, "range_m": 30.0}
+    fixed |= {"velocity_sigma_mps": 0.3, "speed_mps": 0.1, "agility": 0.005}
+    return [
+        _vehicle("car", [66, 190, 255], suppression_radius_m=1.0, position_sigma_m=0.4),
+        _vehicle("truck", [255, 145, 60]),
+        _vehicle("bus", [255, 92, 122], resting="vehicle.stopped"),
+        _vehicle("trailer", [198, 146, 104]),
+        _vehicle(
+            "construction_vehicle", [240, 190, 60], tracked=False, velocity_sigma_mps=1.0, speed_mps=2.0, agility=0.2
+        ),
+        ObjectClass(
+            "pedestrian", range_m=40.0, suppression_radius_m=0.3, color=[102, 230, 140],
+            attributes=_PEDESTRIAN, usual_attributes=_PEDESTRIAN[:2],
+            position_sigma_m=0.2, velocity_sigma_mps=1.0, speed_mps=1.5, agility=0.1,
+        ),
+        ObjectClass("motorcycle", color=[190, 120, 255], **cycle),
+        ObjectClass("bicycle", color=[250, 130, 220], speed_mps=4.0, agility=0.3, **cycle),
+        ObjectClass(
+            "traffic_cone", heading="none", suppression_radius_m=0.25, color=[255, 180, 150], position_sigma_m=0.3,
+            **fixed,
+        ),
+        ObjectClass("barrier", heading="axis", suppression_radius_m=0.4, color=[150, 170, 200], **fixed),
+    ]  # fmt: skip
+
+
+@dataclass
+class Task:
+    """The classes of a detector, in the order of its labels, and the attributes that their objects may carry.
+
+    Raises:
+        TaskError: no class, two of one name or source, or facts that make no sense.
+    """
+
+    objects: list[ObjectClass] = field(default_factory=_nuscenes_classes)
+    attributes: list[str] = field(default_factory=lambda: [*_VEHICLE, *_CYCLE, *_PEDESTRIAN])
+
+    def __post_init__(self):
+        if not self.objects:
+            raise TaskError("task.objects: at least one class was expected, found none")
+        sources = [name for facts in self.objects for name in facts.sources or [facts.name]]
+        for what, names in (("names", self.classes), ("sources", sources), ("attributes", self.attributes)):
+            twice = sorted({name for name in names if list(names).count(name) > 1})
+            if twice:
+                raise TaskError(f"task: different {what} were expected, found {', '.join(twice)} more than once")
+        for facts in self.objects:
+            self._check(facts)
+
+    def _check(self, facts: ObjectClass) -> None:
+        radii = (facts.range_m, facts.match_radius_m, facts.position_sigma_m, facts.velocity_sigma_mps, facts.speed_mps)
+        for key, holds, wanted in (
+            ("attributes", set(facts.attributes) <= set(self.attributes), "some of task.attributes"),
+            (
+                "usual_attributes",
+                len(facts.usual_attributes) in (0, 2) and set(facts.usual_attributes) <= set(facts.attributes),
+                "two of its attributes, or none",
+            ),
+            ("heading", facts.heading in HEADINGS, "one of " + ", ".join(HEADINGS)),
+            ("color", len(facts.color) == 3 and all(0 <= c <= 255 for c in facts.color), "three numbers of 0 to 255"),
+            (
+                "suppression_radius_m",
+                facts.suppression_radius_m >= 0 and facts.agility >= 0,
+                "0 or more, as of agility",
+            ),
+            ("range_m", min(radii) > 0, "more than 0, as of match_radius_m and the standard deviations"),
+        ):
+            if not holds:
+                raise TaskError(
+                    f"task.objects: {facts.name}: {key}: {wanted} was expected, found {getattr(facts, key)}"
+                )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, which labels index."""
+        return tuple(facts.name for facts in self.objects)
+
+    @property
+    def colors(self) -> np.ndarray:
+        """uint8 [K, 3] RGB."""
+        return np.array([facts.color for facts in self.objects], np.uint8)
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """For each class one of HEADINGS."""
+        return tuple(facts.heading for facts in self.objects)
+
+    def column(self, fact: str) -> np.ndarray:
+        """[K] one fact of every class, such as ``range_m``."""
+        return np.array([getattr(facts, fact) for facts in self.objects])
+
+    def labels_of(self, names: Sequence[str]) -> np.ndarray:
+        """int64 [N]: the label under which each class of a dataset counts, -1 for none."""
+        labels = {source: k for k, facts in enumerate(self.objects) for source in facts.sources or [facts.name]}
+        return np.array([labels.get(name, -1) for name in names], np.int64)
+
+    def attributes_of(self, names: Sequence[str]) -> np.ndarray:
+        """int64 [N]: the index of each attribute of a dataset, -1 for one that the task does not know."""
+        index = {name: i for i, name in enumerate(self.attributes)}
+        return np.array([index.get(name, -1) for name in names], np.int64)
+
+    def check(self, label: np.ndarray, attribute: np.ndarray, where: str) -> None:
+        """Refuse boxes of another task.
+
+        Args:
+            label, attribute: as in a Boxes3D.  where: whose they are, for the message.
+
+        Raises:
+            TaskError: an index that the task does not have.
+        """
+        for what, index, names in (("labels", label, self.classes), ("attributes", attribute, self.attributes)):
+            if index.max(initial=-1) >= len(names):
+                raise TaskError(f"{where}: {what} below {len(names)} were expected, found {index.max()}")
+
+    def attribute_name(self, label: int, attribute: int, moving: bool) -> str:
+        """The attribute, if its class may carry it; else what objects of the class usually carry; "" for none."""
+        facts = self.objects[label]
+        if attribute >= 0 and self.attributes[attribute] in facts.attributes:
+            return self.attributes[attribute]
+        return facts.usual_attributes[0 if moving else 1] if facts.usual_attributes else ""
+
+
+NUSCENES = Task()
+CLASSES, ATTRIBUTES = NUSCENES.classes, tuple(NUSCENES.attributes)
