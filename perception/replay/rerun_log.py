@@ -37,7 +37,9 @@ from perception.task import Task
 from perception.viz import (
     ARROW_S,
     BACKGROUND,
+    CAMERA_ORDER,
     EGO,
+    EGO_BOX,
     HEIGHT_COLOURS,
     HEIGHTS_M,
     RADAR,
@@ -52,13 +54,10 @@ from perception.viz import (
 LABEL_RANGE_M = 25.0  # labels of boxes farther away show on hover only
 IMAGE_WIDTH, JPEG_QUALITY = 800, 85  # larger images are scaled down: a recording of six cameras is large enough
 PATH_POINTS, PATH_STEP_M = 300, 1.0
-EGO_BOX = Boxes3D(np.array([[1.4, 0, 0.8]]), np.array([[4.7, 1.9, 1.6]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
 EYE, TARGET = (-15.0, 0.0, 9.5), (9.0, 0.0, 0.0)  # the view from behind the vehicle, ego coordinates
 CHASE_SIZE = (1000, 1600)
 CHASE = Pinhole.looking(EYE, TARGET, 1000.0, CHASE_SIZE)
-CAMERA_GRID = (
-    "CAM_FRONT", "CAM_BACK", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK_RIGHT",
-)  # fmt: skip
+CAMERA_GRID = tuple(CAMERA_ORDER[i] for i in (1, 4, 0, 2, 3, 5))  # two columns: front and back, left and right
 
 
 class RerunSink:
