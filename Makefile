@@ -1,10 +1,12 @@
-# make setup | lint | test | test-numpy2 | test-python3.12 | docs | demo | clean
+# make setup | lint | test | mutate | test-numpy2 | test-python3.12 | docs | demo | clean
 # Needs make and Python 3.11 or 3.12 (another one: make PYTHON=python3.12 setup).
 PYTHON ?= python3
 PYTHON312 ?= $(firstword $(shell python3.12 -c "import sys; print(sys.executable)" 2>/dev/null) \
 	$(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12))
 # make test COVERAGE= is faster: before Python 3.12 every line of the interpreter is traced.
 COVERAGE ?= --cov --cov-report=term:skip-covered
+# make mutate SAMPLE= puts every mistake into every module, which takes about an hour.
+SAMPLE ?= --sample 70
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,7 +19,7 @@ IMPORT_OPEN3D = $(BIN)/python -c "import open3d" 2>/dev/null
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(1); } >/dev/null 2>&1
 
-.PHONY: setup lint test test-numpy2 test-python3.12 docs demo clean
+.PHONY: setup lint test mutate test-numpy2 test-python3.12 docs demo clean
 
 setup: $(STAMP)
 
@@ -38,6 +40,10 @@ lint: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 $(COVERAGE)
+
+mutate: setup
+	$(BIN)/python tools/mutate.py --named
+	$(BIN)/python tools/mutate.py $(SAMPLE) --survivors
 
 test-numpy2:
 	.ci/core $(PYTHON) .venv-numpy2

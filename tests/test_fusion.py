@@ -9,7 +9,7 @@ from perception.config import FusionConfig
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.fusion import AttentionFusion, AverageFusion, ConcatFusion, build_fusion
-from perception.model.registration import Registration
+from perception.model.registration import Registered, Registration
 from perception.ops.window_attention import window_attention
 
 SENSORS = ("camera", "radar", "lidar")
@@ -196,3 +196,121 @@ def test_concat_takes_zeros_for_absent():
     zeros = {**x, "radar": torch.zeros_like(x["radar"])}
     absent = {"camera": x["camera"], "lidar": x["lidar"]}
     torch.testing.assert_close(block(absent, ALL).features, block(zeros, ALL).features)
+
+
+class FixedRegistration(torch.nn.Module):
+    """In place of a registration: features as they are or as given, with these motions and this confidence."""
+
+    def __init__(self, motion=None, confidence=None, features=None):
+        super().__init__()
+        self.motion = torch.zeros(2, 3, 3) if motion is None else motion
+        self.confidence = torch.zeros(2, 3) if confidence is None else confidence
+        self.features = features
+
+    def forward(self, x, sensor_valid):
+        return Registered(self.features or x, self.motion, self.confidence, torch.zeros(2, 3, 1), torch.zeros(1, 3))
+
+
+def test_average_weights_by_hand():
+    """Two channels: weights log 1, 2, 3 give sixths; without the second, quarters; confidence 1 is e times more."""
+    block, x = AverageFusion(SENSORS, 2), features(channels=2)
+    block.weight.data = torch.tensor([[1.0, 1.0], [2.0, 1.0], [3.0, 2.0]]).log()
+    whole = block(x, ALL).features
+    torch.testing.assert_close(whole[:, 0], (x["camera"] + 2 * x["radar"] + 3 * x["lidar"])[:, 0] / 6)
+    torch.testing.assert_close(whole[:, 1], (x["camera"] + x["radar"] + 2 * x["lidar"])[:, 1] / 4)
+    valid = torch.tensor([[True, False, True], [True, True, True]])
+    torch.testing.assert_close(block(x, valid).features[0, 0], (x["camera"] + 3 * x["lidar"])[0, 0] / 4)
+    torch.testing.assert_close(block(x, valid).features[1], whole[1])
+    confidence = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    two = 2 * math.e
+    confident = block.average(x, ALL, confidence)
+    torch.testing.assert_close(confident[0, 0], (x["camera"] + two * x["radar"] + 3 * x["lidar"])[0, 0] / (4 + two))
+    torch.testing.assert_close(confident[1], whole[1])
+
+
+def test_concat_by_hand():
+    """What goes into the convolutions: the channels of the sensors in order, zeros where one is absent."""
+    block, x, told = ConcatFusion(SENSORS, 8), features(), {}
+    block.mix.register_forward_pre_hook(lambda module, inputs: told.update(x=inputs[0]))
+    valid = torch.tensor([[True, False, True], [True, True, True]])
+    out = block({"camera": x["camera"], "radar": x["radar"]}, valid)
+    zeros = torch.zeros_like(x["camera"])
+    torch.testing.assert_close(
+        told["x"], torch.cat([x["camera"], torch.stack([zeros[0], x["radar"][1]]), zeros], dim=1)
+    )
+    assert out.features.shape == x["camera"].shape and out.registered is None
+
+
+def test_position_bias_and_confidence_make_the_bias_of_a_token():
+    block = AttentionFusion(SENSORS, 8, 2, 3, None)
+    block.bias.data = torch.arange(2 * 3 * 9, dtype=torch.float32).view(2, 3, 9)
+    valid = torch.tensor([[True, True, True], [True, False, True]])
+    confidence = torch.tensor([[100.0, 200.0, 300.0], [400.0, 500.0, 600.0]])
+    bias = block._bias([0, 2], valid, confidence)
+    assert bias.shape == (2, 2, 2, 3, 3)
+    assert bias[0, 1, 1].tolist() == [[345.0, 346.0, 347.0], [348.0, 349.0, 350.0], [351.0, 352.0, 353.0]]
+    assert bias[1, 0, 0, 2].tolist() == [406.0, 407.0, 408.0]
+    absent = block._bias([1], valid, confidence)
+    assert (absent[1] == -torch.inf).all() and torch.isfinite(absent[0]).all()
+
+
+def test_a_new_block_is_the_average_of_its_sensors():
+    """Exactly, whatever confidence the registration gives: that counts in the average."""
+    confidence = torch.tensor([[0.0, 1.0, -1.0], [0.5, 0.0, 0.0]])
+    block, x = AttentionFusion(SENSORS, 8, 2, 3, FixedRegistration(torch.ones(2, 3, 3), confidence)), features()
+    torch.testing.assert_close(block(x, ALL).features, AverageFusion(SENSORS, 8).average(x, ALL, confidence))
+    assert (block.sensor == 0).all() and (block.bias == 0).all() and (block.displaced.weight == 0).all()
+    assert block.displaced.bias is None
+
+
+def test_tokens_know_how_far_their_sensor_was_off():
+    """Yaw counts five times, metres a fifth: 0.2 rad and 5 m are one each."""
+    block, x, told = AttentionFusion(SENSORS, 8, 2, 3, None), features(), []
+    torch.nn.init.normal_(block.sensor)
+    torch.nn.init.normal_(block.displaced.weight)
+    motion = torch.zeros(2, 3, 3)
+    motion[0, 0], motion[1, 2] = torch.tensor([0.2, 5.0, -10.0]), torch.tensor([0.0, 0.0, 5.0])
+    block.registration = FixedRegistration(motion)
+    block.key_value.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+    fused = block({"camera": x["camera"], "lidar": x["lidar"]}, torch.tensor([[True, False, True]] * 2))
+    assert fused.registered.motion is motion and len(told) == 2
+    weight = block.displaced.weight
+    kinds = [
+        torch.stack([block.sensor[0] + weight @ torch.tensor([1.0, 1.0, -2.0]), block.sensor[0]]),
+        torch.stack([block.sensor[2], block.sensor[2] + weight @ torch.tensor([0.0, 0.0, 1.0])]),
+    ]
+    for have, feature, kind in zip(told, (x["camera"], x["lidar"]), kinds, strict=True):
+        torch.testing.assert_close(have, block.token_norm(feature) + kind[:, :, None, None])
+
+
+def test_registered_features_are_what_is_fused():
+    moved = features(seed=9)
+    block = AttentionFusion(SENSORS, 8, 2, 3, FixedRegistration(features=moved))
+    torch.testing.assert_close(block(features(), ALL).features, sum(moved.values()) / 3)
+
+
+def test_confidence_counts_in_the_attention_too():
+    """Of a sensor without any confidence nothing is left, neither in the average nor in what is attended to."""
+    block = attention().float()
+    x, y = features(), features(seed=5)
+    confidence = torch.tensor([[0.0, -1e6, 0.0]] * 2)
+    block.registration = FixedRegistration(confidence=confidence)
+    other = {**x, "radar": y["radar"]}
+    torch.testing.assert_close(block(x, ALL).features, block(other, ALL).features, rtol=1e-4, atol=1e-5)
+    block.registration = FixedRegistration()
+    assert not torch.allclose(block(x, ALL).features, block(other, ALL).features, atol=1e-2)
+
+
+def test_which_block_a_config_asks_for():
+    block = build_fusion(FusionConfig(kind="attention", channels=16, heads=4, neighbourhood=5), GRID, SENSORS, {})
+    assert block.bias.shape == (4, 3, 25) and block.sensor.shape == (3, 16)
+    assert isinstance(block.registration, Registration) and block.registration.grid is GRID
+    plain = build_fusion(FusionConfig(kind="attention", channels=16, registration=False), GRID, SENSORS, {})
+    assert plain.registration is None
+    assert plain(dict.fromkeys(SENSORS, torch.zeros(1, 16, 10, 9)), ALL[:1]).registered is None
+    assert isinstance(build_fusion(FusionConfig(kind="average", channels=16), GRID, SENSORS, {}), AverageFusion)
+    assert isinstance(build_fusion(FusionConfig(kind="concat", channels=16), GRID, SENSORS, {}), ConcatFusion)
+    for neighbourhood in (0, -1, 2):
+        with pytest.raises(PerceptionError, match="neighbourhood"):
+            AttentionFusion(SENSORS, 8, 2, neighbourhood, None)
+    assert AttentionFusion(SENSORS, 8, 2, 1, None).bias.shape == (2, 3, 1)

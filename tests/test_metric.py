@@ -328,3 +328,37 @@ def test_what_is_exactly_at_its_range_does_not_count():
 def test_no_racks_and_no_boxes():
     assert counted(make_boxes(np.zeros((0, 2))), np.zeros((1, 3)), NO_RACKS).tolist() == []
     assert counted(make_boxes([[1, 1]], label=BICYCLE), np.zeros((1, 3)), NO_RACKS).tolist() == [True]
+
+
+def test_racks_are_those_of_the_own_sample():
+    """Samples 0 and 2 have a rack at (10, 20), sample 1 one at (30, 20); cycles come in no order, a car between."""
+    center = np.array([[10.0, 20, 0], [30, 20, 0], [10, 20, 0]])
+    racks = Racks(np.array([0, 1, 2, 3]), center, np.full((3, 3), 4.0), np.array([UNROTATED] * 3))
+    places = {"near": [10, 20], "far": [30, 20], "between": [20, 20]}
+    where = ["near", "far", "near", "far", "between", "near", "near", "far", "near"]
+    sample, label = [2, 2, 1, 1, 0, 0, 0, 0, 2], [BICYCLE] * 6 + [CAR] + [BICYCLE] * 2
+    boxes = make_boxes([places[place] for place in where], sample=sample, label=label)
+    counts = counted(boxes, np.zeros((3, 3)), racks)
+    assert counts.tolist() == [False, True, True, False, True, False, True, True, False]
+    several = Racks(np.array([0, 0, 2, 3]), center, np.full((3, 3), 4.0), np.array([UNROTATED] * 3))
+    assert counted(boxes, np.zeros((3, 3)), several).tolist() == [False, True, False, False] + [True] * 4 + [False]
+
+
+@pytest.mark.parametrize(("true", "error"), [(9, 0.25), (10, 1.0)])
+def test_errors_count_from_the_first_recall_above_a_tenth(true, error):
+    """One match of nine is a recall of 11.1 %, of which 11 % is reached; of ten it is 10 %, and the error is 1."""
+    truth = make_boxes(np.arange(true)[:, None] * [20.0, 0.0])
+    metrics = assert_parity(truth, make_boxes([[0.25, 0.0]]), 1)
+    assert metrics.errors[CAR, ERRORS.index("ATE")] == pytest.approx(error)
+
+
+def test_boxes_joined_are_one_behind_the_other():
+    rng = np.random.default_rng(0)
+    parts = [random_boxes(rng, n, 2) for n in (3, 0, 2)]
+    joined = MetricBoxes.joined(parts)
+    for name, values in vars(joined).items():
+        assert np.array_equal(
+            values, np.concatenate([vars(part)[name] for part in parts]), equal_nan=name == "velocity"
+        )
+        nothing = vars(MetricBoxes.joined([]))[name]
+        assert nothing.shape == (0, *values.shape[1:]) and nothing.dtype == values.dtype

@@ -197,13 +197,12 @@ def _yaw(heading: np.ndarray, axis: np.ndarray) -> np.ndarray:
 
 
 def gaussian_radius(length: np.ndarray, width: np.ndarray, min_overlap: float = 0.1) -> np.ndarray:
-    """How far, in cells, a centre may be off so that boxes still overlap by ``min_overlap`` (Law & Deng, 2018)."""
+    """How far, in cells, a centre may be off so that boxes still overlap by ``min_overlap`` (Law & Deng, 2018).
+
+    Of the three cases of that paper the strictest, a box with all sides inside: (l - 2r)(w - 2r) = min_overlap l w.
+    """
     total = length + width
-    inside = (total - np.sqrt(total**2 - 4 * length * width * (1 - min_overlap) / (1 + min_overlap))) / 2
-    both = (2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8
-    root = np.sqrt(4 * min_overlap**2 * total**2 + 16 * min_overlap * (1 - min_overlap) * length * width)
-    outside = (root - 2 * min_overlap * total) / (8 * min_overlap)
-    return np.minimum(np.minimum(inside, both), outside)
+    return (2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8
 
 
 def _draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None:

@@ -1,0 +1,161 @@
+"""Which frames, sensors and boxes each batch of a training run is made of."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_train import INPUTS, SENSORS, Frames, make_config, make_frame
+
+from perception.config import AugmentConfig
+from perception.errors import PerceptionError
+from perception.sample import Boxes3D
+from perception.train.batches import Draw, Schedule, TrainingData, sensors_kept, training_image_size
+
+
+def draws(samples=12, rank=0, processes=1, epoch=0, start=0, **train) -> list[Draw]:
+    schedule = Schedule(samples, SENSORS, make_config(**train).train, rank, processes)
+    schedule.epoch, schedule.start = epoch, start
+    return list(schedule)
+
+
+def make_batch(frames, sensors=SENSORS, epoch=0, indices=None, **augment):
+    config = make_config()
+    for name, value in augment.items():
+        setattr(config.augment, name, value)
+    return TrainingData(frames, config, INPUTS)[Draw(epoch, tuple(indices or range(len(frames))), sensors)]
+
+
+def points(batch) -> torch.Tensor:
+    return batch.inputs["lidar"].points
+
+
+def images(batch) -> torch.Tensor:
+    return batch.inputs["camera"].images
+
+
+def test_without_dropout_every_batch_has_all_sensors_and_with_certainty_none_has():
+    assert {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=0.0)} == {SENSORS}
+    fewer = {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=1.0)}
+    assert fewer == {(a,) for a in SENSORS} | {("camera", "radar"), ("camera", "lidar"), ("radar", "lidar")}
+    single = {draw.sensors for draw in draws(400, batch_size=1, sensor_dropout=1.0, dropout_to="single")}
+    assert single == {(a,) for a in SENSORS}
+
+
+def test_sensors_depend_on_seed_epoch_and_place_and_on_nothing_else():
+    options = {"samples": 60, "batch_size": 2, "sensor_dropout": 0.5}
+    first = draws(**options)
+    assert draws(**options) == first and len(first) == 30
+    assert draws(**options, start=7) == first[7:]
+    sensors = [draw.sensors for draw in first]
+    assert len(set(sensors)) > 3
+    for other in (draws(**options, epoch=1), draws(**options, seed=1)):
+        assert [draw.sensors for draw in other] != sensors
+        assert [draw.indices for draw in other] != [draw.indices for draw in first]
+    assert {draw.epoch for draw in draws(**options, epoch=4)} == {4}
+
+
+def test_processes_share_an_epoch():
+    """Two processes with batches of two take turns: places 0, 1 and 2, 3, then 4, 5 and 6, 7; the rest is left out."""
+    whole = [i for draw in draws(11, batch_size=1) for i in draw.indices]
+    first, second = (draws(11, rank, 2, batch_size=2) for rank in (0, 1))
+    assert [draw.indices for draw in first] == [tuple(whole[0:2]), tuple(whole[4:6])]
+    assert [draw.indices for draw in second] == [tuple(whole[2:4]), tuple(whole[6:8])]
+    assert len(Schedule(11, SENSORS, make_config(batch_size=2).train, 0, 2)) == 2
+    late = Schedule(11, SENSORS, make_config(batch_size=2).train, 0, 2)
+    late.start = 1
+    assert len(late) == 1
+    with pytest.raises(PerceptionError, match="3 frames do not fill one batch of 2 in each of 2 process"):
+        Schedule(3, SENSORS, make_config(batch_size=2).train, 0, 2)
+    assert len(Schedule(4, SENSORS, make_config(batch_size=2).train, 0, 2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("present", "wanted", "kept"),
+    [
+        (SENSORS, ("radar",), ("radar",)), (("camera", "lidar"), ("lidar", "radar"), ("lidar",)),
+        (("camera", "lidar"), ("radar",), ("camera", "lidar")), ((), SENSORS, ()),
+    ],
+)  # fmt: skip
+def test_the_wanted_sensors_that_are_present_or_all_of_them(present, wanted, kept):
+    assert sensors_kept(present, wanted) == kept
+
+
+@pytest.mark.parametrize(
+    ("lidar", "radar", "kept"),
+    [(0, 0, False), (1, 0, True), (0, 1, True), (-1, 0, True), (0, -1, True), (-1, -1, True)],
+)
+def test_boxes_are_trained_on_only_where_a_sensor_saw_them(lidar, radar, kept):
+    """-1 is unknown; so a batch holds such boxes, and of the two here the second always."""
+    frame = make_frame(0)
+    counts = {"num_lidar_points": [lidar, 5], "num_radar_points": [radar, 5]}
+    boxes = replace(frame.boxes, yaw=np.array([0.0, 1.0]), **counts)
+    assert boxes[boxes.measured].yaw.tolist() == ([0.0, 1.0] if kept else [1.0])
+    assert len(make_batch([replace(frame, boxes=boxes)]).boxes[0]) == 1 + kept
+
+
+def test_images_are_read_as_large_as_the_widest_zoom_wants():
+    assert training_image_size((128, 352), AugmentConfig(image_scale=0.1)) == (141, 388)  # 140.8 and 387.2
+    assert training_image_size((128, 352), AugmentConfig(image_scale=0.0)) == (128, 352)
+
+
+def test_augmentation_depends_on_epoch_and_frame_and_not_on_the_batch():
+    frames = [make_frame(0), make_frame(1)]
+    both, again = make_batch(frames), make_batch(frames)
+    assert torch.equal(points(both), points(again)) and torch.equal(images(both), images(again))
+    alone = make_batch(frames, indices=[1])
+    assert torch.equal(points(both)[9:], points(alone)) and torch.equal(images(both)[1:], images(alone))
+    later = make_batch(frames, epoch=1)
+    assert not torch.allclose(points(both), points(later))
+    still = {"flip": False, "rotate_deg": 0.0, "scale": 0.0, "translate_m": 0.0}
+    np.testing.assert_allclose(points(make_batch(frames, **still))[:9], frames[0].lidar.points, rtol=1e-6)
+
+
+def test_frames_that_cannot_be_read_or_hold_nothing_are_left_out():
+    frames = [None, make_frame(1), make_frame(2).only([])]
+    assert make_batch(frames).tokens == ["token-1"]
+    assert make_batch([None, make_frame(2).only([])]) is None
+
+
+def test_lidar_supervises_depth_only_where_there_are_images():
+    camera, radar = make_batch([make_frame(0)], ("camera",)), make_batch([make_frame(0)], ("radar",))
+    assert camera.sensor_valid.tolist() == [[True, False, False]] and len(points(camera)) == 9
+    assert radar.sensor_valid.tolist() == [[False, True, False]] and set(radar.inputs) == {"radar"}
+    both = make_batch([make_frame(0)], ("camera", "lidar"))
+    assert both.sensor_valid.tolist() == [[True, False, True]] and len(points(both)) == 9
+    no_lidar = make_batch([make_frame(0).only(["camera", "radar"])], ("camera",))
+    assert no_lidar.sensor_valid.tolist() == [[True, False, False]] and "lidar" not in no_lidar.inputs
+
+
+def test_corruptions_are_drawn_only_where_asked_for_and_before_is_the_frame_before():
+    frames = [make_frame(0), make_frame(1)]
+    assert (make_batch(frames, corruption_rate=0.0).displacement.abs() < 1e-6).all()
+    corrupted = [make_batch(frames, indices=[1], epoch=epoch, corruption_rate=1.0).displacement for epoch in range(12)]
+    assert any((displacement[0, 2].abs() > 1e-3).any() for displacement in corrupted)
+    data = TrainingData(Frames(3), make_config(), INPUTS)
+    assert data._previous(0, make_frame(0)) is None
+    assert data._previous(2, make_frame(2)).token == "token-1"
+    assert data._previous(2, replace(make_frame(2), scene="other")) is None
+
+
+def test_a_cache_is_used_where_asked_for():
+    for cache, reads in ((False, [0, 0]), (True, [0])):
+        seen, config = [], make_config()
+        config.data.cache = cache
+        data = TrainingData(Frames(1, on_read=seen.append), config, INPUTS)
+        for epoch in range(2):
+            assert data[Draw(epoch, (0,), SENSORS)] is not None
+        assert seen == reads
+
+
+def test_an_error_is_handed_over():
+    def fail(index):
+        raise PerceptionError(f"frame {index} is torn")
+
+    result = TrainingData(Frames(1, on_read=fail), make_config(), INPUTS)[Draw(0, (0,), SENSORS)]
+    assert isinstance(result, PerceptionError) and str(result) == "frame 0 is torn"
+
+
+def test_without_annotations_there_are_no_boxes():
+    assert make_batch([replace(make_frame(0), boxes=None)]).boxes is None
+    assert len(make_batch([replace(make_frame(0), boxes=Boxes3D.empty())]).boxes[0]) == 0
