@@ -44,7 +44,7 @@ class PointBatch(_Tensors):
     points: torch.Tensor
     batch_index: torch.Tensor
     batch_size: int
-    fields: tuple[str, ...] = ("x", "y", "z")
+    fields: tuple[str, ...]
 
 
 @dataclass
@@ -139,8 +139,8 @@ def _collate(name: str, parts: list[SensorData | None], spec: InputSpec) -> Sens
         return _collate_points(clouds)
     images = [part for part in parts if not isinstance(part, PointCloud)]
     if name not in spec.image_size or len(images) < len(parts):
-        wanted, found = ("images", "a point cloud") if name in spec.image_size else ("a point cloud", "images")
-        raise SampleError(f"{name}: {wanted} was expected, as its encoder takes, found {found}")
+        wanted, found = ("images", "points") if name in spec.image_size else ("points", "images")
+        raise SampleError(f"{name}: {wanted} were expected, as its encoder takes, found {found}")
     return _collate_images(images, spec.image_size[name])
 
 

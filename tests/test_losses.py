@@ -14,7 +14,7 @@ from perception.grid import BEVGrid
 from perception.model.detector import Prediction
 from perception.model.head import CenterHead, CenterMaps
 from perception.model.registration import Registered
-from perception.sample import Boxes3D
+from perception.sample import Boxes3D, LidarCloud
 from perception.task import NUSCENES
 from perception.train.losses import DetectionLoss, depth_target, focal_loss
 
@@ -189,7 +189,7 @@ def camera_batch(points, samples=1, cameras=1, valid=None, displacement=None) ->
     index = torch.tensor([point[0] for point in points], dtype=torch.long)
     return make_batch(
         *[make_boxes()] * samples,
-        inputs={"camera": images, "lidar": PointBatch(cloud, index, samples)},
+        inputs={"camera": images, "lidar": PointBatch(cloud, index, samples, LidarCloud.fields)},
         displacement=displacement,
     )
 
