@@ -232,9 +232,7 @@ def test_an_attribute_beyond_the_task_names_the_frame(root, task):
 
 
 def test_tables_of_another_task_are_refused(root, drive, task):
-    with pytest.raises(
-        EvaluationError, match="vehicle, pedestrian, cycle, of the same.*, found car, truck"
-    ):
+    with pytest.raises(EvaluationError, match=r"vehicle, pedestrian, cycle, of the same.*, found car, truck"):
         evaluate(Oracle(task=task), NuScenes(root))
     with pytest.raises(EvaluationError, match="the devkit scores the ten nuScenes classes"):
         evaluate(Oracle(task=task), drive, official=True)
