@@ -11,7 +11,8 @@ from perception.errors import PerceptionError
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.optim import one_cycle
-from perception.train.trainer import TrainingError, any_process, process_group, stop_signals
+from perception.train.processes import any_process, process_group, stop_signals
+from perception.train.trainer import TrainingError
 
 CPU = torch.device("cpu")
 
@@ -159,9 +160,12 @@ def test_where_a_run_is_computed(monkeypatch):
     with pytest.raises(PerceptionError, match="cuda was asked for, but torch finds no GPU"), process_group("cuda"):
         pass
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for device, kind in (("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, kind in (("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("cuda:1", "cuda:1")):
         with process_group(device) as place:
             assert place == torch.device(kind)
+    with pytest.raises(PerceptionError, match="one of cuda:0 to cuda:1 was expected"), process_group("cuda:2"):
+        pass
 
 
 def test_alone_a_process_goes_by_its_own_flags():
