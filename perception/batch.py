@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fitted
 
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
+
 
 @dataclass
 class _Tensors:
     """Moves every tensor among the fields of a dataclass, however deep."""
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> Self:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self):
+    def pin_memory(self) -> Self:
         """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
         return self._each(lambda tensor: tensor.pin_memory())
 
-    def _each(self, change):
-        def changed(value):
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        def changed(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return change(value)
             if isinstance(value, _Tensors):

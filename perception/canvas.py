@@ -6,6 +6,7 @@ boxes, arrows, rings and dashes are made once, in metres, and drawn by the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +26,9 @@ HEIGHT_COLOURS = np.array(
     [(58, 74, 128), (66, 96, 158), (72, 140, 180), (104, 190, 184), (190, 224, 170), (250, 236, 180)]
 )
 
+Position = Sequence[float] | np.ndarray
+Colour = tuple[int, int, int] | np.ndarray  # RGB, or [N, 3] for N things
+
 
 @dataclass(frozen=True)
 class Pinhole:
@@ -34,12 +38,12 @@ class Pinhole:
     camera_SE3_ego: SE3
 
     @classmethod
-    def looking(cls, eye, target, focal_px: float, size: tuple[int, int]) -> Pinhole:
+    def looking(cls, eye: Position, target: Position, focal_px: float, size: tuple[int, int]) -> Pinhole:
         """From ``eye`` at ``target``, ego metres; ``size`` is (height, width) and its middle shows the target."""
         forward = np.subtract(target, eye) / np.linalg.norm(np.subtract(target, eye))
         right = np.cross(forward, (0, 0, 1))
         right /= np.linalg.norm(right)
-        ego_SE3_camera = SE3(np.stack([right, np.cross(forward, right), forward], axis=1), eye)
+        ego_SE3_camera = SE3(np.stack([right, np.cross(forward, right), forward], axis=1), np.asarray(eye))
         intrinsics = np.array([[focal_px, 0, (size[1] - 1) / 2], [0, focal_px, (size[0] - 1) / 2], [0, 0, 1]])
         return cls(intrinsics, ego_SE3_camera.inverse())
 
@@ -93,11 +97,14 @@ SHIFT = 4  # OpenCV takes sub-pixel positions as integers with this many fractio
 _LIMIT_PX = 2**20  # OpenCV's fixed-point arithmetic overflows far beyond it
 
 
+View = Pinhole | TopDown
+
+
 def fixed(pixels: np.ndarray) -> np.ndarray:
     return np.round(np.clip(pixels, -_LIMIT_PX, _LIMIT_PX) * 2**SHIFT).astype(np.int32)
 
 
-def draw_segments(image: np.ndarray, view, segments: np.ndarray, colours, thickness: int = 1) -> None:
+def draw_segments(image: np.ndarray, view: View, segments: np.ndarray, colours: Colour, thickness: int = 1) -> None:
     """Lines between ends [N, 2, 3] in one colour or N."""
     pixels, index = view.segments(segments)
     colours = np.broadcast_to(colours, (len(segments), 3))[index].tolist()
@@ -111,7 +118,7 @@ def inside(image: np.ndarray, pixels: np.ndarray, border: int = 0) -> np.ndarray
     return ((pixels >= 0) & (pixels < size - border)).all(axis=1)
 
 
-def splat(image: np.ndarray, view, points: np.ndarray) -> None:
+def splat(image: np.ndarray, view: View, points: np.ndarray) -> None:
     """Points [N, 3] coloured by height, nearer ones on top; drawn at twice the size, which smooths them."""
     pixels, depth = view.points(points)
     big = np.zeros((2 * image.shape[0], 2 * image.shape[1], 3), np.uint8)
@@ -134,7 +141,15 @@ def write_title(panel: np.ndarray, text: str) -> None:
     write(panel, text, (16, 20), 13, TEXT, bold=True)
 
 
-def write(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool = False, anchor: float = 0.0) -> int:
+def write(
+    image: np.ndarray,
+    text: str,
+    where: Sequence[float] | np.ndarray,
+    size_px: int,
+    colour: Colour,
+    bold: bool = False,
+    anchor: float = 0.0,
+) -> int:
     """Blend a line of text in; its width in pixels.
 
     Args:

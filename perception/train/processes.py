@@ -44,7 +44,7 @@ def stop_signals() -> Iterator[list[int]]:
     """A list that is no longer empty once Ctrl-C or a termination request came; a second Ctrl-C interrupts at once."""
     received: list[int] = []
 
-    def handle(number, _):
+    def handle(number: int, _: object) -> None:
         received.append(number)
         if not distributed.is_initialized():  # torchrun passes a signal on that the terminal has sent already
             signal.signal(signal.SIGINT, signal.default_int_handler)
