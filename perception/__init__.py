@@ -18,9 +18,12 @@ _HOMES = {
     "Detections": "sample",
     "Detector": "model.detector",
     "Frame": "sample",
+    "FrameSource": "data.sources",
     "HealthMonitor": "health",
     "LidarCloud": "sample",
+    "Layout": "viz",
     "NuScenes": "data.nuscenes",
+    "ObjectClass": "task",
     "PerceptionError": "errors",
     "PointCloud": "sample",
     "RadarCloud": "sample",
@@ -37,15 +40,16 @@ __all__ = sorted(_HOMES)
 if TYPE_CHECKING:  # what type checkers and editors see
     from perception.config import Config, load_config
     from perception.data.nuscenes import NuScenes
+    from perception.data.sources import FrameSource
     from perception.errors import PerceptionError
     from perception.geometry import SE3
     from perception.grid import BEVGrid
     from perception.health import HealthMonitor
     from perception.model.detector import Detector, build, load
     from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
-    from perception.task import ATTRIBUTES, CLASSES, Task
+    from perception.task import ATTRIBUTES, CLASSES, ObjectClass, Task
     from perception.tracking import Tracker
-    from perception.viz import draw_frame
+    from perception.viz import Layout, draw_frame
 
 
 def __getattr__(name: str):

@@ -38,12 +38,13 @@ class _Tensors:
 class PointBatch(_Tensors):
     """The clouds of one sensor, concatenated.
 
-    points: float32 [M, C], the columns of its PointCloud.  batch_index: int64 [M], the sample of each, rising.
+    points: float32 [M, C], whose columns are ``fields``.  batch_index: int64 [M], the sample of each, rising.
     """
 
     points: torch.Tensor
     batch_index: torch.Tensor
     batch_size: int
+    fields: tuple[str, ...] = ("x", "y", "z")
 
 
 @dataclass
@@ -134,11 +135,12 @@ def collate(frames: Sequence[Frame], spec: InputSpec) -> Batch:
 
 def _collate(name: str, parts: list[SensorData | None], spec: InputSpec) -> SensorBatch:
     clouds = [part for part in parts if part is None or isinstance(part, PointCloud)]
-    if len(clouds) == len(parts):
+    if len(clouds) == len(parts) and name not in spec.image_size:
         return _collate_points(clouds)
     images = [part for part in parts if not isinstance(part, PointCloud)]
     if name not in spec.image_size or len(images) < len(parts):
-        raise SampleError(f"{name}: a point cloud was expected, as its encoder takes, found images")
+        wanted, found = ("images", "a point cloud") if name in spec.image_size else ("a point cloud", "images")
+        raise SampleError(f"{name}: {wanted} was expected, as its encoder takes, found {found}")
     return _collate_images(images, spec.image_size[name])
 
 
@@ -146,7 +148,8 @@ def _collate_points(clouds: list[PointCloud | None]) -> PointBatch:
     points = np.concatenate([cloud.points for cloud in clouds if cloud is not None])
     lengths = [0 if cloud is None else len(cloud.points) for cloud in clouds]
     index = np.repeat(np.arange(len(clouds), dtype=np.int64), lengths)
-    return PointBatch(torch.from_numpy(points), torch.from_numpy(index), len(clouds))
+    fields = next(cloud.fields for cloud in clouds if cloud is not None)
+    return PointBatch(torch.from_numpy(points), torch.from_numpy(index), len(clouds), fields)
 
 
 def _collate_images(parts: list[dict[str, CameraImage] | None], image_size: tuple[int, int]) -> ImageBatch:

@@ -1,4 +1,4 @@
-"""Silent faults found at the door: sensors that deliver something, but nothing that was measured now.
+"""Silent faults found before detection: sensors that deliver something, but nothing that was measured now.
 
 What a fault looks like, and what is done about it:
 

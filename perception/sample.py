@@ -30,10 +30,21 @@ def _checked(name: str, array, dtype, shape: tuple, finite: bool = True) -> np.n
     if array.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, array.shape)):
         wanted = ", ".join("N" if want is None else str(want) for want in shape)
         raise SampleError(f"{name}: shape [{wanted}] was expected, found {list(array.shape)}")
-    array = array.astype(dtype, copy=False)
-    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise SampleError(f"{name}: {int((~np.isfinite(array)).sum())} values are NaN or infinite")
-    return array
+    try:
+        with np.errstate(invalid="ignore"):  # NaN as a whole number is refused below
+            converted = array.astype(dtype, copy=False)
+    except (TypeError, ValueError):
+        raise SampleError(f"{name}: numbers were expected, found {array.dtype}") from None
+    if finite and converted.dtype.kind == "f" and not np.isfinite(converted).all():
+        raise SampleError(f"{name}: {int((~np.isfinite(converted)).sum())} values are NaN or infinite")
+    if converted.dtype.kind == "i" and array.dtype.kind == "f" and not np.array_equal(converted, array):
+        raise SampleError(f"{name}: whole numbers were expected, found {array.tolist()[:5]}")
+    return converted
+
+
+def _require_several(index) -> None:
+    if isinstance(index, int | np.integer):
+        raise SampleError(f"a mask, slice or index array was expected, found {index}")
 
 
 def _require(name: str, value, kind: type) -> None:
@@ -81,6 +92,9 @@ class PointCloud:
     def __post_init__(self):
         if self.fields[:3] != ("x", "y", "z"):
             raise SampleError(f"{type(self).__name__}.fields: x, y, z first were expected, found {self.fields}")
+        first = self.column("vx")
+        if first is not None and self.fields[first + 1 : first + 2] != ("vy",):
+            raise SampleError(f"{type(self).__name__}.fields: vy behind vx was expected, found {self.fields}")
         name = f"{type(self).__name__} points"
         object.__setattr__(self, "points", _checked(name, self.points, np.float32, (None, len(self.fields))))
 
@@ -133,7 +147,7 @@ class Boxes3D:
     num_radar_points: np.ndarray = _UNKNOWN
 
     def __post_init__(self):
-        n = len(np.asarray(self.center))
+        n = len(np.atleast_1d(np.asarray(self.center)))
         for name, dtype, shape, finite in (
             ("center", np.float64, (n, 3), True),
             ("size", np.float64, (n, 3), True),
@@ -148,10 +162,10 @@ class Boxes3D:
             object.__setattr__(self, name, _checked(f"boxes.{name}", value, np.int64, (n,)))
         if n and (self.size <= 0).any():
             raise SampleError(f"boxes.size: positive metres were expected, found {self.size.min()}")
-        if n and self.label.min() < 0:
-            raise SampleError(
-                f"boxes.label: an index into task.classes, 0 or more, was expected, found {self.label.min()}"
-            )
+        for name, least, known in (("label", 0, "classes"), ("attribute", -1, "attributes")):
+            found = getattr(self, name).min(initial=0)
+            if found < least:
+                raise SampleError(f"boxes.{name}: indices into task.{known} were expected, found {found}")
 
     @classmethod
     def empty(cls) -> Boxes3D:
@@ -162,6 +176,7 @@ class Boxes3D:
 
     def __getitem__(self, index) -> Boxes3D:
         """The boxes a mask, slice or index array selects."""
+        _require_several(index)
         return Boxes3D(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
     @property
@@ -197,6 +212,7 @@ class Detections:
 
     def __getitem__(self, index) -> Detections:
         """The detections that a mask, slice or rising index array selects."""
+        _require_several(index)
         return Detections(self.boxes[index], self.scores[index])
 
 
@@ -220,15 +236,22 @@ class Frame:
     others: dict[str, SensorData] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.cameras:
-            object.__setattr__(self, "cameras", None)
+        _require("frame.token", self.token, str)
+        if not isinstance(self.timestamp_ns, int | np.integer):
+            raise SampleError(f"frame.timestamp_ns: whole nanoseconds were expected, found {self.timestamp_ns!r}")
         _require("frame.world_SE3_ego", self.world_SE3_ego, SE3)
+        if self.cameras is not None:
+            _require("frame.cameras", self.cameras, dict)
+            object.__setattr__(self, "cameras", self.cameras or None)
+        _require("frame.others", self.others, dict)
+        others = {name: data for name, data in self.others.items() if data is not None}
+        object.__setattr__(self, "others", others)
         for name, value, kind in (("radar", self.radar, RadarCloud), ("lidar", self.lidar, LidarCloud)):
             if value is not None:
                 _require(f"frame.{name}", value, kind)
         if self.boxes is not None:
             _require("frame.boxes", self.boxes, Boxes3D)
-        for name, data in {"cameras": self.cameras or {}, **self.others}.items():
+        for name, data in {"cameras": self.cameras or {}, **others}.items():
             if name in _OWN_FIELDS:
                 raise SampleError(f"frame.others: '{name}' has a field of its own")
             if isinstance(data, dict):

@@ -16,6 +16,7 @@ class-wise settings of its benchmark (detection_cvpr_2019). Other classes are a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ import numpy as np
 from perception.errors import PerceptionError
 
 HEADINGS = ("direction", "axis", "none")
+_POSITIVE = (
+    "range_m", "match_radius_m", "position_sigma_m", "velocity_sigma_mps", "prior_speed_mps", "acceleration_density",
+)  # fmt: skip
 
 
 class TaskError(PerceptionError):
@@ -45,10 +49,11 @@ class ObjectClass:
     heading: "direction"; "axis", where front and back cannot be told apart; "none", where it has no meaning.
     moves: whether the error of its velocity counts.
     tracked: whether the tracking benchmark knows the class.
-    racked: whether it is left out by the metric where it stands in a bicycle rack.
+    ignored_in_racks: whether the metric ignores it inside a bicycle rack.
     position_sigma_m, velocity_sigma_mps: standard deviations of what a detector measures.
-    speed_mps: RMS of a velocity that nobody has measured yet.
-    agility: m^2/s^3, the variance that a second of driving or walking adds to a velocity.
+    prior_speed_mps: RMS speed, where no velocity has been measured yet.
+    acceleration_density: m^2/s^3, power spectral density of the white acceleration noise: the variance that a second of
+        driving or walking adds to a velocity.
     """
 
     name: str
@@ -62,11 +67,15 @@ class ObjectClass:
     heading: str = "direction"
     moves: bool = True
     tracked: bool = True
-    racked: bool = False
+    ignored_in_racks: bool = False
     position_sigma_m: float = 0.4
     velocity_sigma_mps: float = 2.0
-    speed_mps: float = 10.0
-    agility: float = 0.6
+    prior_speed_mps: float = 10.0
+    acceleration_density: float = 0.6
+
+    def __post_init__(self):
+        for name in ("sources", "color", "attributes", "usual_attributes"):  # lists of its own
+            setattr(self, name, list(getattr(self, name)))
 
 
 _VEHICLE = ["vehicle.moving", "vehicle.stopped", "vehicle.parked"]
@@ -80,26 +89,32 @@ def _vehicle(name: str, color: list[int], resting: str = "vehicle.parked", **fac
 
 
 def _nuscenes_classes() -> list[ObjectClass]:
-    """Measurement errors are those of the shipped detector, outliers included; agility is that of recorded traffic."""
-    cycle: dict[str, Any] = {"attributes": _CYCLE, "usual_attributes": _CYCLE, "racked": True, "range_m": 40.0}
+    """Measurement errors are those of the shipped detector, with outliers; accelerations those of recorded traffic."""
+    cycle: dict[str, Any] = {
+        "attributes": _CYCLE,
+        "usual_attributes": _CYCLE,
+        "ignored_in_racks": True,
+        "range_m": 40.0,
+    }
     cycle |= {"suppression_radius_m": 0.5, "position_sigma_m": 0.3}
     fixed: dict[str, Any] = {"moves": False, "tracked": False, "range_m": 30.0}
-    fixed |= {"velocity_sigma_mps": 0.3, "speed_mps": 0.1, "agility": 0.005}
+    fixed |= {"velocity_sigma_mps": 0.3, "prior_speed_mps": 0.1, "acceleration_density": 0.005}
     return [
         _vehicle("car", [66, 190, 255], suppression_radius_m=1.0, position_sigma_m=0.4),
         _vehicle("truck", [255, 145, 60]),
         _vehicle("bus", [255, 92, 122], resting="vehicle.stopped"),
         _vehicle("trailer", [198, 146, 104]),
         _vehicle(
-            "construction_vehicle", [240, 190, 60], tracked=False, velocity_sigma_mps=1.0, speed_mps=2.0, agility=0.2
+            "construction_vehicle", [240, 190, 60], tracked=False, velocity_sigma_mps=1.0,
+            prior_speed_mps=2.0, acceleration_density=0.2,
         ),
         ObjectClass(
             "pedestrian", range_m=40.0, suppression_radius_m=0.3, color=[102, 230, 140],
             attributes=_PEDESTRIAN, usual_attributes=_PEDESTRIAN[:2],
-            position_sigma_m=0.2, velocity_sigma_mps=1.0, speed_mps=1.5, agility=0.1,
+            position_sigma_m=0.2, velocity_sigma_mps=1.0, prior_speed_mps=1.5, acceleration_density=0.1,
         ),
         ObjectClass("motorcycle", color=[190, 120, 255], **cycle),
-        ObjectClass("bicycle", color=[250, 130, 220], speed_mps=4.0, agility=0.3, **cycle),
+        ObjectClass("bicycle", color=[250, 130, 220], prior_speed_mps=4.0, acceleration_density=0.3, **cycle),
         ObjectClass(
             "traffic_cone", heading="none", suppression_radius_m=0.25, color=[255, 180, 150], position_sigma_m=0.3,
             **fixed,
@@ -120,6 +135,7 @@ class Task:
     attributes: list[str] = field(default_factory=lambda: [*_VEHICLE, *_CYCLE, *_PEDESTRIAN])
 
     def __post_init__(self):
+        self.objects, self.attributes = list(self.objects), list(self.attributes)
         if not self.objects:
             raise TaskError("task.objects: at least one class was expected, found none")
         sources = [name for facts in self.objects for name in facts.sources or [facts.name]]
@@ -131,8 +147,8 @@ class Task:
             self._check(facts)
 
     def _check(self, facts: ObjectClass) -> None:
-        radii = (facts.range_m, facts.match_radius_m, facts.position_sigma_m, facts.velocity_sigma_mps, facts.speed_mps)
-        for key, holds, wanted in (
+        checks = [
+            ("name", bool(facts.name), "a name"),
             ("attributes", set(facts.attributes) <= set(self.attributes), "some of task.attributes"),
             (
                 "usual_attributes",
@@ -141,17 +157,22 @@ class Task:
             ),
             ("heading", facts.heading in HEADINGS, "one of " + ", ".join(HEADINGS)),
             ("color", len(facts.color) == 3 and all(0 <= c <= 255 for c in facts.color), "three numbers of 0 to 255"),
-            (
-                "suppression_radius_m",
-                facts.suppression_radius_m >= 0 and facts.agility >= 0,
-                "0 or more, as of agility",
-            ),
-            ("range_m", min(radii) > 0, "more than 0, as of match_radius_m and the standard deviations"),
-        ):
+            ("suppression_radius_m", 0 <= facts.suppression_radius_m < math.inf, "0 or more"),
+        ]
+        for name in _POSITIVE:
+            checks.append((name, 0 < getattr(facts, name) < math.inf, "more than 0"))
+        for name, holds, wanted in checks:
             if not holds:
-                raise TaskError(
-                    f"task.objects: {facts.name}: {key}: {wanted} was expected, found {getattr(facts, key)}"
-                )
+                found = getattr(facts, name)
+                raise TaskError(f"task.objects: {facts.name}: {name}: {wanted} was expected, found {found!r}")
+
+    def labels_alike(self, other: Task) -> bool:
+        """Whether labels and attributes mean the same in both; other facts of the classes may differ."""
+
+        def meaning(task: Task):
+            return [(facts.name, set(facts.sources or [facts.name])) for facts in task.objects], task.attributes
+
+        return meaning(self) == meaning(other)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ Association  Within a class, the assignment of least total cost (Hungarian, as A
 Life         A detection of ``birth_score`` starts a track at once, one of ``min_score`` when the next frame confirms
              it. A track dies when it was not seen for ``max_age_s``.
 
-Height, size and heading are smoothed. A box turned round, a common mistake of detectors, turns no track: which end is
-the front is decided by vote of the last few detections.
+Height, size and heading are smoothed. A heading that is off by half a turn, a common mistake of detectors, does not
+flip the track: which end is the front is decided by a vote of the last few detections.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Noise:
 
     def __init__(self, task: Task):
         self.position_m, self.velocity_mps = task.column("position_sigma_m"), task.column("velocity_sigma_mps")
-        self.speed_mps, self.agility = task.column("speed_mps"), task.column("agility")
+        self.speed_mps, self.acceleration_density = task.column("prior_speed_mps"), task.column("acceleration_density")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +99,14 @@ class Tracker:
     """
 
     def __init__(self, task: Task = NUSCENES, min_score: float = 0.1, birth_score: float = 0.3, max_age_s: float = 3.0):
-        self.noise = Noise(task)
+        self.task, self.noise = task, Noise(task)
         self.min_score, self.birth_score, self.max_age_s = min_score, birth_score, max_age_s
         self._states = np.zeros(0, _STATE)
         self._scene, self._time_ns, self._next_id = "", 0, 0
 
     def step(self, frame: Frame, detections: Detections) -> np.ndarray:
         """int64 [N]: the id of the track that each detection belongs to, -1 for none (or none yet)."""
+        self.task.check(detections.boxes.label, detections.boxes.attribute, f"frame {frame.token}: detections")
         ids = np.full(len(detections.scores), -1)
         used = np.flatnonzero(detections.scores >= self.min_score)
         measured = _measured(frame, detections.boxes[used], detections.scores[used], self.noise)
@@ -150,7 +151,7 @@ class Tracker:
 
 def predict(states: np.ndarray, seconds: float, noise: Noise) -> np.ndarray:
     """The states ``seconds`` later, if nothing is seen in between."""
-    later, q = states.copy(), noise.agility[states["label"]]
+    later, q = states.copy(), noise.acceleration_density[states["label"]]
     later["position"] += seconds * states["velocity"]
     later["pp"] += 2 * seconds * states["pv"] + seconds**2 * states["vv"] + q * seconds**3 / 3
     later["pv"] += seconds * states["vv"] + q * seconds**2 / 2

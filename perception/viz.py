@@ -158,6 +158,9 @@ def draw_frame(
         layout: what the detector's task and grid are; None: the defaults.
     """
     layout = Layout() if layout is None else layout
+    for name, own in (("boxes", frame.boxes), ("detections", None if detections is None else detections.boxes)):
+        if own is not None:
+            layout.task.check(own.label, own.attribute, f"frame {frame.token}: {name}")
     found = Detections(Boxes3D.empty(), np.zeros(0)) if detections is None else detections
     shown = found.scores >= score_threshold
     boxes, tracks = found.boxes[shown], None if tracks is None else tracks[shown]

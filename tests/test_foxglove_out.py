@@ -291,7 +291,7 @@ def test_a_full_disk_is_told_once_and_at_the_next_step(tmp_path, capfd):
 def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "foxglove", None)
     for sink in (FoxgloveSink(tmp_path / "a.mcap"), LiveSink(port=0)):
-        with pytest.raises(PerceptionError, match=r"perception\[logs\]"), sink:
+        with pytest.raises(PerceptionError, match=r'pip install -e "\.\[logs\]"'), sink:
             pass
 
 

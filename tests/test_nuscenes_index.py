@@ -200,7 +200,7 @@ def test_several_processes_at_once(root, method):
 def test_pickling_takes_no_column_along(root):
     dataset = perception.NuScenes(root)
     data = pickle.dumps(dataset)
-    assert b"samples/LIDAR_TOP" not in data and len(data) < 3000
+    assert b"samples/LIDAR_TOP" not in data and len(data) - len(pickle.dumps(dataset.task)) < 3000
     copy = pickle.loads(data)
     assert copy.tokens == dataset.tokens and copy.index("s1") == 1 and copy.report == {}
     np.testing.assert_array_equal(copy[0].boxes.center, dataset[0].boxes.center)

@@ -84,7 +84,7 @@ def test_the_name_of_an_attribute(label, attribute, moving, name):
         ([ObjectClass("a", color=[1, 2])], "a: color: three numbers"),
         ([ObjectClass("a", color=[1, 2, 256])], "a: color: three numbers of 0 to 255"),
         ([ObjectClass("a", suppression_radius_m=-0.1)], "a: suppression_radius_m: 0 or more"),
-        ([ObjectClass("a", agility=-1.0)], "as of agility"),
+        ([ObjectClass("a", acceleration_density=-1.0)], "as of acceleration_density"),
         *[
             ([ObjectClass("a", **{fact: 0.0})], "more than 0")
             for fact in ("range_m", "match_radius_m", "position_sigma_m", "velocity_sigma_mps", "speed_mps")

@@ -56,7 +56,7 @@ from perception.data.nuscenes_index import open_index
 from perception.errors import PerceptionError, missing_extra
 from perception.geometry import SE3
 from perception.sample import Boxes3D, Frame
-from perception.task import NUSCENES, Task
+from perception.task import CLASSES, NUSCENES, Task
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,9 @@ class NuScenes:
         self._attach()
         for channel in without:
             _require_known("channel", channel, self._index.modality)
+        for facts in task.objects:
+            if not set(facts.sources or [facts.name]) & set(CLASSES):
+                logger.warning("%s: class %s has no source among nuScenes' classes, hence no box", folder, facts.name)
 
         number_of_scene = {name: number for number, name in enumerate(self._index.scenes)}
         numbers = [number_of_scene[name] for name in _choose_scenes(folder, self._index.scenes, split, scenes)]

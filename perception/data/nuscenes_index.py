@@ -191,8 +191,9 @@ def _read_tables(folder: Path) -> tuple[Columns, dict]:
     from tqdm import tqdm
 
     logger.info("%s: building the index of its tables, once", folder)
+    quiet = "TQDM_DISABLE" in os.environ or None  # None: unless it is shown on a terminal
     sizes = [path.stat().st_size for path in (folder / f"{name}.json" for name in _BIG_TABLES) if path.exists()]
-    with tqdm(desc=f"index of {folder.name}", total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(desc=f"index of {folder.name}", total=sum(sizes), unit="B", unit_scale=True, disable=quiet) as bar:
         samples, scenes, sample_position = read_samples(folder)
         calibrations, modality, calibration_position = read_calibrations(folder)
         rows, folders = read_sensor_rows(folder, sample_position, calibration_position, bar.update)

@@ -77,8 +77,9 @@ def evaluate_subsets(
         results: a folder that keeps each subset's submission as ``<subset>.json``; None to keep none.
 
     Returns:
-        subsets: the metrics by the name of the set.  frames: how many were scored.  skipped: how many could not be
-        read.  frames_with: how many of the frames had each sensor.  ground_truth: how many boxes of each class count.
+        subsets: the metrics by the name of the set.  frames: how many were scored.
+        skipped: how many could not be read, or have no boxes to be scored against.
+        frames_with: how many of the frames had each sensor.  ground_truth: how many boxes of each class count.
 
     Raises:
         EvaluationError: see the class.
@@ -91,7 +92,7 @@ def evaluate_subsets(
     def detect(submissions: dict[str, Submission]) -> None:
         for index in tqdm(range(len(source)), desc="evaluate", unit="frame"):
             frame = source[index]
-            if frame is None:
+            if frame is None or (frame.boxes is None and not isinstance(source, NuScenes)):
                 continue
             frames_with.update(frame.sensors)
             for name, sensors in names.items():
@@ -130,7 +131,9 @@ class Submission:
 
     def add_world(self, frame: Frame, world: WorldDetections | None) -> None:
         """:meth:`add` of detections that are in the world frame already."""
-        sample = self.place[frame.token]
+        sample = self.place.get(frame.token, -1)
+        if sample < 0:
+            raise EvaluationError(f"frame {frame.token}: one of the source's tokens was expected")
         if self.writer is not None:
             self.writer.add(frame.token, [] if world is None else to_submission(world))
         self.frames.append(Annotated(frame.token, sample, frame.world_SE3_ego, frame.boxes))
@@ -167,14 +170,19 @@ def score_submissions(
         ResultsError: ``results`` cannot be written.
     """
     tables = source if isinstance(source, NuScenes) else None
-    if tables is not None and tables.task != task:
+    if tables is not None and not tables.task.labels_alike(task):
         found_classes = ", ".join(tables.task.classes)
-        raise EvaluationError(f"classes {', '.join(task.classes)} were expected of the frames, found {found_classes}")
+        raise EvaluationError(
+            f"frames with the classes {', '.join(task.classes)}, of the same sources and attributes, were expected, "
+            f"found {found_classes}"
+        )
     if official and (tables is None or task.classes != CLASSES):
         raise EvaluationError("the devkit scores the ten nuScenes classes on a folder in the nuScenes layout only")
-    truth = None if tables is None else Truth.of_tables(tables)  # before the frames: what is wrong shows at once
+    truth = None if tables is None else Truth.of_tables(tables, task)  # before the frames: what is wrong shows at once
     devkit = devkit_metric.open_devkit(tables) if official else None
     place = {token: i for i, token in enumerate(source.tokens)}
+    if len(place) != len(source):
+        raise EvaluationError(f"a token of its own was expected of each of {len(source)} frames, found {len(place)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = results or (scratch if official else None)
         with ExitStack() as stack:
@@ -189,7 +197,7 @@ def score_submissions(
         frames = next(iter(submissions.values())).frames
         if not frames:
             where = "" if tables is None else f"{Path(tables.root) / tables.version}: "
-            raise EvaluationError(f"{where}none of the {len(source)} frames could be read")
+            raise EvaluationError(f"{where}none of the {len(source)} frames could be read, or none has boxes")
         samples = np.array([frame.sample for frame in frames])
         truth = Truth.of_frames(task, frames) if truth is None else truth.of_samples(samples)
         counts = np.bincount(truth.boxes.label, minlength=len(task.classes)).tolist()
@@ -237,7 +245,7 @@ def score_file(path: str | Path, dataset: NuScenes) -> dict:
     """
     from perception.eval.submission_reader import read_submission
 
-    return score_boxes(Truth.of_tables(dataset), read_submission(path, dataset.tokens, dataset.task))
+    return score_boxes(Truth.of_tables(dataset, dataset.task), read_submission(path, dataset.tokens, dataset.task))
 
 
 def breakdown(truth: Truth, predictions: MetricBoxes) -> dict:

@@ -78,7 +78,7 @@ def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks, task: T
     away = boxes.center[:, :2] - ego_positions[boxes.sample, :2]
     kept = np.sqrt(np.square(away).sum(axis=1)) < task.column("range_m")[boxes.label]
     in_sample = (np.diff(racks.offsets) > 0)[boxes.sample]
-    cycles = np.flatnonzero(kept & task.column("racked")[boxes.label] & in_sample)
+    cycles = np.flatnonzero(kept & task.column("ignored_in_racks")[boxes.label] & in_sample)
     cycles = cycles[np.argsort(boxes.sample[cycles], kind="stable")]
     for own in np.split(cycles, np.flatnonzero(np.diff(boxes.sample[cycles])) + 1):
         if len(own):

@@ -25,7 +25,7 @@ _FIGURES = (
 
 
 def score_tracks(dataset, path: str | Path) -> dict:
-    """The figures of a tracking submission on the samples that it names, all of them in ``dataset``.
+    """The metrics of a tracking submission on the samples that it names, all of them in ``dataset``.
 
     Args:
         dataset: a :class:`perception.NuScenes`, real or simulated.

@@ -49,7 +49,7 @@ class Truth:
     racks: Racks
 
     @classmethod
-    def of_tables(cls, dataset: NuScenes) -> Truth:
+    def of_tables(cls, dataset: NuScenes, task: Task) -> Truth:
         """All that the tables of a nuScenes version say of the dataset's frames.
 
         Raises:
@@ -64,7 +64,7 @@ class Truth:
             annotations.rack_offsets, annotations.rack_center, annotations.rack_size, annotations.rack_rotation
         )
         counts = (annotations.visibility, annotations.num_lidar_points, annotations.num_radar_points)
-        return cls._counted(dataset.task, _of_annotations(annotations), *counts, dataset.ego_positions, racks)
+        return cls._counted(task, _of_annotations(annotations), *counts, dataset.ego_positions, racks)
 
     @classmethod
     def of_frames(cls, task: Task, frames: Sequence[Annotated]) -> Truth:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from perception.config import (
     LidarConfig,
     RadarConfig,
     load_config,
+    ordered,
     save_config,
 )
 from perception.errors import PerceptionError
@@ -113,11 +115,16 @@ class Detector(nn.Module):
             raise PerceptionError(f"at least one of {', '.join(self.sensors)} was expected, found none")
         has_features = torch.tensor([name in encoded for name in self.sensors], device=sensor_valid.device)
         sensor_valid = sensor_valid & has_features
+        if not bool(sensor_valid.any(dim=1).all()):
+            raise PerceptionError("some sample has no sensor of which an encoder made features")
         fused = self.fusion({name: value.bev for name, value in encoded.items()}, sensor_valid)
         features = self.trunk(fused.features)
         outputs = {name: head(features) for name, head in self.heads.items()}
         depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
         return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid))
+
+    def _alive(self, frame: Frame) -> Frame:
+        return without_dead(frame.only(self.sensors)) if isinstance(frame, Frame) else frame
 
     def prepare(self, frames: list[Frame]) -> Batch:
         """Frames -> Batch on the detector's device. Dead sensors are for :meth:`detect`, or a HealthMonitor, to find.
@@ -149,7 +156,7 @@ class Detector(nn.Module):
 
         Sensors that are plainly dead (``perception.health``) count as absent.
         """
-        return self.decode(self(self.prepare([without_dead(frame) for frame in frames])))
+        return self.decode(self(self.prepare([self._alive(frame) for frame in frames])))
 
     def detect(self, frame: Frame) -> Detections:
         """Detections of one frame, in its ego frame, highest score first."""
@@ -187,6 +194,9 @@ def build(
             given.
     """
     encoders, backbones, heads = dict(encoders or {}), dict(backbones or {}), dict(heads or {})
+    for name in backbones:
+        if name in encoders or not isinstance(config.encoders.get(name), CameraConfig):
+            raise PerceptionError(f"backbones.{name}: a sensor of the config with an encoder of images was expected")
     given = [f"encoders.{name}" for name in encoders] + [f"backbones.{name}" for name in backbones]
     given += [name for name, part in (("fusion", fusion), ("trunk", trunk)) if part is not None]
     given += [f"heads.{name}" for name in heads]
@@ -198,7 +208,8 @@ def build(
             f"config: {', '.join(missing)} must be given to build, as an argument; where a checkpoint is loaded, by "
             "perception.load(..., build=...)"
         )
-    sections = configured | {name: EncoderConfig() for name in encoders if name not in configured}
+    sections = ordered(configured | {name: EncoderConfig() for name in encoders if name not in configured})
+    _check_names(sections)
     config = replace(config, encoders={**sections}, own_parts=sorted(given))
     grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
     built = {
@@ -217,9 +228,18 @@ def build(
     return Detector(config, built, fusion, trunk, heads)
 
 
+def _check_names(sensors: Collection[str]) -> None:
+    """Names of sensors are parts of names of weights, and "+" joins them to names of sets."""
+    if not sensors:
+        raise PerceptionError("encoders: at least one sensor was expected, found none")
+    for name in sensors:
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or hasattr(nn.ModuleDict, name):
+            raise PerceptionError(f"encoders: '{name}': a name of letters, digits and _ was expected")
+
+
 def _encoder(name: str, section: EncoderConfig, grid: BEVGrid, channels: int, backbone: nn.Module | None) -> nn.Module:
     if isinstance(section, CameraConfig):
-        pretrained = section.weights != "none" or backbone is not None
+        pretrained = section.weights != "none"
         backbone = BACKBONES[section.backbone](section.weights) if backbone is None else backbone
         image = ImageEncoder(backbone, section.channels, pretrained)
         depths = (section.depth_min_m, section.depth_max_m, section.depth_bins)
@@ -272,6 +292,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[
     # The checkpoint holds the backbones as well.
     cameras = {n: replace(e, weights="none") for n, e in config.encoders.items() if isinstance(e, CameraConfig)}
     detector = build(replace(config, encoders=config.encoders | cameras))
+    if not isinstance(detector, Detector):
+        raise PerceptionError(f"build: a Detector was expected, found {type(detector).__name__}")
     detector.config = replace(detector.config, encoders=detector.config.encoders | config.encoders)
     try:
         detector.load_state_dict(read_weights(folder))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from perception.batch import PointBatch
+from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.ops.voxelize import Voxels, scatter_to_bev, segment_max, segment_mean, voxelize
 
@@ -32,6 +33,10 @@ class PillarEncoder(nn.Module):
         self.point = nn.Sequential(nn.Linear(len(scale) + 6, channels), nn.LayerNorm(channels))
 
     def forward(self, cloud: PointBatch) -> torch.Tensor:
+        if cloud.points.shape[1] != len(self.scale):
+            raise PerceptionError(
+                f"points with {len(self.scale)} columns were expected, found {', '.join(cloud.fields)}"
+            )
         voxels = voxelize(cloud.points, cloud.batch_index, self.grid, batch_size=cloud.batch_size)
         parts = [voxels] if cloud.points.is_cuda else voxels.split(_PART)
         features = torch.cat([self._reduce(cloud.points, part) for part in parts])

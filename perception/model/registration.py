@@ -33,7 +33,7 @@ _POOL = 2  # cells per descriptor cell, each way
 _REACH = 5  # descriptor cells that a correlation looks in each direction
 _YAWS = 9  # yaw hypotheses
 _YAW_STEP_RAD = math.radians(1.0)
-_ARM_M = 25.0  # a yaw error is as bad as the shift it makes at this distance
+_ARM_M = 25.0  # lever arm: a yaw error counts as the shift it makes at this distance
 _CONFIDENCE_GAIN = 5.0  # so that a short training can learn to drop a sensor
 _PRIOR = 2.0  # log of the weight with which a sensor is taken to be where it says, unless told otherwise
 
@@ -216,9 +216,9 @@ def solve_graph(
 
 
 def registration_loss(registered: Registered, displacement: torch.Tensor, sensor_valid: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the pairs' motions, and distance in metres, at arm's length, of the sensors' from the truth.
+    """Cross-entropy of the pairs' motions, and error in metres, at a lever arm, of the sensors' motions.
 
-    displacement: [B, S, 3] true motions, NaN where unknown: those, and sensors without company, are left out.
+    displacement: [B, S, 3] true motions, NaN where unknown: those, and a sensor that is the only one, are left out.
     """
     known = displacement.isfinite().all(dim=-1) & sensor_valid
     truth = displacement.nan_to_num()
@@ -229,9 +229,9 @@ def registration_loss(registered: Registered, displacement: torch.Tensor, sensor
         for p, (a, b) in enumerate(combinations(range(truth.shape[1]), 2))
     ]
     pairs = torch.stack(terms, dim=1) if terms else truth.new_zeros(len(truth), 0)
-    company = known & (sensor_valid.sum(dim=1, keepdim=True) > 1)
-    error = (((registered.motion - truth) * arm).square().sum(dim=-1) + 1e-4).sqrt() * company
-    return 0.2 * pairs.sum() / (pairs != 0).sum().clamp(min=1) + error.sum() / company.sum().clamp(min=1)
+    paired = known & (sensor_valid.sum(dim=1, keepdim=True) > 1)
+    error = (((registered.motion - truth) * arm).square().sum(dim=-1) + 1e-4).sqrt() * paired
+    return 0.2 * pairs.sum() / (pairs != 0).sum().clamp(min=1) + error.sum() / paired.sum().clamp(min=1)
 
 
 def _spread_over(motion: torch.Tensor, hypotheses: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from perception.sample import sensor_set
+
 IDENTITY = (1.0, 0.0)
 
 
@@ -36,7 +38,9 @@ class ScoreCalibration(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        self.by_set = {}
         for name, values in own.items():
             if values.shape != (2,) or not set(name.split("+")) <= set(self.sensors):
                 errors.append(f"{prefix}{name}: slope and offset of some of {', '.join(self.sensors)} were expected")
-        self.by_set = {name: tuple(values.tolist()) for name, values in own.items()}
+            else:
+                self.by_set[sensor_set(name.split("+"), self.sensors)] = tuple(values.tolist())

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
@@ -60,7 +61,7 @@ class ReplayError(PerceptionError):
 
 def replay(
     detector,
-    frames: Iterable[Frame | None],
+    frames: FrameSource | Iterable[Frame | None],
     out: str | Path,
     *,
     sensors: Sequence[str] | None = None,
@@ -80,7 +81,8 @@ def replay(
         detector: anything with ``prepare([frame]) -> batch``, ``__call__(batch) -> prediction`` and
             ``decode(prediction) -> [Detections]``, such as a :class:`perception.model.detector.Detector`. One without
             ``task``, ``grid`` and ``sensors`` has the defaults of :class:`perception.viz.Layout`.
-        frames: in order of time; None for one that could not be read. Frames may differ in the sensors they have.
+        frames: a source, or any iterable in order of time; None for one that could not be read. Frames may differ in
+            the sensors they have.
         sensors: those that the detector may use; None for all of its own.
         score_threshold: of the boxes that are drawn.
         outputs: some of OUTPUTS; "live" serves a Foxglove app on this machine while it runs.
@@ -108,6 +110,9 @@ def replay(
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False
+    if isinstance(frames, FrameSource):
+        source, total = frames, len(frames)
+        frames = (source[index] for index in range(len(source)))
     with ExitStack() as stack:
         results, tracks = (
             stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")

@@ -67,7 +67,7 @@ class GroundTruth:
         None where none of them has ground truth.
         """
         try:
-            truth = Truth.of_tables(self._dataset)
+            truth = Truth.of_tables(self._dataset, self._submission.task)
         except EvaluationError:
             return None
         samples = np.array([frame.sample for frame in self._submission.frames])
@@ -88,6 +88,7 @@ class FrameTruth:
 
     def add(self, frame: Frame, world: WorldDetections) -> None:
         if frame.boxes is not None and frame.token not in self._place:
+            self._submission.task.check(frame.boxes.label, frame.boxes.attribute, f"frame {frame.token}")
             self._place[frame.token] = len(self._place)
             self._submission.add_world(frame, world)
 

@@ -2,7 +2,7 @@
 
 Two independent parts:
 
-- The *world* is mirrored left to right, scaled, turned about z and shifted: ``p' = scale * R @ M @ p + t`` for every
+- The *world* is mirrored left to right, scaled, rotated about z and shifted: ``p' = scale * R @ M @ p + t`` for every
   point, with ``M = diag(1, -1, 1)`` where mirrored. A mirrored world seen by a camera is the mirrored image, so the
   images are flipped too, and ``ego_SE3_camera`` stays a proper rotation: ``R @ M @ rotation @ diag(-1, 1, 1)``.
 - Each *image* is zoomed, shifted and brought to the size that the network sees, and its brightness and contrast change.
@@ -28,7 +28,7 @@ MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # in camera axes left-right is x
 
 @dataclass(frozen=True)
 class WorldTransform:
-    """``p' = rigid(scale * M @ p)``: mirrors y if ``mirror``, scales, then moves rigidly (a turn about z, a shift)."""
+    """``p' = rigid(scale * M @ p)``: mirrors y if ``mirror``, scales, then moves rigidly (about z, and by a shift)."""
 
     mirror: bool = False
     scale: float = 1.0

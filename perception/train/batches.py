@@ -94,11 +94,15 @@ class FrameCache:
     """
 
     def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
-        self.frames, self.image_size, self.tokens = frames, image_size, frames.tokens
+        self.frames, self.image_size = frames, image_size
         self.kept: dict[int, Frame | None] = {}
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        return self.frames.tokens
 
     def __getitem__(self, index: int) -> Frame | None:
         if index not in self.kept:

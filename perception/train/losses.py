@@ -24,14 +24,17 @@ _DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving things where they were
 class DetectionLoss(nn.Module):
     """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth", "registration"}, scalars.
 
-    A head other than CenterHead adds what its own ``losses(output, batch)`` gives, as ``<head>/<name>``.
+    A head with ``losses(output, batch)`` adds what that gives, as ``<head>/<name>``; CenterHead has its losses here.
     """
 
     def __init__(self, detector: Detector, config: TrainConfig):
         super().__init__()
-        self.heads = {name: _losses_of(head) for name, head in detector.heads.items()}
+        self.heads = {name: _losses_of(name, head) for name, head in detector.heads.items()}
         self.depth_from = dict(detector.inputs.depth_from)
         encoders: dict[str, Any] = dict(detector.encoders.items())
+        for name in self.depth_from:
+            if not hasattr(encoders[name], "depth_range_m"):
+                raise PerceptionError(f"encoders.{name}: depth_range_m was expected beside depth_from, found none")
         self.depth_range_m: dict[str, tuple[float, float]] = {n: encoders[n].depth_range_m for n in self.depth_from}
         self.depth_weight, self.registration_weight = config.depth_weight, config.registration_weight
 
@@ -65,8 +68,13 @@ class DetectionLoss(nn.Module):
         return self.depth_weight * depth / seen
 
 
-def _losses_of(head: Any) -> Callable[[Any, Batch], dict[str, torch.Tensor]]:
-    return CenterLoss(head) if isinstance(head, CenterHead) else head.losses
+def _losses_of(name: str, head: nn.Module) -> Callable[[Any, Batch], dict[str, torch.Tensor]]:
+    losses: Any = getattr(head, "losses", None)
+    if losses is not None:
+        return losses
+    if isinstance(head, CenterHead):
+        return CenterLoss(head)
+    raise PerceptionError(f"heads.{name}: a method losses(output, batch) was expected to train it, found none")
 
 
 class CenterLoss:
@@ -122,16 +130,15 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def depth_target(
     images: ImageBatch, cloud: PointBatch, bins: int, height: int, width: int, depth_min_m: float, depth_max_m: float
 ) -> torch.Tensor:
-    """Depth bin of the nearest point per feature cell: int64 [B, N, height, width], -1 where there is none.
-
-    cloud: its last column is age_s.
-    """
+    """Depth bin of the nearest recent point per feature cell: int64 [B, N, height, width], -1 where there is none."""
+    age_s = cloud.points[:, cloud.fields.index("age_s")] if "age_s" in cloud.fields else cloud.points.new_zeros(1)
+    recent = age_s < _DEPTH_MAX_AGE_S
     b, n = images.intrinsics.shape[:2]
     stride = images.images.shape[-1] / width
     target = torch.full((b * n * height * width,), bins, dtype=torch.int64, device=images.intrinsics.device)
     camera_SE3_ego = torch.linalg.inv(images.ego_SE3_camera.float())
     for sample in range(b):
-        points = cloud.points[(cloud.batch_index == sample) & (cloud.points[:, -1] < _DEPTH_MAX_AGE_S)]
+        points = cloud.points[(cloud.batch_index == sample) & recent]
         xyz = torch.einsum("nij,pj->npi", camera_SE3_ego[sample, :, :3, :3], points[:, :3])
         xyz = xyz + camera_SE3_ego[sample, :, None, :3, 3]
         pixels = torch.einsum("nij,npj->npi", images.intrinsics[sample].float(), xyz)

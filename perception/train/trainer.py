@@ -28,6 +28,7 @@ from perception.batch import Batch
 from perception.config import Config
 from perception.data.nuscenes import NuScenes, open_source
 from perception.data.sources import FrameSource
+from perception.device import checked_device
 from perception.errors import PerceptionError
 from perception.model.detector import Detector, build, find_checkpoint, read_weights
 from perception.seeding import keyed_rng
@@ -51,13 +52,11 @@ class TrainingError(PerceptionError):
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
     """This process's device, and under torchrun the group of all processes. "auto" takes a GPU if there is one."""
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device: cuda was asked for, but torch finds no GPU")
+    kind = checked_device(device)
     if "RANK" not in os.environ:
         yield torch.device(kind)
         return
-    if kind == "cuda":
+    if kind.startswith("cuda"):
         kind = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(kind)
     distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
@@ -116,11 +115,11 @@ class Trainer:
             if getattr(config.train, name) < 1:
                 raise TrainingError(f"train.{name}: at least 1 was expected, found {getattr(config.train, name)}")
         self.config, self.out, self.device = config, out, device
-        for name in config.train.freeze:
-            freeze(model, name)
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self.model, self.loss = model.to(device).train(), loss.to(device)
+        for name in config.train.freeze:
+            freeze(model, name)
         self.forward: nn.Module = self.model
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.train))
         self.ema = Ema(self.model, config.train.ema_decay)
@@ -162,7 +161,7 @@ class Trainer:
             initial=self.step,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            disable=self.rank > 0,
+            disable=self.rank > 0 or "TQDM_DISABLE" in os.environ,  # as --quiet says
         )
         with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
@@ -300,7 +299,7 @@ class Trainer:
 
 
 def freeze(model: nn.Module, name: str) -> None:
-    """Train the rest of ``model`` only.
+    """Train the rest of ``model`` only. Batch normalisation in it keeps its statistics, until ``model.train()``.
 
     Args:
         name: of a module in it, such as ``encoders.camera``.
@@ -314,20 +313,26 @@ def freeze(model: nn.Module, name: str) -> None:
         known = ", ".join(part for part in parts if part and part.count(".") <= depth)
         raise TrainingError(f"train.freeze: some of {known} were expected, found '{name}'")
     parts[name].requires_grad_(False)
+    for module in parts[name].modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
-def initialise(model: nn.Module, checkpoint: str) -> None:
+def initialise(model: Detector, checkpoint: str) -> None:
     """Start from a checkpoint's weights wherever name and shape are the same; the number of those is logged.
 
     Raises:
         PerceptionError: no such checkpoint, or none of its weights fits.
     """
     folder, own = find_checkpoint(checkpoint), model.state_dict()
-    fitting = {k: v for k, v in read_weights(folder).items() if k in own and own[k].shape == v.shape}
+    weights = read_weights(folder)
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise TrainingError(f"train.init: {folder}: weights of this model were expected, none of them fits")
     log.info("%s: %d of %d tensors taken over", folder, len(fitting), len(own))
-    model.load_state_dict({**own, **fitting})
+    sets = {k: v for k, v in weights.items() if k.startswith("calibration.")}  # of scores, of the sensors that it has
+    fits = {k: v for k, v in sets.items() if set(k.partition(".")[2].split("+")) <= set(model.sensors)}
+    model.load_state_dict({**own, **fits, **fitting})
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -368,7 +373,7 @@ def train(
     with process_group(device) as place:
         torch.manual_seed(config.train.seed)
         model = build(config)
-        frames = source if source is not None else _recorded(config, model)
+        frames = source if source is not None else _recorded(model.config, model)
         if config.train.init is not None:
             initialise(model, config.train.init)
         trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, place)
