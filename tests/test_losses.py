@@ -14,7 +14,7 @@ from perception.grid import BEVGrid
 from perception.model.detector import Prediction
 from perception.model.head import CenterHead, CenterMaps
 from perception.model.registration import Registered
-from perception.sample import Boxes3D
+from perception.sample import Boxes3D, LidarCloud
 from perception.task import NUSCENES
 from perception.train.losses import DetectionLoss, depth_target, focal_loss
 
@@ -189,7 +189,7 @@ def camera_batch(points, samples=1, cameras=1, valid=None, displacement=None) ->
     index = torch.tensor([point[0] for point in points], dtype=torch.long)
     return make_batch(
         *[make_boxes()] * samples,
-        inputs={"camera": images, "lidar": PointBatch(cloud, index, samples)},
+        inputs={"camera": images, "lidar": PointBatch(cloud, index, samples, LidarCloud.fields)},
         displacement=displacement,
     )
 
@@ -233,6 +233,15 @@ def test_the_nearest_young_point_of_the_own_sample_counts():
     assert depth_cells(two) == {(0, 1, 2, 4): 2}
 
 
+def test_of_points_without_an_age_all_count():
+    batch = camera_batch([(0, 2.0, 0.0, 0.0, 9.0)])
+    assert depth_cells(batch) == {}
+    batch.inputs["lidar"].fields = ("x", "y", "z", "intensity", "ring")
+    assert depth_cells(batch) == {(0, 0, 2, 4): 0}
+    batch.inputs["lidar"].fields = ("x", "y", "z", "age_s", "intensity")
+    assert depth_cells(batch) == {(0, 0, 2, 4): 0}
+
+
 def test_depth_term():
     """Two points, in bins 2 and 3; the bins' logits say 1/8 each, or 3/10 for the third."""
     batch = camera_batch([(0, 4.0, 0.0, 0.0, 0.0), (0, 4.5, 2.0, 0.0, 0.0)])
@@ -273,6 +282,28 @@ class Lanes(nn.Module):
 
     def losses(self, output, batch):
         return {"gap": output * len(batch), "bend": 2 * output}
+
+
+class OwnBoxes(CenterHead):
+    def losses(self, output, batch):
+        return {"heat": torch.tensor(7.0)}
+
+
+def test_losses_of_a_head_come_before_those_of_a_center_head():
+    terms = make_loss({"boxes": OwnBoxes(GRID, NUSCENES, 1, 1)})(make_prediction(), make_batch(make_boxes()))
+    assert {name: float(value) for name, value in terms.items()} == {"heat": 7.0, "total": 7.0}
+
+
+def test_what_a_loss_lacks_is_named():
+    with pytest.raises(PerceptionError, match=r"heads\.lanes: a method losses\(output, batch\) was expected"):
+        make_loss({"lanes": nn.Identity()})
+    detector = SimpleNamespace(
+        encoders=nn.ModuleDict({"camera": nn.Identity()}),
+        inputs=InputSpec(("camera",), {}, {"camera": "lidar"}),
+        heads={},
+    )
+    with pytest.raises(PerceptionError, match=r"encoders\.camera: depth_range_m was expected beside depth_from"):
+        DetectionLoss(detector, TrainConfig())
 
 
 def test_another_head_adds_what_it_says_under_its_name():

@@ -159,7 +159,8 @@ def test_where_a_run_is_computed(monkeypatch):
     with pytest.raises(PerceptionError, match="cuda was asked for, but torch finds no GPU"), process_group("cuda"):
         pass
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for device, kind in (("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, kind in (("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("cuda:1", "cuda:1")):
         with process_group(device) as place:
             assert place == torch.device(kind)
 
