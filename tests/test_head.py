@@ -262,6 +262,13 @@ def test_heat_reaches_as_far_as_the_box_is_large(side_m, reach):
     np.testing.assert_allclose(maps.heat[0, 2, 29:36, 29:36], by_hand(reach), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(8, 4), (4, 8)])
+def test_heat_of_a_long_box_reaches_as_far_as_both_sides_allow(size):
+    """(8 - 2r)(4 - 2r) = 0.1 * 8 * 4 m^2 where r = (24 - 115.2^0.5) / 8 = 1.658 m, two cells of 0.8 m."""
+    maps = encode([Boxes3D([[0.1, 0.1, 0]], [[*size, 1]], [0], [[0, 0]], [2])], GRID, NUSCENES)
+    np.testing.assert_allclose(maps.heat[0, 2, 29:36, 29:36], by_hand(2), atol=1e-6)
+
+
 def test_values_of_a_box_by_hand():
     """In the cell of 0.8 m from (0.8, -1.6): a quarter and a half of it further; log 1 is 0; velocity in 5 m/s."""
     box = Boxes3D([[1.0, -1.2, 0.7]], [[1, np.e, np.e**2]], [np.pi / 6], [[10, -5]], [0], [1])
@@ -371,6 +378,14 @@ def test_absurd_sizes_are_bounded():
     np.testing.assert_allclose(found_in(maps).boxes.size, [np.exp([4, -4, 3.9])], rtol=1e-5)
 
 
+def test_boxes_of_two_per_cent_and_less_are_left_out_by_default():
+    maps = Said()
+    for column, score in enumerate((0.019, 0.021, 0.9)):
+        maps.heat[0, 5, 10, 4 * column] = score
+    found = CenterHead(GRID, NUSCENES, 1, 1).decode(maps_of(maps.heat))[0]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.021])
+
+
 def test_a_new_head_sees_nothing_anywhere():
     torch.manual_seed(0)
     head = CenterHead(GRID, NUSCENES, 8, 8)
@@ -392,6 +407,17 @@ def test_the_trunk_keeps_the_grid_and_sees_far(shape):
     y[0, :, 0, 0].sum().backward()
     assert x.grad[0, :, 6, 8].abs().sum() > 0  # further than convolutions at full resolution see
     assert all(parameter.grad is not None for parameter in trunk.parameters())
+
+
+def test_the_trunk_adds_what_is_coarser():
+    """16 in one cell of 4 x 4 is a mean of 4 in its quarter and of 1 in all; each level adds to the finer one."""
+    trunk = Trunk(1, [1, 1, 1])
+    trunk.enter = torch.nn.Identity()
+    trunk.down = torch.nn.ModuleList(torch.nn.AvgPool2d(2) for _ in range(2))
+    trunk.up, trunk.merge = (torch.nn.ModuleList(torch.nn.Identity() for _ in range(2)) for _ in range(2))
+    x = torch.zeros(1, 1, 4, 4)
+    x[0, 0, 0, 0] = 16
+    assert trunk(x)[0, 0].tolist() == [[21, 5, 1, 1], [5, 5, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize(("x", "y", "inside"), [

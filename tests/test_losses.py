@@ -29,14 +29,14 @@ BOX = [0.25, 0.5, 1.0, 1.0, 2.0, -1.0, 1.0, 0.0, 0.0, -1.0, 2.0, -1.0]
 WEIGHTS = [1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0, 2.0, 2.0]
 
 
-def make_loss(**train) -> DetectionLoss:
-    """Of a detector whose camera learns depth of 1 to 9 m from LiDAR."""
-    camera = nn.Module()
-    camera.depth_range_m = (1.0, 9.0)
+def make_loss(heads=None, **train) -> DetectionLoss:
+    """Of a detector whose camera learns depth of 1 to 9 m from LiDAR, and a thermal camera of 2 to 10 m from radar."""
+    encoders = nn.ModuleDict({name: nn.Identity() for name in (*SENSORS, "thermal")})
+    encoders["camera"].depth_range_m, encoders["thermal"].depth_range_m = (1.0, 9.0), (2.0, 10.0)
     detector = SimpleNamespace(
-        encoders=nn.ModuleDict({"camera": camera, "radar": nn.Identity(), "lidar": nn.Identity()}),
-        inputs=InputSpec(SENSORS, {"camera": (16, 32)}, {"camera": "lidar"}),
-        heads=nn.ModuleDict({"boxes": CenterHead(GRID, NUSCENES, 1, 1)}),
+        encoders=encoders,
+        inputs=InputSpec(tuple(encoders), {}, {"camera": "lidar", "thermal": "radar"}),
+        heads=nn.ModuleDict({"boxes": CenterHead(GRID, NUSCENES, 1, 1), **(heads or {})}),
     )
     return DetectionLoss(detector, TrainConfig(**train))
 
@@ -233,6 +233,15 @@ def test_the_nearest_young_point_of_the_own_sample_counts():
     assert depth_cells(two) == {(0, 1, 2, 4): 2}
 
 
+def test_of_points_without_an_age_all_count():
+    batch = camera_batch([(0, 2.0, 0.0, 0.0, 9.0)])
+    assert depth_cells(batch) == {}
+    batch.inputs["lidar"].fields = ("x", "y", "z", "intensity", "ring")
+    assert depth_cells(batch) == {(0, 0, 2, 4): 0}
+    batch.inputs["lidar"].fields = ("x", "y", "z", "age_s", "intensity")
+    assert depth_cells(batch) == {(0, 0, 2, 4): 0}
+
+
 def test_depth_term():
     """Two points, in bins 2 and 3; the bins' logits say 1/8 each, or 3/10 for the third."""
     batch = camera_batch([(0, 4.0, 0.0, 0.0, 0.0), (0, 4.5, 2.0, 0.0, 0.0)])
@@ -246,6 +255,64 @@ def test_depth_term():
     assert term("total", prediction, batch, depth_weight=0.25) == pytest.approx(mean / 4, rel=1e-6)
     nothing = camera_batch([(0, -4.0, 0.0, 0.0, 0.0)])
     assert term("depth", prediction, nothing) == 0
+    first_bin = camera_batch([(0, 1.6, 0.0, 0.0, 0.0), (0, 4.0, 0.0, 0.0, 0.0)])
+    assert term("depth", make_prediction(depth=torch.zeros(1, 1, 8, 4, 8)), first_bin) == pytest.approx(math.log(8))
+
+
+def test_depth_of_several_sensors_is_summed_each_from_its_own_teacher():
+    """4 m are bin 3 of 1 to 9 m and bin 2 of 2 to 10 m, to which the logits give 7 / 14 and (7 / 3) / (7 + 7 / 3)."""
+    batch, other = (camera_batch([(0, 4.5, 0.0, 0.0, 0.0)]) for _ in range(2))
+    batch.inputs |= {"thermal": other.inputs["camera"], "radar": other.inputs["lidar"]}
+    first, second = torch.zeros(2, 1, 1, 8, 4, 8)
+    first[:, :, 3], second[:, :, 2] = math.log(7), math.log(7 / 3)
+    prediction = make_prediction(depth=first)
+    prediction.depth["thermal"] = second
+    loss = make_loss(depth_weight=0.5)
+    assert float(loss(prediction, batch)["depth"]) == pytest.approx(0.5 * (math.log(2) + math.log(4)), rel=1e-6)
+    batch.inputs["radar"] = batch.inputs["camera"]
+    with pytest.raises(PerceptionError, match="depth of thermal from radar: images and points were expected"):
+        loss(prediction, batch)
+    batch.inputs["thermal"] = batch.inputs["lidar"]
+    with pytest.raises(PerceptionError, match="depth of thermal from radar: images and points were expected"):
+        loss(prediction, batch)
+
+
+class Lanes(nn.Module):
+    """A head of one's own."""
+
+    def losses(self, output, batch):
+        return {"gap": output * len(batch), "bend": 2 * output}
+
+
+class OwnBoxes(CenterHead):
+    def losses(self, output, batch):
+        return {"heat": torch.tensor(7.0)}
+
+
+def test_losses_of_a_head_come_before_those_of_a_center_head():
+    terms = make_loss({"boxes": OwnBoxes(GRID, NUSCENES, 1, 1)})(make_prediction(), make_batch(make_boxes()))
+    assert {name: float(value) for name, value in terms.items()} == {"heat": 7.0, "total": 7.0}
+
+
+def test_what_a_loss_lacks_is_named():
+    with pytest.raises(PerceptionError, match=r"heads\.lanes: a method losses\(output, batch\) was expected"):
+        make_loss({"lanes": nn.Identity()})
+    detector = SimpleNamespace(
+        encoders=nn.ModuleDict({"camera": nn.Identity()}),
+        inputs=InputSpec(("camera",), {}, {"camera": "lidar"}),
+        heads={},
+    )
+    with pytest.raises(PerceptionError, match=r"encoders\.camera: depth_range_m was expected beside depth_from"):
+        DetectionLoss(detector, TrainConfig())
+
+
+def test_another_head_adds_what_it_says_under_its_name():
+    prediction = make_prediction(2)
+    prediction.outputs["lanes"] = torch.tensor(3.0)
+    terms = make_loss({"lanes": Lanes()})(prediction, make_batch(make_boxes(), make_boxes()))
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(
+        {"heat": 0.0, "box": 0.0, "attribute": 0.0, "lanes/gap": 6.0, "lanes/bend": 6.0, "total": 12.0}
+    )
 
 
 @pytest.mark.parametrize(

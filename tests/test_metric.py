@@ -24,7 +24,7 @@ from perception.eval.metric import (
     found,
     score,
 )
-from perception.task import ATTRIBUTES, CLASSES, NUSCENES
+from perception.task import ATTRIBUTES, CLASSES, NUSCENES, ObjectClass, Task
 
 CAR, BICYCLE, CONE, BARRIER = (CLASSES.index(name) for name in ("car", "bicycle", "traffic_cone", "barrier"))
 EVERY_CLASS = range(len(CLASSES))
@@ -362,3 +362,42 @@ def test_boxes_joined_are_one_behind_the_other():
         )
         nothing = vars(MetricBoxes.joined([]))[name]
         assert nothing.shape == (0, *values.shape[1:]) and nothing.dtype == values.dtype
+
+
+def test_a_single_cycle_in_a_rack():
+    racks = Racks(np.array([0, 1]), np.array([[10.0, 20, 0]]), np.full((1, 3), 4.0), np.array([UNROTATED]))
+    for x, counts in ((10, False), (20, True)):
+        assert counted(make_boxes([[x, 20]], label=BICYCLE), np.zeros((1, 3)), racks).tolist() == [counts]
+
+
+def test_an_error_that_no_class_has_does_not_count():
+    """NDS of mAP 1/2 and the errors 1/4 and 3/4 (of ATE a mean of 1/2 and 0): (5 / 2 + 3/4 + 1/4) / (5 + 2)."""
+    errors = np.full((3, 5), np.nan)
+    errors[0, 0], errors[2, 0], errors[1, 3] = 0.5, 0.0, 0.75
+    metrics = Metrics(np.full((3, 4), 0.5), errors)
+    assert np.array_equal(metrics.mean_errors, [0.25, np.nan, np.nan, 0.75, np.nan], equal_nan=True)
+    assert metrics.nds == pytest.approx((2.5 + 0.75 + 0.25) / 7)
+
+
+def test_of_ground_truth_at_one_distance_the_first_is_found():
+    """Thirty predictions between two boxes each, of which only the first has their yaw; samples take turns."""
+    places = np.repeat(np.arange(30), 2)
+    truth = make_boxes(
+        np.column_stack([20.0 * places, np.tile([1.0, -1.0], 30)]), sample=places % 2, yaw=np.tile([0.0, 1.0], 30)
+    )
+    middle = np.column_stack([20.0 * np.arange(30), np.zeros(30)])
+    predictions = make_boxes(middle, sample=np.arange(30) % 2, score=np.linspace(0.9, 0.1, 30))
+    assert score(truth, predictions).errors[CAR, ERRORS.index("AOE")] == 0
+
+
+def test_facts_of_a_class_decide_what_matches_and_which_errors_it_has():
+    """A detection 3 m off is within 4 m; of a ship, which is found within 3.5 m, that is the error of its position."""
+    facts = {"match_radius_m": 3.5, "attributes": ["a"]}
+    task = Task([ObjectClass("ship", **facts), ObjectClass("buoy", heading="none", moves=False)], ["a"])
+    truth = make_boxes([[0, 0], [0, 0]], label=[0, 1], attribute=[0, -1], velocity=[[1, 0], [0, 0]])
+    predictions = make_boxes([[3, 0], [3, 0]], label=[0, 1], attribute=[-1, 0], yaw=0.5)
+    metrics = score(truth, predictions, task)
+    assert metrics.ap.tolist() == [pytest.approx([0, 0, 0, 1])] * 2
+    assert metrics.errors[0].tolist() == pytest.approx([3, 0, 0.5, 1, 1])
+    assert np.array_equal(metrics.errors[1], [1, 1, np.nan, np.nan, np.nan], equal_nan=True)
+    assert found(truth, predictions, task).tolist() == [True, False]

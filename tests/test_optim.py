@@ -189,6 +189,14 @@ def test_frozen_parts_get_no_gradient_and_no_place_in_the_optimiser(tmp_path):
     assert run.model.encoders["radar"].weight.grad is not None
 
 
+def test_frozen_normalisation_keeps_its_statistics(tmp_path):
+    for frozen in ([], ["norm"]):
+        run = make_trainer(tmp_path / str(frozen), freeze=frozen)
+        before = run.model.norm.running_mean.clone()
+        assert run.run()
+        assert torch.equal(run.model.norm.running_mean, before) == bool(frozen)
+
+
 def decay_of(step: int, most: float) -> float:
     return min(most, (1 + step) / (10 + step))
 

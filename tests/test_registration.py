@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception.grid import BEVGrid
-from perception.model.registration import Registered, Registration, _spread_over, registration_loss, solve_graph
+from perception.model.registration import (
+    Registered,
+    Registration,
+    _rotated,
+    _spread_over,
+    registration_loss,
+    solve_graph,
+)
 
 SENSORS = ("camera", "radar", "lidar")
 GRID = BEVGrid(-51.2, 51.2, -51.2, 51.2, -5.0, 3.0, 0.8)
@@ -279,6 +286,20 @@ def test_the_graph_is_a_least_squares_problem(seed):
         np.testing.assert_allclose(have[b], np.linalg.lstsq(matrix, right, rcond=None)[0], atol=1e-8)
 
 
+@pytest.mark.parametrize("yaw", [0.1, -0.3])
+def test_maps_are_rotated_about_the_vehicle(yaw):
+    """Maps of x and y in cells, so that values say where they are from: R (p - o) + o, o being at (5, 6) of 20 x 8."""
+    y, x = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(20) + 0.5, indexing="ij")
+    rotated = _rotated(torch.stack([x, y])[None], torch.tensor(yaw), (2 * 5 / 20 - 1, 2 * 6 / 8 - 1))[0]
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    want_x, want_y = cos * (x - 5) - sin * (y - 6) + 5, sin * (x - 5) + cos * (y - 6) + 6
+    inside = (want_x > 0.5) & (want_x < 19.5) & (want_y > 0.5) & (want_y < 7.5)
+    assert inside.sum() > 60
+    torch.testing.assert_close(rotated[0][inside], want_x[inside], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rotated[1][inside], want_y[inside], rtol=1e-4, atol=1e-4)
+    assert (rotated[:, (want_x < -0.5) | (want_x > 20.5) | (want_y < -0.5) | (want_y > 8.5)] == 0).all()
+
+
 def test_features_read_where_nothing_moved_are_the_same():
     x = torch.randn(2, 3, 32, 64)
     read = Registration(WIDE, SENSORS, 4)._sample(x, torch.zeros(2, 3))
@@ -387,8 +408,9 @@ def test_sensors_without_company_and_unknown_ones_cost_nothing():
     half = torch.zeros(1, 3, 3)
     half[0, 1, 2] = math.nan  # one component is enough
     motion[0, 1] = 100.0
-    loss = registration_loss(registered(pairs, motion, hypotheses()), half, ALL)
-    assert float(loss) == pytest.approx(3.0, rel=1e-4)
+    for valid in ((True, True, True), (True, True, False)):
+        loss = registration_loss(registered(pairs, motion, hypotheses()), half, torch.tensor([valid]))
+        assert float(loss) == pytest.approx(3.0, rel=1e-4)
 
 
 def test_what_is_saved_is_what_is_learned():
