@@ -122,7 +122,7 @@ def calibrate(detector: Detector, source: FrameSource) -> dict[str, tuple[float,
 
 
 def expected_error(score: np.ndarray, right: np.ndarray) -> float | None:
-    """Expected calibration error: |precision - mean score| over uniform score bins, weighted by count; None if empty."""
+    """Expected calibration error: |precision - mean score| in uniform score bins, weighted by count; None if empty."""
     if not len(score):
         return None
     bins = np.minimum((score * BINS).astype(int), BINS - 1)

@@ -30,7 +30,7 @@ class MetricBoxes:
     """Boxes of many samples, in the world frame.
 
     sample: int64 [N].  center: [N, 3].  size: [N, 3], in any consistent order.  yaw: [N].  velocity: [N, 2], NaN if
-    unknown.  label: int64 [N] index into task.classes.  attribute: int64 [N], -1 for none.  score: [N], predictions only.
+    unknown.  label: int64 [N] index into task.classes.  attribute: int64 [N], -1 for none.  score: [N], if predicted.
     """
 
     sample: np.ndarray

@@ -14,7 +14,7 @@ from perception.files import write_file
 
 
 def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
-    """Write groups of named tensors and a JSON-serialisable ``state`` atomically: a crash leaves the old file intact."""
+    """Write groups of named tensors and a JSON-serialisable ``state`` atomically: a crash keeps the old file intact."""
     flat = {
         f"{group}/{name}": value.cpu().contiguous()
         for group, values in tensors.items()
