@@ -68,7 +68,7 @@ SensorBatch = PointBatch | ImageBatch
 class Batch(_Tensors):
     """The input of a Detector.
 
-    sensors: sensor names along every axis S.  sensor_valid: bool [B, S]; false where a sample's sensor is to be ignored.
+    sensors: names along every axis S.  sensor_valid: bool [B, S]; false where the sensor of a sample is to be ignored.
     inputs: encoder inputs by sensor name, without sensors that no sample has. May include a sensor that only
         supervises depth.
     boxes: per sample; None if any sample is not annotated.

@@ -1,7 +1,7 @@
 """Configuration: these dataclasses define all defaults; a YAML file lists only the differences.
 
 ``load_config("configs/sim.yaml", ["train.epochs=3"])`` merges the defaults, the file and the dotted overrides, in this
-order. An unknown key is an error that names the closest valid key; so is a value of the wrong type.
+order. Unknown keys (the message names the closest valid one) and values of the wrong type are errors.
 """
 
 from __future__ import annotations
