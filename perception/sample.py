@@ -350,7 +350,7 @@ def scaling(sx: float, sy: float, left: int = 0, top: int = 0) -> np.ndarray:
     return np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
 
 
-# Until every room has moved on.
+# Former names, still imported by other modules.
 from perception.task import ATTRIBUTES, CLASSES  # noqa: E402, F401
 
 SENSORS = ("camera", "radar", "lidar")
