@@ -1,4 +1,4 @@
-"""Frames as the tensors a model sees. Apart from ``sample``, so that frames can be handled without loading torch."""
+"""Frames collated to model inputs. Separate from ``sample``, so that frames can be handled without loading torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Tensors:
-    """Moves every tensor among the fields of a dataclass, however deep."""
+    """Moves all tensors in the fields of a dataclass, nested ones included."""
 
     def to(self, device: str | torch.device) -> Self:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
+        """Called by a DataLoader with ``pin_memory``: page-locked memory allows asynchronous copies to a GPU."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
@@ -42,7 +42,7 @@ class _Tensors:
 class PointBatch(_Tensors):
     """The clouds of one sensor, concatenated.
 
-    points: float32 [M, C], whose columns are ``fields``.  batch_index: int64 [M], the sample of each, rising.
+    points: float32 [M, C] with columns ``fields``.  batch_index: int64 [M], sample of each point, ascending.
     """
 
     points: torch.Tensor
@@ -70,15 +70,14 @@ SensorBatch = PointBatch | ImageBatch
 
 @dataclass
 class Batch(_Tensors):
-    """What a Detector takes.
+    """The input of a Detector.
 
-    sensors: names along every axis S.  sensor_valid: bool [B, S]; where it is false the sample's share of that sensor
-        is ignored.
-    inputs: what each sensor's encoder gets, by name; a sensor that no sample has is not in it. May hold a sensor that
-        only supervises depth.
-    boxes: of each sample; None where some sample has no annotations.
-    displacement: float [B, S, 3], only in training: (yaw, x, y) of the planar motion by which each sensor's content is
-        off; radians and metres, NaN where it is off in some other way.
+    sensors: names along every axis S.  sensor_valid: bool [B, S]; false where the sensor of a sample is to be ignored.
+    inputs: encoder inputs by sensor name, without sensors that no sample has. May include a sensor that only
+        supervises depth.
+    boxes: per sample; None if any sample is not annotated.
+    displacement: float [B, S, 3], only in training: planar motion (yaw, x, y) by which each sensor's content is
+        displaced, in radians and metres; NaN if it is corrupted in another way.
     """
 
     tokens: list[str]
@@ -94,11 +93,11 @@ class Batch(_Tensors):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the encoders of a detector want to be given.
+    """The inputs that a detector's encoders require.
 
     sensors: names, in the order of every axis S.
-    image_size: height and width, of those that take images.
-    depth_from: of those that learn depth from a point cloud, the sensor that measures it; it need not be one of them.
+    image_size: sensor -> height and width, for sensors with images.
+    depth_from: sensor -> the sensor whose points supervise its depth, which need not be in ``sensors``.
     """
 
     sensors: tuple[str, ...]
@@ -107,18 +106,18 @@ class InputSpec:
 
     @property
     def covering(self) -> tuple[int, int] | None:
-        """Height and width that images of any of the sensors should cover when they are decoded; None without any."""
+        """Height and width that decoded images must cover to suit every sensor; None without image sensors."""
         sizes = list(self.image_size.values())
         return (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
 
 
 def collate(frames: Sequence[Frame], spec: InputSpec) -> Batch:
-    """Stack frames into a Batch; images are fitted to the size that their encoder wants.
+    """Collate frames into a Batch; images are fitted to the input size of their encoder.
 
-    Frames may differ in the sensors and in the cameras they have. Sensors that are not in ``spec`` are left out.
+    Frames may differ in their sensors and cameras. Sensors that are not in ``spec`` are ignored.
 
     Raises:
-        SampleError: no frame, or images for an encoder that wants none.
+        SampleError: no frames, or images where an encoder takes points (or vice versa).
     """
     if not frames:
         raise SampleError("collate: at least one frame was expected, found none")

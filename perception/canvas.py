@@ -1,7 +1,7 @@
-"""Lines, points and words on an image, given in metres: the primitives of ``viz``.
+"""Drawing primitives of ``viz``: lines and points given in metres, and text.
 
-Every view is a projection of line segments in the ego frame to pixels, a :class:`Pinhole` or a :class:`TopDown`, so
-boxes, arrows, rings and dashes are made once, in metres, and drawn by the same few lines wherever they are seen.
+Every view, a :class:`Pinhole` or a :class:`TopDown`, projects line segments in the ego frame to pixels, so boxes,
+arrows, rings and dashes are built once, in metres, and drawn by the same code in every view.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from perception.geometry import SE3, project
 from perception.grid import BEVGrid
 
-NEAR_M = 0.2  # what is nearer to a camera than this is cut off
-BEV_SPARE_AHEAD = 0.75  # of the room that the grid leaves in the bird's-eye view, the share ahead of it
+NEAR_M = 0.2  # near clipping distance of a camera
+BEV_SPARE_AHEAD = 0.75  # fraction of the bird's-eye view's unused height that lies ahead of the grid
 
 BACKGROUND, PANEL, RING = (13, 16, 22), (20, 25, 33), (50, 59, 73)
 TEXT, DIM, WARNING, WHITE = (226, 232, 240), (134, 146, 164), (255, 107, 107), (255, 255, 255)
@@ -32,14 +32,14 @@ Colour = tuple[int, int, int] | np.ndarray  # RGB, or [N, 3] for N things
 
 @dataclass(frozen=True)
 class Pinhole:
-    """A camera, real or not. intrinsics: [3, 3] pixels."""
+    """A real or virtual camera. intrinsics: [3, 3] pixels."""
 
     intrinsics: np.ndarray
     camera_SE3_ego: SE3
 
     @classmethod
     def looking(cls, eye: Position, target: Position, focal_px: float, size: tuple[int, int]) -> Pinhole:
-        """From ``eye`` at ``target``, ego metres; ``size`` is (height, width) and its middle shows the target."""
+        """A camera at ``eye`` with ``target`` (both ego frame, metres) at the centre of ``size`` (height, width)."""
         forward = np.subtract(target, eye) / np.linalg.norm(np.subtract(target, eye))
         right = np.cross(forward, (0, 0, 1))
         right /= np.linalg.norm(right)
@@ -48,14 +48,14 @@ class Pinhole:
         return cls(intrinsics, ego_SE3_camera.inverse())
 
     def points(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego points [N, 3] -> pixels [N, 2], depth [N]; what is nearer than NEAR_M, or behind, has depth NaN."""
+        """Ego points [N, 3] -> pixels [N, 2], depth [N], NaN for points closer than NEAR_M or behind the camera."""
         pixels, depth = project(self.camera_SE3_ego.transform(points), self.intrinsics)
         return pixels, np.where(depth >= NEAR_M, depth, np.nan)
 
     def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego segments [N, 2, 3] -> pixels [M, 2, 2] of what is in front of the camera, and which [M] of the N it is.
+        """Ego segments [N, 2, 3] -> pixels [M, 2, 2] of the segments in front of the camera, and their indices [M].
 
-        A segment that crosses the plane NEAR_M ahead of the camera ends there.
+        Segments are clipped at the plane NEAR_M ahead of the camera.
         """
         ends = self.camera_SE3_ego.transform(segments)
         depth = ends[..., 2]
@@ -69,19 +69,19 @@ class Pinhole:
 
 @dataclass(frozen=True)
 class TopDown:
-    """The bird's-eye view: x forward is up, y left is left. ego_px: the pixel (u, v) of the ego origin."""
+    """The bird's-eye view: ego x points up, ego y points left. ego_px: pixel (u, v) of the ego origin."""
 
     ego_px: tuple[float, float]
     px_per_m: float
 
     def points(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego points [N, 3] -> pixels [N, 2], depth [N], which is the smaller the higher the point."""
+        """Ego points [N, 3] -> pixels [N, 2], depth [N] (higher points have smaller depth)."""
         pixels = np.array(self.ego_px) - self.px_per_m * points[:, [1, 0]]
         return pixels, -points[:, 2]
 
     @classmethod
     def of(cls, grid: BEVGrid, size: tuple[int, int]) -> TopDown:
-        """The whole of a grid in a panel of ``size`` (height, width)."""
+        """A view of the whole grid in a panel of ``size`` (height, width)."""
         height, width = size
         px_per_m = min(width / (grid.y_max_m - grid.y_min_m), height / (grid.x_max_m - grid.x_min_m))
         spare = height - px_per_m * (grid.x_max_m - grid.x_min_m)
@@ -89,7 +89,7 @@ class TopDown:
         return cls((left, px_per_m * grid.x_max_m + BEV_SPARE_AHEAD * spare), px_per_m)
 
     def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego segments [N, 2, 3] -> pixels [N, 2, 2], and which [N] they are: all."""
+        """Ego segments [N, 2, 3] -> pixels [N, 2, 2] and indices [N] (all of them)."""
         return self.points(segments.reshape(-1, 3))[0].reshape(-1, 2, 2), np.arange(len(segments))
 
 
@@ -105,7 +105,7 @@ def fixed(pixels: np.ndarray) -> np.ndarray:
 
 
 def draw_segments(image: np.ndarray, view: View, segments: np.ndarray, colours: Colour, thickness: int = 1) -> None:
-    """Lines between ends [N, 2, 3] in one colour or N."""
+    """Draw segments [N, 2, 3] in one colour or in N colours."""
     pixels, index = view.segments(segments)
     colours = np.broadcast_to(colours, (len(segments), 3))[index].tolist()
     for (start, end), colour in zip(fixed(pixels).tolist(), colours):
@@ -119,7 +119,7 @@ def inside(image: np.ndarray, pixels: np.ndarray, border: int = 0) -> np.ndarray
 
 
 def splat(image: np.ndarray, view: View, points: np.ndarray) -> None:
-    """Points [N, 3] coloured by height, nearer ones on top; drawn at twice the size, which smooths them."""
+    """Draw points [N, 3] coloured by height, nearer ones on top; rendered at twice the resolution for smoothing."""
     pixels, depth = view.points(points)
     big = np.zeros((2 * image.shape[0], 2 * image.shape[1], 3), np.uint8)
     pixels = 2 * pixels + 0.5
@@ -134,7 +134,7 @@ def splat(image: np.ndarray, view: View, points: np.ndarray) -> None:
 
 
 def write_title(panel: np.ndarray, text: str) -> None:
-    """A name near the top left corner, on a darkened plate so that it is read on any image."""
+    """Draw a title near the top left corner, on a darkened background so that it is readable on any image."""
     width = glyphs(text, 13, True).shape[1]
     plate = panel[8:32, 8 : width + 24]
     plate[:] = plate // 4 + np.array(BACKGROUND, np.uint8) * 3 // 4
@@ -150,10 +150,10 @@ def write(
     bold: bool = False,
     anchor: float = 0.0,
 ) -> int:
-    """Blend a line of text in; its width in pixels.
+    """Blend a line of text into the image; returns its width in pixels.
 
     Args:
-        where: (u, v): v is the middle of the line; u its left end, or its middle or right end for anchor 0.5 or 1.
+        where: (u, v) of the vertical centre of the line and its left end; its centre or right end for anchor 0.5 or 1.
     """
     mask = glyphs(text, size_px, bold)
     left, top = max(0, round(where[0] - anchor * mask.shape[1])), max(0, round(where[1] - mask.shape[0] / 2))
@@ -165,9 +165,9 @@ def write(
 
 @lru_cache(maxsize=512)
 def glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
-    """Coverage [h, w] in 0..1 of a line of ASCII; drawn eight times as large, which makes OpenCV's strokes smooth.
+    """Coverage [h, w] in 0..1 of a line of ASCII text, rendered at eight times the size for smooth strokes.
 
-    The latest are kept: most of a picture's words are those of the last one.
+    Cached, because consecutive pictures share most of their text.
     """
     zoom, font = 8, cv2.FONT_HERSHEY_SIMPLEX
     scale, thickness = zoom * size_px / 30, max(1, round(zoom * size_px * (0.125 if bold else 0.085)))

@@ -1,7 +1,7 @@
-"""Configuration: these dataclasses hold every default, a YAML file holds differences only.
+"""Configuration: these dataclasses define all defaults; a YAML file lists only the differences.
 
-``load_config("configs/sim.yaml", ["train.epochs=3"])`` merges, in this order, the defaults, the file and the dotted
-overrides. An unknown key or a value of the wrong type is an error that names the closest valid key.
+``load_config("configs/sim.yaml", ["train.epochs=3"])`` merges the defaults, the file and the dotted overrides, in this
+order. Unknown keys (the message names the closest valid one) and values of the wrong type are errors.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from perception.task import Task, TaskError
 
 
 class ConfigError(PerceptionError):
-    """A key that does not exist or a value of the wrong type."""
+    """An unknown key, or a value of the wrong type or outside its valid range."""
 
 
 @dataclass
 class GridConfig:
-    """Region and cell size of the BEV on which sensors are fused; the one place where they stand."""
+    """Region and cell size of the BEV grid on which sensors are fused, in the ego frame."""
 
     x_min_m: float = -51.2
     x_max_m: float = 51.2
@@ -38,22 +38,22 @@ class GridConfig:
 
 @dataclass
 class EncoderConfig:
-    """What every encoder's section has. kind: which of ENCODERS it is; by default the one of the sensor's name."""
+    """Common to all encoder sections. kind: a key of ENCODERS; by default that of the sensor's name."""
 
-    kind: str = "own"  # an encoder that whoever calls ``build`` brings along
+    kind: str = "own"  # a custom encoder, passed to ``build``
 
 
 @dataclass
 class CameraConfig(EncoderConfig):
     kind: str = "camera"
-    image_size: list[int] = field(default_factory=lambda: [128, 352])  # height, width the network sees
+    image_size: list[int] = field(default_factory=lambda: [128, 352])  # height, width of the network input
     backbone: Literal["efficientnet_lite0", "resnet50"] = "efficientnet_lite0"
-    weights: str = "imagenet"  # "imagenet": what the backbone's package ships; "none"; or a local folder (resnet50)
+    weights: str = "imagenet"  # "imagenet": those shipped with the backbone; "none"; or a local folder (resnet50)
     channels: int = 64
     depth_min_m: float = 1.0
     depth_max_m: float = 61.0
     depth_bins: int = 48
-    depth_from: str | None = "lidar"  # the sensor that depth is learned from
+    depth_from: str | None = "lidar"  # sensor whose points supervise depth
 
 
 @dataclass
@@ -80,10 +80,10 @@ ENCODERS: dict[str, type[EncoderConfig]] = {
 @dataclass
 class FusionConfig:
     kind: Literal["attention", "concat", "average"] = "attention"
-    channels: int = 64  # of every sensor's BEV features, and of the fused ones
+    channels: int = 64  # of each sensor's BEV features and of the fused features
     heads: int = 4
-    neighbourhood: int = 3  # side of the window of cells each query looks at, odd
-    registration: bool = True  # attention only: sensors are aligned with each other before they are attended to
+    neighbourhood: int = 3  # side of the attention window in cells, odd
+    registration: bool = True  # attention only: align the sensors with each other before attention
 
 
 @dataclass
@@ -100,12 +100,12 @@ class DataConfig:
     version: str | None = None  # None: the only version under root
     split: str | None = None  # None and no scenes: every scene under root
     scenes: list[str] = field(default_factory=list)
-    part: list[float] = field(default_factory=lambda: [0.0, 1.0])  # of each scene, from where to where
+    part: list[float] = field(default_factory=lambda: [0.0, 1.0])  # fraction of each scene to use: start, end
     lidar_sweeps: int = 10
     radar_sweeps: int = 6
-    on_error: Literal["raise", "skip"] = "raise"  # what a damaged file does: end the training, or cost its frame
+    on_error: Literal["raise", "skip"] = "raise"  # on a damaged file: stop, or skip its frame
     workers: int = 1
-    cache: bool = False  # keep frames in memory once read, their images as small as training allows
+    cache: bool = False  # keep frames in memory, with images reduced to training size
 
 
 @dataclass
@@ -116,23 +116,23 @@ class AugmentConfig:
     translate_m: float = 0.5
     image_scale: float = 0.1  # relative zoom in either direction
     image_color: float = 0.2  # brightness and contrast
-    corruption_rate: float = 0.0  # chance that a sensor of a frame is trained with one of ``data.corruptions``
+    corruption_rate: float = 0.0  # probability per sensor and frame of one of ``data.corruptions``
 
 
 @dataclass
 class TrainConfig:
     epochs: int = 12
-    batch_size: int = 4  # of each process
+    batch_size: int = 4  # per process
     learning_rate: float = 1e-3
-    backbone_learning_rate: float = 1e-4  # of the pretrained image backbone
+    backbone_learning_rate: float = 1e-4  # for pretrained image backbones
     weight_decay: float = 0.01
     clip_norm: float = 10.0
     ema_decay: float = 0.998
-    amp: bool = True  # bfloat16 where the device has it in hardware
-    init: str | None = None  # a checkpoint whose weights of the same name and shape training starts from
+    amp: bool = True  # bfloat16, if the hardware supports it
+    init: str | None = None  # checkpoint to initialise weights of the same name and shape from
     freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
-    sensor_dropout: float = 0.5  # chance that a batch is trained with fewer sensors than there are
-    dropout_to: Literal["subset", "single"] = "subset"  # one of the proper subsets, or one sensor alone
+    sensor_dropout: float = 0.5  # probability that a batch uses fewer sensors than available
+    dropout_to: Literal["subset", "single"] = "subset"  # a random proper subset, or a single sensor
     depth_weight: float = 1.0
     registration_weight: float = 1.0
     checkpoint_minutes: float = 5.0
@@ -141,9 +141,9 @@ class TrainConfig:
 
 @dataclass
 class Config:
-    """encoders: sensor -> its encoder, in the order of every axis of sensors; a file drops one by ``radar: null``.
+    """encoders: sensor -> encoder, in the order of every axis of sensors; a file removes one with ``radar: null``.
 
-    own_parts: what ``build`` was given instead of building it from the config; filled in there.
+    own_parts: custom parts that ``build`` was given; set by ``build``.
     """
 
     task: Task = field(default_factory=Task)
@@ -165,9 +165,9 @@ _FIRST = tuple(Config().encoders)
 
 
 def ordered(by_sensor: Mapping[str, Part]) -> dict[str, Part]:
-    """The same, in the order of every axis of sensors: camera, radar, lidar, then the others by name.
+    """Sorted in the order of every axis of sensors: camera, radar, lidar, then the others by name.
 
-    A checkpoint has its weights in this order, so that it cannot depend on who wrote which key of a config first.
+    Checkpoints store weights in this order, so it must not depend on the order of keys in a config.
     """
     names = sorted(by_sensor, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     return {name: by_sensor[name] for name in names}
@@ -177,8 +177,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     """Defaults, then the YAML file, then ``key.sub=value`` overrides.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key (named with the closest valid one), a wrong type, or a
-            value that nothing can be built of.
+        ConfigError: a file that cannot be read, an unknown key (the message names the closest valid one), a value of
+            the wrong type, or an invalid value.
     """
     resolved = load_yaml(Config, path, overrides)
     resolved.encoders = ordered({name: section for name, section in resolved.encoders.items() if section is not None})
@@ -189,10 +189,10 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
 def load_yaml(
     schema: type[Schema], path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()
 ) -> Schema:
-    """:func:`load_config` for any dataclass whose defaults a file may change.
+    """:func:`load_config` for any dataclass with defaults.
 
     Raises:
-        ConfigError: as there, but for values of the right type that make no sense.
+        ConfigError: as in :func:`load_config`, except that values of the right type are not validated.
     """
     config = OmegaConf.structured(schema)
     OmegaConf.set_struct(config, True)
@@ -201,7 +201,7 @@ def load_yaml(
             loaded = OmegaConf.load(Path(path))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read the config: {error}") from None
-        except Exception as error:  # the YAML parser has a dozen exception types of its own
+        except Exception as error:  # the YAML parser raises many exception types
             raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         config = _merge(config, loaded, str(path))
     for override in overrides:
@@ -223,12 +223,12 @@ def load_yaml(
 
 
 def save_config(config: Config, path: str | Path) -> None:
-    """Write the resolved config, every key included, so that a result tells how it was made."""
+    """Write the resolved config with all keys, to document how a result was produced."""
     Path(path).write_text(to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:
-    """What :func:`save_config` writes. A sensor that the defaults have and ``config`` has not is null."""
+    """The text that :func:`save_config` writes. Default sensors that ``config`` does not have are null."""
     encoders = {**dict.fromkeys(_FIRST), **config.encoders}
     return OmegaConf.to_yaml(OmegaConf.structured(replace(config, encoders=encoders)))
 
@@ -258,7 +258,7 @@ def _merge(config: Any, loaded: Any, where: str) -> Any:
 
 
 def _add_encoders(config: Any, loaded: Any, where: str) -> None:
-    """Give ``config`` a section of the right kind for each encoder that ``loaded`` adds, or makes another kind of."""
+    """Add to ``config`` a section of the right kind for each encoder that ``loaded`` adds, or whose kind it changes."""
     encoders = loaded.get("encoders")
     for name, section in encoders.items() if OmegaConf.is_dict(encoders) else ():
         present = config.encoders.get(name)
@@ -274,7 +274,7 @@ def _add_encoders(config: Any, loaded: Any, where: str) -> None:
 
 
 def _upgraded(loaded: Any) -> Any:
-    """As version 0.1 wrote it: a section for each of three sensors at the top, and other names of a few keys."""
+    """Convert configs of version 0.1: top-level sections for the three sensors, and old names of a few keys."""
     old = [name for name in ("camera", "radar", "lidar") if name in loaded]
     container: Any = OmegaConf.to_container(loaded)
     for name in old:
@@ -291,7 +291,7 @@ def _upgraded(loaded: Any) -> Any:
 
 
 def _check(config: Config, where: str) -> None:
-    """What types cannot say."""
+    """Validate constraints that types cannot express."""
     head, data, train = config.head, config.data, config.train
     checks = [
         ("encoders", len(config.encoders) >= 1, "at least one sensor"),

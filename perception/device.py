@@ -1,4 +1,4 @@
-"""Where the computing is done, and on what terms: the choice of the accelerator, and memory that is kept."""
+"""Device selection, and memory allocation settings for inference on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def checked_device(name: str) -> str:
-    """The device that ``--device`` asks for, as torch names it. Imports torch, but for ``cpu`` and for mistakes.
+    """The torch device name for a value of ``--device``. Imports torch, except for ``cpu`` and invalid names.
 
     Args:
         name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` (torch's current GPU) or ``cuda:N``.
@@ -21,7 +21,7 @@ def checked_device(name: str) -> str:
         ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        PerceptionError: another name, or a GPU that torch does not find.
+        PerceptionError: an invalid name, or a GPU that torch does not find.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
         raise PerceptionError(f"--device: auto, cpu or cuda was expected, found '{name}'; one GPU of several is cuda:0")
@@ -40,10 +40,10 @@ def checked_device(name: str) -> str:
 
 
 def keep_memory() -> None:
-    """Have glibc keep large blocks once they are freed, for the rest of the process.
+    """Make glibc keep large freed blocks for reuse, for the rest of the process.
 
-    Mapped anew for every map of features, their page faults cost a fusion block a quarter of its time. Without glibc
-    nothing happens.
+    Mapping new memory for every feature map costs a fusion block a quarter of its time in page faults. No effect
+    without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -1,8 +1,8 @@
-"""Files are written whole: each is written beside its place, as a part file, and renamed once it is complete.
+"""Atomic file writing: a file is written as a part file in the same folder, and renamed once it is complete.
 
-A short write is one call or one block: :func:`write_file`, :func:`write_json`, :func:`replacing`. What is recorded over
-a whole run goes into ``part_path(path)``, ``drive.part.mcap`` for ``drive.mcap``, between :func:`begin_part` and
-:func:`finish_part`; after an error that file can be read up to there.
+Short writes are one call or one block: :func:`write_file`, :func:`write_json`, :func:`replacing`. Long recordings are
+written to ``part_path(path)``, such as ``drive.part.mcap`` for ``drive.mcap``, between :func:`begin_part` and
+:func:`finish_part`; after an error the part file remains readable up to that point.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ResultsError(PerceptionError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what is done to write ``path``: an OSError becomes a ResultsError that names it."""
+    """Context in which ``path`` is written: turns an OSError into a ResultsError that names the path."""
     try:
         yield
     except OSError as error:
@@ -33,37 +33,37 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Called before the work whose result will be the file ``path``; leaves nothing behind.
+    """Check, before the work that produces it, that ``path`` can be written; leaves nothing behind.
 
     Raises:
-        ResultsError: it is a folder, or in a folder that is a file or takes no files.
+        ResultsError: ``path`` is a folder, or its folder is a file or not writable.
     """
     with writing(path):
         _probe(path)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write ``path``, and its folder if need be; a failure leaves an earlier file as it was.
+    """Write ``path``, creating its folder if necessary; on failure an existing file is left unchanged.
 
     Raises:
-        ResultsError: it cannot be written.
+        ResultsError: the file cannot be written.
     """
     with writing(path), replacing(path) as part:
         part.write_bytes(data)
 
 
 def write_json(path: Path, value: object) -> None:
-    """:func:`write_file` of a JSON-able value for reading."""
+    """:func:`write_file` for a JSON-serialisable value, indented."""
     write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 @contextmanager
 def replacing(path: Path, *, contended: bool = False) -> Iterator[Path]:
-    """The part file to write in the block. It becomes ``path`` when the block ends, and is removed after an error.
+    """Yield the part file to write. It is renamed to ``path`` when the block ends, and removed after an error.
 
     Args:
-        contended: several processes may write this file at the same time: each has its own part file, and the last
-            one to finish wins.
+        contended: for files that several processes may write at the same time: each uses its own part file, and the
+            last to finish wins.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -78,12 +78,12 @@ def replacing(path: Path, *, contended: bool = False) -> Iterator[Path]:
 
 
 def part_path(path: Path) -> Path:
-    """``name.part.suffix`` for ``name.suffix``: viewers and players still know the format."""
+    """``name.part.suffix`` for ``name.suffix``, so that viewers still recognise the format."""
     return path.with_name(f"{path.stem}.part{path.suffix}")
 
 
 def begin_part(path: Path) -> Path:
-    """The part file to write, its folder made; one that an interrupted run left may be there.
+    """Create the folder and return the part file to write; one left by an interrupted run may exist.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -94,10 +94,10 @@ def begin_part(path: Path) -> Path:
 
 
 def finish_part(path: Path) -> None:
-    """Give the part file, complete and closed, its name.
+    """Rename the complete, closed part file to ``path``.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: ``path`` cannot be written.
     """
     _rename(part_path(path), path)
 
@@ -110,7 +110,7 @@ def _probe(path: Path) -> None:
 
 
 def _rename(part: Path, path: Path) -> None:
-    """After a loss of power, too, ``path`` is the earlier file or the whole new one."""
+    """Durable rename: even after a power failure ``path`` is either the old or the complete new file."""
     with part.open("r+b") as file:
         os.fsync(file.fileno())
     part.replace(path)

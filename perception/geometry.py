@@ -1,12 +1,12 @@
-"""Rigid transforms and the pinhole camera; the conventions of the whole package.
+"""Rigid transforms and the pinhole camera model; the conventions of the whole package.
 
 Frames
     ego     x forward, y left, z up, metres, origin on the ground below the rear axle, at the frame's reference time.
     camera  optical axes: x right, y down, z forward.
-    world   any fixed, gravity-aligned frame (nuScenes: the map's frame).
+    world   any fixed, gravity-aligned frame (nuScenes: the map frame).
 
-A transform is named by both of its frames: ``ego_SE3_camera`` maps points given in the camera frame to the ego
-frame, and composition reads like a sentence: ``world_SE3_ego @ ego_SE3_camera`` is ``world_SE3_camera``.
+A transform is named after its two frames: ``ego_SE3_camera`` maps points from the camera frame to the ego frame, and
+inner frame names cancel in a composition: ``world_SE3_ego @ ego_SE3_camera`` is ``world_SE3_camera``.
 
 Yaw is counter-clockwise about +z, zero along +x, in radians. All transforms are float64: world coordinates reach
 several kilometres, where float32 resolves only a quarter of a millimetre.
@@ -23,7 +23,7 @@ from perception.errors import PerceptionError
 
 
 class GeometryError(PerceptionError):
-    """A transform or calibration that is not one."""
+    """An invalid transform, rotation or pose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class SE3:
 
     @classmethod
     def from_quaternion(cls, wxyz, translation=(0.0, 0.0, 0.0)) -> SE3:
-        """From a quaternion in (w, x, y, z) order, normalised here."""
+        """From a quaternion (w, x, y, z), which is normalised."""
         quaternion = np.asarray(wxyz, dtype=np.float64)
         if quaternion.shape != (4,) or not 0.5 < quaternion @ quaternion < 2.0:
             raise GeometryError(f"a unit quaternion (w, x, y, z) was expected, found {list(wxyz)}")
@@ -67,7 +67,7 @@ class SE3:
 
     @classmethod
     def from_pose(cls, pose) -> SE3:
-        """From [7] as :attr:`pose` has them."""
+        """From a pose [7], see :attr:`pose`."""
         return cls.from_quaternion(pose[3:], pose[:3])
 
     @classmethod
@@ -98,12 +98,12 @@ class SE3:
 
     @property
     def pose(self) -> np.ndarray:
-        """[7]: the translation, then the quaternion, as every file of this package has a pose."""
+        """[7]: translation, then quaternion (w, x, y, z); the pose layout of all files of this package."""
         return np.concatenate([self.translation, self.quaternion])
 
     @property
     def yaw(self) -> float:
-        """Heading of the transformed x axis, projected on the ground plane."""
+        """Heading of the transformed x axis, projected onto the ground plane, in radians."""
         return float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
 
     def inverse(self) -> SE3:
@@ -113,16 +113,16 @@ class SE3:
         return SE3(self.rotation @ other.rotation, self.rotation @ other.translation + self.translation)
 
     def transform(self, points: np.ndarray) -> np.ndarray:
-        """Points [..., 3] mapped from the right-hand frame of the name to the left-hand one."""
+        """Points [..., 3] mapped from the frame on the right of the name to the one on the left."""
         return np.asarray(points) @ self.rotation.T + self.translation
 
     def rotate(self, vectors: np.ndarray) -> np.ndarray:
-        """Directions or velocities [..., 3]: rotated, not translated."""
+        """Directions or velocities [..., 3], rotated but not translated."""
         return np.asarray(vectors) @ self.rotation.T
 
 
 def to_xyzw(wxyz: np.ndarray) -> np.ndarray:
-    """Quaternions [..., 4] in the order of scipy and ROS from the order of this package, (w, x, y, z)."""
+    """Quaternions [..., 4] from (w, x, y, z), the order of this package, to (x, y, z, w), that of scipy and ROS."""
     return np.asarray(wxyz)[..., [1, 2, 3, 0]]
 
 
@@ -132,7 +132,7 @@ def to_wxyz(xyzw: np.ndarray) -> np.ndarray:
 
 
 def pose_matrix(pose: np.ndarray) -> np.ndarray:
-    """Homogeneous float64 [4, 4] or [N, 4, 4] of poses [7] or [N, 7], see :attr:`SE3.pose`; many at once, unchecked."""
+    """Poses [7] or [N, 7], see :attr:`SE3.pose`, as homogeneous float64 [4, 4] or [N, 4, 4]; not validated."""
     matrix = np.broadcast_to(np.eye(4), (*pose.shape[:-1], 4, 4)).copy()
     matrix[..., :3, :3] = Rotation.from_quat(to_xyzw(pose[..., 3:])).as_matrix()
     matrix[..., :3, 3] = pose[..., :3]
@@ -147,7 +147,7 @@ def wrap_angle(angle):
 def project(points_camera: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Project points [N, 3] in the camera frame: pixels [N, 2] as (u, v), depth [N] in metres along the optical axis.
 
-    Pixel centres lie at integer coordinates. Pixels of points with depth <= 0, behind the camera, are meaningless.
+    Pixel centres lie at integer coordinates. Pixels are undefined for points with depth <= 0, behind the camera.
     """
     depth = points_camera[:, 2]
     pixels = points_camera @ np.asarray(intrinsics).T

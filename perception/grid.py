@@ -1,4 +1,4 @@
-"""The bird's-eye-view grid: the only owner of range, cell size and the metre <-> cell conversion."""
+"""The bird's-eye-view grid: range, cell size and the conversion between metres and cells."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from perception.errors import PerceptionError
 class BEVGrid:
     """A regular grid in the ego frame, x along columns and y along rows.
 
-    A BEV tensor is [B, C, rows, columns]: cell (row, column) covers x in [x_min_m + column * cell, ... + cell) and y
-    likewise from y_min_m. The flat index of a cell is ``row * columns + column``.
+    A BEV tensor is [B, C, rows, columns]: cell (row, column) covers x in [x_min_m + column * cell, ... + cell), and y
+    likewise by row. The flat index of a cell is ``row * columns + column``.
     """
 
     x_min_m: float
@@ -58,11 +58,11 @@ class BEVGrid:
         return self.rows * self.columns
 
     def with_cell_size(self, cell_size_m: float) -> BEVGrid:
-        """The same region in finer or coarser cells."""
+        """The same region with finer or coarser cells."""
         return BEVGrid(self.x_min_m, self.x_max_m, self.y_min_m, self.y_max_m, self.z_min_m, self.z_max_m, cell_size_m)
 
     def to_cells(self, x, y):
-        """Metres -> continuous (column, row): the centre of cell (0, 0) is at (0.5, 0.5). Arrays or tensors alike."""
+        """Metres -> continuous (column, row); the centre of cell (0, 0) is at (0.5, 0.5). For arrays and tensors."""
         return (x - self.x_min_m) / self.cell_size_m, (y - self.y_min_m) / self.cell_size_m
 
     def to_metres(self, column, row):
@@ -70,9 +70,9 @@ class BEVGrid:
         return column * self.cell_size_m + self.x_min_m, row * self.cell_size_m + self.y_min_m
 
     def cell_index(self, x, y):
-        """Metres inside the grid -> whole (column, row), as int64 arrays or tensors.
+        """Metres inside the grid -> integer (column, row), as int64 arrays or tensors.
 
-        A position a rounding error below the upper bound may divide to exactly the number of cells: it is in the last.
+        Rounding may map a position just below the upper bound to the number of cells; it is clipped to the last cell.
         """
         column, row = self.to_cells(x, y)
         if isinstance(column, np.ndarray):
@@ -82,5 +82,5 @@ class BEVGrid:
         return column.clip(max=self.columns - 1), row.clip(max=self.rows - 1)
 
     def contains(self, x, y):
-        """Whether the ground position lies in the grid (upper bounds excluded)."""
+        """Whether ground positions lie in the grid (upper bounds excluded)."""
         return (x >= self.x_min_m) & (x < self.x_max_m) & (y >= self.y_min_m) & (y < self.y_max_m)

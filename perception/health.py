@@ -1,13 +1,12 @@
-"""Silent faults found before detection: sensors that deliver something, but nothing that was measured now.
+"""Detects silent sensor faults before detection: sensors that deliver data without measuring.
 
-What a fault looks like, and what is done about it:
+Faults and how they are handled:
 
-dead      An image without any light in it, a cloud without a point. The sensor counts as absent.
-frozen    The same bytes as in the frame before, noise included. What they show was true when they first came: for
-          ``max_age_s`` they are moved to where the vehicle's own motion says it is now, and their age grows; after that
-          the sensor counts as absent.
+dead      A black image or an empty cloud. The sensor is treated as absent.
+frozen    Exactly the same data as in the previous frame, noise included. For ``max_age_s`` after it first arrived the
+          data is compensated for ego motion and its age increased; after that the sensor is treated as absent.
 
-Faults that change what is measured, such as a wrong calibration, are the detector's business (``model.registration``).
+Faults that alter measurements, such as a wrong calibration, are handled in the detector (``model.registration``).
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ import numpy as np
 from perception.geometry import SE3
 from perception.sample import CameraImage, Frame, PointCloud, SensorData
 
-_DARKEST = 8  # grey value that no pixel of an image of a dead camera exceeds; night images have lamps
+_DARKEST = 8  # maximum grey value of a dead camera's image; night images contain lights
 
 
 def without_dead(frame: Frame) -> Frame:
-    """The frame without dead sensors; the frame itself where there are none, or no others."""
+    """The frame without dead sensors; unchanged if there are none, or if all sensors are dead."""
     alive = _mapped(frame, lambda name, part: None if _is_dead(part) else part)
     return alive if alive.sensors else frame
 
 
 def _mapped(frame: Frame, change: Callable[[str, Any], Any]) -> Frame:
-    """The frame with ``change(name, part)`` of every image and cloud, None for absent; itself where all are kept.
+    """Apply ``change(name, part)`` to every image and cloud; None removes it. Without changes, returns the same object.
 
-    The name of a cloud is that of its sensor, the name of an image that of its camera.
+    The name of a cloud is that of its sensor; the name of an image is that of its camera.
     """
     data: dict[str, SensorData] = {}
     for sensor, old in frame.data.items():
@@ -55,13 +54,13 @@ def _is_dead(data: CameraImage | PointCloud) -> bool:
 
 
 def _is_black(image: np.ndarray) -> bool:
-    # A lit image shows it in a few pixels; only one that is dark there is looked at whole.
+    # A sparse sample shows that most images are lit; only images that are dark there are checked completely.
     return bool(image[::16, ::16].max(initial=0) <= _DARKEST and image.max(initial=0) <= _DARKEST)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a sensor delivered when it last delivered something new."""
+    """The last new data of a sensor."""
 
     data: CameraImage | PointCloud
     timestamp_ns: int
@@ -70,9 +69,9 @@ class _Seen:
 
 @dataclass
 class HealthMonitor:
-    """Watches the frames of a drive, in order. A frame of another scene, or of an earlier time, starts anew.
+    """Checks the frames of a drive, in order. A frame of another scene, or with an earlier time, resets the state.
 
-    max_age_s: how long a frozen sensor is still of use.
+    max_age_s: how long the data of a frozen sensor is still used.
     """
 
     max_age_s: float = 0.6
@@ -80,7 +79,7 @@ class HealthMonitor:
     _last: tuple[str, int] = ("", 0)
 
     def check(self, frame: Frame) -> tuple[Frame, dict[str, str]]:
-        """The frame as a detector should see it; and name of a camera or cloud -> "dead" or "frozen"."""
+        """The frame to pass to a detector, and the faults: name of a camera or cloud -> "dead" or "frozen"."""
         if frame.scene != self._last[0] or frame.timestamp_ns < self._last[1]:
             self._seen.clear()
         self._last = (frame.scene, frame.timestamp_ns)
@@ -88,7 +87,7 @@ class HealthMonitor:
         return _mapped(frame, lambda name, part: self._checked(name, part, frame, faults)), faults
 
     def _checked(self, name: str, data, frame: Frame, faults: dict[str, str]):
-        """``data`` if it is new, else moved to now, or None."""
+        """``data`` if it is new, otherwise compensated for ego motion, or None."""
         if _is_dead(data):
             faults[name] = "dead"
             return None

@@ -1,7 +1,7 @@
-"""What flows through the package: one Frame of sensor data, Boxes3D and Detections.
+"""The package's data types: Frame (sensor data at one time), Boxes3D and Detections.
 
-Every type checks itself when it is made, so that a wrong shape is reported where data enters and nowhere deeper. A
-sensor that is missing is ``None``; one that is present and saw nothing is an empty cloud. The two are never confused.
+Every type validates its data on construction, so that errors are reported where data enters. A missing sensor is
+``None``; a sensor that is present but saw nothing is an empty cloud. The two are always distinguished.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class SampleError(PerceptionError):
 
 
 def _checked(name: str, array, dtype, shape: tuple, finite: bool = True) -> np.ndarray:
-    """The array as ``dtype``; ``None`` in ``shape`` leaves an axis free."""
+    """The array as ``dtype``, validated; ``None`` in ``shape`` allows any length."""
     array = np.asarray(array)
     if array.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, array.shape)):
         wanted = ", ".join("N" if want is None else str(want) for want in shape)
         raise SampleError(f"{name}: shape [{wanted}] was expected, found {list(array.shape)}")
     try:
-        with np.errstate(invalid="ignore"):  # NaN as a whole number is refused below
+        with np.errstate(invalid="ignore"):  # NaN for an integer dtype is rejected below
             converted = array.astype(dtype, copy=False)
     except (TypeError, ValueError):
         raise SampleError(f"{name}: numbers were expected, found {array.dtype}") from None
@@ -54,12 +54,12 @@ def _require(name: str, value, kind: type) -> None:
 
 @dataclass(frozen=True, eq=False)
 class CameraImage:
-    """One image and where it was taken.
+    """One camera image with its calibration.
 
     image: uint8 [H, W, 3] RGB.
     intrinsics: [3, 3] float64, pixels.
     ego_SE3_camera: maps the camera frame *at the time of exposure* to the ego frame at the Frame's reference time, so
-        that projecting a box of the Frame is one transform, ego motion included.
+        that ego motion is included when boxes of the Frame are projected.
     """
 
     image: np.ndarray
@@ -80,10 +80,10 @@ class CameraImage:
 
 @dataclass(frozen=True, eq=False)
 class PointCloud:
-    """points: float32 [N, C] in the ego frame, whose columns are ``fields``.
+    """points: float32 [N, C] in the ego frame, with columns ``fields``.
 
-    A sensor of one's own is a subclass with its ``fields``. What the names mean is the same everywhere: x, y, z come
-    first, metres; vx, vy are over ground in ego axes, m/s; age_s is the reference time less that of measurement.
+    Custom sensors subclass this and set ``fields``. Field names have fixed meanings: x, y, z come first, in metres;
+    vx, vy are velocity over ground in ego axes, m/s; age_s is reference time minus measurement time.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("x", "y", "z")
@@ -99,12 +99,12 @@ class PointCloud:
         object.__setattr__(self, "points", _checked(name, self.points, np.float32, (None, len(self.fields))))
 
     def column(self, field_name: str) -> int | None:
-        """Which column holds a field; None where there is no such field."""
+        """The column of a field; None if there is no such field."""
         return self.fields.index(field_name) if field_name in self.fields else None
 
     @property
     def velocity(self) -> slice | None:
-        """The columns of vx, vy; None where the points have no velocity."""
+        """The columns of vx, vy; None if the points have no velocity."""
         first = self.column("vx")
         return None if first is None else slice(first, first + 2)
 
@@ -121,16 +121,16 @@ class RadarCloud(PointCloud):
     fields = ("x", "y", "z", "rcs_dbsm", "vx", "vy", "age_s")
 
 
-_UNKNOWN: Any = None  # of a column of Boxes3D, which its constructor fills in
+_UNKNOWN: Any = None  # default of a Boxes3D column, filled with "unknown" values on construction
 
-SensorData = PointCloud | dict[str, CameraImage]  # what one sensor of a Frame holds: a cloud, or images by camera name
+SensorData = PointCloud | dict[str, CameraImage]  # data of one sensor of a Frame: a cloud, or images by camera name
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes3D:
     """Boxes in the ego frame.
 
-    center: [N, 3] metres, the geometric centre.  size: [N, 3] length, width, height.  yaw: [N] radians.
+    center: [N, 3] geometric centre, metres.  size: [N, 3] length, width, height, metres.  yaw: [N] radians.
     velocity: [N, 2] (vx, vy) over ground in ego axes, m/s; NaN where unknown.  label: [N] index into task.classes.
     attribute: [N] index into task.attributes, -1 for none.  visibility: [N] nuScenes level 1..4, 0 for unknown.
     num_lidar_points, num_radar_points: [N] annotated points inside, -1 for unknown.
@@ -181,7 +181,7 @@ class Boxes3D:
 
     @property
     def measured(self) -> np.ndarray:
-        """bool [N]: whether a LiDAR or radar point is on the box, or nobody has counted; the others do not count."""
+        """bool [N]: whether each box has LiDAR or radar points, or unknown counts; other boxes are not scored."""
         return (self.num_lidar_points != 0) | (self.num_radar_points != 0)
 
 
@@ -203,7 +203,7 @@ class Detections:
 
     @classmethod
     def sorted(cls, boxes: Boxes3D, scores: np.ndarray) -> Detections:
-        """Of boxes in any order; those of equal scores stay as they are."""
+        """Detections from boxes in any order, sorted by score; the sort is stable."""
         order = np.argsort(-np.asarray(scores), kind="stable")
         return cls(boxes[order], np.asarray(scores)[order])
 
@@ -211,18 +211,18 @@ class Detections:
         return len(self.boxes)
 
     def __getitem__(self, index) -> Detections:
-        """The detections that a mask, slice or rising index array selects."""
+        """The detections that a mask, slice or ascending index array selects."""
         _require_several(index)
         return Detections(self.boxes[index], self.scores[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Everything the sensors know at one reference time, in the ego frame of that time.
+    """All sensor data at one reference time, in the ego frame of that time.
 
-    cameras: name -> CameraImage, or None where there is no camera at all; a single dead camera is just not in the dict.
-    others: any further sensors by name, each a PointCloud or, like cameras, a dict of CameraImages.
-    world_SE3_ego: the ego pose at timestamp_ns.  scene: name of the drive the frame belongs to.
+    cameras: name -> CameraImage, or None without any camera; a single missing camera is not in the dict.
+    others: additional sensors by name, each a PointCloud or, like cameras, a dict of CameraImages.
+    world_SE3_ego: the ego pose at timestamp_ns.  scene: name of the drive that the frame belongs to.
     """
 
     token: str
@@ -262,13 +262,13 @@ class Frame:
 
     @property
     def data(self) -> dict[str, SensorData]:
-        """Sensor name -> what it delivered, of the sensors present."""
+        """Sensor name -> data, for the sensors present."""
         own = {"camera": self.cameras, "radar": self.radar, "lidar": self.lidar}
         others = {name: data for name, data in self.others.items() if isinstance(data, PointCloud) or data}
         return {name: data for name, data in own.items() if data is not None} | others
 
     def with_data(self, data: Mapping[str, SensorData]) -> Frame:
-        """The same frame with this data, and no other sensors."""
+        """The same frame with exactly these sensors and their data."""
         others = {name: value for name, value in data.items() if name not in _OWN_FIELDS}
         own: dict[str, Any] = {field_name: data.get(name) for name, field_name in _OWN_FIELDS.items()}
         return dataclasses.replace(self, **own, others=others)
@@ -279,19 +279,19 @@ class Frame:
         return tuple(self.data)
 
     def only(self, sensors: Iterable[str]) -> Frame:
-        """The same frame as a vehicle with only these sensors would have recorded it."""
+        """The same frame as recorded by a vehicle with only these sensors."""
         wanted = set(sensors)
         return self.with_data({name: data for name, data in self.data.items() if name in wanted})
 
 
-_OWN_FIELDS = {"camera": "cameras", "radar": "radar", "lidar": "lidar"}  # sensors with a field of their own in a Frame
+_OWN_FIELDS = {"camera": "cameras", "radar": "radar", "lidar": "lidar"}  # sensors with their own Frame field
 
 
 def sensor_set(sensors: Iterable[str], known: Sequence[str]) -> str:
-    """The name of a set of sensors, ``camera+lidar``, in the order of ``known``.
+    """The name of a set of sensors, such as ``camera+lidar``, in the order of ``known``.
 
     Raises:
-        SampleError: none, or one that is not known.
+        SampleError: no sensor, or one that is not in ``known``.
     """
     wanted = set(sensors)
     if not wanted or not wanted <= set(known):
@@ -301,12 +301,12 @@ def sensor_set(sensors: Iterable[str], known: Sequence[str]) -> str:
 
 
 def sensor_sets(known: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every set of some of the sensors, the largest first."""
+    """Every non-empty subset of the sensors, largest first."""
     return [subset for n in range(len(known), 0, -1) for subset in combinations(known, n)]
 
 
 def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
-    """Scale an image to cover ``size`` (height, width), then crop: sides equally, and the sky rather than the road."""
+    """Scale an image to cover ``size`` (height, width), then crop left and right equally, and the rest at the top."""
     if camera.image.shape[:2] == tuple(size):
         return camera
     image, affine = fitted(camera.image, size)
@@ -314,7 +314,7 @@ def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
 
 
 def fitted(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The image that :func:`fit_image` makes, maybe a view, and the affine [3, 3] of its pixels (u, v, 1)."""
+    """The image as in :func:`fit_image` (possibly a view), and the affine [3, 3] from old to new pixels (u, v, 1)."""
     height, width = image.shape[:2]
     scale = max(size[0] / height, size[1] / width)
     scaled = (max(size[1], round(width * scale)), max(size[0], round(height * scale)))
@@ -324,14 +324,14 @@ def fitted(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
 
 
 def scaled_below(image: np.ndarray, scaled: tuple[int, int], top: int) -> np.ndarray:
-    """The image scaled to ``scaled`` (width, height), without the rows above ``top``, most of which cost nothing.
+    """The image scaled to ``scaled`` (width, height), without the rows above ``top``, most of which are never computed.
 
-    Bilinear, which sees every pixel down to half the size; further down, areas are averaged, which takes five times as
-    long.
+    Bilinear down to half the size, where every pixel still contributes; below that area averaging, which takes five
+    times as long.
     """
     height, width = image.shape[:2]
-    step = height // math.gcd(height, scaled[1])  # rows after which an old and a new one begin at the same place
-    skipped = max(0, min(top, scaled[1]) * height // scaled[1] - 1) // step * step  # bilinear sees one row further up
+    step = height // math.gcd(height, scaled[1])  # period, in old rows, at which old and new rows align
+    skipped = max(0, min(top, scaled[1]) * height // scaled[1] - 1) // step * step  # bilinear reads one row above
     skipped_scaled = skipped * scaled[1] // height
     coarse = 2 * scaled[0] < width or 2 * scaled[1] < height
     below = cv2.resize(
@@ -343,14 +343,14 @@ def scaled_below(image: np.ndarray, scaled: tuple[int, int], top: int) -> np.nda
 
 
 def scaling(sx: float, sy: float, left: int = 0, top: int = 0) -> np.ndarray:
-    """The affine [3, 3] of pixels when an image is scaled, then cropped at ``left``, ``top``.
+    """The affine [3, 3] from old to new pixels when an image is scaled, then cropped at ``left``, ``top``.
 
-    Pixel centres lie at integers, so scaling acts about (-0.5, -0.5).
+    Pixel centres lie at integers, so scaling is about (-0.5, -0.5).
     """
     return np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
 
 
-# Until every room has moved on.
+# Former names, still imported by other modules.
 from perception.task import ATTRIBUTES, CLASSES  # noqa: E402, F401
 
 SENSORS = ("camera", "radar", "lidar")

@@ -1,4 +1,4 @@
-"""Randomness that does not depend on who draws first."""
+"""Random numbers that do not depend on the order of draws."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import numpy as np
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
-    """A generator that depends on ``key`` (numbers and strings) and on nothing else."""
+    """A generator seeded only by ``key`` (numbers and strings)."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))

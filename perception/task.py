@@ -1,8 +1,8 @@
-"""What is detected: the classes of a detector and every fact about them, in one place.
+"""The detection task: the classes of a detector and all class-specific settings.
 
-A :class:`Task` is a part of every config, hence of every checkpoint, and is given to head, metric, submission, tracker
-and drawing. The default, :data:`NUSCENES`, is the nuScenes detection task: ten classes, eight attributes and the
-class-wise settings of its benchmark (detection_cvpr_2019). Other classes are a few lines of a config:
+A :class:`Task` is part of every config, hence of every checkpoint, and is passed to the head, metric, submission,
+tracker and drawing. The default, :data:`NUSCENES`, is the nuScenes detection task: ten classes, eight attributes and
+the class-specific settings of its benchmark (detection_cvpr_2019). Other classes take a few lines of a config:
 
     task:
       attributes: []
@@ -32,28 +32,28 @@ _POSITIVE = (
 
 
 class TaskError(PerceptionError):
-    """Classes or attributes that contradict each other."""
+    """An inconsistent task, or labels and attributes that a task does not have."""
 
 
 @dataclass
 class ObjectClass:
-    """One class and what is known about its objects.
+    """One class and its settings.
 
-    name: as results call it.  sources: the classes of a dataset that count as this one; none is the one of its name.
+    name: used in results.  sources: dataset classes that are mapped to this class; [] for the one of the same name.
     range_m: objects are evaluated up to this distance from the vehicle.
-    match_radius_m: a detection nearer than this to the centre of an object has found it; errors are means over these.
-    suppression_radius_m: two detections nearer than this are one object; about half the width of the class.
+    match_radius_m: maximum centre distance of a true positive; true-positive errors are means over these matches.
+    suppression_radius_m: detections closer than this are duplicates; about half the width of the class.
     color: RGB.
-    attributes: those of ``Task.attributes`` that an object may carry, [] for none.
-    usual_attributes: what one that moves and one that rests most often carries, [] where the class has none.
-    heading: "direction"; "axis", where front and back cannot be told apart; "none", where it has no meaning.
-    moves: whether the error of its velocity counts.
-    tracked: whether the tracking benchmark knows the class.
-    ignored_in_racks: whether the metric ignores it inside a bicycle rack.
-    position_sigma_m, velocity_sigma_mps: standard deviations of what a detector measures.
-    prior_speed_mps: RMS speed, where no velocity has been measured yet.
-    acceleration_density: m^2/s^3, power spectral density of the white acceleration noise: the variance that a second of
-        driving or walking adds to a velocity.
+    attributes: the subset of ``Task.attributes`` that the class allows, [] for none.
+    usual_attributes: the most common attribute of a moving and of a stationary object, [] for none.
+    heading: "direction"; "axis" if front and rear cannot be told apart; "none" if heading is meaningless.
+    moves: whether velocity error is evaluated.
+    tracked: whether the tracking benchmark includes the class.
+    ignored_in_racks: whether the metric ignores objects inside bicycle racks.
+    position_sigma_m, velocity_sigma_mps: standard deviation of detector measurements.
+    prior_speed_mps: prior RMS speed, used before a velocity is measured.
+    acceleration_density: m^2/s^3, power spectral density of the white acceleration noise: the velocity variance added
+        per second.
     """
 
     name: str
@@ -74,7 +74,7 @@ class ObjectClass:
     acceleration_density: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("sources", "color", "attributes", "usual_attributes"):  # lists of its own
+        for name in ("sources", "color", "attributes", "usual_attributes"):  # copies, not shared lists
             setattr(self, name, list(getattr(self, name)))
 
 
@@ -89,7 +89,7 @@ def _vehicle(name: str, color: list[int], resting: str = "vehicle.parked", **fac
 
 
 def _nuscenes_classes() -> list[ObjectClass]:
-    """Measurement errors are those of the shipped detector, with outliers; accelerations those of recorded traffic."""
+    """Measurement errors are those of the shipped detector, outliers included; accelerations are from real traffic."""
     cycle: dict[str, Any] = {
         "attributes": _CYCLE,
         "usual_attributes": _CYCLE,
@@ -125,10 +125,10 @@ def _nuscenes_classes() -> list[ObjectClass]:
 
 @dataclass
 class Task:
-    """The classes of a detector, in the order of its labels, and the attributes that their objects may carry.
+    """The classes of a detector, in the order of its labels, and the attributes of their objects.
 
     Raises:
-        TaskError: no class, two of one name or source, or facts that make no sense.
+        TaskError: no class, duplicate names or sources, or invalid settings.
     """
 
     objects: list[ObjectClass] = field(default_factory=_nuscenes_classes)
@@ -167,7 +167,7 @@ class Task:
                 raise TaskError(f"task.objects: {facts.name}: {name}: {wanted} was expected, found {found!r}")
 
     def labels_alike(self, other: Task) -> bool:
-        """Whether labels and attributes mean the same in both; other facts of the classes may differ."""
+        """Whether labels and attributes mean the same in both; other settings of the classes may differ."""
 
         def meaning(task: Task) -> tuple:
             return [(facts.name, set(facts.sources or [facts.name])) for facts in task.objects], task.attributes
@@ -176,7 +176,7 @@ class Task:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, which labels index."""
+        """Class names, indexed by label."""
         return tuple(facts.name for facts in self.objects)
 
     @property
@@ -186,38 +186,38 @@ class Task:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """For each class one of HEADINGS."""
+        """One of HEADINGS for each class."""
         return tuple(facts.heading for facts in self.objects)
 
     def column(self, fact: str) -> np.ndarray:
-        """[K] one fact of every class, such as ``range_m``."""
+        """[K] one setting of every class, such as ``range_m``."""
         return np.array([getattr(facts, fact) for facts in self.objects])
 
     def labels_of(self, names: Sequence[str]) -> np.ndarray:
-        """int64 [N]: the label under which each class of a dataset counts, -1 for none."""
+        """int64 [N]: the label that each dataset class is mapped to, -1 for none."""
         labels = {source: k for k, facts in enumerate(self.objects) for source in facts.sources or [facts.name]}
         return np.array([labels.get(name, -1) for name in names], np.int64)
 
     def attributes_of(self, names: Sequence[str]) -> np.ndarray:
-        """int64 [N]: the index of each attribute of a dataset, -1 for one that the task does not know."""
+        """int64 [N]: the index of each dataset attribute, -1 if the task does not have it."""
         index = {name: i for i, name in enumerate(self.attributes)}
         return np.array([index.get(name, -1) for name in names], np.int64)
 
     def check(self, label: np.ndarray, attribute: np.ndarray, where: str) -> None:
-        """Refuse boxes of another task.
+        """Check that boxes belong to this task.
 
         Args:
-            label, attribute: as in a Boxes3D.  where: whose they are, for the message.
+            label, attribute: as in Boxes3D.  where: origin of the boxes, for the error message.
 
         Raises:
-            TaskError: an index that the task does not have.
+            TaskError: an index is out of range.
         """
         for what, index, names in (("labels", label, self.classes), ("attributes", attribute, self.attributes)):
             if index.max(initial=-1) >= len(names):
                 raise TaskError(f"{where}: {what} below {len(names)} were expected, found {index.max()}")
 
     def attribute_name(self, label: int, attribute: int, moving: bool) -> str:
-        """The attribute, if its class may carry it; else what objects of the class usually carry; "" for none."""
+        """The attribute, if the class allows it; otherwise the usual one of the class, "" for none."""
         facts = self.objects[label]
         if attribute >= 0 and self.attributes[attribute] in facts.attributes:
             return self.attributes[attribute]

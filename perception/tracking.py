@@ -1,28 +1,27 @@
-"""Detections linked into tracks over time: a Kalman filter for each track, one assignment for each class.
+"""Online multi-object tracking of detections: one Kalman filter per track, one assignment per class.
 
     tracker = Tracker()
     for frame in frames:
-        ids = tracker.step(frame, detector.detect(frame))   # int64 [N], the track of each detection, -1 for none
-        tracks = tracker.tracks(frame)                      # where all tracks are now, the unseen ones included
+        ids = tracker.step(frame, detector.detect(frame))   # int64 [N], track id of each detection, -1 for none
+        tracks = tracker.tracks(frame)                      # all current tracks, those without a detection included
 
-Online: a step knows the past only. States live in the world frame, so that the vehicle's own motion is no motion of
-what it sees. The pieces, and where they come from:
+States are in the world frame, so that ego motion does not appear as object motion. Components and their sources:
 
-Motion       Constant velocity, disturbed by white acceleration (Bar-Shalom et al., Estimation with Applications to
-             Tracking and Navigation, 2001, 6.2.2). Continuous in time: two steps do what one of their length does, so
-             that a missing frame or an irregular clock changes nothing. How much a class accelerates and how well it is
-             measured is a fact of its class in the task (Chiu et al., Probabilistic 3D Multi-Object Tracking, 2020).
-Measurement  Position, and velocity where the detector has one (CenterPoint, Yin et al., 2021). Both axes of the ground
-             plane have the same noise, so that one 2 x 2 covariance (position, velocity) serves both.
-Association  Within a class, the assignment of least total cost (Hungarian, as AB3DMOT, Weng et al., 2020). The cost of
-             a pair is its negative log-likelihood: Mahalanobis distance (Chiu et al.), and the logarithm that keeps a
-             track that could be anywhere from winning every detection. Unlike a radius in metres it grows with the
-             time that a track was not seen. A pair that is less likely than a miss and a birth is not assigned.
-Life         A detection of ``birth_score`` starts a track at once, one of ``min_score`` when the next frame confirms
-             it. A track dies when it was not seen for ``max_age_s``.
+Motion       Constant velocity with white-noise acceleration (Bar-Shalom et al., Estimation with Applications to
+             Tracking and Navigation, 2001, 6.2.2). Continuous in time: two steps equal one of their total length, so
+             that missing frames and irregular timing have no effect. Acceleration and measurement noise are per class
+             and set in the task (Chiu et al., Probabilistic 3D Multi-Object Tracking, 2020).
+Measurement  Position, and velocity if the detector provides it (CenterPoint, Yin et al., 2021). Both ground-plane axes
+             have the same noise and share one 2 x 2 covariance (position, velocity).
+Association  Within a class, the minimum-cost assignment (Hungarian, as in AB3DMOT, Weng et al., 2020). The cost of a
+             pair is its negative log-likelihood: Mahalanobis distance (Chiu et al.) plus the log-determinant, which
+             keeps uncertain tracks from winning every detection. Unlike a fixed radius, the gate grows with the time
+             since the last detection. Pairs less likely than a miss plus a birth are not assigned.
+Life cycle   A detection of at least ``birth_score`` starts a track at once; one of at least ``min_score`` needs to be
+             confirmed in the next frame. A track ends after ``max_age_s`` without a detection.
 
-Height, size and heading are smoothed. A heading that is off by half a turn, a common mistake of detectors, does not
-flip the track: which end is the front is decided by a vote of the last few detections.
+Height, size and heading are smoothed. A heading off by 180 degrees, a common detector error, does not flip the track:
+the direction is decided by a vote of the last few detections.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, Detections, Frame
 from perception.task import NUSCENES, Task
 
-_GATE = 16.0  # the cost of a miss and a birth: a well-known track misses 0.03 % of its own detections by it
+_GATE = 16.0  # cost of a miss plus a birth; rejects 0.03 % of the correct detections of a well-observed track
 _SMOOTHING_S = 0.3  # time constant of height and heading
-_SIZES = 10  # detections over which a size is averaged
-_VOTES = 5  # detections that have a say in which end of a box is its front
+_SIZES = 10  # detections over which size is averaged
+_VOTES = 5  # time constant, in detections, of the vote on the heading direction
 
-# What is known about one object. Per axis of the ground plane: variances of position (pp, m^2) and velocity (vv) and
-# their covariance (pv). A detection by itself is such a record too, with vv infinite where its velocity is unknown.
+# State of one object. Per ground-plane axis: variance of position (pp, m^2) and velocity (vv), and their covariance
+# (pv). A single detection uses the same record, with infinite vv if its velocity is unknown.
 _STATE = np.dtype(
     [
-        ("id", np.int64),  # -1 until it is confirmed
+        ("id", np.int64),  # -1 until confirmed
         ("label", np.int64),
         ("seen_ns", np.int64),
         ("hits", np.int64),
@@ -58,13 +57,13 @@ _STATE = np.dtype(
         ("z", np.float64),
         ("size", np.float64, 3),
         ("direction", np.float64, 2),  # of the heading
-        ("sense", np.float64),  # how surely the heading is not the opposite one: votes weighted by score
+        ("sense", np.float64),  # score-weighted votes for the heading rather than its opposite
     ]
 )
 
 
 class Noise:
-    """What the filter expects of each class, [K] each; ``perception.task.ObjectClass`` says what they are."""
+    """Noise parameters of the filter by class, [K] each; see ``perception.task.ObjectClass``."""
 
     def __init__(self, task: Task):
         self.position_m, self.velocity_mps = task.column("position_sigma_m"), task.column("velocity_sigma_mps")
@@ -73,10 +72,10 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """All confirmed tracks at one time, those included that are not seen at the moment.
+    """All confirmed tracks at one time, including those without a detection in the current frame.
 
-    boxes: smoothed, in the ego frame.  scores: [N] of the last detection.  ids: int64 [N], rising.
-    unseen_s: [N] seconds since the last detection, 0 for those seen in this frame.
+    boxes: smoothed, in the ego frame.  scores: [N] of the last detection.  ids: int64 [N], ascending.
+    unseen_s: [N] seconds since the last detection, 0 for tracks detected in this frame.
     """
 
     boxes: Boxes3D
@@ -86,16 +85,16 @@ class Tracks:
 
 
 class Tracker:
-    """See the module docstring. Ids are unique over the life of the tracker, and rise.
+    """See the module docstring. Ids are unique over the lifetime of the tracker, and ascending.
 
-    A frame of another scene, or of an earlier time, starts anew. A frame with the time of the last one is taken for
-    its copy: it gets the ids and changes nothing.
+    A frame of another scene, or with an earlier time, discards all tracks. A frame with the time of the last one is
+    treated as a copy of it: it gets the ids, but does not change the state.
 
     Args:
-        task: whose classes the detections are of.
-        min_score: detections below belong to no track.
-        birth_score: a detection from here on starts a track by itself; below, it takes two in a row.
-        max_age_s: seconds that a track lives without being seen.
+        task: the task of the detections.
+        min_score: detections below this score are ignored.
+        birth_score: minimum score for one detection to start a track; below it, two consecutive ones are needed.
+        max_age_s: seconds after which a track without detections ends.
     """
 
     def __init__(self, task: Task = NUSCENES, min_score: float = 0.1, birth_score: float = 0.3, max_age_s: float = 3.0):
@@ -105,7 +104,7 @@ class Tracker:
         self._scene, self._time_ns, self._next_id = "", 0, 0
 
     def step(self, frame: Frame, detections: Detections) -> np.ndarray:
-        """int64 [N]: the id of the track that each detection belongs to, -1 for none (or none yet)."""
+        """int64 [N]: the track id of each detection, -1 for none (or not yet confirmed)."""
         self.task.check(detections.boxes.label, detections.boxes.attribute, f"frame {frame.token}: detections")
         ids = np.full(len(detections.scores), -1)
         used = np.flatnonzero(detections.scores >= self.min_score)
@@ -120,7 +119,7 @@ class Tracker:
             return ids
 
         states[rows] = update(states[rows], measured[columns])
-        kept = states["id"] >= 0  # what is not confirmed must be seen again at once
+        kept = states["id"] >= 0  # unconfirmed tracks must be detected again in the next frame
         kept[rows] = True
         others = np.setdiff1d(np.arange(len(measured)), columns)
         states = np.concatenate([states, _born(measured[others], self.noise)])
@@ -133,7 +132,7 @@ class Tracker:
         return ids
 
     def tracks(self, frame: Frame) -> Tracks:
-        """Where the tracks are at the time of ``frame``: the last one that was stepped, or one soon after it."""
+        """Confirmed tracks predicted to the time of ``frame``: the frame of the last step, or a slightly later one."""
         states = predict(self._states, (frame.timestamp_ns - self._time_ns) / 1e9, self.noise)
         states = states[states["id"] >= 0]
         states = states[np.argsort(states["id"])]
@@ -150,7 +149,7 @@ class Tracker:
 
 
 def predict(states: np.ndarray, seconds: float, noise: Noise) -> np.ndarray:
-    """The states ``seconds`` later, if nothing is seen in between."""
+    """Kalman prediction of the states by ``seconds``."""
     later, q = states.copy(), noise.acceleration_density[states["label"]]
     later["position"] += seconds * states["velocity"]
     later["pp"] += 2 * seconds * states["pv"] + seconds**2 * states["vv"] + q * seconds**3 / 3
@@ -160,16 +159,16 @@ def predict(states: np.ndarray, seconds: float, noise: Noise) -> np.ndarray:
 
 
 def update(states: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """What is known after each state [M] was measured [M]: the Kalman update, first by position, then by velocity.
+    """Kalman update of states [M] with measurements [M], first by position, then by velocity.
 
-    The two errors of a measurement are independent, so one after the other is exact, and no matrix is inverted.
+    The two measurement errors are independent, so sequential updates are exact and avoid matrix inversion.
     """
     updated = states.copy()
     pp, pv, vv = (states[name] for name in ("pp", "pv", "vv"))
     gain_p, gain_v = pp / (pp + measured["pp"]), pv / (pp + measured["pp"])
     _correct(updated, gain_p, gain_v, measured["position"] - updated["position"])
     pp, pv, vv = (1 - gain_p) * pp, (1 - gain_p) * pv, vv - gain_v * pv
-    gain_p, gain_v = pv / (vv + measured["vv"]), vv / (vv + measured["vv"])  # zero where no velocity is known
+    gain_p, gain_v = pv / (vv + measured["vv"]), vv / (vv + measured["vv"])  # zero for unknown velocities
     _correct(updated, gain_p, gain_v, measured["velocity"] - updated["velocity"])
     updated["pp"], updated["pv"], updated["vv"] = pp - gain_p * pv, (1 - gain_v) * pv, (1 - gain_v) * vv
     updated["seen_ns"], updated["score"] = measured["seen_ns"], measured["score"]
@@ -184,7 +183,7 @@ def _correct(states: np.ndarray, gain_p: np.ndarray, gain_v: np.ndarray, innovat
 
 
 def _smooth(states: np.ndarray, measured: np.ndarray, seconds: np.ndarray) -> None:
-    """What the Kalman filter leaves out."""
+    """Smooth what is not in the Kalman state: size, height and heading."""
     states["size"] += (measured["size"] - states["size"]) / np.minimum(states["hits"], _SIZES)[:, None]
     share = 1 - np.exp(-seconds / _SMOOTHING_S)
     states["z"] += share * (measured["z"] - states["z"])
@@ -197,13 +196,13 @@ def _smooth(states: np.ndarray, measured: np.ndarray, seconds: np.ndarray) -> No
 
 
 def associate(states: np.ndarray, measured: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of states [T] and detections [N] that belong together, as two index arrays of equal length."""
+    """Assign detections [N] to states [T]; returns the matched pairs as two index arrays of equal length."""
     rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for label in np.intersect1d(states["label"], measured["label"]):
         own, seen = np.flatnonzero(states["label"] == label), np.flatnonzero(measured["label"] == label)
         away = states["position"][own, None] - measured["position"][None, seen]
         variance = states["pp"][own] + noise.position_m[label] ** 2
-        spread = 2 * np.log(variance / noise.position_m[label] ** 2)  # against a track whose place is known exactly
+        spread = 2 * np.log(variance / noise.position_m[label] ** 2)  # relative to a track with exactly known position
         cost = np.minimum(np.square(away).sum(axis=2) / variance[:, None] + spread[:, None], _GATE)
         i, j = linear_sum_assignment(cost)
         close = cost[i, j] < _GATE
@@ -213,7 +212,7 @@ def associate(states: np.ndarray, measured: np.ndarray, noise: Noise) -> tuple[n
 
 
 def _measured(frame: Frame, boxes: Boxes3D, scores: np.ndarray, noise: Noise) -> np.ndarray:
-    """What each detection says by itself."""
+    """Detections as state records, in the world frame."""
     states = np.zeros(len(boxes), _STATE)
     center = frame.world_SE3_ego.transform(boxes.center)
     known = np.isfinite(boxes.velocity).all(axis=1)
@@ -229,17 +228,17 @@ def _measured(frame: Frame, boxes: Boxes3D, scores: np.ndarray, noise: Noise) ->
 
 
 def _born(measured: np.ndarray, noise: Noise) -> np.ndarray:
-    """Detections as first states. Before it was measured, a velocity was zero give or take the speed of its class."""
+    """Initial states from detections. The prior of a velocity is zero with the prior speed of the class as sigma."""
     born = measured.copy()
     usual = noise.speed_mps[born["label"]] ** 2
-    gain = usual / (usual + measured["vv"])  # zero where no velocity is known
+    gain = usual / (usual + measured["vv"])  # zero for unknown velocities
     born["velocity"] *= gain[:, None]
     born["vv"] = (1 - gain) * usual
     return born
 
 
 def _rotated(a_SE3_b: SE3, vectors: np.ndarray) -> np.ndarray:
-    """Vectors [N, 2] in the ground plane of b, in that of a."""
+    """Ground-plane vectors [N, 2] rotated from frame b to frame a."""
     return a_SE3_b.rotate(np.pad(vectors, ((0, 0), (0, 1))))[:, :2]
 
 

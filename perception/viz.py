@@ -1,6 +1,6 @@
-"""One picture of one frame: the cameras, a view from behind the vehicle and the bird's-eye view, boxes in all of them.
+"""Renders a frame as one picture: cameras, a view from behind the vehicle and the bird's-eye view, all with boxes.
 
-Pictures are uint8 [H, W, 3] RGB; ``canvas`` draws on them, with numpy and OpenCV and nothing else.
+Pictures are uint8 [H, W, 3] RGB; the drawing primitives are in ``canvas`` and need only numpy and OpenCV.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from perception.task import NUSCENES, Task
 WIDTH, HEIGHT = 1920, 1080
 MARGIN, GAP, HEADER = 16, 8, 56
 BEV_WIDTH, LEGEND_HEIGHT = 656, 138
-FAR_M = 35.0  # boxes farther from the eye than this have thin lines, else they would be all line
+FAR_M = 35.0  # boxes farther away than this are drawn with thin lines
 RADAR_ARROW_OPACITY = 0.5
-ARROW_S = 1.0  # velocity arrows end where the object will be after this time
-STANDING_MPS = 0.5  # slower things get no arrow
-RECENT_S = 0.1  # of a cloud of several sweeps, what is older than its newest point by more would smear what moves
+ARROW_S = 1.0  # velocity arrows show the motion over this time
+STANDING_MPS = 0.5  # slower objects get no arrow
+RECENT_S = 0.1  # draw only points this close to the newest one in time; older sweeps would smear moving objects
 
-# The usual arrangement; a rig with other names is shown in alphabetical order.
+# The usual arrangement; other camera names are shown in alphabetical order.
 CAMERA_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 
 EGO = (196, 204, 216)
@@ -57,7 +57,7 @@ RADAR = (255, 221, 87)
 _TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
 _LEGEND_CLASSES = 10
 
-# Corners by the order of geometry.box_corners.
+# Corner indices in the order of geometry.box_corners.
 _EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
 _FLOOR_EDGES = np.array([(2, 3), (3, 7), (7, 6), (6, 2)])
 _FRONT_FACE, _FLOOR = (0, 1, 2, 3), (2, 3, 7, 6)
@@ -65,10 +65,9 @@ _FRONT_FACE, _FLOOR = (0, 1, 2, 3), (2, 3, 7, 6)
 
 @dataclass(frozen=True)
 class Layout:
-    """What pictures of a detector's frames have in common.
+    """Drawing settings that are the same for all frames of a detector.
 
-    task: names and colours of the classes.  grid: what the bird's-eye view shows.  sensors: said to be absent if they
-    are.
+    task: names and colours of the classes.  grid: extent of the bird's-eye view.  sensors: reported if absent.
     """
 
     task: Task = field(default_factory=lambda: NUSCENES)
@@ -95,12 +94,12 @@ def draw_frame(
     """The whole picture, [1080, 1920, 3].
 
     Args:
-        frame: any of its parts may be missing; what is, is said in the picture. ``frame.boxes`` are drawn as ground
-            truth, except those without a single LiDAR or radar point.
-        detections: drawn where the score is at least ``score_threshold``.
-        latency_ms: what the detections took, for the title.
-        tracks: [N] the track each detection belongs to, -1 for none; written above the boxes in the view from behind.
-        layout: what the detector's task and grid are; None: the defaults.
+        frame: sensors may be missing, which the picture states. ``frame.boxes`` are drawn as ground truth, except
+            those without any LiDAR or radar point.
+        detections: drawn if the score is at least ``score_threshold``.
+        latency_ms: detection latency, shown in the header.
+        tracks: [N] track id of each detection, -1 for none; drawn above the boxes in the view from behind.
+        layout: task, grid and sensors of the detector; None for the defaults.
     """
     layout = Layout() if layout is None else layout
     for name, own in (("boxes", frame.boxes), ("detections", None if detections is None else detections.boxes)):
@@ -126,11 +125,11 @@ def draw_frame(
 
 
 def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int, layout: Layout) -> np.ndarray:
-    """The camera images side by side in two rows, [any, width, 3]; a missing one is a dark tile with its name."""
+    """The camera images in two rows, [any, width, 3]; a missing image is a dark tile with the camera's name."""
     names = CAMERA_ORDER if set(cameras) <= set(CAMERA_ORDER) else sorted(cameras)
     columns = (len(names) + 1) // 2
     tile_width = (width - (columns - 1) * GAP) // columns
-    # Tiles have the shape of the images, as far as two rows of them leave room for the view below.
+    # Tiles have the aspect ratio of the images, but are limited in height to leave room for the view below.
     aspect = float(
         np.median([camera.image.shape[0] / camera.image.shape[1] for camera in cameras.values()] or [9 / 16])
     )
@@ -144,7 +143,7 @@ def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int, la
 
 
 def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int], layout: Layout) -> np.ndarray:
-    """One camera image of ``size`` (height, width) with the boxes it sees."""
+    """One camera image fitted to ``size`` (height, width), with the visible boxes."""
     if camera is None:
         tile = np.full((*size, 3), PANEL, np.uint8)
         write(tile, "no image", (size[1] / 2, size[0] / 2), 15, WARNING, anchor=0.5)
@@ -163,7 +162,7 @@ def draw_chase(
     layout: Layout,
     tracks: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The scene as seen from behind and above the vehicle; ``size`` is (height, width)."""
+    """The scene from behind and above the vehicle; ``size`` is (height, width)."""
     panel = np.full((*size, 3), PANEL, np.uint8)
     view = Pinhole.looking((-15.0, 0.0, 9.5), (9.0, 0.0, 0.0), 0.62 * size[1], size)
     _draw_scene(panel, view, frame, boxes, truth, layout)
@@ -191,7 +190,7 @@ def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[in
 
 
 def images_of(frame: Frame) -> dict[str, CameraImage]:
-    """The images of all sensors; those of others than the cameras by sensor and name."""
+    """The images of all sensors by name; those of additional sensors as "sensor/name"."""
     images = dict(frame.cameras or {})
     for sensor, data in frame.others.items():
         if isinstance(data, dict):
@@ -204,11 +203,11 @@ def _title(sensor: str) -> str:
 
 
 def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, layout: Layout) -> None:
-    """What both views from outside show."""
+    """Draw the elements common to the view from behind and the bird's-eye view."""
     for radius in (20, 40, 60, 80):
         draw_segments(panel, view, _ring(radius), RING)
     clouds = [data for data in frame.data.values() if isinstance(data, PointCloud)]
-    for cloud in sorted(clouds, key=lambda cloud: cloud.velocity is not None):  # few points on top of many
+    for cloud in sorted(clouds, key=lambda cloud: cloud.velocity is not None):  # sparse radar over dense LiDAR
         if cloud.velocity is None:
             splat(panel, view, recent(cloud)[:, :3])
         else:
@@ -217,12 +216,12 @@ def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Bo
     arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
     draw_segments(panel, view, arrows, np.repeat(layout.colours(boxes), 3, axis=0), 2)
     _draw_boxes(panel, view, EGO_BOX, np.array([EGO]))
-    if truth is not None:  # last: a detection that fits would hide it
+    if truth is not None:  # last, or matching detections would hide it
         draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
 
 
 def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray) -> None:
-    """Edges in colours [N, 3], a shaded floor and front, a line from the middle to the front; far boxes first."""
+    """Boxes in colours [N, 3]: edges, shaded floor and front face, and a line from centre to front; far boxes first."""
     if not len(boxes):
         return
     corners = _corners(boxes)
@@ -230,20 +229,20 @@ def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray) ->
     pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
     shade = image.copy()
     whole = np.isfinite(depth).all(axis=1) & (np.abs(pixels) < 4 * max(image.shape)).all(axis=(1, 2))
-    for i in np.flatnonzero(whole):  # OpenCV takes seconds to fill what is much larger than the image
+    for i in np.flatnonzero(whole):  # filling polygons far larger than the image takes OpenCV seconds
         for face in (_FLOOR, _FRONT_FACE):
             cv2.fillConvexPoly(shade, fixed(pixels[i, face]), colours[i].tolist(), cv2.LINE_AA, SHIFT)
     cv2.addWeighted(shade, 0.3, image, 0.7, 0, dst=image)
     heading = np.stack([corners[:, _FLOOR].mean(axis=1), corners[:, _FLOOR[:2]].mean(axis=1)], axis=1)
     segments = np.concatenate([corners[:, _EDGES], heading[:, None]], axis=1)
     depth = view.points(boxes.center)[1]
-    far_first = np.argsort(-depth, kind="stable")  # centres behind the camera, NaN, come last
+    far_first = np.argsort(-depth, kind="stable")  # centres behind the camera (NaN) come last
     for i in far_first:
         draw_segments(image, view, segments[i], colours[i], 1 if depth[i] > FAR_M else 2)
 
 
 def _draw_radar(panel: np.ndarray, view, points: np.ndarray, velocity: slice) -> None:
-    """Returns as dots at the height they were measured at, with their velocity over ground, faint: there are many."""
+    """Radar points as dots at their measured height, with faint arrows for the velocity over ground."""
     arrows = panel.copy()
     draw_segments(arrows, view, _arrows(points[:, :3], points[:, velocity]), RADAR)
     cv2.addWeighted(arrows, RADAR_ARROW_OPACITY, panel, 1 - RADAR_ARROW_OPACITY, 0, dst=panel)
@@ -253,7 +252,7 @@ def _draw_radar(panel: np.ndarray, view, points: np.ndarray, velocity: slice) ->
 
 
 def recent(cloud: PointCloud) -> np.ndarray:
-    """The newest points [N, C] of a cloud; all where their age is unknown."""
+    """The newest points [N, C] of a cloud; all points if their age is unknown."""
     column = cloud.column("age_s")
     if column is None:
         return cloud.points
@@ -266,14 +265,14 @@ def _corners(boxes: Boxes3D) -> np.ndarray:
 
 
 def _ring(radius_m: float) -> np.ndarray:
-    """A circle on the ground around the ego origin as segments [120, 2, 3]."""
+    """A ground circle around the ego origin as segments [120, 2, 3]."""
     angle = np.linspace(0, 2 * np.pi, 121)
     circle = np.stack([radius_m * np.cos(angle), radius_m * np.sin(angle), 0 * angle], axis=1)
     return np.stack([circle[:-1], circle[1:]], axis=1)
 
 
 def _arrows(start: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-    """Segments [3N, 2, 3], a shaft and two barbs each; of length zero for what stands or has an unknown velocity."""
+    """Arrows as segments [3N, 2, 3], a shaft and two barbs each; of zero length for slow or unknown velocities."""
     speed = np.nan_to_num(np.linalg.norm(velocity, axis=1, keepdims=True))
     reach = np.where(speed > STANDING_MPS, ARROW_S * velocity, 0.0)
     barb = reach / np.maximum(speed, STANDING_MPS) * np.minimum(0.9, 0.4 * speed)
@@ -311,7 +310,7 @@ def _amount(data: SensorData | None) -> str:
 
 
 def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None, layout: Layout) -> np.ndarray:
-    """Classes with the number of boxes of each, at most ten of them, and what the other marks mean."""
+    """Legend: up to ten classes with their number of boxes, and the meaning of the other symbols."""
     panel = np.full((LEGEND_HEIGHT, BEV_WIDTH, 3), PANEL, np.uint8)
     counts = Counter(boxes.label.tolist())
     task = layout.task

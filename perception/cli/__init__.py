@@ -1,4 +1,4 @@
-"""The command ``perception``: one module a command, imported only when that command is asked for."""
+"""The command line ``perception``: one module per command, imported only when the command is run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from perception.cli.options import add_verbosity_options, run_main, set_verbosit
 
 COMMANDS = {
     "train": "train a detector from a config",
-    "evaluate": "score a detector with the nuScenes metric, for one set of sensors or for all",
+    "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",
-    "info": "what is in a log, what is wrong with it, and a rig file for it",
-    "convert": "a log to MCAP or to a ROS 2 bag",
-    "compare": "two replays of the same drive, box by box",
+    "info": "show what a log contains, diagnose it, and write a rig file for it",
+    "convert": "convert a log to MCAP or to a ROS 2 bag",
+    "compare": "compare two replays of the same drive, box by box",
     "simulate": "write simulated drives in the nuScenes layout",
     "score": "score a submission file of any detector",
-    "calibrate": "calibrate a detector's scores, or report on them and on confused classes",
-    "demo": "simulate a short drive, detect, score and film it",
+    "calibrate": "calibrate a detector's scores, or report calibration errors and class confusion",
+    "demo": "simulate a short drive, run the detector, score it and make a video",
 }
 _OF_REPLAY = ("info", "convert", "compare")  # "perception replay info" is "perception info"
 
 
 def main(command: str | None = None) -> None:
-    """Run the command line in ``sys.argv`` and exit; ``command`` is the first word where it is not in there."""
+    """Run the command line in ``sys.argv`` and exit; ``command`` is prepended if given."""
     run_main(lambda: run([*([command] if command else []), *sys.argv[1:]]))
 
 
 def run(arguments: Sequence[str]) -> int | None:
-    """Run a command line, without the name of the program; returns the exit code, None for 0.
+    """Run a command line (without the program name); returns the exit code, None for 0.
 
     Raises:
         PerceptionError: bad input.
-        SystemExit: after ``--help``, ``--version`` and arguments that argparse refuses.
+        SystemExit: after ``--help``, ``--version`` or invalid arguments.
     """
     outer = _parser().parse_args(arguments)
     name, rest = outer.command, outer.arguments
@@ -57,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="perception",
         description="Multi-sensor 3D detection: camera, radar and LiDAR in, 3D boxes out.",
-        epilog="\n".join(["commands:", *lines, "", "perception COMMAND --help says more about one of them."]),
+        epilog="\n".join(["commands:", *lines, "", "perception COMMAND --help shows the options of a command."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="those of the command")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
     parser.add_argument("--version", action="version", version=f"perception {__version__}")
     add_verbosity_options(parser)
     return parser

@@ -1,9 +1,9 @@
-"""Calibrate a checkpoint's scores on one set of drives, and report on another how good they and the classes are.
+"""Calibrate a checkpoint's scores on one set of drives, and report calibration and class confusion on another.
 
     perception calibrate --checkpoint runs/sim --fit data/sim-dev
     perception calibrate --checkpoint runs/sim --report data/drives/1000 --json docs/results/classification.json
 
---fit changes the checkpoint's model.safetensors: one slope and one offset for each set of sensors.
+--fit updates the checkpoint's model.safetensors with a slope and an offset for each set of sensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
     parser.add_argument("--fit", metavar="ROOT", help="annotated drives in the nuScenes layout to calibrate on")
     parser.add_argument("--report", metavar="ROOT", help="annotated drives in the nuScenes layout to report on")
-    parser.add_argument("--json", type=Path, help="where the report goes")
+    parser.add_argument("--json", type=Path, help="file for the report")
     add_device_option(parser)
 
 

@@ -1,4 +1,4 @@
-"""Compare two replays of the same drive, frame by frame. Exit code 0: within tolerance; 1: beyond; 2: an error.
+"""Compare two replays of the same drive, frame by frame. Exit code 0: within tolerance; 1: exceeded; 2: error.
 
 perception compare reference/scene-0103 out/scene-0103 --tolerance lost_share=0.05 --report out/compare.html
 """
@@ -13,8 +13,8 @@ from perception.replay.tolerance import Tolerances, tolerances_help
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "tolerances, their defaults and what they limit; beyond tolerance is what is greater, and none switches one\n"
-        f"off:\n{tolerances_help()}"
+        "tolerances, their defaults and what they limit; greater values exceed them, and none disables one:\n"
+        f"{tolerances_help()}"
     )
     parser.add_argument("a", metavar="A", type=Path, help="folder of the reference: result.jsonl and summary.json")
     parser.add_argument("b", metavar="B", type=Path, help="folder of the candidate")
@@ -23,31 +23,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="such as lost_share=0.05; may be given several times; all of them are listed below",
+        help="such as lost_share=0.05; may be repeated; all tolerances are listed below",
     )
     parser.add_argument(
         "--score-threshold",
         type=float,
         default=0.3,
-        help="of what counts as a box; its match may have half of it; default: 0.3",
+        help="minimum score of a box; half of it for its match; default: 0.3",
     )
     parser.add_argument(
         "--match-distance", type=float, default=2.0, help="largest distance of a match, in metres; default: 2"
     )
-    parser.add_argument("--report", metavar="PATH", type=Path, help="tables and pictures, as .html or as one .png")
-    parser.add_argument("--json", metavar="PATH", type=Path, help="all metrics, for a program")
+    parser.add_argument("--report", metavar="PATH", type=Path, help="tables and pictures, as .html or a single .png")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="write all metrics as JSON")
     parser.add_argument(
         "--update-reference",
         action="store_true",
-        help="then replace folder A, whatever is in it, by a copy of B; the exit code is 0",
+        help="after the comparison, replace folder A and all its contents by a copy of B; exit code 0",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the comparison and write what is asked for; the exit code.
+    """Print the comparison, write the requested files and return the exit code.
 
     Raises:
-        PerceptionError: a result that cannot be read, an unknown tolerance, a file that cannot be written.
+        PerceptionError: results that cannot be read, an unknown tolerance, or a file that cannot be written.
     """
     from perception.files import check_writable, write_json
     from perception.replay.compare import compare

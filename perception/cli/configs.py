@@ -1,4 +1,4 @@
-"""The configs that ship with the package, found by name."""
+"""Finds the configs shipped with the package by name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PACKAGE = Path(perception.__file__).parent
 
 
 def find_config(name: str) -> Path:
-    """The file of a config, given its path or the name of a shipped one: ``sim``, ``sim.yaml`` or ``configs/sim.yaml``.
+    """The file of a config, given a path or a shipped name: ``sim``, ``sim.yaml`` or ``configs/sim.yaml``.
 
     Raises:
-        ConfigError: neither; the message lists the shipped names.
+        ConfigError: no such config; the message lists the shipped names.
     """
     path = Path(name)
     if path.is_file():
@@ -28,6 +28,6 @@ def find_config(name: str) -> Path:
 
 
 def _folder() -> Path:
-    """In a wheel they are part of the package, in a checkout beside it."""
+    """The config folder: inside the package in a wheel, next to it in a checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"

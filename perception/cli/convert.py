@@ -1,4 +1,4 @@
-"""A log in another format, to the last bit."""
+"""Convert a log losslessly to another format."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from perception.cli.options import add_log_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="ROOT", help="nuScenes folder; .mcap files and ROS 2 bags will do as well")
+    parser.add_argument("log", metavar="ROOT", help="nuScenes folder, .mcap file or ROS 2 bag")
     add_log_options(parser)
     parser.add_argument(
         "--to",
         required=True,
         choices=("mcap", "ros2"),
-        help="MCAP, laid out as by Foxglove's nuScenes converter, or a ROS 2 bag",
+        help="MCAP, in the layout of Foxglove's nuScenes converter, or a ROS 2 bag",
     )
     parser.add_argument("--out", required=True, type=Path, help="the .mcap file, or the folder of the bag")
     parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3", help="of a bag; default: sqlite3")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="the drive N times, one after the other")
-    parser.add_argument("--skip-damaged", action="store_true", help="leave out what cannot be read")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="repeat the drive N times")
+    parser.add_argument("--skip-damaged", action="store_true", help="skip data that cannot be read")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
-"""Simulate a short drive, detect with every set of sensors, score each, and film the full one.
+"""Simulate a short drive, score the detector with every set of sensors, and render a video with all sensors.
 
-Leaves under --out: what a replay leaves (docs/replay.md), scores.json and, in the nuScenes layout, drive-8s/.
+Writes to --out: the outputs of a replay (docs/replay.md), scores.json and, in the nuScenes layout, drive-8s/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SEED = 2000  # the shipped detector was trained on seeds below 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="output folder")
     parser.add_argument("--checkpoint", default="sim", help="folder, or the name of a shipped checkpoint")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the drive")
     parser.add_argument("--overwrite", action="store_true", help="simulate the drive again")

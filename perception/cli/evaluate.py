@@ -1,8 +1,8 @@
-"""Score a detector with the nuScenes detection metric, for one set of sensors or for every one.
+"""Score a detector with the nuScenes detection metric, for one set of sensors or for all sets.
 
     perception evaluate --checkpoint sim --root data/sim --all-subsets --json out/sim.json
 
-The resolved config of the checkpoint is saved beside the metrics, as out/sim.config.yaml.
+The resolved config of the checkpoint is saved next to the metrics, as out/sim.config.yaml.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection_options(parser)
     parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
-    sensors.add_argument("--sensors", type=names, help="such as camera,radar; default: all of the detector's")
+    sensors.add_argument("--sensors", type=names, help="such as camera,radar; default: all sensors of the detector")
     sensors.add_argument("--all-subsets", action="store_true", help="every set of the detector's sensors")
-    parser.add_argument("--json", required=True, type=Path, help="where the metrics go")
-    parser.add_argument("--results", type=Path, help="folder that keeps the submissions")
-    parser.add_argument("--official", action="store_true", help="let nuscenes-devkit compute the metrics")
-    parser.add_argument("--skip-damaged", action="store_true", help="leave out and count frames that cannot be read")
+    parser.add_argument("--json", required=True, type=Path, help="file for the metrics")
+    parser.add_argument("--results", type=Path, help="folder for the submission files")
+    parser.add_argument("--official", action="store_true", help="compute the metrics with nuscenes-devkit")
+    parser.add_argument("--skip-damaged", action="store_true", help="skip and count frames that cannot be read")
     add_device_option(parser)
 
 

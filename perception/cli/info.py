@@ -1,4 +1,4 @@
-"""What is in a log, what is wrong with it, and a rig file for it."""
+"""Show what a log contains, diagnose it, and write a rig file for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from perception.cli.options import add_log_options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("log", metavar="LOG", help="nuScenes folder, .mcap file, ROS 2 bag (folder or .db3)")
     add_log_options(parser)
-    parser.add_argument("--rig", help="judge the log by this rig file, instead of proposing one")
-    parser.add_argument("--doctor", action="store_true", help="what is wrong with it; exit code 1 for errors")
-    parser.add_argument("--save-rig", metavar="PATH", help="write the rig that is proposed to this file")
+    parser.add_argument("--rig", help="check the log against this rig file instead of proposing one")
+    parser.add_argument("--doctor", action="store_true", help="diagnose the log; exit code 1 for errors")
+    parser.add_argument("--save-rig", metavar="PATH", help="write the proposed rig to this file")
 
 
 def run(args: argparse.Namespace) -> int:

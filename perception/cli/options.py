@@ -1,4 +1,4 @@
-"""What the commands share: options that mean the same everywhere, a log format, errors on one line."""
+"""Shared by all commands: common options, logging, and error handling."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger("perception")
 
 
 def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
-    """Run ``main`` and exit with what it returns (None is 0).
+    """Run ``main`` and exit with its return value (None is 0).
 
-    A PerceptionError becomes one line ``error: ...`` on stderr and exit code 2, and so does a file that the system
-    refuses and nobody spoke about earlier; Ctrl-C one line and 130; a reader that closed the pipe (``tool | head``) a
-    silent 1. Anything else is a bug of ours and keeps its traceback.
+    A PerceptionError, or an OSError with a file name, prints one line ``error: ...`` to stderr and gives exit code 2;
+    Ctrl-C prints one line and gives 130; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug
+    and keeps its traceback.
 
     Args:
-        main: imports torch, if at all, when it is called.
+        main: must not import torch before it is called.
         keeps_memory: see :func:`perception.device.keep_memory`.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch: spinning threads stall a busy machine
@@ -40,7 +40,7 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit: give it somewhere to flush to.
+        # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
@@ -52,31 +52,31 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
 
 
 def names(text: str) -> list[str]:
-    """``type=names`` of an option that takes several: ``camera,radar``."""
+    """Argument type for comma-separated names, such as ``camera,radar``."""
     return [name.strip() for name in text.split(",")]
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """``--device``, whose value :func:`perception.device.checked_device` makes sense of."""
+    """Add ``--device``, to be validated with :func:`perception.device.checked_device`."""
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or a GPU such as cuda:0; default: auto, a GPU if there is one"
+        "--device", default="auto", help="cpu, cuda, a GPU such as cuda:0, or auto (default): a GPU if there is one"
     )
 
 
 def add_verbosity_options(parser: argparse.ArgumentParser) -> None:
-    """``-q`` and ``-v``, for :func:`set_verbosity`."""
+    """Add ``-q`` and ``-v``, for :func:`set_verbosity`."""
     group = parser.add_mutually_exclusive_group()
     for flags, level, text in (
-        (("-q", "--quiet"), logging.WARNING, "no progress, no notes: results, warnings and errors only"),
-        (("-v", "--verbose"), logging.DEBUG, "more notes, and the traceback of an error"),
+        (("-q", "--quiet"), logging.WARNING, "results, warnings and errors only"),
+        (("-v", "--verbose"), logging.DEBUG, "more log messages, and tracebacks of errors"),
     ):
         group.add_argument(*flags, dest="verbosity", action="store_const", const=level, help=text)
 
 
 def set_verbosity(level: int | None) -> bool:
-    """Log from this level on, INFO by default; returns whether progress is to be shown."""
+    """Set the log level, INFO by default; returns whether to show progress bars."""
     level = level or logging.INFO
-    logging.getLogger().setLevel(max(level, logging.INFO))  # other packages have no say in -v
+    logging.getLogger().setLevel(max(level, logging.INFO))  # -v applies to this package only
     log.setLevel(level)
     progress = level < logging.WARNING
     if not progress:
@@ -85,15 +85,15 @@ def set_verbosity(level: int | None) -> bool:
 
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:
-    """Which frames of a folder in the nuScenes layout: ``--root``, ``--version``, ``--split`` or ``--scenes``."""
+    """Add options that select nuScenes-layout frames: ``--root``, ``--version``, ``--split`` or ``--scenes``."""
     parser.add_argument("--root", required=True, help="folder in the nuScenes layout")
-    parser.add_argument("--version", help="such as v1.0-mini; may be left out where the root holds one")
+    parser.add_argument("--version", help="such as v1.0-mini; optional if the root has only one")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--split", help="such as mini_val")
     which.add_argument("--scenes", type=names, help="such as scene-0103,scene-0916")
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Which scene of a nuScenes folder, where a log is one."""
-    parser.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; may be left out if it holds one")
-    parser.add_argument("--scene", help="of a nuScenes folder; may be left out if it holds one")
+    """Add options that select a scene, for logs that are nuScenes folders."""
+    parser.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; optional if it has only one")
+    parser.add_argument("--scene", help="of a nuScenes folder; optional if it has only one")

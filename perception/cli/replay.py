@@ -12,8 +12,8 @@ import argparse
 from perception.cli.options import add_device_option, names
 from perception.errors import PerceptionError
 
-_EPILOG = """In a terminal: SPACE pauses, RIGHT gives one frame while paused, UP and DOWN change the rate, q quits.
-Exit codes: 0 done, 1 some log of several failed, 2 bad input, 130 Ctrl-C or q (results so far are kept)."""
+_EPILOG = """In a terminal: SPACE pauses, RIGHT steps one frame while paused, UP and DOWN change the rate, q quits.
+Exit codes: 0 success, 1 some of several logs failed, 2 bad input, 130 Ctrl-C or q (results so far are kept)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,40 +22,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "logs", metavar="LOG", nargs="+", help="nuScenes folder, .mcap, ROS 2 bag (folder or .db3), globs"
     )
     parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
-    parser.add_argument("--out", required=True, help="folder of the results; of several logs, a folder each in it")
+    parser.add_argument("--out", required=True, help="output folder; with several logs, one subfolder each")
     add_device_option(parser)
 
     what = parser.add_argument_group("what is replayed")
-    what.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; may be left out if it holds one")
+    what.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; optional if it has only one")
     what.add_argument(
         "--scenes", "--scene", type=names, help="of a nuScenes folder, such as scene-0103,scene-0916; default: all"
     )
-    what.add_argument("--rig", help="file that says which topics are which sensors (default: proposed from the log)")
+    what.add_argument("--rig", help="file that maps topics to sensors; default: derived from the log")
     what.add_argument(
-        "--topics", nargs="+", metavar="TOPIC", help="only these topics; transforms and calibrations are topics too"
+        "--topics", nargs="+", metavar="TOPIC", help="only these topics; include those of transforms and calibrations"
     )
-    what.add_argument("--exclude-topics", nargs="+", default=(), metavar="TOPIC", help="all topics but these")
-    what.add_argument("-m", "--remap", nargs="+", default=(), metavar="OLD:=NEW", help="topics by other names")
-    what.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="seconds into the log to begin at")
+    what.add_argument("--exclude-topics", nargs="+", default=(), metavar="TOPIC", help="all topics except these")
+    what.add_argument("-m", "--remap", nargs="+", default=(), metavar="OLD:=NEW", help="rename topics")
+    what.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="start S seconds into the log")
     what.add_argument("--duration", "--playback-duration", type=float, metavar="S", help="seconds to replay")
-    what.add_argument("--sensors", type=names, help="such as camera,radar; default: all of the detector's")
-    what.add_argument("--frame-rate", type=float, metavar="HZ", help="at most so many frames a second of the log")
-    what.add_argument("--skip-damaged", action="store_true", help="go on without what cannot be decoded, and count it")
+    what.add_argument("--sensors", type=names, help="such as camera,radar; default: all sensors of the detector")
+    what.add_argument("--frame-rate", type=float, metavar="HZ", help="maximum frames per second of log time")
+    what.add_argument("--skip-damaged", action="store_true", help="skip and count data that cannot be decoded")
     what.add_argument(
         "--fault",
         action="append",
         default=[],
         metavar="KIND:SENSOR[:AMOUNT][@FROM-TO]",
-        help="put a fault into the log: drop, delay, jitter, freeze, blank, bias; such as drop:CAM_FRONT:0.3,"
+        help="inject a fault: drop, delay, jitter, freeze, blank or bias; such as drop:CAM_FRONT:0.3,"
         " delay:lidar:0.15, freeze:radar@5-8, bias:LIDAR_TOP:yaw=2,x=0.1; may be repeated",
     )
 
-    pace = parser.add_argument_group("how fast", "By default every frame, in order, as fast as it goes.")
-    pace.add_argument("-r", "--rate", type=float, help="not faster than so many recorded seconds a second")
-    pace.add_argument("--realtime", action="store_true", help="as on a vehicle: what is not taken in time is dropped")
-    pace.add_argument("-l", "--loop", action="store_true", help="again and again until stopped")
-    pace.add_argument("-p", "--start-paused", action="store_true", help="wait for SPACE or RIGHT")
-    pace.add_argument("--deadline-ms", type=float, metavar="MS", help="count the detections that take longer")
+    pace = parser.add_argument_group("playback", "Default: every frame, in order, as fast as possible.")
+    pace.add_argument("-r", "--rate", type=float, help="maximum playback rate, relative to recorded time")
+    pace.add_argument("--realtime", action="store_true", help="drop frames that are not taken in time, as on a vehicle")
+    pace.add_argument("-l", "--loop", action="store_true", help="repeat until stopped")
+    pace.add_argument("-p", "--start-paused", action="store_true", help="start paused; wait for SPACE or RIGHT")
+    pace.add_argument("--deadline-ms", type=float, metavar="MS", help="count detections that take longer than this")
 
     results = parser.add_argument_group("results")
     results.add_argument(
@@ -64,13 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=("mp4",),
         help="some of mp4, rrd (Rerun), mcap (Foxglove), live (a running Foxglove app), or none; default: mp4",
     )
-    results.add_argument("--score-threshold", type=float, default=0.3, help="of the boxes drawn; default: 0.3")
+    results.add_argument(
+        "--score-threshold", type=float, default=0.3, help="minimum score of drawn boxes; default: 0.3"
+    )
     results.add_argument("--truth", metavar="TABLES", help="nuScenes tables to score against; default: the log's own")
 
-    several = parser.add_argument_group("several logs", "Started again, a batch goes on where it was stopped.")
+    several = parser.add_argument_group("several logs", "If interrupted, the same command resumes.")
     several.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes; default: 1")
-    several.add_argument("--engine", choices=("local", "ray"), default="local", help="where the work is done")
-    several.add_argument("--again", action="store_true", help="replay what is done already, too")
+    several.add_argument("--engine", choices=("local", "ray"), default="local", help="where jobs run; default: local")
+    several.add_argument("--again", action="store_true", help="replay logs again that are already done")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,10 +1,10 @@
-"""Score a submission, a results.json of any detector, with the nuScenes detection metric.
+"""Score a submission (a results.json of any detector) with the nuScenes detection metric.
 
     perception score out/results.json --root data/nuscenes --version v1.0-trainval --split val
     perception score out/*/tracks.json --tracks --root data/drives/1000
 
-Together the files must hold exactly the samples that are chosen. Tracks are scored on whatever samples there are, by
-the devkit, which takes minutes.
+Together the files must contain exactly the selected samples. Tracks are scored on the samples in the files, by the
+devkit, which takes minutes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from perception.cli.options import add_selection_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", type=Path, nargs="+", help="the submission; of a batch, the one of every log")
+    parser.add_argument("results", type=Path, nargs="+", help="submission files; for a fleet, one per log")
     add_selection_options(parser)
     parser.add_argument(
-        "--tracks", action="store_true", help="a tracking submission, with the nuScenes tracking metric"
+        "--tracks", action="store_true", help="score tracking submissions with the nuScenes tracking metric"
     )
     parser.add_argument(
-        "--config", help="file or shipped name of the config whose task it is of; default: nuScenes' classes"
+        "--config", help="file or shipped name of the config that defines the task; default: the nuScenes classes"
     )
-    parser.add_argument("--json", type=Path, help="where the metrics go")
+    parser.add_argument("--json", type=Path, help="file for the metrics")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,25 +8,25 @@ from perception.cli.options import names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; the same command again resumes")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output folder; the same command resumes")
     parser.add_argument("--scenes", type=int, default=4, metavar="N", help="number of scenes; default: 4")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="S", help="of a scene, at 2 keyframes a second; default: 5"
+        "--seconds", type=float, default=5.0, metavar="S", help="length of a scene, with 2 keyframes per s; default: 5"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="same seed, same bytes; default: 0")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="same seed, same files; default: 0")
     parser.add_argument(
-        "--image-size", type=_image_size, default="800x450", metavar="WxH", help="of the images; default: 800x450"
+        "--image-size", type=_image_size, default="800x450", metavar="WxH", help="size of the images; default: 800x450"
     )
     parser.add_argument(
         "--weather",
         type=names,
         default="day,night,rain,fog",
         metavar="LIST",
-        help="taken in turn; default: day,night,rain,fog",
+        help="weather of the scenes, in turn; default: day,night,rain,fog",
     )
     parser.add_argument("--version", default="v1.0-sim", help="folder of the tables; default: v1.0-sim")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; one a core when not given")
-    parser.add_argument("--overwrite", action="store_true", help="remove an earlier simulation in DIR first")
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes; default: one per core")
+    parser.add_argument("--overwrite", action="store_true", help="first remove an existing simulation in DIR")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Train a detector. Ctrl-C saves the state, --resume continues.
+"""Train a detector. Ctrl-C saves the state; --resume continues.
 
     perception train sim
     perception train my/config.yaml train.epochs=3 --out runs/short
@@ -17,7 +17,7 @@ from perception.cli.options import add_device_option
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file, or the name of a shipped one, such as sim")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/ and the name of the config)")
+    parser.add_argument("--out", type=Path, help="output folder; default: runs/NAME, NAME being that of the config")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     add_device_option(parser)
 
@@ -34,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
     check_writable(out / "log.jsonl")
     device = checked_device(args.device)
 
-    from perception.train.trainer import train  # takes seconds; a mistyped key should not
+    from perception.train.trainer import train  # takes seconds; config errors should show at once
 
     return 0 if train(config, out, args.resume, device) else 130

@@ -1,9 +1,9 @@
-"""What a score is worth: score calibration for each set of sensors, and how classes are confused.
+"""Score calibration for each set of sensors, and class confusion.
 
-A detection is right when a box of its class, not yet taken by a better detection, is within the match radius of the
-class, as for the errors of the metric. Scores are calibrated by temperature and offset (Guo et al., 2017; Platt, 1999)
-of the heat logits, one pair for each set of sensors, so that of the detections with score 0.3 three in ten are right
-whatever sensors there are. Calibration keeps the order of the scores of a set, hence its AP.
+A detection is correct if a box of its class, not matched by a better detection, is within the match radius of the
+class, as for the true-positive errors of the metric. Scores are calibrated by a temperature and an offset (Guo et al.,
+2017; Platt, 1999) of the score logits, one pair per set of sensors, so that of detections with score 0.3 three in ten
+are correct for any set of sensors. Calibration preserves the order of scores within a set, and hence AP.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BINS = 15
 
 @dataclass
 class MatchedDetections:
-    """Detections of many frames. score, right, label: [N].  truth, seen_as: pairs of a confusion matrix.
+    """Detections of many frames. score, right, label: [N].  truth, seen_as: [P] entries of a confusion matrix.
 
-    truth is a class of the task, or their number for nothing; seen_as is a class, or their number for missed.
+    truth is a class index, or the number of classes for background; seen_as a class index, or that number for missed.
     """
 
     score: np.ndarray
@@ -41,12 +41,12 @@ class MatchedDetections:
 def match_all(
     detector: Detector, source: FrameSource, subsets: Sequence[Iterable[str]], confident: float = 0.3
 ) -> dict[str, MatchedDetections]:
-    """Every detection of every frame by set of sensors; only those scored ``confident`` count in the confusion.
+    """Match all detections of all frames, by set of sensors; confusion counts scores of at least ``confident`` only.
 
-    Frames that cannot be read, have no boxes, or none of the sensors of a set, are left out.
+    Frames that cannot be read, are not annotated, or have none of a set's sensors are skipped.
 
     Raises:
-        TaskError: a label or an attribute that the task does not have.
+        TaskError: a label or attribute index that the task does not have.
     """
     parts: dict[str, list] = {sensor_set(subset, detector.sensors): [] for subset in subsets}
     for index in tqdm(range(len(source)), desc="match", unit="frame"):
@@ -67,7 +67,7 @@ def match_all(
 
 
 def matched(detections: Detections, truth: Boxes3D, task: Task) -> np.ndarray:
-    """bool [N]: which detections, best first, take a box of their class within its match radius."""
+    """bool [N]: whether each detection, best first, matches a free box of its class within the match radius."""
     right, free = np.zeros(len(detections), bool), np.ones(len(truth), bool)
     radius_m = task.column("match_radius_m")
     for i, label in enumerate(detections.boxes.label):
@@ -80,7 +80,7 @@ def matched(detections: Detections, truth: Boxes3D, task: Task) -> np.ndarray:
 
 
 def confusion(detections: Detections, truth: Boxes3D, task: Task, confident: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (truth, seen as): detections, best first, take the nearest box within its match radius, of any class."""
+    """Pairs (truth, seen as): detections, best first, match the nearest free box of any class within its radius."""
     nothing, pairs, free = len(task.classes), [], np.ones(len(truth), bool)
     radius_m = task.column("match_radius_m")[truth.label]
     for i in np.flatnonzero(detections.scores >= confident):
@@ -110,9 +110,9 @@ def fit(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
 
 
 def calibrate(detector: Detector, source: FrameSource) -> dict[str, tuple[float, float]]:
-    """Fit the detector's score calibration on frames, in place; slope and offset by set of sensors.
+    """Fit the detector's score calibration in place; returns slope and offset by set of sensors.
 
-    A set that no frame has keeps its scores.
+    Sets without detections are not calibrated.
     """
     detector.calibration.by_set = {}
     matches = match_all(detector, source, sensor_sets(detector.sensors))
@@ -122,7 +122,7 @@ def calibrate(detector: Detector, source: FrameSource) -> dict[str, tuple[float,
 
 
 def expected_error(score: np.ndarray, right: np.ndarray) -> float | None:
-    """Expected calibration error: |share that is right - mean score| in equally wide bins, weighted by number."""
+    """Expected calibration error: |precision - mean score| in uniform score bins, weighted by count; None if empty."""
     if not len(score):
         return None
     bins = np.minimum((score * BINS).astype(int), BINS - 1)
@@ -131,7 +131,7 @@ def expected_error(score: np.ndarray, right: np.ndarray) -> float | None:
 
 
 def reliability(score: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
-    """(mean score, share right, number) of every bin that is not empty."""
+    """(mean score, precision, count) of every non-empty score bin."""
     bins = np.minimum((score * BINS).astype(int), BINS - 1)
     return [
         (float(score[bins == b].mean()), float(right[bins == b].mean()), int((bins == b).sum()))
@@ -140,7 +140,7 @@ def reliability(score: np.ndarray, right: np.ndarray) -> list[tuple[float, float
 
 
 def classification_report(matches: dict[str, MatchedDetections], task: Task) -> dict:
-    """JSON-able: expected calibration errors, reliability curves and the confusion matrix of every set of sensors."""
+    """JSON-serialisable calibration errors, reliability curves and confusion matrix of each set of sensors."""
     report = {}
     for name, m in matches.items():
         matrix = np.zeros((len(task.classes) + 1,) * 2, np.int64)

@@ -1,7 +1,7 @@
-"""The nuScenes detection metric of a detector on the frames of any source.
+"""Evaluates a detector on any frame source with the nuScenes detection metric.
 
-``perception.eval.metric`` does the arithmetic, on arrays, and gives the official values; with ``official=True`` the
-devkit's own code does it, from the submission file (``perception.eval.official``).
+``perception.eval.metric`` computes the metric on arrays and reproduces the official values; with ``official=True`` the
+devkit computes it from the submission file (``perception.eval.official``).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from perception.sample import Detections, Frame, sensor_set, sensor_sets
 from perception.task import CLASSES, Task
 from perception.text import aligned
 
-_SHARED = ("frames", "skipped", "ground_truth")  # what all submissions on the same frames have in common
+_SHARED = ("frames", "skipped", "ground_truth")  # results that do not depend on the submission
 _DISTANCES_M = ((0, 20), (20, 35), (35, 50))
 
 
 class AnyDetector(Protocol):
-    """What is evaluated: a :class:`perception.Detector`, or anything else that detects."""
+    """Anything that can be evaluated, such as a :class:`perception.Detector`."""
 
     task: Task
     sensors: tuple[str, ...]
@@ -45,16 +45,16 @@ class AnyDetector(Protocol):
 def evaluate(
     detector: AnyDetector, source: FrameSource, sensors: Iterable[str] | None = None, official: bool = False
 ) -> dict:
-    """The metrics of ``detector`` on every frame of ``source`` when it sees only ``sensors``; None: all of its own.
+    """Evaluate ``detector`` on every frame of ``source`` with only ``sensors`` as input; None: all its sensors.
 
     Args:
-        source: whose frames have boxes, with labels of the detector's task.
-        official: have the devkit compute the metrics, of a NuScenes; the breakdown is ours either way.
+        source: annotated frames, with labels of the detector's task.
+        official: compute the metrics with the devkit; requires a NuScenes. The breakdown never comes from the devkit.
 
     Returns:
         mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE as the devkit defines them, over all classes of the task; mAP_present,
-        the mean AP over the classes that have ground truth; AP of each class; errors of each class, None where the
-        metric has none; boxes, how many were submitted; breakdown, see :func:`breakdown`.
+        the mean AP over the classes with ground truth; AP by class; errors by class, None where undefined; boxes, the
+        number submitted; breakdown, see :func:`breakdown`.
 
     Raises:
         EvaluationError: see the class.
@@ -71,15 +71,15 @@ def evaluate_subsets(
     results: str | Path | None = None,
     official: bool = False,
 ) -> dict:
-    """:func:`evaluate` for several sets of sensors, None: every one there is; each frame is read once.
+    """:func:`evaluate` for several sets of sensors; None: all sets. Each frame is read once.
 
     Args:
-        results: a folder that keeps each subset's submission as ``<subset>.json``; None to keep none.
+        results: folder for the submission of each set, ``<subset>.json``; None to discard them.
 
     Returns:
-        subsets: the metrics by the name of the set.  frames: how many were scored.
-        skipped: how many could not be read, or have no boxes to be scored against.
-        frames_with: how many of the frames had each sensor.  ground_truth: how many boxes of each class count.
+        subsets: metrics by name of the set.  frames: number of frames scored.
+        skipped: number of frames that are unreadable or not annotated.
+        frames_with: number of frames with each sensor.  ground_truth: number of boxes counted per class.
 
     Raises:
         EvaluationError: see the class.
@@ -101,7 +101,7 @@ def evaluate_subsets(
             frames_with.update(frame.sensors)
             for name, sensors in names.items():
                 seen = frame.only(sensors)
-                # A frame that has none of the sensors is not left out: what it holds was missed.
+                # A frame with none of these sensors still counts: all its objects are missed.
                 submissions[name].add(seen, detector.detect(seen) if seen.sensors else None)
         if unannotated and not next(iter(submissions.values())).frames:
             raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
@@ -120,10 +120,10 @@ class Submission:
     """The detections of one run over a source's frames.
 
     Args:
-        place: token -> index of the frame in the source.  writer: of the file that keeps it, None to keep none.
+        place: token -> index of the frame in the source.  writer: writes the submission file; None for no file.
 
     Attributes:
-        frames: what the frames added so far say of ground truth.
+        frames: annotations of the frames added so far.
     """
 
     def __init__(self, task: Task, place: dict[str, int], writer: ResultsWriter | None):
@@ -132,11 +132,11 @@ class Submission:
         self._parts: list[MetricBoxes] = []
 
     def add(self, frame: Frame, detections: Detections | None) -> None:
-        """None where the detector was not asked, because the frame has nothing that it could see."""
+        """Add one frame; ``detections`` is None if the frame has none of the sensors to be used."""
         self.add_world(frame, None if detections is None else to_world(frame, detections, self.task))
 
     def add_world(self, frame: Frame, world: WorldDetections | None) -> None:
-        """:meth:`add` of detections that are in the world frame already."""
+        """:meth:`add` for detections already in the world frame."""
         sample = self.place.get(frame.token, -1)
         if sample < 0:
             raise EvaluationError(f"frame {frame.token}: one of the source's tokens was expected")
@@ -160,16 +160,16 @@ def score_submissions(
     results: str | Path | None = None,
     official: bool = False,
 ) -> dict[str, dict]:
-    """The metrics of several submissions on the same frames, which ``detect`` makes.
+    """The metrics of several submissions on the same frames, produced by ``detect``.
 
     Args:
-        names: name of each submission -> the sensors it says it used.
-        detect: called with name -> :class:`Submission`; adds the same frames to all of them.
-        results: a folder that keeps each submission as ``<name>.json``; None to keep none.
+        names: name of each submission -> the sensors it declares as used.
+        detect: called with name -> :class:`Submission`; must add the same frames to all of them.
+        results: folder for the submissions, ``<name>.json``; None to discard them.
         official: as in :func:`evaluate`.
 
     Returns:
-        name -> what :func:`evaluate` returns and, the same for all, frames, skipped and ground_truth.
+        name -> the result of :func:`evaluate`, plus frames, skipped and ground_truth, which are the same for all.
 
     Raises:
         EvaluationError: see the class.
@@ -184,7 +184,7 @@ def score_submissions(
         )
     if official and (tables is None or task.classes != CLASSES):
         raise EvaluationError("the devkit scores the ten nuScenes classes on a folder in the nuScenes layout only")
-    truth = None if tables is None else Truth.of_tables(tables, task)  # before the frames: what is wrong shows at once
+    truth = None if tables is None else Truth.of_tables(tables, task)  # before detection, to fail early
     devkit = devkit_metric.open_devkit(tables) if official else None
     place = {token: i for i, token in enumerate(source.tokens)}
     if len(place) != len(source):
@@ -221,7 +221,7 @@ def score_submissions(
 
 
 def score_boxes(truth: Truth, boxes: MetricBoxes, metrics: Metrics | None = None) -> dict:
-    """What :func:`evaluate` returns, of submitted boxes; ``metrics`` are computed unless given."""
+    """The result of :func:`evaluate` for submitted boxes; ``metrics`` are computed unless given."""
     classes = truth.task.classes
     predictions = boxes[counted(boxes, truth.ego_positions, truth.racks, truth.task)]
     metrics = score(truth.boxes, predictions, truth.task) if metrics is None else metrics
@@ -243,11 +243,11 @@ def score_boxes(truth: Truth, boxes: MetricBoxes, metrics: Metrics | None = None
 
 
 def score_file(path: str | Path, dataset: NuScenes) -> dict:
-    """What :func:`evaluate` returns, of a submission on disk for exactly the frames of ``dataset``.
+    """The result of :func:`evaluate` for a submission file that covers exactly the frames of ``dataset``.
 
     Raises:
         EvaluationError: see the class.
-        DataError: the file is no submission, or one of other samples.
+        DataError: the file is not a submission, or covers other samples.
     """
     from perception.eval.submission_reader import read_submission
 
@@ -255,12 +255,12 @@ def score_file(path: str | Path, dataset: NuScenes) -> dict:
 
 
 def breakdown(truth: Truth, predictions: MetricBoxes) -> dict:
-    """Where detections are good and where they are not; None where there is no ground truth.
+    """Performance by distance, visibility and sensor; None where there is no ground truth.
 
-    distance: mAP of the classes present among what is that far from the vehicle, predictions and ground truth
-        alike; of a pair on either side of a border both count as wrong.
-    visibility, seen_by: the share of ground truth that some prediction matches, whatever its score. Nobody can
-        say how visible a box is that is not there, so precision has no meaning. seen_by: whose points are on it.
+    distance: mAP over the classes present, with predictions and ground truth restricted to that range from the
+        vehicle; a pair split by a range boundary counts as a false positive and a miss.
+    visibility, seen_by: recall, the share of ground truth matched by a prediction of any score. Visibility is not
+        defined for false positives, so there is no precision. seen_by: the sensors with points on the object.
     """
     hit = found(truth.boxes, predictions, truth.task)
     lidar, radar = truth.lidar > 0, truth.radar > 0
@@ -287,7 +287,7 @@ def _share(hit: np.ndarray, mask: np.ndarray) -> float | None:
 
 
 def table(report: dict) -> str:
-    """The metrics of :func:`evaluate_subsets` for reading: a line a subset."""
+    """The metrics of :func:`evaluate_subsets` as a text table, one line per subset."""
     columns = ("mAP", "mAP_present", "NDS", *(f"m{name}" for name in ERRORS))
     rows = [(name, *(f"{_or_nan(row[column]):.4f}" for column in columns)) for name, row in report["subsets"].items()]
     sensors = ", ".join(f"{count} with {name}" for name, count in report["frames_with"].items())
@@ -296,7 +296,7 @@ def table(report: dict) -> str:
 
 
 def breakdown_table(report: dict) -> str:
-    """The breakdown of the first set of sensors: mAP by distance, found by visibility and by sensor."""
+    """The breakdown of the first set of sensors as text: mAP by distance, recall by visibility and by sensor."""
     name, metrics = next(iter(report["subsets"].items()))
     titles = {"distance": "mAP at", "visibility": "found of visibility", "seen_by": "found of those seen by"}
     lines = [f"{name}:"]
@@ -307,7 +307,7 @@ def breakdown_table(report: dict) -> str:
 
 
 def _or_none(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """NaN as None, since JSON has no NaN."""
     return None if math.isnan(value) else float(value)
 
 

@@ -1,13 +1,13 @@
 """The nuScenes detection metric on arrays: mean average precision, true-positive errors and NDS.
 
-The definition is that of Caesar et al., 2020; what depends on the class stands in a Task. With the default task, whose
-facts are those of the benchmark (detection_cvpr_2019), the devkit's values are the oracle: these agree with them to
-rounding, ties in scores and distances included.
+The definition follows Caesar et al., 2020; class-specific settings are in the Task. With the default task, which has
+the settings of the benchmark (detection_cvpr_2019), results agree with the devkit to rounding, including ties in scores
+and distances.
 
-A prediction matches the nearest ground truth of its class and sample that no better prediction has taken, if its centre
-is nearer than a threshold in the ground plane. Average precision is the area under the interpolated precision above
-10 % recall and 10 % precision, averaged over the four thresholds; errors are means over the matches within the match
-radius of the class (2 m).
+A prediction matches the nearest ground truth of its class and sample that no better prediction has matched, if the
+centre distance in the ground plane is below a threshold. Average precision is the area under the interpolated precision
+curve above 10 % recall and 10 % precision, averaged over the four thresholds; errors are means over the matches within
+the match radius of the class (2 m).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perception.task import NUSCENES, Task
 
 THRESHOLDS_M = (0.5, 1.0, 2.0, 4.0)
 MIN_RECALL, MIN_PRECISION = 0.1, 0.1
-AP_WEIGHT = 5  # of mAP in NDS, against the five errors
+AP_WEIGHT = 5  # weight of mAP in NDS, relative to each of the five errors
 ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")  # translation, scale, orientation, velocity, attribute
 _RECALLS = np.linspace(0, 1, 101)
 
@@ -29,8 +29,8 @@ _RECALLS = np.linspace(0, 1, 101)
 class MetricBoxes:
     """Boxes of many samples, in the world frame.
 
-    sample: int64 [N].  center: [N, 3].  size: [N, 3], in any one order.  yaw: [N].  velocity: [N, 2], NaN if unknown.
-    label: int64 [N] index into task.classes.  attribute: int64 [N], -1 for none.  score: [N], of predictions.
+    sample: int64 [N].  center: [N, 3].  size: [N, 3], in any consistent order.  yaw: [N].  velocity: [N, 2], NaN if
+    unknown.  label: int64 [N] index into task.classes.  attribute: int64 [N], -1 for none.  score: [N], if predicted.
     """
 
     sample: np.ndarray
@@ -44,7 +44,7 @@ class MetricBoxes:
 
     @classmethod
     def joined(cls, parts: list[MetricBoxes]) -> MetricBoxes:
-        """One behind the other; of none, no boxes."""
+        """Concatenate; an empty list gives no boxes."""
         shapes = {"center": (0, 3), "size": (0, 3), "velocity": (0, 2)}
         whole = ("sample", "label", "attribute")
         nothing = {f.name: np.zeros(shapes.get(f.name, 0), np.int64 if f.name in whole else float) for f in fields(cls)}
@@ -59,7 +59,7 @@ class MetricBoxes:
 
 @dataclass(frozen=True, eq=False)
 class Racks:
-    """Bicycle racks. offsets: int64 [S + 1], those of sample i are offsets[i] to offsets[i + 1].
+    """Bicycle racks. offsets: int64 [S + 1]; sample i has the racks offsets[i] to offsets[i + 1].
 
     center: [R, 3].  size: [R, 3] (l, w, h).  rotation: [R, 4] unit quaternions (w, x, y, z).
     """
@@ -71,9 +71,9 @@ class Racks:
 
 
 def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks, task: Task = NUSCENES) -> np.ndarray:
-    """bool [N]: boxes in range of their class and, of classes that are parked in racks, in no bicycle rack.
+    """bool [N]: boxes within the range of their class and, for cycle classes, not inside a bicycle rack.
 
-    ego_positions: [S, 3] of the vehicle at each sample.
+    ego_positions: [S, 3] world position of the vehicle at each sample.
     """
     away = boxes.center[:, :2] - ego_positions[boxes.sample, :2]
     kept = np.sqrt(np.square(away).sum(axis=1)) < task.column("range_m")[boxes.label]
@@ -87,9 +87,9 @@ def counted(boxes: MetricBoxes, ego_positions: np.ndarray, racks: Racks, task: T
 
 
 def _in_racks(points: np.ndarray, racks: Racks, sample: int) -> np.ndarray:
-    """bool [P]: a point of [P, 3] lies in some rack of the sample, its border included."""
+    """bool [P]: whether each point [P, 3] lies in a rack of the sample, border included."""
     own = slice(racks.offsets[sample], racks.offsets[sample + 1])
-    w, axis = racks.rotation[own, :1], -racks.rotation[own, 1:]  # of the inverse rotations
+    w, axis = racks.rotation[own, :1], -racks.rotation[own, 1:]  # inverse rotations
     offset = points[:, None] - racks.center[own]
     rotated = offset + 2 * np.cross(axis, np.cross(axis, offset) + w * offset)
     return (np.abs(rotated) <= racks.size[own] / 2).all(axis=2).any(axis=1)
@@ -97,7 +97,7 @@ def _in_racks(points: np.ndarray, racks: Racks, sample: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """ap: [K, 4] of each class and threshold.  errors: [K, 5], of ERRORS, NaN where a class has none."""
+    """ap: [K, 4] by class and threshold.  errors: [K, 5] by class in the order of ERRORS, NaN where undefined."""
 
     ap: np.ndarray
     errors: np.ndarray
@@ -108,23 +108,23 @@ class Metrics:
 
     @property
     def mean_errors(self) -> np.ndarray:
-        """[5] over the classes that have the error; NaN where none has."""
+        """[5] means over the classes for which the error is defined; NaN if there are none."""
         known = ~np.isnan(self.errors)
         total = np.where(known, self.errors, 0.0).sum(axis=0)
         return np.divide(total, known.sum(axis=0), out=np.full(len(ERRORS), np.nan), where=known.any(axis=0))
 
     @property
     def nds(self) -> float:
-        """Over the errors that some class has."""
+        """nuScenes detection score, over the errors that are defined for at least one class."""
         errors = self.mean_errors[~np.isnan(self.mean_errors)]
         scores = np.maximum(0.0, 1.0 - errors)
         return float((AP_WEIGHT * self.mean_ap + scores.sum()) / (AP_WEIGHT + len(errors)))
 
 
 def score(truth: MetricBoxes, predictions: MetricBoxes, task: Task = NUSCENES) -> Metrics:
-    """The metrics of predictions against ground truth, both filtered already (:func:`counted`).
+    """The metrics of predictions against ground truth, both already filtered with :func:`counted`.
 
-    The order of predictions decides between equal scores: the later one comes first, as in the devkit.
+    Ties in score are resolved by the order of predictions: the later one ranks first, as in the devkit.
     """
     ap, errors = np.zeros((len(task.classes), len(THRESHOLDS_M))), np.ones((len(task.classes), len(ERRORS)))
     for label, facts in enumerate(task.objects):
@@ -140,7 +140,7 @@ def score(truth: MetricBoxes, predictions: MetricBoxes, task: Task = NUSCENES) -
 
 
 def found(truth: MetricBoxes, predictions: MetricBoxes, task: Task = NUSCENES) -> np.ndarray:
-    """bool [G]: which ground truth some prediction matches within the radius of its class, whatever its score."""
+    """bool [G]: which ground truth is matched within the radius of its class by a prediction of any score."""
     hit = np.zeros(len(truth), bool)
     for label, facts in enumerate(task.objects):
         actual, _, _, near = _match(truth, predictions, label, facts.match_radius_m)
@@ -151,15 +151,15 @@ def found(truth: MetricBoxes, predictions: MetricBoxes, task: Task = NUSCENES) -
 def _match(
     truth: MetricBoxes, predictions: MetricBoxes, label: int, radius_m: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of one class: rows of ground truth [G], rows of predictions [P], best first, and what those are matched with.
+    """Match one class: ground-truth rows [G], prediction rows [P] (best first), and the matches of the predictions.
 
-    The last two are int64 [thresholds, P] and, within the radius, [P]: places in the first; -1 for none.
+    Matches are int64 [thresholds, P] at the thresholds and [P] at the radius: indices into [G], -1 for none.
     """
-    from perception.eval.metric_kernel import match_nearest  # compiles: not for those who only import this module
+    from perception.eval.metric_kernel import match_nearest  # deferred: triggers compilation
 
     actual, own = (np.flatnonzero(boxes.label == label) for boxes in (truth, predictions))
     actual = actual[np.argsort(truth.sample[actual], kind="stable")]
-    own = own[np.argsort(predictions.score[own], kind="stable")[::-1]]  # of equal scores the later one is first
+    own = own[np.argsort(predictions.score[own], kind="stable")[::-1]]  # the later of equal scores is first
     samples = 1 + max(truth.sample[actual].max(initial=0), predictions.sample[own].max(initial=0))
     offsets = np.searchsorted(truth.sample[actual], np.arange(samples + 1))
     where = (truth.center[actual, :2], predictions.center[own, :2])
@@ -177,15 +177,15 @@ def _average_precision(matched: np.ndarray, positives: int) -> float:
 
 
 def _curve(matched: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision once the best 1, 2, ... predictions are taken."""
+    """Recall and precision after the best 1, 2, ... predictions."""
     hits = np.cumsum(matched).astype(float)
     return hits / float(positives), hits / np.arange(1, len(hits) + 1)
 
 
 def _mean_errors(singles: tuple[np.ndarray, ...], hit: np.ndarray, score: np.ndarray, positives: int) -> np.ndarray:
-    """[5] ERRORS of a class: running means over the matches, averaged over the recalls above 10 % that were reached.
+    """[5] ERRORS of a class: running means over the matches, averaged over the recall levels reached above 10 %.
 
-    singles: [K] each, of the matches.  hit, score: [P], of the predictions, best first.
+    singles: the errors of each match, [K] each.  hit, score: [P] by prediction, best first.
     """
     if not hit.any():
         return np.ones(len(ERRORS))
@@ -203,7 +203,7 @@ def _mean_errors(singles: tuple[np.ndarray, ...], hit: np.ndarray, score: np.nda
 
 
 def _single_errors(heading: str, actual: MetricBoxes, found: MetricBoxes) -> tuple[np.ndarray, ...]:
-    """The errors of each match, [K] in the order of ERRORS. NaN counts for nothing."""
+    """The errors of each match, [K] each in the order of ERRORS. NaN is ignored."""
     distance = np.sqrt(np.square(found.center[:, :2] - actual.center[:, :2]).sum(axis=1))
     volumes = [boxes.size.prod(axis=1) for boxes in (actual, found)]
     overlap = np.minimum(actual.size, found.size).prod(axis=1)
@@ -215,7 +215,7 @@ def _single_errors(heading: str, actual: MetricBoxes, found: MetricBoxes) -> tup
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Over the values so far that are numbers: 0 before the first, 1 throughout if there is none."""
+    """Running mean that ignores NaN: 0 before the first number, 1 throughout if there is none."""
     known = ~np.isnan(values)
     if not known.any():
         return np.ones(len(values))

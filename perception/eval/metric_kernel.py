@@ -1,4 +1,4 @@
-"""The loop of ``perception.eval.metric``, compiled when it first runs."""
+"""The matching loop of ``perception.eval.metric``, compiled on first use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from perception.ops.compiled import compiled
 
 @compiled
 def match_nearest(offsets, truth, predictions, sample, thresholds):
-    """int64 [thresholds, P]: for each prediction, in order, the nearest ground truth of its sample not yet taken; -1.
+    """int64 [thresholds, P]: for each prediction, in order, the nearest unmatched ground truth of its sample, or -1.
 
-    offsets: int64 [S + 1], where the ground truth of each sample begins.  truth: [G, 2].  predictions: [P, 2].
-    sample: int64 [P].  thresholds: metres; a match is nearer. Of ground truths equally near the first is taken.
+    offsets: int64 [S + 1] CSR offsets of the ground truth of each sample.  truth: [G, 2].  predictions: [P, 2].
+    sample: int64 [P].  thresholds: metres, exclusive. Ties in distance go to the first ground truth.
     """
     count = len(thresholds)
     matches = np.full((count, len(predictions)), -1, np.int64)

@@ -1,9 +1,9 @@
-"""The nuScenes detection metric by the devkit's own code, on whatever frames a dataset holds: ``--official``.
+"""The nuScenes detection metric computed by the devkit on any set of frames (``--official``).
 
-The devkit scores one of its official splits, whole, or nothing. Only that part, the constructor of ``DetectionEval``,
-is replaced here, by the devkit's own loaders applied to the frames at hand: a single scene, a simulated drive or a
-folder with unreadable files is scored by the very code that scores a submission, and an official split gets exactly
-the official values (a test compares them).
+The devkit only scores complete official splits. This module replaces the constructor of ``DetectionEval``, which makes
+that restriction, by the devkit's own loaders on the given frames. A single scene, a simulated drive or a folder with
+unreadable files is thus scored by the official code, and an official split gets exactly the official values (a test
+compares them).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _NAMES = dict(zip(ERRORS, ("trans_err", "scale_err", "orient_err", "vel_err", "a
 
 
 class OfficialError(PerceptionError):
-    """Tables the devkit cannot read, or no devkit."""
+    """The devkit is missing or cannot read the data."""
 
 
 def open_devkit(dataset):
-    """The devkit's view of the dataset's tables."""
+    """Open the dataset's tables with the devkit."""
     try:
         from nuscenes import NuScenes
     except ImportError:
         raise OfficialError(missing_extra("nuscenes", "the official code is in the devkit")) from None
     try:
         return NuScenes(version=dataset.version, dataroot=str(dataset.root), verbose=False)
-    except (AssertionError, OSError, LookupError, ValueError) as error:  # its ways of saying that the data is not whole
+    except (AssertionError, OSError, LookupError, ValueError) as error:  # raised for incomplete data
         raise OfficialError(f"{Path(dataset.root) / dataset.version}: the devkit cannot read it: {error}") from None
 
 
 def ground_truth(devkit, tokens: list[str]):
-    """The annotations that count: in range of their class, hit by a LiDAR or radar point, in no bicycle rack."""
+    """The annotations that are scored: within class range, with LiDAR or radar points, not in a bicycle rack."""
     from nuscenes.eval.common.loaders import load_gt_of_sample_tokens
     from nuscenes.eval.detection.data_classes import DetectionBox
 
@@ -46,20 +46,20 @@ def ground_truth(devkit, tokens: list[str]):
 def filtered(devkit, boxes):
     from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
 
-    if not boxes.all:  # of which the devkit's filter cannot tell the type
+    if not boxes.all:  # the devkit's filter cannot infer the box type
         return boxes
     return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), settings().class_range)
 
 
 def settings():
-    """The settings of the benchmark, by which all published values are made."""
+    """The settings of the benchmark, used for all published results."""
     from nuscenes.eval.common.config import config_factory
 
     return config_factory("detection_cvpr_2019")
 
 
 def score_file(devkit, truth, path: Path) -> Metrics:
-    """The metrics of one submission against :func:`ground_truth` of the same samples."""
+    """The metrics of a submission file against the :func:`ground_truth` of the same samples."""
     from nuscenes.eval.common.loaders import load_prediction_of_sample_tokens
     from nuscenes.eval.detection.data_classes import DetectionBox
 
@@ -69,11 +69,11 @@ def score_file(devkit, truth, path: Path) -> Metrics:
 
 
 def metrics(truth, predictions) -> Metrics:
-    """Of filtered EvalBoxes."""
+    """The metrics of filtered EvalBoxes."""
     from nuscenes.eval.detection.evaluate import DetectionEval
 
     class LoadedEval(DetectionEval):
-        """DetectionEval on boxes that are already here; everything but its constructor is inherited."""
+        """DetectionEval on boxes already loaded; everything but the constructor is inherited."""
 
         def __init__(self):
             self.cfg, self.verbose, self.gt_boxes, self.pred_boxes = settings(), False, truth, predictions

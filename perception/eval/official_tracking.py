@@ -1,7 +1,7 @@
-"""The nuScenes tracking metric by the devkit's own code, on whatever frames a submission holds.
+"""The nuScenes tracking metric computed by the devkit on the frames of a submission.
 
-As ``perception.eval.official`` does for detection, only the constructor of ``TrackingEval`` is replaced, by the
-devkit's own loaders applied to the frames at hand.
+As in ``perception.eval.official``, only the constructor of ``TrackingEval`` is replaced, by the devkit's own loaders on
+the given frames.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _FIGURES = (
 
 
 def score_tracks(dataset, path: str | Path) -> dict:
-    """The metrics of a tracking submission on the samples that it names, all of them in ``dataset``.
+    """The metrics of a tracking submission on its own samples, which must all be in ``dataset``.
 
     Args:
         dataset: a :class:`perception.NuScenes`, real or simulated.
-        path: a file that a ResultsWriter made of :func:`perception.eval.tracks.to_tracking_submission`.
+        path: a file written by ResultsWriter with the records of :func:`perception.eval.tracks.to_tracking_submission`.
 
     Returns:
-        What https://www.nuscenes.org/tracking defines, as the devkit computes it. AMOTA, AMOTP (metres), MOTA, MOTP,
+        The metrics of https://www.nuscenes.org/tracking, computed by the devkit. AMOTA, AMOTP (metres), MOTA, MOTP,
         MOTAR, RECALL, FAF, TID, LGD and GT: means over the classes with ground truth; TP, FP, FN, IDS, FRAG, MT, ML:
-        sums over the classes, at each class's threshold of the highest MOTA. classes: the same for each class. None
-        where a figure does not exist.
+        sums over the classes, each at the threshold of its highest MOTA. classes: the same by class. None where a
+        metric is undefined.
 
     Raises:
-        OfficialError: no submission, or one for other samples; tables that the devkit cannot read, or no devkit.
+        OfficialError: not a submission, or one with other samples; tables that the devkit cannot read, or no devkit.
     """
     _require_devkit()
     from nuscenes.eval.common.config import config_factory
@@ -48,13 +48,13 @@ def score_tracks(dataset, path: str | Path) -> dict:
     settings = config_factory("tracking_nips_2019")
     tokens = _tokens(Path(path), set(dataset.tokens))
     devkit = open_devkit(dataset)
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # progress bars, means of nothing
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # progress bars, means of empty slices
         warnings.simplefilter("ignore")
         try:
             truth = load_gt_of_sample_tokens(devkit, tokens, TrackingBox)
             limit = settings.max_boxes_per_sample
             predicted, _ = load_prediction_of_sample_tokens(str(path), limit, TrackingBox, tokens)
-        except (AssertionError, LookupError, TypeError, ValueError) as error:  # its ways of refusing a file
+        except (AssertionError, LookupError, TypeError, ValueError) as error:  # raised for invalid files
             raise OfficialError(f"{path}: the devkit cannot read it as tracks: {error}") from None
         truth, predicted = (_filtered(devkit, boxes, settings.class_range) for boxes in (truth, predicted))
         metrics = _evaluate(devkit, settings, truth, predicted).serialize()
@@ -95,10 +95,10 @@ def _tokens(path: Path, known: set[str]) -> list[str]:
 
 
 def _filtered(devkit, boxes, class_range: dict[str, float]):
-    """Those in range of their class, hit by a LiDAR or radar point if they are annotations, in no bicycle rack."""
+    """Boxes within class range and not in a bicycle rack; annotations only if they have LiDAR or radar points."""
     from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
 
-    if not boxes.all:  # of which the devkit's filter cannot tell the type
+    if not boxes.all:  # the devkit's filter cannot infer the box type
         return boxes
     return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), class_range)
 
@@ -108,7 +108,7 @@ def _evaluate(devkit, settings, truth, predicted):
     from nuscenes.eval.tracking.loaders import create_tracks
 
     class LoadedEval(TrackingEval):
-        """TrackingEval on boxes that are already here; everything but its constructor is inherited."""
+        """TrackingEval on boxes already loaded; everything but the constructor is inherited."""
 
         def __init__(self):
             self.cfg, self.verbose, self.output_dir, self.render_classes = settings, False, None, None
@@ -116,7 +116,7 @@ def _evaluate(devkit, settings, truth, predicted):
             self.tracks_pred = create_tracks(predicted, devkit, "samples", gt=False)
 
     scenes = {devkit.get("sample", token)["scene_token"] for token in truth.sample_tokens}
-    with tempfile.TemporaryDirectory() as folder:  # create_tracks wants its scenes from a file of splits
+    with tempfile.TemporaryDirectory() as folder:  # create_tracks reads its scenes from a splits file
         splits = Path(folder) / devkit.version / "splits.json"
         with writing(splits):
             splits.parent.mkdir()
@@ -127,5 +127,5 @@ def _evaluate(devkit, settings, truth, predicted):
 
 
 def _or_none(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """NaN as None, since JSON has no NaN."""
     return None if math.isnan(value) else float(value)

@@ -1,7 +1,7 @@
-"""Detections as a nuScenes submission: the file format of the official detection benchmark.
+"""Writes detections as a nuScenes submission, the file format of the official detection benchmark.
 
-The format is https://www.nuscenes.org/object-detection: boxes in the world frame, sizes as (width, length, height),
-quaternions as (w, x, y, z), one list a sample.
+Format (https://www.nuscenes.org/object-detection): one list of boxes per sample, in the world frame, with sizes as
+(width, length, height) and quaternions as (w, x, y, z).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from perception.geometry import to_wxyz
 from perception.sample import Detections, Frame
 from perception.task import NUSCENES, Task
 
-MAX_BOXES = 500  # of a sample; the benchmark refuses more
+MAX_BOXES = 500  # per sample; the benchmark rejects more
 MOVING_MPS = 0.2
-_MODALITIES = ("camera", "radar", "lidar")  # that the format has a flag for
+_MODALITIES = ("camera", "radar", "lidar")  # the sensors that the format has flags for
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class WorldDetections:
     quaternion: np.ndarray
 
     def row(self, i: int) -> dict:
-        """What the detection and the tracking format have in common, of box ``i``."""
+        """The fields of box ``i`` that the detection and tracking formats share."""
         return {
             "sample_token": self.token,
             "translation": self.boxes.center[i].tolist(),
@@ -49,13 +49,13 @@ class WorldDetections:
 
 
 def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> WorldDetections:
-    """All detections of ``frame``, in the world frame.
+    """Detections of ``frame`` in the world frame.
 
-    The format cannot express an unknown velocity: such a box is written as standing still. An attribute that is
-    unknown, or that the class cannot have, is replaced by the usual one of the class at the box's speed.
+    The format cannot express unknown velocities; they are written as zero. An attribute that is unknown, or that the
+    class does not allow, is replaced by the usual one of the class at the box's speed.
 
     Raises:
-        TaskError: a label or an attribute that the task does not have.
+        TaskError: a label or attribute index that the task does not have.
     """
     task.check(detections.boxes.label, detections.boxes.attribute, f"frame {frame.token}: detections")
     boxes = detections.boxes
@@ -82,7 +82,7 @@ def to_world(frame: Frame, detections: Detections, task: Task = NUSCENES) -> Wor
 
 
 def to_submission(world: WorldDetections) -> list[dict]:
-    """The best MAX_BOXES boxes as the records of a detection submission."""
+    """The MAX_BOXES best boxes as records of a detection submission."""
     boxes, task = world.boxes, world.task
     return [
         {
@@ -96,16 +96,16 @@ def to_submission(world: WorldDetections) -> list[dict]:
 
 
 class ResultsWriter:
-    """Writes a submission sample by sample, so that a long evaluation is never held in memory.
+    """Writes a submission sample by sample, so that a long evaluation need not fit in memory.
 
-    Used as a context manager: the file takes its name when the block ends well, and is not there when it does not.
-    What cannot be written is a ResultsError, before anything is added if that can be known.
+    A context manager: the file appears under its name when the block succeeds, and is discarded after an error. A path
+    that cannot be written raises ResultsError, on entry where that can be known.
     """
 
     def __init__(self, path: str | Path, sensors: Iterable[str]):
         sensors = tuple(sensors)
         self.path = Path(path)
-        self.tokens: list[str] = []  # of the samples added so far
+        self.tokens: list[str] = []  # samples added so far
         self._meta = {f"use_{name}": name in sensors for name in _MODALITIES} | {
             "use_map": False,
             "use_external": False,
@@ -120,7 +120,7 @@ class ResultsWriter:
         return self
 
     def add(self, token: str, boxes: list[dict]) -> None:
-        """One sample's boxes as :func:`to_submission` makes them. A sample in which nothing was found is added too."""
+        """Add the boxes of one sample, from :func:`to_submission`. Samples without detections must be added, too."""
         self._write(f"{self._separator}\n{json.dumps(token)}: {json.dumps(boxes, allow_nan=False)}")
         self._separator = ","
         self.tokens.append(token)

@@ -1,7 +1,7 @@
 """Reads a nuScenes submission, a ``results.json`` of the official detection benchmark, into arrays.
 
-The format is https://www.nuscenes.org/object-detection. The file is decoded into typed records, which checks every
-field, sample by sample, so that of a large one only the bytes and the arrays are held.
+Format: https://www.nuscenes.org/object-detection. The file is decoded sample by sample into typed records, which checks
+every field and keeps only the raw bytes and the arrays of a large file in memory.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class _LenientSubmission(msgspec.Struct):
 
 @contextmanager
 def joined(paths: Sequence[Path]) -> Iterator[Path]:
-    """One file with the samples of several submissions, such as those of a batch; a single one is that itself.
+    """Yield one file with the samples of several submissions, such as those of a fleet; a single file as it is.
 
     Raises:
-        DataError: one that cannot be read or is no submission, or a sample that two of them hold.
+        DataError: a file cannot be read or is not a submission, or a sample occurs in two files.
     """
     if len(paths) == 1:
         yield paths[0]
@@ -70,18 +70,18 @@ def joined(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCENES) -> MetricBoxes:
-    """The boxes of a submission, in the order of the file; their sample is the place of its token in ``tokens``.
+    """The boxes of a submission, in file order; ``sample`` is the index of the token in ``tokens``.
 
     Raises:
-        DataError: the file cannot be read, is not of the format, has more than MAX_BOXES in a sample, or has not
-            exactly the samples of ``tokens``.
+        DataError: the file cannot be read, is not a valid submission, has more than MAX_BOXES boxes in a sample, or
+            does not contain exactly the samples of ``tokens``.
     """
     path = Path(path)
     data = read_bytes(path)
     place = {token: i for i, token in enumerate(tokens)}
     try:
         results: Mapping[str, Any] = msgspec.json.decode(data, type=_Submission).results
-    except msgspec.DecodeError:  # NaN, which is not JSON, is what the devkit writes for an unknown velocity
+    except msgspec.DecodeError:  # the devkit writes unknown velocities as NaN, which is not valid JSON
         results = _lenient(path, data)
     _check_samples(path, results.keys(), place.keys())
     decode = msgspec.json.Decoder(list[_Box]).decode
@@ -93,7 +93,7 @@ def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCEN
         except (msgspec.DecodeError, ValueError) as error:
             raise DataError(f"{path}: sample {token}: {error}") from None
     boxes = MetricBoxes.joined(parts)
-    if data.count(b'"sample_token"') > len(boxes):  # of a key that comes twice JSON keeps the last
+    if data.count(b'"sample_token"') > len(boxes):  # JSON keeps the last of duplicate keys
         raise DataError(f"{path}: each sample once was expected, found one twice")
     return boxes
 

@@ -1,7 +1,7 @@
-"""Tracks as a nuScenes submission: the file format of the official tracking benchmark.
+"""Converts tracks to a nuScenes submission, the file format of the official tracking benchmark.
 
-The format is https://www.nuscenes.org/tracking; :class:`perception.eval.submission.ResultsWriter` writes it,
-given what :func:`to_tracking_submission` makes of each sample.
+Format: https://www.nuscenes.org/tracking. :class:`perception.eval.submission.ResultsWriter` writes the records that
+:func:`to_tracking_submission` returns for each sample.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from perception.eval.submission import MAX_BOXES, WorldDetections
 
 
 def to_tracking_submission(world: WorldDetections, ids: np.ndarray) -> list[dict]:
-    """The best MAX_BOXES boxes of one sample that belong to a track, as the records of a tracking submission.
+    """The MAX_BOXES best boxes of a sample that belong to a track, as records of a tracking submission.
 
-    Classes that the benchmark does not track are left out: cones, barriers and construction vehicles.
+    Classes that the benchmark does not track are omitted (cones, barriers, construction vehicles).
 
     Args:
-        ids: int64 [N], the track of each detection, -1 for none.
+        ids: int64 [N], track id of each detection, -1 for none.
     """
     boxes = world.boxes
     tracked = world.task.column("tracked")[boxes.label]

@@ -1,4 +1,4 @@
-"""The ground truth that detections are scored against, of any frame source."""
+"""Ground truth for scoring, from any frame source."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from perception.task import Task
 
 
 class EvaluationError(PerceptionError):
-    """What cannot be scored, such as frames without ground truth."""
+    """Something cannot be scored, such as frames without ground truth."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """Of one frame: its token, its place among all, the ego pose and the boxes."""
+    """Annotations of one frame: token, index in the source, ego pose and boxes."""
 
     token: str
     sample: int
@@ -33,11 +33,12 @@ class Annotated:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What detections on the frames of a source are scored against, in the world frame.
+    """Ground truth of the frames of a source, in the world frame.
 
-    boxes: the annotations that count: in range of their class, with a LiDAR or radar point on them unless nobody has
-        counted those, in no bicycle rack.
-    visibility, lidar, radar: int64 [G], level and points of each.  ego_positions: [S, 3].  racks: of bicycles.
+    boxes: the annotations that are scored: within class range, with at least one LiDAR or radar point (or an unknown
+        number of points), and not in a bicycle rack.
+    visibility, lidar, radar: int64 [G], visibility level and point counts of each box.  ego_positions: [S, 3].
+    racks: bicycle racks.
     """
 
     task: Task
@@ -50,10 +51,10 @@ class Truth:
 
     @classmethod
     def of_tables(cls, dataset: NuScenes, task: Task) -> Truth:
-        """All that the tables of a nuScenes version say of the dataset's frames.
+        """Ground truth from the tables of a nuScenes version, for all frames of the dataset.
 
         Raises:
-            EvaluationError: nothing.
+            EvaluationError: there are no annotations, or a sample has no row for LIDAR_TOP.
         """
         where, annotations = Path(dataset.root) / dataset.version, dataset.annotations
         if annotations is None or not len(annotations.label):
@@ -68,11 +69,11 @@ class Truth:
 
     @classmethod
     def of_frames(cls, task: Task, frames: Sequence[Annotated]) -> Truth:
-        """What frames of any source say; nothing of bicycle racks.
+        """Ground truth from the frames of any source, without bicycle racks.
 
         Raises:
-            EvaluationError: nothing.
-            TaskError: a label or an attribute that the task does not have.
+            EvaluationError: there are no annotations.
+            TaskError: a label or attribute index that the task does not have.
         """
         boxes = [frame.boxes for frame in frames if frame.boxes is not None]
         if not sum(map(len, boxes)):
@@ -107,7 +108,7 @@ class Truth:
         return cls(task, boxes[kept], visibility[kept], lidar[kept], radar[kept], ego_positions, racks)
 
     def of_samples(self, samples: np.ndarray) -> Truth:
-        """Of some samples only."""
+        """The ground truth of some samples only."""
         kept = np.isin(self.boxes.sample, samples)
         columns = (self.visibility[kept], self.lidar[kept], self.radar[kept])
         return Truth(self.task, self.boxes[kept], *columns, self.ego_positions, self.racks)

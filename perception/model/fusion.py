@@ -1,15 +1,15 @@
 """Fusion of the BEV features of whichever sensors are present.
 
-Three blocks with one signature, ``forward(features, sensor_valid) -> Fused``, which a block of one's own has as well:
+Three blocks share one signature, ``forward(features, sensor_valid) -> Fused``, as do custom blocks:
 
 * :class:`AttentionFusion`: sensors are aligned with each other (``model.registration``), then every cell attends to
-  those present, in a window around itself;
+  the sensors present, in a window around itself;
 * :class:`AverageFusion`: a learned softmax weight per sensor and channel (the channel-normalised weights of UniBEV);
-* :class:`ConcatFusion`: concatenate and convolve, absent sensors as zeros; what everybody ships, the baseline.
+* :class:`ConcatFusion`: concatenation and convolutions, with zeros for absent sensors; the common baseline.
 
-``features`` holds [B, C, rows, columns] by sensor name, of the sensors that any sample of the batch has;
-``sensor_valid`` [B, S] says which sample has which, in the order of the names that the block was built with. In
-attention and average an absent sensor is masked out of the softmax, never filled in.
+``features`` maps sensor names to [B, C, rows, columns], for sensors that at least one sample of the batch has;
+``sensor_valid`` [B, S] marks the sensors of each sample, in the order of the names given to the block. Attention and
+average fusion mask absent sensors out of the softmax instead of filling them in.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from perception.ops.window_attention import window_attention
 
 @dataclass
 class Fused:
-    """features: [B, C, rows, columns].  registered: how the sensors were aligned, None where they were not."""
+    """features: [B, C, rows, columns].  registered: how the sensors were aligned, None without registration."""
 
     features: torch.Tensor
     registered: Registered | None = None
 
 
 class AverageFusion(nn.Module):
-    """Softmax over the present sensors of one learned weight per sensor and channel."""
+    """Weighted average with one learned weight per sensor and channel; softmax over the sensors present."""
 
     def __init__(self, sensors: Sequence[str], channels: int):
         super().__init__()
@@ -60,7 +60,7 @@ class AverageFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """Concatenation and a convolution; absent sensors are zeros, because concatenation has no other way."""
+    """Concatenation and two convolutions; absent sensors are zeros, since concatenation needs a fixed width."""
 
     def __init__(self, sensors: Sequence[str], channels: int):
         super().__init__()
@@ -77,13 +77,12 @@ class ConcatFusion(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Cross-attention from each BEV cell to the tokens of the present sensors in the window around it.
+    """Cross-attention from each BEV cell to the tokens of the sensors present, in a window around the cell.
 
-    The query comes from the weighted average of the present sensors, which is also the residual path: with attention
-    switched off the block is :class:`AverageFusion`. A learned bias per head, sensor and relative position lets a head
-    look a cell aside, which is what tolerates sensors that are misaligned by a cell; by more they are moved first, by
-    ``registration``, whose confidence in each sensor counts in the softmax as well. Cost is linear in the number of
-    cells.
+    The query is computed from the weighted average of the sensors present, which is also the residual path: without
+    attention the block reduces to :class:`AverageFusion`. A learned bias per head, sensor and relative position lets
+    heads attend to neighbouring cells and so tolerate misalignments of about one cell. Larger ones are corrected first
+    by ``registration``, whose confidence in each sensor is added to the logits. Cost is linear in the number of cells.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class AttentionFusion(nn.Module):
         self.registration = registration
         self.residual = AverageFusion(self.sensors, channels)
         self.sensor = nn.Parameter(torch.zeros(len(self.sensors), channels))
-        # Tokens know by how much their sensor was off: aligned, a late LiDAR still shows moving things where they were.
+        # Tokens encode their sensor's correction: even when aligned, a late LiDAR shows moving objects where they were.
         self.displaced = nn.Linear(3, channels, bias=False)
         self.query_norm, self.token_norm = group_norm(channels), group_norm(channels)
         self.query = PointwiseConv2d(channels, channels)
@@ -110,14 +109,14 @@ class AttentionFusion(nn.Module):
             nn.ReLU(inplace=True),
             PointwiseConv2d(2 * channels, channels),
         )
-        # The block starts as its residual path, the average.
+        # At initialisation the block equals its residual path, the average.
         for zero in (*self.output.parameters(), *self.feed_forward[-1].parameters(), *self.displaced.parameters()):
             nn.init.zeros_(zero)
         self.bias = nn.Parameter(torch.zeros(heads, len(self.sensors), neighbourhood**2))
 
     def forward(self, features: Mapping[str, torch.Tensor], sensor_valid: torch.Tensor) -> Fused:
         registered, confidence = None, torch.zeros_like(sensor_valid, dtype=torch.float32)
-        kind = self.sensor.expand(len(sensor_valid), -1, -1)  # [B, S, C], what distinguishes a sensor's tokens
+        kind = self.sensor.expand(len(sensor_valid), -1, -1)  # [B, S, C] sensor embedding
         if self.registration is not None:
             registered = self.registration(features, sensor_valid)
             features, confidence = registered.features, registered.confidence
@@ -131,14 +130,14 @@ class AttentionFusion(nn.Module):
         return Fused(fused + self.feed_forward(fused), registered)
 
     def _bias(self, present: list[int], sensor_valid: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
-        """[B, heads, S, n, n]: position bias and confidence of tokens in the window, -inf where there is no sensor."""
+        """[B, heads, S, n, n]: position bias plus sensor confidence in the window, -inf for absent sensors."""
         side = math.isqrt(self.bias.shape[-1])
         bias = self.bias[:, present].unflatten(2, (side, side)) + confidence[:, None, present, None, None]
         return bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)
 
 
 def build_fusion(config: FusionConfig, grid: BEVGrid, sensors: Sequence[str], prior: Mapping[str, float]) -> nn.Module:
-    """The block that a config describes.
+    """Build the fusion block that a config describes.
 
     Args:
         prior: see :class:`perception.model.registration.Registration`.

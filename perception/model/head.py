@@ -1,14 +1,13 @@
 """CenterPoint head (Yin et al., 2021): a heat map per class and, at each cell, the box whose centre lies there.
 
-:func:`encode` turns boxes into the targets that the head is trained on and :meth:`CenterHead.decode` turns its output
-into boxes; decoding what was encoded gives the boxes back, except that of two boxes of one class in one cell only the
-larger survives.
+:func:`encode` converts boxes to training targets and :meth:`CenterHead.decode` converts the head's output to boxes.
+Decoding encoded boxes recovers them, except that of two boxes of one class in one cell only the larger survives.
 
-A head of one's own is a module with the same three methods, of which the losses and the detector know no more:
+A custom head is a module with these methods; the losses and the detector rely on nothing else:
 
-    head(features)         [B, C, rows, columns] -> whatever it predicts
-    head.decode(output)    that -> Detections of each sample, highest score first; the head named "boxes" detects
-    head.losses(output, batch)    that and a Batch -> {"name": scalar}, weighted; only for heads other than CenterHead
+    head(features)         [B, C, rows, columns] -> output of any type
+    head.decode(output)    output -> Detections per sample, highest score first; used for the head named "boxes"
+    head.losses(output, batch)    output and Batch -> {"name": weighted scalar}; not needed by a CenterHead
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
 from perception.sample import Boxes3D, Detections
 from perception.task import Task
 
-# Front and back of many things look alike. The axis (doubled angle) is the same either way round and hence exact; the
-# heading, whose L1 optimum shrinks to nothing where both ends are as likely, only says which end of the axis is ahead.
+# The front and rear of many objects look alike. The axis (doubled angle) is the same for both directions and hence
+# accurate; the heading, whose L1 optimum shrinks to zero when both are equally likely, only selects the direction.
 BOX_CHANNELS = {"offset": 2, "z": 1, "log_size": 3, "heading": 2, "axis": 2, "velocity": 2}
 VELOCITY_SCALE_MPS = 5.0  # regressed velocities are divided by this, so that all box channels are of order one
 
@@ -50,11 +49,11 @@ class CenterMaps:
 
 @dataclass
 class CenterTargets:
-    """What CenterMaps should be.
+    """Training targets for CenterMaps.
 
-    heat: [B, K, rows, columns] in 0..1, 1 at centres.  box: [B, 12, rows, columns] as in CenterMaps; a velocity that is
-    unknown is NaN.  attribute: [B, A, rows, columns] one-hot, all zero where unknown.
-    occupied: bool [B, rows, columns], the cells that hold a centre; elsewhere box and attribute mean nothing.
+    heat: [B, K, rows, columns] in 0..1, 1 at centres.  box: [B, 12, rows, columns] as in CenterMaps; unknown velocities
+    are NaN.  attribute: [B, A, rows, columns] one-hot, all zero where unknown.
+    occupied: bool [B, rows, columns], the cells that contain a centre; box and attribute are undefined elsewhere.
     """
 
     heat: torch.Tensor
@@ -64,7 +63,7 @@ class CenterTargets:
 
 
 class Trunk(nn.Module):
-    """A small U-shaped BEV backbone: context from coarser cells, returned at full resolution."""
+    """A small U-shaped BEV backbone that adds context from coarser levels and returns full resolution."""
 
     def __init__(self, in_channels: int, widths: list[int]):
         super().__init__()
@@ -89,7 +88,7 @@ class CenterHead(nn.Module):
     """Fused BEV features [B, C, rows, columns] -> CenterMaps.
 
     Args:
-        max_detections: at most so many of each sample are decoded.  score_threshold: those above it.
+        max_detections: maximum number of detections per sample.  score_threshold: minimum score, exclusive.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class CenterHead(nn.Module):
         self.box = nn.Sequential(
             ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(task.attributes))
         )
-        # Start from "nothing is here" (focal-loss prior, Lin et al., 2017) or the first steps drown in false positives.
+        # Start with low scores (focal-loss prior, Lin et al., 2017), or false positives dominate the first steps.
         for name, parameter in self.heat[-1].named_parameters():
             if name == "bias":
                 nn.init.constant_(parameter, -4.6)
@@ -121,7 +120,7 @@ class CenterHead(nn.Module):
     def decode(self, maps: CenterMaps) -> list[Detections]:
         """Detections per sample, highest score first.
 
-        Peaks are cells that no neighbour exceeds; of peaks of one class within its suppression radius the best is kept.
+        Peaks are local maxima of 3 x 3 cells; within the suppression radius of a class only the best peak is kept.
         """
         heat = maps.heat_logits.sigmoid()
         peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
@@ -136,7 +135,7 @@ class CenterHead(nn.Module):
         return detections
 
     def _boxes(self, maps: CenterMaps, sample: int, index: np.ndarray) -> Boxes3D:
-        """Of places [N] in the flattened heat map of a sample."""
+        """Boxes at flat indices [N] into the heat map [K, rows, columns] of a sample."""
         label, cell = index // self.grid.cells, index % self.grid.cells
         gather = torch.from_numpy(cell).to(maps.box.device)
         box = maps.box[sample].flatten(1)[:, gather].T.double().cpu().numpy()
@@ -156,12 +155,12 @@ class CenterHead(nn.Module):
 
 
 def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device | str = "cpu") -> CenterTargets:
-    """Boxes of each sample -> targets.
+    """Boxes per sample -> training targets.
 
-    Boxes whose centre is outside the grid are left out. Where boxes share a cell the larger one owns its box channels.
+    Boxes whose centre is outside the grid are dropped. Where boxes share a cell, the larger one sets its box channels.
 
     Raises:
-        TaskError: a label or an attribute that the task does not have.
+        TaskError: a label or attribute index that the task does not have.
     """
     shape = (len(boxes), *grid.shape)
     heat = np.zeros((shape[0], len(task.classes), *shape[1:]), np.float32)
@@ -182,7 +181,7 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device
             np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1),
             np.stack([np.sin(2 * sample.yaw), np.cos(2 * sample.yaw)], 1), sample.velocity / VELOCITY_SCALE_MPS,
         ]  # fmt: skip
-        one_hot = np.eye(len(task.attributes) + 1, dtype=np.float32)[sample.attribute, :-1]  # of -1 all zeros
+        one_hot = np.eye(len(task.attributes) + 1, dtype=np.float32)[sample.attribute, :-1]  # all zeros for -1
         for i, value in enumerate(np.concatenate(values, axis=1)):
             box[b, :, row[i], column[i]], attribute[b, :, row[i], column[i]] = value, one_hot[i]
         occupied[b, row, column] = True
@@ -190,23 +189,23 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device
 
 
 def _yaw(heading: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The direction along the axis that is nearer to the heading; both [N, 2] (sin, cos), axis of twice the yaw."""
+    """Yaw along the axis in the direction closer to the heading; both [N, 2] (sin, cos), axis of the doubled angle."""
     yaw = 0.5 * np.arctan2(axis[:, 0], axis[:, 1])
     backwards = heading[:, 0] * np.sin(yaw) + heading[:, 1] * np.cos(yaw) < 0
     return wrap_angle(yaw + np.pi * backwards)
 
 
 def gaussian_radius(length: np.ndarray, width: np.ndarray, min_overlap: float = 0.1) -> np.ndarray:
-    """How far, in cells, a centre may be off so that boxes still overlap by ``min_overlap`` (Law & Deng, 2018).
+    """Centre offset, in cells, at which boxes still overlap by ``min_overlap`` (Law & Deng, 2018).
 
-    Of the three cases of that paper the strictest, a box with all sides inside: (l - 2r)(w - 2r) = min_overlap l w.
+    The strictest of the paper's three cases, a box shrunk on all sides: (l - 2r)(w - 2r) = min_overlap l w.
     """
     total = length + width
     return (2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8
 
 
 def _draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None:
-    """The maximum of ``heat`` [rows, columns] and a Gaussian that is 1 at the cell, in place."""
+    """In place, the maximum of ``heat`` [rows, columns] and a Gaussian with peak 1 at the cell."""
     axis = np.arange(-radius, radius + 1)
     sigma = (2 * radius + 1) / 6
     gaussian = np.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * sigma**2)).astype(np.float32)
@@ -218,7 +217,7 @@ def _draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None
 
 
 def _best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:
-    """The likeliest of the attributes that the class may carry, -1 for classes without."""
+    """The most likely attribute that each class allows, -1 for classes without attributes."""
     best = np.full(len(label), -1)
     for k, facts in enumerate(task.objects):
         rows, allowed = label == k, task.attributes_of(facts.attributes)
@@ -228,7 +227,7 @@ def _best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.nda
 
 
 def _suppress(boxes: Boxes3D, radius_m: np.ndarray) -> np.ndarray:
-    """Indices kept, in order, when each box drops later ones of its class within the radius of its class [K]."""
+    """Indices kept, in order, if each kept box suppresses later ones of its class within the class radius [K]."""
     dx, dy = (boxes.center[:, None, axis] - boxes.center[None, :, axis] for axis in (0, 1))
     close = dx * dx + dy * dy < np.square(radius_m)[boxes.label][:, None]
     close &= boxes.label[:, None] == boxes.label[None]

@@ -1,7 +1,7 @@
-"""The two convolution blocks everything is built of.
+"""Convolution blocks shared by all parts of the model.
 
-Group normalisation, not batch normalisation: its statistics do not depend on which other samples, and hence which
-sensor subsets, happen to share the batch, so one checkpoint behaves the same for every subset at batch size one.
+They use group rather than batch normalisation: its statistics do not depend on the other samples of the batch, nor on
+their sensors, so a checkpoint behaves the same for every set of sensors and at batch size one.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of eight channels or fewer."""
+    """Groups of about eight channels; a single group if the channels do not divide evenly."""
     groups = max(1, channels // 8)
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1 x 1 convolution as the matrix product that it is; on one thread PyTorch's own way is several times slower.
+    """A 1 x 1 convolution as a matrix product, several times faster on one thread than PyTorch's convolution.
 
-    [B, in, H, W] -> [B, out, H, W], both best in channels_last memory.
+    [B, in, H, W] -> [B, out, H, W], both fastest in channels_last memory format.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):

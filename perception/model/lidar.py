@@ -1,4 +1,4 @@
-"""LiDAR encoder: fine pillars, then convolutions down to the cells on which sensors are fused."""
+"""LiDAR encoder: fine pillars, then strided convolutions down to the fusion grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIDAR_SCALE = (51.2, 51.2, 3.0, 255.0, 0.5)  # x, y, z, intensity, age_s
 
 
 class LidarEncoder(nn.Module):
-    """Cloud of points [M, 5] -> BEV features [B, channels, rows, columns] of ``grid``."""
+    """Points [M, 5] -> BEV features [B, channels, rows, columns] on ``grid``."""
 
     def __init__(self, grid: BEVGrid, pillar_size_m: float, point_channels: int, channels: int):
         super().__init__()

@@ -1,6 +1,6 @@
-"""Learned pillar features: the points of a cell, seen from the cell, reduced by a maximum.
+"""Learned pillar features: points relative to their cell, encoded and max-pooled per cell.
 
-PointPillars (Lang et al., 2019), with every point kept.
+PointPillars (Lang et al., 2019) without a limit on the number of points.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.ops.voxelize import Voxels, scatter_to_bev, segment_max, segment_mean, voxelize
 
-_PART = 1 << 15  # points at a time on a CPU: what is computed from them stays in its cache
+_PART = 1 << 15  # points per chunk on a CPU, so that intermediate results stay in its cache
 
 
 class PillarEncoder(nn.Module):
-    """Point cloud -> BEV map [B, channels, rows, columns] of ``grid``.
+    """Point cloud -> BEV map [B, channels, rows, columns] on ``grid``.
 
     Args:
-        scale: what each point column is divided by, so that the network sees numbers near one; x, y, z come first.
+        scale: divisor of each point column, which brings the inputs close to one; x, y, z come first.
     """
 
     scale: torch.Tensor
@@ -29,7 +29,7 @@ class PillarEncoder(nn.Module):
         super().__init__()
         self.grid = grid
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
-        # The columns, then: offset from the pillar's mean (3), offset from the cell's centre (2), log of the count (1).
+        # Point columns, offset from the pillar's mean (3), offset from the cell's centre (2), log of the count (1).
         self.point = nn.Sequential(nn.Linear(len(scale) + 6, channels), nn.LayerNorm(channels))
 
     def forward(self, cloud: PointBatch) -> torch.Tensor:
@@ -45,11 +45,11 @@ class PillarEncoder(nn.Module):
     def _reduce(self, points: torch.Tensor, voxels: Voxels) -> torch.Tensor:
         """Points [M, C] -> features [V, channels] of pillars."""
         features = self.point(self._describe(points, voxels)).float()
-        # The positive part of the maximum is the maximum of the positive parts, and pillars are fewer than points.
+        # ReLU commutes with the maximum, and there are fewer pillars than points.
         return segment_max(features, voxels).relu()
 
     def _describe(self, points: torch.Tensor, voxels: Voxels) -> torch.Tensor:
-        """Points [M, C] -> the features [K, C + 6] of those in pillars, in voxel order."""
+        """Points [M, C] -> features [K, C + 6] of the points inside pillars, in voxel order."""
         points = points.index_select(0, voxels.order)
         mean = segment_mean(points, voxels)[:, :3]
         centre = voxels.coordinates()[:, [3, 2]] + 0.5

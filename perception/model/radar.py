@@ -1,7 +1,7 @@
-"""Radar encoder: pillars that know cross-section, velocity over ground and age, spread by wide convolutions.
+"""Radar encoder: pillars with cross-section, velocity over ground and age, followed by wide convolutions.
 
-A radar frame has tens to hundreds of points with a metre of error across the beam, so the cells are the coarse ones of
-the fusion grid and the receptive field, not the resolution, is what matters.
+A radar frame has tens to hundreds of points with about a metre of error across the beam, so receptive field matters
+more than resolution and the pillars use the coarse cells of the fusion grid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RADAR_SCALE = (51.2, 51.2, 3.0, 20.0, 10.0, 10.0, 0.5)  # x, y, z, rcs_dbsm, vx,
 
 
 class RadarEncoder(nn.Module):
-    """Cloud of points [M, 7] -> BEV features [B, channels, rows, columns] of ``grid``."""
+    """Points [M, 7] -> BEV features [B, channels, rows, columns] on ``grid``."""
 
     def __init__(self, grid: BEVGrid, point_channels: int, channels: int):
         super().__init__()

@@ -1,17 +1,17 @@
-"""Where each sensor's BEV features lie relative to the others': one planar motion and one confidence per sensor.
+"""Alignment of the sensors' BEV features: one planar motion and one confidence per sensor.
 
-A wrong calibration or a late frame moves everything that a sensor shows by the same rigid motion. It is found as in
-scan matching, and corrected:
+A wrong calibration or a late frame displaces everything that a sensor sees by the same rigid motion. The motion is
+estimated as in scan matching, and corrected:
 
-1. every pair of sensors: descriptors of one are rotated by each of a few yaw hypotheses and correlated, by FFT, with
-   those of the other; a softmax over all yaws and shifts is the pair's motion (correlative scan matching, Olson, 2009);
-2. all sensors: the pairs are the edges and the sensors the nodes of a pose graph (Lu & Milios, 1997). A small network
-   sets the weight of each edge and the prior of each sensor, hence which of two that disagree is corrected; the graph
-   is solved in closed form;
-3. the features of each sensor are sampled where it shows what is at each cell.
+1. For each pair of sensors, the descriptors of one are rotated by a few yaw hypotheses and correlated by FFT with those
+   of the other; a softmax over all yaws and shifts gives the pair's motion (correlative scan matching, Olson, 2009).
+2. Pairs are the edges and sensors the nodes of a pose graph (Lu & Milios, 1997). A small network predicts the weight of
+   each edge and the prior of each sensor, which decides which of two disagreeing sensors is corrected; the graph is
+   solved in closed form.
+3. The features of each sensor are resampled at the displaced position of each cell.
 
-Motions are (yaw, x, y), radians and metres, and map where things are to where a sensor shows them. Angles are small:
-motions are added and subtracted component by component.
+Motions are (yaw, x, y) in radians and metres, and map true positions to positions as the sensor sees them. Angles are
+small, so motions are added and subtracted component-wise.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from torch.nn import functional as F
 from perception.grid import BEVGrid
 from perception.model.layers import PointwiseConv2d, group_norm
 
-_POOL = 2  # cells per descriptor cell, each way
-_REACH = 5  # descriptor cells that a correlation looks in each direction
+_POOL = 2  # grid cells per descriptor cell, along each axis
+_REACH = 5  # search radius of the correlation, in descriptor cells
 _YAWS = 9  # yaw hypotheses
 _YAW_STEP_RAD = math.radians(1.0)
-_ARM_M = 25.0  # lever arm: a yaw error counts as the shift it makes at this distance
-_CONFIDENCE_GAIN = 5.0  # so that a short training can learn to drop a sensor
-_PRIOR = 2.0  # log of the weight with which a sensor is taken to be where it says, unless told otherwise
+_ARM_M = 25.0  # lever arm: a yaw error counts as the displacement it causes at this distance
+_CONFIDENCE_GAIN = 5.0  # lets a short training learn to drop a sensor
+_PRIOR = 2.0  # default log weight of the prior that a sensor is aligned already
 
 
 @dataclass
 class Registered:
     """features: aligned, by sensor name.  motion: [B, S, 3] of each sensor.
 
-    confidence: [B, S] logits.  pairs: log-probabilities [B, P, H] of the motion of each of the P pairs of sensors,
-    in the order of ``itertools.combinations``, which is one of the hypotheses [H, 3].
+    confidence: [B, S] logits.  hypotheses: [H, 3] candidate motions.  pairs: log-probabilities [B, P, H] of the
+    hypotheses for each of the P pairs of sensors, in the order of ``itertools.combinations``.
     """
 
     features: dict[str, torch.Tensor]
@@ -54,12 +54,12 @@ class Registered:
 
 
 class Registration(nn.Module):
-    """Features of the sensors present, and sensor_valid (as of a fusion block) -> Registered.
+    """Features of the sensors present and sensor_valid, as in a fusion block -> Registered.
 
     Args:
-        sensors: names.  channels: of the features.
-        prior: log of the weight with which a sensor is taken to be where it says at the start of training.
-        descriptors: channels that are correlated.  hidden: width of the small network.
+        sensors: sensor names.  channels: feature channels.
+        prior: by sensor, the initial log weight of the prior that the sensor is aligned already.
+        descriptors: descriptor channels.  hidden: width of the small network.
     """
 
     yaws: torch.Tensor
@@ -78,7 +78,7 @@ class Registration(nn.Module):
         super().__init__()
         self.grid, self.sensors = grid, tuple(sensors)
         self.edges = tuple(combinations(range(len(self.sensors)), 2))
-        # Of the FFT: with zeros around, so that no shift meets what it left behind, and quick to factorise.
+        # FFT size: zero-padded so that shifts do not wrap around, and fast to factorise.
         self.size = [next_fast_len(max(n // _POOL + _REACH, 2 * _REACH + 1), real=True) for n in grid.shape]
         self.describe = nn.ModuleDict(
             {
@@ -91,12 +91,12 @@ class Registration(nn.Module):
                 for name in self.sensors
             }
         )
-        self.log_sharpness = nn.Parameter(torch.tensor(4.0))  # of the softmax over a correlation
+        self.log_sharpness = nn.Parameter(torch.tensor(4.0))  # inverse temperature of the softmax over a correlation
         self.weigh = nn.Sequential(nn.Linear(8 * len(self.edges) + len(self.sensors), hidden), nn.ReLU())
-        # Logs of the weight of each edge and of the prior of each sensor; confidence in each sensor.
+        # Log weight of each edge, log prior of each sensor, confidence in each sensor.
         self.edge_head = nn.Linear(hidden, len(self.edges) + 2 * len(self.sensors))
         nn.init.zeros_(self.edge_head.weight)
-        # The start: what a pair says is true. Without any prior the network takes long to move any sensor at all.
+        # Initially pair estimates are taken as they are. Without these priors training takes long to move any sensor.
         priors = [(prior or {}).get(name, _PRIOR) for name in self.sensors]
         bias = [0.0] * len(self.edges) + priors + [0.0] * len(self.sensors)
         self.edge_head.bias.data = torch.tensor(bias)
@@ -112,7 +112,7 @@ class Registration(nn.Module):
         some = next(iter(features.values()))
         with torch.autocast(some.device.type, enabled=False):
             maps = {name: self._descriptors(name, feature, sensor_valid) for name, feature in features.items()}
-            # The last sensor is never the first of a pair.
+            # The last sensor is never the first of a pair, so its rotations are not needed.
             rotated = {name: self._spectrum(maps[name], self.yaws) for name in self.sensors[:-1] if name in maps}
             still = {name: self._spectrum(x, None) for name, x in maps.items()}
             pairs = self.hypotheses.new_zeros(len(sensor_valid), 0, len(self.hypotheses))
@@ -129,27 +129,27 @@ class Registration(nn.Module):
         return Registered(aligned, motion, confidence, pairs, self.hypotheses)
 
     def _descriptors(self, name: str, feature: torch.Tensor, sensor_valid: torch.Tensor) -> torch.Tensor:
-        """[B, K, h, w] of zero mean and unit energy; zeros where a sample has no such sensor."""
+        """[B, K, h, w] with zero mean and unit energy; zeros where a sample lacks the sensor."""
         described = F.avg_pool2d(self.describe[name](feature.float()), _POOL)
         described = described - described.mean(dim=(-2, -1), keepdim=True)
         valid = sensor_valid[:, self.sensors.index(name), None, None, None]
         return F.normalize(described.flatten(1), dim=1).view_as(described) * valid
 
     def _spectrum(self, described: torch.Tensor, yaws: torch.Tensor | None) -> torch.Tensor:
-        """Of descriptors [B, K, h, w], rotated back by each yaw: [B, yaws, K, ...]; as they are for None."""
+        """Spectrum [B, yaws, K, ...] of descriptors [B, K, h, w] rotated back by each yaw; unrotated for None."""
         if yaws is None:
             return torch.fft.rfft2(described[:, None], s=self.size)
         rotated = [_rotated(described, -yaw, self._origin(described)) for yaw in yaws]
         return torch.fft.rfft2(torch.stack(rotated, dim=1), s=self.size)
 
     def _origin(self, described: torch.Tensor) -> tuple[float, float]:
-        """The vehicle, about which the world rotates, in maps of descriptors as ``grid_sample`` measures: (x, y)."""
+        """The ego origin, the centre of rotation, as (x, y) in ``grid_sample`` coordinates of the descriptor maps."""
         column, row = self.grid.to_cells(0.0, 0.0)
         height, width = described.shape[-2:]
         return 2 * (column / _POOL) / width - 1, 2 * (row / _POOL) / height - 1
 
     def _match(self, a: torch.Tensor | None, b: torch.Tensor | None, sensor_valid: torch.Tensor) -> torch.Tensor:
-        """Log-probability [B, H] of every motion from a, rotated, to b; uniform where one of them is absent."""
+        """Log-probability [B, H] of each motion from a (rotated) to b; uniform if one of them is absent."""
         if a is None or b is None:
             flat = -math.log(len(self.hypotheses))
             return self.hypotheses.new_full((len(sensor_valid), len(self.hypotheses)), flat)
@@ -174,7 +174,7 @@ class Registration(nn.Module):
         return motion, _CONFIDENCE_GAIN * confidence
 
     def _sample(self, feature: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-        """Features at where each cell is shown; borders repeat."""
+        """Features resampled at the displaced position of each cell; borders are replicated."""
         grid = self.grid
         column, row = (torch.arange(n, device=feature.device) + 0.5 for n in (grid.columns, grid.rows))
         x, y = grid.to_metres(column[None, :], row[:, None])
@@ -187,9 +187,9 @@ class Registration(nn.Module):
 
 
 def _rotated(x: torch.Tensor, yaw: torch.Tensor, origin: tuple[float, float]) -> torch.Tensor:
-    """Maps [B, C, h, w] sampled at positions rotated by yaw about ``origin`` (of grid_sample); zeros come from outside.
+    """Maps [B, C, h, w] sampled at positions rotated by yaw about ``origin`` (in grid_sample coordinates); zero-padded.
 
-    With R the rotation in these coordinates, which are not square, a position p is read at R (p - origin) + origin.
+    A position p is read at R (p - origin) + origin, where R is the rotation in these anisotropic coordinates.
     """
     cos, sin = yaw.cos(), yaw.sin()
     height, width = x.shape[-2:]
@@ -204,7 +204,7 @@ def _rotated(x: torch.Tensor, yaw: torch.Tensor, origin: tuple[float, float]) ->
 def solve_graph(
     edges: Sequence[tuple[int, int]], motions: torch.Tensor, weights: torch.Tensor, priors: torch.Tensor
 ) -> torch.Tensor:
-    """Motions [B, S, 3] of the sensors, from those [B, P, 3] along the edges with weights [B, P], and priors [B, S].
+    """Sensor motions [B, S, 3] from edge motions [B, P, 3], edge weights [B, P] and priors [B, S].
 
     Minimises ``sum_ab w_ab |m_b - m_a - m_ab|^2 + sum_s p_s |m_s|^2``.
     """
@@ -216,9 +216,9 @@ def solve_graph(
 
 
 def registration_loss(registered: Registered, displacement: torch.Tensor, sensor_valid: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the pairs' motions, and error in metres, at a lever arm, of the sensors' motions.
+    """Cross-entropy of the pair motions plus the error of the sensor motions, in metres at a lever arm.
 
-    displacement: [B, S, 3] true motions, NaN where unknown: those, and a sensor that is the only one, are left out.
+    displacement: [B, S, 3] true motions, NaN where unknown. Unknown motions and single sensors are excluded.
     """
     known = displacement.isfinite().all(dim=-1) & sensor_valid
     truth = displacement.nan_to_num()
@@ -235,7 +235,7 @@ def registration_loss(registered: Registered, displacement: torch.Tensor, sensor
 
 
 def _spread_over(motion: torch.Tensor, hypotheses: torch.Tensor) -> torch.Tensor:
-    """A motion [B, 3] as weights [B, H] of the hypotheses around it; beyond the outermost, of the outermost."""
+    """A motion [B, 3] as linear interpolation weights [B, H] of the hypotheses, clamped to their range."""
     limit = hypotheses.amax(dim=0)
     step = limit / limit.new_tensor([_YAWS // 2, _REACH, _REACH])
     apart = (motion.clamp(-limit, limit)[:, None] - hypotheses).abs() / step

@@ -1,4 +1,4 @@
-"""What the scores of a detector are corrected by, for each set of sensors."""
+"""Score calibration for each set of sensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ IDENTITY = (1.0, 0.0)
 
 
 class ScoreCalibration(nn.Module):
-    """Slope (inverse temperature) and offset of the logits of scores, by the name of the set of sensors.
+    """Slope (inverse temperature) and offset of the score logits, by name of the set of sensors.
 
-    With them a score means the same whatever sensors there are; ``perception.eval.calibration`` fits them. In a state
-    dict each set that was fitted has an entry of its own, ``calibration.camera+lidar``; others keep their scores.
+    They make scores comparable across sets of sensors; ``perception.eval.calibration`` fits them. Each fitted set has
+    its own entry in the state dict, such as ``calibration.camera+lidar``; scores of other sets are not changed.
 
     Args:
-        sensors: names, in the order of the axis S and of the parts of the name of a set.
+        sensors: names, in the order of the axis S and of the names of sets.
     """
 
     def __init__(self, sensors: Sequence[str]):
@@ -29,7 +29,7 @@ class ScoreCalibration(nn.Module):
         self.by_set: dict[str, tuple[float, float]] = {}
 
     def forward(self, sensor_valid: torch.Tensor) -> torch.Tensor:
-        """bool [B, S] -> [B, 2] slope and offset for the sensors that each sample has."""
+        """bool [B, S] -> [B, 2] slope and offset for the set of sensors of each sample."""
         sets = ["+".join(n for n, has in zip(self.sensors, row) if has) for row in sensor_valid.tolist()]
         return torch.tensor([self.by_set.get(name, IDENTITY) for name in sets])
 

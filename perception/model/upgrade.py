@@ -1,4 +1,4 @@
-"""Weights of version 0.1, which had exactly three sensors, under today's names."""
+"""Converts weights of version 0.1, which had exactly three sensors, to the current names."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MOVED = {
 
 
 def upgraded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict of any version as today's; those of today are returned as they are."""
+    """Convert a state dict of any version to the current names; a current one is returned unchanged."""
     if not any(name.startswith("head.") for name in state):
         return state
     new = {_renamed(name): tensor for name, tensor in state.items()}
-    table = new.pop("calibration")  # [8, 2], by the number whose binary digits are the sensors, the camera's lowest
+    table = new.pop("calibration")  # [8, 2], indexed by a bit mask of the sensors; camera is the lowest bit
     for count in range(1, len(SENSORS) + 1):
         for own in combinations(SENSORS, count):
             new[f"calibration.{'+'.join(own)}"] = table[sum(2 ** SENSORS.index(name) for name in own)]

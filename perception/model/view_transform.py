@@ -1,7 +1,7 @@
-"""Lift-splat: every image feature is spread along its ray by a learned depth distribution and summed into BEV cells.
+"""Lift-splat: each image feature is spread along its ray by a learned depth distribution and summed into BEV cells.
 
-Lift-Splat-Shoot (Philion & Fidler, 2020) with the depth supervision of BEVDepth (Li et al., 2022). Which points fall
-into which cell depends on the calibration alone and is worked out once for each, see ``ops.bev_pool``.
+Lift-Splat-Shoot (Philion & Fidler, 2020) with the depth supervision of BEVDepth (Li et al., 2022). The assignment of
+frustum points to cells depends only on the calibration and is cached per calibration, see ``ops.bev_pool``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class LiftSplat(nn.Module):
     """Image features -> BEV features and depth logits.
 
     Args:
-        depth_min_m, depth_max_m, bins: bin edges are spaced linearly between the two depths.
+        depth_min_m, depth_max_m, bins: depth range and number of uniform bins.
         stride: pixels per feature cell.
     """
 
@@ -51,7 +51,7 @@ class LiftSplat(nn.Module):
         """Returns BEV features [B, bev_channels, rows, columns] and depth logits [B, N, D, h, w]."""
         batch, cameras, channels, height, width = features.shape
         flat = features.flatten(0, 1)
-        # How large a thing looks depends on the focal length; without it depth cannot transfer between cameras.
+        # Apparent size depends on focal length; without it as an input, depth does not transfer between cameras.
         focal = (intrinsics[..., 0, 0].reshape(-1, 1, 1, 1) / 500.0).to(flat.dtype).expand(-1, 1, height, width)
         logits = self.depth(torch.cat([flat, focal], dim=1))
         probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, self.bins)
@@ -63,7 +63,7 @@ class LiftSplat(nn.Module):
         return self.refine(bev), logits.view(batch, cameras, self.bins, height, width)
 
     def frustum(self, intrinsics: torch.Tensor, ego_SE3_camera: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Ego-frame positions [B, N, h, w, D, 3] of the bin centres along the ray of every feature cell."""
+        """Ego-frame positions [B, N, h, w, D, 3] of the depth-bin centres along the ray of each feature cell."""
         device = intrinsics.device
         u = (torch.arange(width, device=device) + 0.5) * self.stride - 0.5
         v = (torch.arange(height, device=device) + 0.5) * self.stride - 0.5
@@ -75,10 +75,10 @@ class LiftSplat(nn.Module):
         rays = torch.einsum("bnij,bnhwj->bnhwi", ego_SE3_camera[..., :3, :3].float(), rays)
         return rays[..., None, :] * depth[:, None] + ego_SE3_camera[:, :, None, None, None, :3, 3].float()
 
-    @torch.inference_mode(False)  # what is kept may be needed in training, too
+    @torch.inference_mode(False)  # a cached index may be needed in training, too
     @torch.no_grad()
     def _index(self, intrinsics, ego_SE3_camera, camera_valid, height: int, width: int) -> PoolIndex:
-        """Points outside the grid, z included, and those of absent cameras are left out."""
+        """Frustum points by cell; points outside the grid (including z) and points of absent cameras are dropped."""
         x, y, z = self.frustum(intrinsics, ego_SE3_camera, height, width).unbind(-1)  # [B, N, h, w, D]
         inside = self.grid.contains(x, y) & (z >= self.grid.z_min_m) & (z < self.grid.z_max_m)
         inside &= camera_valid[:, :, None, None, None]

@@ -1,8 +1,8 @@
-"""Pooling of image features into BEV cells as one gather, with an index that is made once for every calibration.
+"""Pooling of image features into BEV cells as a single gather, with an index cached per calibration.
 
-Each cell sums the features of the pixels whose frustum points fall into it, each weighted by its depth probability.
-That is what ``embedding_bag`` with per-sample weights computes, so the volume of points times channels, which
-Lift-Splat-Shoot (Philion & Fidler, 2020) sorts and sums, is never made.
+Each cell sums the features of the pixels whose frustum points fall into it, weighted by depth probability. This is
+``embedding_bag`` with per-sample weights, so the points x channels volume that Lift-Splat-Shoot (Philion & Fidler,
+2020) sorts and sums is never materialised.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PoolIndex:
-    """Which frustum points each cell sums, cell after cell.
+    """The frustum points that each cell sums, ordered by cell.
 
-    point: int32 [P], index of the point.  pixel: int32 [P], index of the pixel on whose ray it lies.
-    offsets: int32 [cells], where each cell's points begin.
+    point: int32 [P], index of the point.  pixel: int32 [P], index of the pixel whose ray it lies on.
+    offsets: int32 [cells], CSR offsets: where each cell's points begin.
     """
 
     point: torch.Tensor
@@ -29,7 +29,7 @@ class PoolIndex:
 
 
 def pool_index(cell: torch.Tensor, bins: int, cells: int) -> PoolIndex:
-    """cell: int64 [pixels * bins], the cell of every frustum point, those of one pixel together; -1 for none."""
+    """cell: int64 [pixels * bins], the cell of each frustum point, pixel by pixel; -1 for none."""
     point = (cell >= 0).nonzero().squeeze(1)
     cell, permutation = torch.sort(cell[point], stable=True)
     point = point[permutation].int()
@@ -44,7 +44,7 @@ def bev_pool(features: torch.Tensor, depth: torch.Tensor, index: PoolIndex) -> t
 
 
 class IndexCache:
-    """The indices of the last few calibrations. A calibration that changes by a bit is another one."""
+    """LRU cache of indices by calibration; the key is the exact bytes of the calibration."""
 
     def __init__(self, size: int = 8):
         self.size = size

@@ -1,4 +1,4 @@
-"""The decorator of all numba kernels: compiled when they first run, kept on disk where that is possible."""
+"""The decorator of all numba kernels: they are compiled on first use and cached on disk if possible."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 
 
 def compiled(function: Callable | None = None, **options: Any) -> Callable:
-    """``numba.njit`` with a cache on disk, which releases the GIL; as ``@compiled`` or with numba's ``options``.
+    """``numba.njit`` with a disk cache and ``nogil``; use as ``@compiled`` or with numba's ``options``.
 
-    Where no folder for the cache can be written (a read-only installation without a home), the kernel is compiled in
-    every process that calls it.
+    If no cache folder is writable (a read-only installation without a home), the kernel is compiled in every process
+    that calls it.
     """
     if function is None:
         return partial(compiled, **options)
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # "cannot cache function", when it is decorated and not when it is compiled
+    except RuntimeError:  # "cannot cache function", raised on decoration, not on compilation
         _tell_that_nothing_is_cached()
         return numba.njit(nogil=True, **options)(function)
 
@@ -37,7 +37,7 @@ def _tell_that_nothing_is_cached() -> None:
 
 
 class _FirstCompilation(event.Listener):
-    """Tells a user who waits for a kernel of this package, once, what for. Kernels read from the cache are not told."""
+    """Logs once that kernels of this package are being compiled. Loading from the cache is not logged."""
 
     told = False
 

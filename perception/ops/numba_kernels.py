@@ -1,7 +1,7 @@
 """Voxelization and segment reductions of float32 tensors on the CPU, compiled on first use and cached on disk.
 
-A point becomes one 64-bit word, its cell above its index, and the words are sorted by cell, from the lowest digit to
-the highest: a radix sort, stable and linear in the number of points (Knuth, The Art of Computer Programming 3, 5.2.5).
+Each point is packed into a 64-bit word, cell index above point index, and the words are sorted by cell with an LSD
+radix sort, stable and linear in the number of points (Knuth, The Art of Computer Programming 3, 5.2.5).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from perception.errors import PerceptionError
 from perception.ops.compiled import compiled
 
-_BLOCK = 512  # points whose columns stay in the fastest cache; loops over columns become vector instructions
+_BLOCK = 512  # points per block: columns stay in the L1 cache, and loops over them are vectorised
 _DIGIT_BITS = 14  # two passes for the 83 million voxels of a nuScenes grid; the counters of a digit fit the cache
-_NARROW = 8  # so many sums stay in registers
+_NARROW = 8  # number of sums that fit in registers
 
 
 def sort_by_cell(xyz, batch_index, axes, batch_size):
@@ -38,7 +38,7 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
     )
     words, spare = _sorted(words[:kept], spare[:kept], index_bits, digit_bits, digits)
     cell, count = np.empty(kept, np.int64), np.empty(kept, np.int64)
-    order, voxel = words.view(np.int64), spare.view(np.int64)  # a word is read before its index takes its place
+    order, voxel = words.view(np.int64), spare.view(np.int64)  # in place: words are read before they are overwritten
     occupied = _runs(words, index_bits, cell, count, order, voxel)
     arrays = (cell[:occupied], count[:occupied], order, voxel)
     return *map(torch.from_numpy, arrays), out_of_batch
@@ -71,9 +71,9 @@ def _array(tensor):
 
 @compiled
 def _words(points, samples, batch_size, low, high, size, cells, index_bits, digit_bits, words, digits):
-    """The words of the points inside the region, and how often each digit of their cells has each value.
+    """Fill the words of the points inside the region, and the histograms of the digits of their cells.
 
-    Returns the number of these points and that of points whose sample is not in the batch.
+    Returns the number of points inside, and the number of points whose sample is not in the batch.
     """
     columns, rows, layers = cells
     x_low, y_low, z_low = low
@@ -93,7 +93,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
             out_of_batch += not known
             within = (px >= x_low) & (px < x_high) & (py >= y_low) & (py < y_high) & (pz >= z_low) & (pz < z_high)
             inside[i] = within & known
-            # NaN and infinity have no integer; what stands in for them is not kept.
+            # NaN and infinity cannot be converted to integers; their placeholders are discarded.
             px, py, pz = px if within else x_low, py if within else y_low, pz if within else z_low
             column = min(np.int32((px - x_low) / x_size), np.int32(columns - 1))
             row = min(np.int32((py - y_low) / y_size), np.int32(rows - 1))
@@ -113,7 +113,7 @@ def _words(points, samples, batch_size, low, high, size, cells, index_bits, digi
 
 @compiled
 def _sorted(words, spare, index_bits, digit_bits, digits):
-    """The words sorted by cell, in one of the two arrays; both arrays, that one first."""
+    """Sort the words by cell, alternating between both arrays; returns the sorted array first."""
     mask = np.uint64((1 << digit_bits) - 1)
     for p in range(len(digits)):
         place = digits[p]
@@ -133,7 +133,7 @@ def _sorted(words, spare, index_bits, digit_bits, digits):
 
 @compiled
 def _runs(words, index_bits, cell, count, order, voxel):
-    """Fills the arrays from sorted words; returns the number of different cells."""
+    """Fill the arrays from sorted words; returns the number of distinct cells."""
     mask, shift = np.uint64((1 << index_bits) - 1), np.uint64(index_bits)
     occupied = start = 0
     last = np.uint64(0)
@@ -154,7 +154,7 @@ def _runs(words, index_bits, cell, count, order, voxel):
 
 @compiled
 def _sums_as_given(values, count, index, voxel, mean, out):
-    """Reads the values as they lie and adds each to its segment: there are fewer segments, and the cache has them."""
+    """Read values in memory order and add each to its segment; the segments are fewer and fit the cache."""
     voxel[:] = -1
     k = 0
     for v in range(len(count)):
@@ -176,9 +176,9 @@ def _sums_as_given(values, count, index, voxel, mean, out):
 
 @compiled
 def _narrow_sums(values, count, mean, out):
-    """All channels at once, in registers: up to eight; where there are fewer, the last is summed more than once."""
+    """Sum up to eight channels at once in registers; with fewer, the last channel is summed repeatedly."""
     last = values.shape[1] - 1
-    # Unsigned, else every access asks whether it counts from the end.
+    # Unsigned indices avoid a check for negative indices on every access.
     a, b, c, d = np.uint64(0), np.uint64(min(1, last)), np.uint64(min(2, last)), np.uint64(min(3, last))
     e, f, g, h = np.uint64(min(4, last)), np.uint64(min(5, last)), np.uint64(min(6, last)), np.uint64(min(7, last))
     stop = np.uint64(0)
@@ -198,7 +198,7 @@ def _narrow_sums(values, count, mean, out):
 
 @compiled
 def _wide_sums(values, count, mean, out):
-    """A row at a time, long enough for vector instructions."""
+    """Sum one row at a time; rows are long enough to be vectorised."""
     stop = np.uint64(0)
     for v in range(len(count)):
         start = stop

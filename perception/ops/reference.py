@@ -1,4 +1,4 @@
-"""Voxelization and segment reductions in plain torch: any device, any floating dtype; what the kernels must equal."""
+"""Voxelization and segment reductions in plain torch, for any device and floating dtype; reference for the kernels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def sort_by_cell(xyz, batch_index, axes, batch_size):
-    """Points sorted by cell.
+    """Sort points by cell.
 
     Args:
         xyz: [M, >=3].
@@ -15,7 +15,7 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
 
     Returns:
         cell, count, order, voxel: see :class:`~perception.ops.voxelize.Voxels`.
-        out_of_batch: int, points whose sample index is not in the batch; there must be none.
+        out_of_batch: int, number of points whose sample index is not in the batch; the caller rejects any.
     """
     inside = torch.ones_like(batch_index, dtype=torch.bool)
     for values, (low, high, _, _) in zip(xyz.T, axes):
@@ -31,9 +31,9 @@ def sort_by_cell(xyz, batch_index, axes, batch_size):
 
 
 def _cell_along(values, axis):
-    # A tensor as divisor: CUDA multiplies by the rounded reciprocal of a number, which moves points on an edge.
+    # Divide by a tensor: CUDA replaces division by a scalar with its rounded reciprocal, which moves points on edges.
     cell = ((values - axis.low) / values.new_full((), axis.size)).long()
-    return cell.clamp(max=axis.cells - 1)  # a rounding error below the upper bound may divide to the number of cells
+    return cell.clamp(max=axis.cells - 1)  # rounding just below the upper bound may give the number of cells
 
 
 def segment_sum(values, count, index=None, mean=False):
@@ -45,7 +45,7 @@ def segment_sum(values, count, index=None, mean=False):
 
 
 def segment_max(values, count):
-    """Maximum [V, C] over consecutive segments of values [K, C], and int64 [V, C] the first row that holds it."""
+    """Maximum [V, C] over consecutive segments of values [K, C], and int64 [V, C] the first row that contains it."""
     if len(count) == 0:
         return values[:0].clone(), count.new_empty(0, values.shape[1])
     maximum = torch.segment_reduce(values, "max", lengths=count, unsafe=True)

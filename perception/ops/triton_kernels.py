@@ -1,8 +1,8 @@
-"""Voxelization and segment reductions of float32 tensors on a GPU, in Triton: nothing is compiled at installation.
+"""Voxelization and segment reductions of float32 tensors on a GPU, in Triton, which needs no compilation on install.
 
-No atomic operations, so results are deterministic. Sorting is PyTorch's, a radix sort. Indices are bit for bit those of
-the reference: division is rounded as IEEE 754 asks, where ``/`` in a kernel would be approximate. With
-``TRITON_INTERPRET=1`` in the environment before the import, everything here runs on CPU tensors.
+There are no atomic operations, so results are deterministic. Sorting uses PyTorch's radix sort. Indices are
+bit-identical to the reference: division is IEEE 754 rounded, whereas ``/`` in a kernel is approximate. With
+``TRITON_INTERPRET=1`` in the environment before the import, the kernels run on CPU tensors.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import triton
 import triton.language as tl
 
 _BLOCK = 1024
-_ROWS, _COLUMNS = 16, 32  # of a segment at a time, in one program
+_ROWS, _COLUMNS = 16, 32  # tile of a segment that one program processes at a time
 _LOWEST = tl.constexpr(-(2**63))
 
 
 def sort_by_cell(xyz, batch_index, axes, batch_size):
-    """See :func:`perception.ops.reference.sort_by_cell`; waits for the GPU once, for the sizes of the results."""
+    """See :func:`perception.ops.reference.sort_by_cell`; synchronises with the GPU once, for the output sizes."""
     cells = batch_size * axes[0].cells * axes[1].cells * axes[2].cells
     key_type, outside = (torch.int32, 2**31 - 1) if cells < 2**31 - 1 else (torch.int64, 2**63 - 1)
     xyz, batch_index = xyz.detach().contiguous(), batch_index.contiguous()
@@ -96,7 +96,7 @@ def _keys(
     layers,
     BLOCK: tl.constexpr,
 ):
-    """The cell of every point, or ``outside``, which is larger than every cell."""
+    """The cell index of each point, or ``outside``, which is larger than any cell index."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     given = i < points
     place = i.to(tl.int64) * stride
@@ -105,7 +105,7 @@ def _keys(
     z = tl.load(xyz + place + 2, mask=given, other=0.0)
     sample = tl.load(batch_index + i, mask=given, other=-1)
     inside = (x >= x_low) & (x < x_high) & (y >= y_low) & (y < y_high) & (z >= z_low) & (z < z_high)
-    # NaN and infinity have no integer; what stands in for them is not used.
+    # NaN and infinity cannot be converted to integers; their placeholders are discarded.
     column = tl.minimum(tl.div_rn(tl.where(inside, x, x_low) - x_low, x_size).to(tl.int32), columns - 1)
     row = tl.minimum(tl.div_rn(tl.where(inside, y, y_low) - y_low, y_size).to(tl.int32), rows - 1)
     layer = tl.minimum(tl.div_rn(tl.where(inside, z, z_low) - z_low, z_size).to(tl.int32), layers - 1)
@@ -116,7 +116,7 @@ def _keys(
 
 @triton.jit
 def _heads(key, head, points, outside, BLOCK: tl.constexpr):
-    """1 where a cell begins in sorted keys, else 0."""
+    """1 where a new cell begins in the sorted keys, else 0."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     own = tl.load(key + i, mask=i < points, other=0)
     before = tl.load(key + i - 1, mask=(i > 0) & (i < points), other=-1)
@@ -125,7 +125,7 @@ def _heads(key, head, points, outside, BLOCK: tl.constexpr):
 
 @triton.jit
 def _starts(key, voxel, cell, start, kept, BLOCK: tl.constexpr):
-    """Each occupied cell, and where its points begin."""
+    """Each occupied cell, and the offset of its points."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     own = tl.load(key + i, mask=i < kept, other=0)
     before = tl.load(key + i - 1, mask=(i > 0) & (i < kept), other=-1)
@@ -148,7 +148,7 @@ def _sums(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The sum of one segment, some columns of it, always in the same order."""
+    """Sum of one segment for a block of columns, in a fixed order."""
     v = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     n = tl.load(count + v)
@@ -169,7 +169,7 @@ def _sums(
 
 @triton.jit
 def _maxima(values, stop, count, maximum, first, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The maximum of one segment and its first row, as one integer: the number's place among all, above the row's."""
+    """Maximum of one segment and its first row, via one integer key: the value's rank above the row index."""
     v = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     n = tl.load(count + v)
@@ -179,9 +179,9 @@ def _maxima(values, stop, count, maximum, first, channels, ROWS: tl.constexpr, C
         row = k + tl.arange(0, ROWS)
         there = (row[:, None] < n) & (column[None, :] < channels)
         value = tl.load(values + (begin + row)[:, None] * channels + column[None, :], mask=there, other=0.0)
-        bits = tl.where(value == 0, 0.0, value).to(tl.int32, bitcast=True)  # one zero, not two
-        place = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754 floats sort as integers but for the sign
-        place = tl.where(value != value, 0x7FFFFFFF, place)  # NaN above all
+        bits = tl.where(value == 0, 0.0, value).to(tl.int32, bitcast=True)  # merge -0 and +0
+        place = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754 floats sort as integers, except for the sign
+        place = tl.where(value != value, 0x7FFFFFFF, place)  # NaN ranks highest
         ranked = (place.to(tl.int64) << 32) + (0x7FFFFFFF - row)[:, None]
         best = tl.maximum(best, tl.where(there, ranked, _LOWEST))
     holder = begin + 0x7FFFFFFF - (tl.max(best, 0) & 0x7FFFFFFF)

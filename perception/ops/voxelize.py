@@ -1,14 +1,13 @@
-"""Voxelization: which cell of the grid each point falls into, and reductions over the points of a cell.
+"""Voxelization: assigns points to grid cells, and reduces over the points of each cell.
 
-Points are sorted by cell, so that every reduction (sum, mean, maximum) is one pass over contiguous segments, without
-atomic operations, and is deterministic. Nothing is dropped and there is no cap to tune: the dynamic voxelization of
-MVF (Zhou et al., 2019), written as one stable sort. :func:`capped` takes from that what VoxelNet (Zhou and Tuzel, 2018)
-and its followers keep.
+Points are sorted by cell, so that every reduction (sum, mean, maximum) is a deterministic pass over contiguous segments
+without atomic operations. No points are dropped: this is the dynamic voxelization of MVF (Zhou et al., 2019),
+implemented as one stable sort. :func:`capped` applies the limits of VoxelNet (Zhou and Tuzel, 2018) and its successors.
 
-There are three implementations of the same signatures: :mod:`~perception.ops.reference` in plain torch, for every
-device and dtype, :mod:`~perception.ops.numba_kernels` for float32 on the CPU and :mod:`~perception.ops.triton_kernels`
-for float32 on a GPU. Their indices are the same, bit for bit, and their reductions within rounding; derivatives are
-written here, once for all of them.
+Three implementations share the same signatures: :mod:`~perception.ops.reference` in plain torch for every device and
+dtype, :mod:`~perception.ops.numba_kernels` for float32 on the CPU and :mod:`~perception.ops.triton_kernels` for float32
+on a GPU. Their indices are bit-identical and their reductions agree to rounding; gradients are implemented here, once
+for all of them.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ class Voxels:
 
     cell: int64 [V] ``((sample * layers + layer) * rows + row) * columns + column``, ascending.
     count: int64 [V] points per cell, all >= 1.
-    order: int64 [K] indices into the points given, those of cell 0 first, then cell 1, ...; input order within a cell.
-    voxel: int64 [K] which of the V cells ``order``'s points are in, ascending.
+    order: int64 [K] indices into the input points, sorted by cell; input order within a cell.
+    voxel: int64 [K] index into the V cells of each point in ``order``, ascending.
     shape: (layers, rows, columns) of the cells of one sample.
     """
 
@@ -49,7 +48,7 @@ class Voxels:
         return torch.stack([sample, row // rows % layers, row % rows, self.cell % columns], dim=1)
 
     def split(self, points: int) -> list[Voxels]:
-        """Consecutive parts of about ``points`` points each, no cell divided; one part at least."""
+        """Consecutive parts of about ``points`` points each, without splitting cells; at least one part."""
         stop = torch.cat([self.count.new_zeros(1), self.count.cumsum(0)])
         marks = torch.arange(points, max(points, len(self.order)), points, device=stop.device)
         cuts = [0, *sorted({*torch.searchsorted(stop, marks).tolist(), len(self.cell)})]
@@ -60,7 +59,7 @@ class Voxels:
 
 
 class Axis(NamedTuple):
-    """Cells along one axis: ``low`` is in the first of them, ``high`` in none."""
+    """Cells along one axis, over the half-open range [low, high)."""
 
     low: float
     high: float
@@ -85,12 +84,12 @@ def voxelize(
     Args:
         xyz: [M, >=3] metres, ego frame; columns after the third are ignored.
         batch_index: int64 [M] sample of each point.
-        batch_size: number of samples; without it a GPU has to wait for the largest ``batch_index``.
+        batch_size: number of samples; if omitted, a GPU must synchronise to find the largest ``batch_index``.
 
-    Points outside the region (upper bounds excluded, z included) and points that are not finite belong to no cell.
+    Points outside the region (in z, too; upper bounds excluded) and non-finite points belong to no cell.
 
     Raises:
-        PerceptionError: on shapes or dtypes other than these, and on a sample that is not in the batch.
+        PerceptionError: other shapes or dtypes, or a sample index outside the batch.
     """
     if xyz.ndim != 2 or xyz.shape[1] < 3 or not xyz.is_floating_point():
         raise PerceptionError(f"voxelize: xyz: floats [M, >=3] were expected, found {xyz.dtype} {list(xyz.shape)}")
@@ -110,10 +109,10 @@ def voxelize(
 
 
 def capped(voxels: Voxels, max_points: int, max_voxels: int, generator: torch.Generator | None = None) -> Voxels:
-    """At most ``max_points`` points of a cell and ``max_voxels`` cells of a sample.
+    """Keep at most ``max_points`` points per cell and ``max_voxels`` cells per sample.
 
-    Without a generator the first are kept: the first points of a cell, and the cells whose first points come first, as
-    in the hard voxelization of spconv and mmcv. With one, both are drawn at random, the same for the same generator.
+    Without a generator, the first points of a cell and the cells whose first points come first are kept, as in the hard
+    voxelization of spconv and mmcv. With one, both are random, and reproducible for the same generator.
     """
     if max_points < 1 or max_voxels < 1:
         raise PerceptionError(f"capped: at least one point and voxel was expected, found {max_points} and {max_voxels}")
@@ -138,7 +137,7 @@ def capped(voxels: Voxels, max_points: int, max_voxels: int, generator: torch.Ge
 
 
 def _rank(priority: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """The place of each element in its group by ascending priority; groups are ascending, priorities differ."""
+    """Rank of each element within its group by ascending priority; groups are sorted, priorities are distinct."""
     by_priority = priority.argsort()
     by_group = by_priority[group[by_priority].argsort(stable=True)]
     place = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
@@ -150,10 +149,10 @@ def _permutation(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor
 
 
 def segment_sum(values: torch.Tensor, voxels: Voxels, ordered: bool = True) -> torch.Tensor:
-    """Sum over each cell: [V, C] of values [K, C], given in ``voxels.order``.
+    """Sum over each cell: [V, C] of values [K, C] in the order of ``voxels.order``.
 
-    With ``ordered=False`` the values are those of all points, [M, C], as they were given to :func:`voxelize`; it spares
-    the copy in the other order.
+    With ``ordered=False``, values [M, C] are in the original order of all points given to :func:`voxelize`, which saves
+    a reordered copy.
     """
     return _SegmentSum.apply(values, voxels, ordered, False)
 
@@ -164,18 +163,18 @@ def segment_mean(values: torch.Tensor, voxels: Voxels, ordered: bool = True) -> 
 
 
 def segment_max(values: torch.Tensor, voxels: Voxels) -> torch.Tensor:
-    """Maximum over each cell: [V, C] of values [K, C], given in ``voxels.order``.
+    """Maximum over each cell: [V, C] of values [K, C] in the order of ``voxels.order``.
 
-    NaN wins over every number. The gradient goes to the first point that holds the maximum, and to it alone.
+    NaN propagates. The gradient goes only to the first point that attains the maximum.
     """
     return _SegmentMax.apply(values, voxels)
 
 
 def scatter_to_bev(features: torch.Tensor, voxels: Voxels, batch_size: int, grid: BEVGrid) -> torch.Tensor:
-    """Features [V, C] of the occupied pillars as a BEV map [B, C, rows, columns]; zeros where no point fell."""
+    """Features [V, C] of the occupied pillars -> BEV map [B, C, rows, columns], zero in empty cells."""
     canvas = features.new_zeros(batch_size * grid.cells, features.shape[1])
     canvas.index_copy_(0, voxels.cell, features)
-    # Cells-major memory is the channels_last layout, the fastest for convolutions on CPU and GPU.
+    # Cell-major memory is channels_last, the fastest layout for convolutions on CPU and GPU.
     return canvas.view(batch_size, *grid.shape, -1).permute(0, 3, 1, 2)
 
 
@@ -209,7 +208,7 @@ class _SegmentMax(torch.autograd.Function):
 
 
 def _implementation(tensor: torch.Tensor):
-    """The one place where it is decided which code runs."""
+    """Select the implementation for a tensor's device and dtype."""
     if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
         from perception.ops import numba_kernels  # numba takes half a second to import
 

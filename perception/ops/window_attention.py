@@ -1,10 +1,10 @@
-"""Attention from every BEV cell to the tokens of several maps in the window around it; linear in the number of cells.
+"""Attention from each BEV cell to the tokens of several maps in a window around it; linear in the number of cells.
 
-Two implementations of the same result, chosen by :func:`window_attention`:
+Two equivalent implementations, selected by :func:`window_attention`:
 
-* blocks: queries in blocks of 4 x 4, keys in the block's halo, as dense products; whatever of the halo is outside a
-  query's own window is masked (after HaloNet, Vaswani et al., 2021). Differentiable, on any device.
-* compiled: cell by cell on the CPU, without gathering a token twice. For inference.
+* blocks: dense products of 4 x 4 query blocks with the keys in the block's halo; keys outside a query's own window are
+  masked (as in HaloNet, Vaswani et al., 2021). Differentiable, on any device.
+* compiled: cell by cell on the CPU, without duplicating tokens. For inference.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _STRIP = 2048  # cells
 
 
 def window_attention(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-    """Values [B, C, H, W] that each cell gathers. A window over the border sees the border's cells again.
+    """Attended values [B, C, H, W]. Windows that cross the border replicate the border cells.
 
     Args:
-        query: [B, C, H, W].
-        key_value: of each of S maps, keys then values, [B, 2 C, H, W].
-        bias: [B, heads, S, n, n] added to the logits, by offset (row, column) within the window of odd side n; -inf
-            where the sample lacks the map. C is a multiple of heads.
+        query: [B, C, H, W]. C is a multiple of heads.
+        key_value: keys, then values, [B, 2 C, H, W], of each of S maps.
+        bias: [B, heads, S, n, n] added to the logits, by offset (row, column) in the window of odd side n; -inf where
+            a sample lacks the map.
     """
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, bias, *key_value))
     if query.device.type == "cpu" and query.dtype == torch.float32 and not needs_grad:
@@ -42,7 +42,7 @@ def _blocks(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Tens
 
     query = F.pad(query, (0, pad_w, 0, pad_h)).view(batch, heads, head, down, _BLOCK, across, _BLOCK)
     query = query.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, heads, _BLOCK**2, head)
-    # Gathering rows through an embedding is three times faster to differentiate than ``unfold``.
+    # The backward pass of an embedding lookup is three times faster than that of ``unfold``.
     rows = torch.cat([kv.permute(0, 2, 3, 1).reshape(-1, 2 * channels) for kv in key_value])
     tokens = F.embedding(_halo_index(len(key_value), batch, height, width, radius, rows.device), rows)
     key, value = tokens.view(len(query), -1, 2, heads, head).permute(2, 0, 3, 1, 4)
@@ -56,7 +56,7 @@ def _blocks(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Tens
 
 
 def _halo_mask(bias: torch.Tensor) -> torch.Tensor:
-    """[B, heads, 16, S * halo ** 2]: the bias of tokens in the query's window, -inf elsewhere."""
+    """[B, heads, 16, S * halo ** 2]: the bias of tokens inside the query's window, -inf outside."""
     relative = _relative_position(bias.shape[-1] // 2, bias.device)
     mask = bias.flatten(3)[..., relative.clamp(min=0)].masked_fill(relative < 0, -torch.inf)
     return mask.permute(0, 1, 3, 2, 4).flatten(3)
@@ -65,7 +65,7 @@ def _halo_mask(bias: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # the cached tensor may be needed in training, too
 def _relative_position(radius: int, device: torch.device) -> torch.Tensor:
-    """For each query of a block and each cell of its halo, [16, halo ** 2]: their offset in the window, -1 outside."""
+    """[16, halo ** 2]: window offset of each halo cell relative to each query of a block, -1 outside the window."""
     query, halo = torch.arange(_BLOCK, device=device), torch.arange(_BLOCK + 2 * radius, device=device)
     offset = halo[None, :] - query[:, None]  # 0 .. 2 radius when inside the window
     inside = (offset >= 0) & (offset <= 2 * radius)
@@ -76,7 +76,7 @@ def _relative_position(radius: int, device: torch.device) -> torch.Tensor:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def _halo_index(maps: int, batch: int, height: int, width: int, radius: int, device: torch.device) -> torch.Tensor:
-    """Rows of tokens [maps, batch, height, width] that each block's halo reads: [batch * blocks, maps * halo ** 2]."""
+    """[batch * blocks, maps * halo ** 2]: rows of tokens [maps, batch, height, width] in each block's halo."""
 
     def axis(size):  # [blocks, halo]
         start = torch.arange(0, size, _BLOCK, device=device)[:, None]
@@ -93,7 +93,7 @@ def _compiled(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Te
 
     batch, channels, height, width = query.shape
     heads, maps, side = bias.shape[1:4]
-    split = (batch, height, width, -1, heads, channels // heads)  # a cell's channels lie together
+    split = (batch, height, width, -1, heads, channels // heads)  # channels of a cell are contiguous
     queries = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
     tokens = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
     biases = bias.flatten(3).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""The two passes over cells of ``ops.window_attention``, compiled for the CPU when they first run."""
+"""The two passes over cells of ``ops.window_attention``, compiled for the CPU on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numba
 
 from perception.ops.compiled import compiled
 
-# Sums may be reordered, which is what lets them use vector registers.
+# Allows sums to be reordered, which vectorisation requires.
 _fast = compiled(fastmath={"reassoc", "contract", "nsz"})
 
 
@@ -16,7 +16,7 @@ _fast = compiled(fastmath={"reassoc", "contract", "nsz"})
 def write_logits(query, key_value, bias, first, logits):
     """logits [B, h, W, heads, n * n] of query [B, h, W, heads, d] and key_value [B, H, W, 2, heads, d].
 
-    The query is a strip of rows of the whole map, from the row ``first``.
+    The query is a strip of rows of the map, starting at row ``first``.
     """
     batch, strip, width, heads, size = query.shape
     height = key_value.shape[1]
@@ -37,7 +37,7 @@ def write_logits(query, key_value, bias, first, logits):
 
 @_fast
 def add_values(weight, key_value, first, attended):
-    """Adds to attended [B, h, W, heads, d], a strip as above, the values by weight [B, h, W, heads, n * n]."""
+    """Add values weighted by weight [B, h, W, heads, n * n] to attended [B, h, W, heads, d], a strip as above."""
     batch, strip, width, heads, size = attended.shape
     height = key_value.shape[1]
     side = round(math.sqrt(weight.shape[-1]))

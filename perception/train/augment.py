@@ -1,13 +1,13 @@
-"""Augmentation of a Frame for training; the calibration is updated in the same call that changes the data.
+"""Augmentation of a Frame for training; data and calibration are always changed together.
 
 Two independent parts:
 
 - The *world* is mirrored left to right, scaled, rotated about z and shifted: ``p' = scale * R @ M @ p + t`` for every
-  point, with ``M = diag(1, -1, 1)`` where mirrored. A mirrored world seen by a camera is the mirrored image, so the
-  images are flipped too, and ``ego_SE3_camera`` stays a proper rotation: ``R @ M @ rotation @ diag(-1, 1, 1)``.
-- Each *image* is zoomed, shifted and brought to the size that the network sees, and its brightness and contrast change.
+  point, with ``M = diag(1, -1, 1)`` if mirrored. A camera sees a mirrored world as a mirrored image, so images are
+  flipped too, and ``ego_SE3_camera`` stays a proper rotation: ``R @ M @ rotation @ diag(-1, 1, 1)``.
+- Each *image* is zoomed, shifted and resized to the network's input size, and its brightness and contrast change.
 
-After both, a point projects to the same image content as before.
+After both, each point still projects to the same image content.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from perception.config import AugmentConfig
 from perception.geometry import SE3, wrap_angle
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, scaled_below, scaling
 
-MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # in camera axes left-right is x
+MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # left-right is x in camera axes
 
 
 @dataclass(frozen=True)
 class WorldTransform:
-    """``p' = rigid(scale * M @ p)``: mirrors y if ``mirror``, scales, then moves rigidly (about z, and by a shift)."""
+    """``p' = rigid(scale * M @ p)``: mirror y if ``mirror``, scale, then rotate about z and translate."""
 
     mirror: bool = False
     scale: float = 1.0
@@ -40,32 +40,32 @@ class WorldTransform:
 
     @property
     def linear(self) -> np.ndarray:
-        """[3, 3], what velocities and differences of positions are multiplied with."""
+        """[3, 3] linear part, which applies to velocities and position differences."""
         return self.scale * self.rigid.rotation @ self.reflection
 
     def seen_from(self, error: SE3) -> SE3:
-        """How an error that maps positions to wrong ones in the old world does so in the new one."""
+        """A displacement of sensor content, true to displaced positions, expressed in the transformed world."""
         old, new = error.rotation, self.rigid.rotation @ self.reflection
         rotation = new @ old @ new.T
         shift = self.linear @ error.translation + self.rigid.translation - rotation @ self.rigid.translation
         return SE3(rotation, shift)
 
     def camera_pose(self, ego_SE3_camera: SE3) -> SE3:
-        """The pose from which the transformed world looks as it did; as its mirror image where mirrored."""
+        """The camera pose from which the transformed world looks unchanged, or mirrored if ``mirror``."""
         camera_reflection = MIRROR_CAMERA if self.mirror else np.eye(3)
         rotation = self.rigid.rotation @ self.reflection @ ego_SE3_camera.rotation @ camera_reflection
         return SE3(rotation, self.linear @ ego_SE3_camera.translation + self.rigid.translation)
 
     def ego_pose(self, world_SE3_ego: SE3) -> SE3:
-        """The pose in a world that is itself mirrored and scaled by the same amounts.
+        """The ego pose in a world frame that is mirrored and scaled alike.
 
-        Where nothing is mirrored or scaled this is ``world_SE3_ego @ rigid.inverse()`` in the unchanged world.
+        Without mirroring or scaling this is ``world_SE3_ego @ rigid.inverse()`` in the unchanged world frame.
         """
         mirrored = self.reflection @ world_SE3_ego.rotation @ self.reflection
         return SE3(mirrored, self.scale * self.reflection @ world_SE3_ego.translation) @ self.rigid.inverse()
 
     def points(self, points: np.ndarray, velocity: slice | None = None) -> np.ndarray:
-        """A transformed copy, of the same dtype, of points [N, C] with x, y, z first and vx, vy at ``velocity``."""
+        """Transformed copy, of the same dtype, of points [N, C] with x, y, z first and vx, vy at ``velocity``."""
         linear = self.linear.astype(points.dtype)
         out = points.copy()
         out[:, :3] = points[:, :3] @ linear.T + self.rigid.translation.astype(points.dtype)
@@ -85,11 +85,10 @@ class WorldTransform:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How one image is changed. The defaults give what ``sample.fit_image`` gives.
+    """Changes to one image. The defaults are equivalent to ``sample.fit_image``.
 
     zoom: relative to the scale at which the image just covers the output.
-    shift: (right, down) by which the crop moves, as a fraction of the output's (width, height); what lies outside of
-        the image is black.
+    shift: (right, down) shift of the crop as a fraction of the output's (width, height); black outside the image.
     """
 
     mirror: bool = False
@@ -99,7 +98,7 @@ class ImageTransform:
     contrast: float = 1.0
 
     def apply(self, image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """The image [*size, 3] and the affine [3, 3] that maps old pixels (u, v, 1) to new ones."""
+        """The image [*size, 3] and the affine [3, 3] from old to new pixels (u, v, 1)."""
         height, width = image.shape[:2]
         scale = self.zoom * max(size[0] / height, size[1] / width)
         scaled = max(1, round(width * scale)), max(1, round(height * scale))
@@ -120,7 +119,7 @@ class ImageTransform:
         return out, affine
 
     def _lookup(self) -> np.ndarray:
-        """New grey value for each of the 256: brightness multiplies, contrast stretches about middle grey."""
+        """Lookup table of the 256 grey values: brightness multiplies, contrast stretches about mid-grey."""
         values = (np.arange(256) * self.brightness - 128) * self.contrast + 128
         return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
@@ -141,9 +140,9 @@ def augment(
     image_size: Mapping[str, tuple[int, int]],
     rng: np.random.Generator,
 ) -> Frame:
-    """``frame`` in the world that ``world`` makes; its images, randomly changed, at the size (height, width) wanted.
+    """``frame`` transformed by ``world``, with randomly changed images of the given sizes.
 
-    image_size: by sensor, of all that have images.
+    image_size: output (height, width) by sensor, for every sensor with images.
     """
     moved = transform_world(frame, world)
     data = dict(moved.data)
@@ -165,7 +164,7 @@ def augment(
 
 
 def transform_world(frame: Frame, world: WorldTransform) -> Frame:
-    """Clouds, boxes and the ego pose of ``frame`` in the transformed world; its images are not touched."""
+    """Transform clouds, boxes and ego pose of ``frame``; images are left unchanged."""
     clouds = {
         name: type(data)(world.points(data.points, data.velocity)) if isinstance(data, PointCloud) else data
         for name, data in frame.data.items()

@@ -1,7 +1,7 @@
-"""What a training run reads: which frames and sensors make up each batch, prepared and augmented.
+"""Training batches: selection of frames and sensors, preparation and augmentation.
 
-Every random choice is drawn from a generator keyed by the seed and by what it is for, never from a running one. Hence
-nothing depends on the number of loader workers, and there is no generator state to save.
+Every random choice uses a generator keyed by the seed and its purpose, never one with running state. Results therefore
+do not depend on the number of loader workers, and there is no generator state to save.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from perception.train.augment import augment, draw_world
 
 
 def proper_subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every set of some of the sensors but not all, small ones first."""
+    """Every proper non-empty subset of the sensors, smallest first."""
     return [subset for n in range(1, len(sensors)) for subset in combinations(sensors, n)]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one batch is made of: positions in the dataset, and the sensors that are trained with."""
+    """Specification of one batch: indices into the dataset, and the sensors to train with."""
 
     epoch: int
     indices: tuple[int, ...]
@@ -41,9 +41,9 @@ class Draw:
 
 
 class Schedule(Sampler[Draw]):
-    """The batches of one epoch for one process, in an order keyed by (seed, epoch), without an incomplete last one.
+    """The batches of one epoch for one process, in an order keyed by (seed, epoch), without an incomplete last batch.
 
-    With ``train.sensor_dropout`` as probability a batch sees fewer sensors, see ``train.dropout_to``; else all.
+    With probability ``train.sensor_dropout`` a batch uses fewer sensors, see ``train.dropout_to``.
     """
 
     def __init__(self, samples: int, sensors: Sequence[str], config: TrainConfig, rank: int = 0, processes: int = 1):
@@ -76,21 +76,21 @@ class Schedule(Sampler[Draw]):
 
 
 def training_image_size(size: tuple[int, int], config: AugmentConfig) -> tuple[int, int]:
-    """Height and width that an image must cover for the augmentation to zoom in on it without enlarging it.
+    """Height and width that an image must cover so that augmentation can zoom in without upsampling.
 
-    size: height and width that the network sees.
+    size: height and width of the network input.
     """
     height, width = (math.ceil(side * (1 + config.image_scale)) for side in size)
     return height, width
 
 
 class FrameCache:
-    """The frames of a dataset, each read once. Images are kept no larger than to cover what training wants of them.
+    """In-memory cache of the frames of a dataset. Images are reduced to the size that training needs.
 
-    Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes some 4 MB.
+    Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes about 4 MB.
 
     Args:
-        image_size: height and width by sensor.
+        image_size: height and width that images must cover, by sensor.
     """
 
     def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
@@ -126,10 +126,10 @@ def _shrunk(camera: CameraImage, cover: tuple[int, int]) -> CameraImage:
 
 @dataclass(frozen=True)
 class Sample:
-    """A frame as it is trained on.
+    """An augmented training frame.
 
-    errors: sensor -> how its content is displaced, see :class:`perception.data.corruptions.Corrupted`.
-    sensors: those that the detector sees; the frame's others only supervise depth.
+    errors: sensor -> displacement of its content, see :class:`perception.data.corruptions.Corrupted`.
+    sensors: sensors that the detector sees; other sensors of the frame only supervise depth.
     """
 
     frame: Frame
@@ -138,9 +138,9 @@ class Sample:
 
 
 class TrainingData(Dataset):
-    """Draw -> Batch, augmented; None where none of its frames can be read.
+    """Draw -> augmented Batch; None if none of its frames is usable.
 
-    A PerceptionError is returned: raised in a loader worker, it would arrive with a page of traceback around it.
+    A PerceptionError is returned rather than raised: a loader worker would wrap it in a long traceback.
     """
 
     def __init__(self, frames: FrameSource, config: Config, inputs: InputSpec):
@@ -157,7 +157,7 @@ class TrainingData(Dataset):
             return error
 
     def _prepare(self, index: int, draw: Draw) -> Sample | None:
-        """The frame as it is trained on; None where it cannot be read or holds no sensor."""
+        """The augmented frame; None if it cannot be read or has none of the detector's sensors."""
         frame, config = self.frames[index], self.config
         present = () if frame is None else tuple(name for name in frame.sensors if name in self.inputs.sensors)
         if frame is None or not present:
@@ -177,18 +177,18 @@ class TrainingData(Dataset):
         return Sample(augmented, errors, corrupted.frame.sensors)
 
     def _previous(self, index: int, frame: Frame) -> Frame | None:
-        """The keyframe before, if it is of the same scene."""
+        """The previous keyframe, if it belongs to the same scene."""
         previous = self.frames[index - 1] if index > 0 else None
         return previous if previous is not None and previous.scene == frame.scene else None
 
 
 def sensors_kept(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The wanted sensors that are present; all that are present rather than none."""
+    """The wanted sensors that are present; if there are none, all sensors present."""
     return tuple(name for name in present if name in wanted) or present
 
 
 def make_batch(samples: list[Sample], inputs: InputSpec) -> Batch:
-    """Collate, and mark sensors that are there only to supervise depth as not valid: the detector does not see them."""
+    """Collate the samples; sensors that only supervise depth are marked invalid, so that the detector ignores them."""
     batch = collate([sample.frame for sample in samples], inputs)
     batch.displacement = torch.tensor([[_planar(s.errors.get(name)) for name in inputs.sensors] for s in samples])
     batch.sensor_valid &= torch.tensor([[name in s.sensors for name in inputs.sensors] for s in samples])
@@ -196,10 +196,10 @@ def make_batch(samples: list[Sample], inputs: InputSpec) -> Batch:
 
 
 def _planar(error: SE3 | None) -> tuple[float, float, float]:
-    """(yaw, x, y) of an error in BEV, NaN where there is none to name."""
+    """(yaw, x, y) of a displacement in BEV, NaN where it is unknown."""
     return (np.nan,) * 3 if error is None else (error.yaw, *error.translation[:2].tolist())
 
 
 def _trained_on(boxes: Boxes3D | None) -> Boxes3D | None:
-    """As in the metric, boxes without a single LiDAR or radar point are left out."""
+    """Boxes without any LiDAR or radar point are dropped, as in the metric."""
     return None if boxes is None else boxes[boxes.measured]

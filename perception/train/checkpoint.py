@@ -14,7 +14,7 @@ from perception.files import write_file
 
 
 def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
-    """Write groups of named tensors and a JSON-able ``state``; a crash leaves the file as it was, never half of one."""
+    """Write groups of named tensors and a JSON-serialisable ``state`` atomically: a crash keeps the old file intact."""
     flat = {
         f"{group}/{name}": value.cpu().contiguous()
         for group, values in tensors.items()
@@ -24,10 +24,10 @@ def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], st
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
-    """What :func:`write_checkpoint` was given, on the CPU.
+    """Tensors (on the CPU) and state as given to :func:`write_checkpoint`.
 
     Raises:
-        PerceptionError: there is no such file, or it is not a checkpoint.
+        PerceptionError: the file is missing or is not a checkpoint.
     """
     tensors: dict[str, dict[str, torch.Tensor]] = {}
     try:

@@ -1,4 +1,4 @@
-"""What a training run writes down as it goes: losses, throughput and what went wrong."""
+"""Training logs: losses, throughput and skipped steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class Window:
-    """Mean losses and throughput since it was last asked."""
+    """Accumulates mean losses and throughput since the last :meth:`pop`."""
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}  # on the device until asked
+        self.sums: dict[str, torch.Tensor] = {}  # on the device until popped
         self.counts: dict[str, int] = {}
         self.samples, self.start_s = 0, time.monotonic()
 
@@ -34,7 +34,7 @@ class Window:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
-        """Empty where nothing was added. A loss that only some batches have (depth) is averaged over those."""
+        """Means and throughput, empty if nothing was added. A loss is averaged over the batches that have it."""
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         if means:
             means["samples_per_s"] = self.samples / (time.monotonic() - self.start_s)
@@ -43,14 +43,14 @@ class Window:
 
 
 class Journal:
-    """``log.jsonl``, one JSON object a line, and the same numbers for TensorBoard. Only the first process writes."""
+    """Writes ``log.jsonl``, one JSON object per line, and TensorBoard logs. Only the first process writes."""
 
     def __init__(self, out: Path, step: int, rank: int):
         self.path, self.writes, self.tensorboard = out / "log.jsonl", rank == 0, None
         if not self.writes:
             return
         lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        # What was logged after the checkpoint will happen, and be logged, once more.
+        # Steps after the checkpoint are repeated, and logged again.
         write_file(self.path, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step).encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +60,7 @@ class Journal:
             log.info(missing_extra("train", "log.jsonl has the same numbers as TensorBoard logs, which need an extra"))
 
     def write(self, kind: str, step: int, numbers: dict[str, float], **other) -> None:
-        """kind: "steps", "epoch" or "broken".  numbers: what TensorBoard plots too."""
+        """kind: "steps", "epoch" or "broken".  numbers: values that are also written to TensorBoard."""
         if not self.writes:
             return
         with self.path.open("a") as file:
@@ -75,7 +75,7 @@ class Journal:
 
 
 def _logged_step(line: str) -> float:
-    """The step of a line of log.jsonl; infinite for the half line that a crash left."""
+    """The step of a line of log.jsonl; infinite for a line truncated by a crash."""
     try:
         return json.loads(line)["step"]
     except ValueError:

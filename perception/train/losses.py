@@ -1,4 +1,4 @@
-"""What the detector is trained to minimise: the losses of its heads, depth cross-entropy and registration."""
+"""The training loss: losses of the heads, depth cross-entropy and registration."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from perception.model.registration import registration_loss
 
 _BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 0.5, "axis": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
-_DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving things where they were
+_DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving objects at past positions
 
 
 class DetectionLoss(nn.Module):
     """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth", "registration"}, scalars.
 
-    A head with ``losses(output, batch)`` adds what that gives, as ``<head>/<name>``; CenterHead has its losses here.
+    A head with a method ``losses(output, batch)`` adds its terms as ``<head>/<name>``; those of CenterHead are here.
     """
 
     def __init__(self, detector: Detector, config: TrainConfig):
@@ -110,7 +110,7 @@ class CenterLoss:
 
 
 def _agree(batch: Batch, *sensors: str) -> torch.Tensor:
-    """bool [B]: these sensors are where they say they are, so that one may teach the other depth."""
+    """bool [B]: whether these sensors are not displaced, so that one can supervise the depth of the other."""
     if batch.displacement is None:
         return torch.ones(len(batch), dtype=torch.bool)
     axes = [s for s, name in enumerate(batch.sensors) if name in sensors]
@@ -130,7 +130,7 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def depth_target(
     images: ImageBatch, cloud: PointBatch, bins: int, height: int, width: int, depth_min_m: float, depth_max_m: float
 ) -> torch.Tensor:
-    """Depth bin of the nearest recent point per feature cell: int64 [B, N, height, width], -1 where there is none."""
+    """Depth bin of the nearest recent point in each feature cell: int64 [B, N, height, width], -1 for none."""
     age_s = cloud.points[:, cloud.fields.index("age_s")] if "age_s" in cloud.fields else cloud.points.new_zeros(1)
     recent = age_s < _DEPTH_MAX_AGE_S
     b, n = images.intrinsics.shape[:2]
@@ -143,7 +143,7 @@ def depth_target(
         xyz = xyz + camera_SE3_ego[sample, :, None, :3, 3]
         pixels = torch.einsum("nij,npj->npi", images.intrinsics[sample].float(), xyz)
         depth = xyz[..., 2]
-        # A pixel centre lies at an integer, so the first feature cell spans pixels -0.5 to stride - 0.5.
+        # Pixel centres lie at integers, so the first feature cell spans -0.5 to stride - 0.5.
         u = ((pixels[..., 0] / depth.clamp(min=0.1) + 0.5) / stride).floor().long()
         v = ((pixels[..., 1] / depth.clamp(min=0.1) + 0.5) / stride).floor().long()
         ok = (depth >= depth_min_m) & (depth < depth_max_m) & (u >= 0) & (u < width) & (v >= 0) & (v < height)

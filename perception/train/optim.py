@@ -1,4 +1,4 @@
-"""How weights change in a step: parameter groups, learning rate, moving average, precision."""
+"""Optimisation: parameter groups, learning-rate schedule, weight averaging, precision."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 from perception.config import TrainConfig
 
-WARMUP = 0.2  # share of the steps over which the learning rate rises
+WARMUP = 0.2  # fraction of the steps over which the learning rate rises
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW groups: pretrained backbones and the rest, each with weight decay and, for norms and biases, without."""
+    """AdamW groups: pretrained backbones and the rest, each split by weight decay (none for norms and biases)."""
     parts = [getattr(encoder, "pretrained", None) for encoder in getattr(model, "encoders", nn.ModuleDict()).values()]
     backbone = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -26,9 +26,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
 
 
 def one_cycle(progress: float) -> float:
-    """Learning rate as a fraction of its peak at ``progress`` in 0..1: a cosine from 0.1 up to 1, then one down to 0.
+    """Learning rate as a fraction of its peak at ``progress`` in 0..1: cosine from 0.1 up to 1, then down to 0.
 
-    (Smith & Topin, 2018.) A function of the step and nothing else, so a scheduler has no state to save.
+    One-cycle schedule (Smith & Topin, 2018). It depends on the step alone, so there is no scheduler state to save.
     """
     if progress < WARMUP:
         return 1.0 - 0.45 * (1 + math.cos(math.pi * progress / WARMUP))
@@ -36,9 +36,9 @@ def one_cycle(progress: float) -> float:
 
 
 class Ema:
-    """Exponential moving average of a model's parameters; its buffers are copied.
+    """Exponential moving average of a model's parameters; buffers are copied.
 
-    The decay grows as (1 + step) / (10 + step) up to ``decay``, so that the random start is soon forgotten.
+    The decay grows as (1 + step) / (10 + step) up to ``decay``, so that the initial weights fade quickly.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -57,7 +57,7 @@ class Ema:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; emulated, it is slower than float32."""
+    """Whether the device supports bfloat16 natively; emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11

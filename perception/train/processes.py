@@ -1,4 +1,4 @@
-"""The processes of a training: their group, what they agree on, and the signals that end them."""
+"""Distributed training: the process group, flags shared by all processes, and stop signals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perception.device import checked_device
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
-    """This process's device, and under torchrun the group of all processes. "auto" takes a GPU if there is one."""
+    """Yield this process's device; under torchrun, join the process group. "auto" uses a GPU if there is one."""
     kind = checked_device(device)
     if "RANK" not in os.environ:
         yield torch.device(kind)
@@ -31,7 +31,7 @@ def process_group(device: str) -> Iterator[torch.device]:
 
 
 def any_process(flags: list[bool], device: torch.device) -> list[bool]:
-    """Each flag, true if it is true in any process: all processes must take the same branch."""
+    """Each flag, true if it is true in any process, so that all processes take the same branch."""
     if not distributed.is_initialized():
         return flags
     tensor = torch.tensor(flags, dtype=torch.int32, device=device)
@@ -41,12 +41,12 @@ def any_process(flags: list[bool], device: torch.device) -> list[bool]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once Ctrl-C or a termination request came; a second Ctrl-C interrupts at once."""
+    """Yield a list that receives SIGINT and SIGTERM instead of stopping; a second Ctrl-C interrupts immediately."""
     received: list[int] = []
 
     def handle(number: int, _: object) -> None:
         received.append(number)
-        if not distributed.is_initialized():  # torchrun passes a signal on that the terminal has sent already
+        if not distributed.is_initialized():  # torchrun forwards a signal that the terminal sent too
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,7 +1,7 @@
-"""Training: one loop for one process or many, on CPU or GPU, that can be stopped and resumed at any step.
+"""Training: one loop for one or many processes, on CPU or GPU, that can be stopped and resumed at any step.
 
 All randomness is keyed by the seed and the step (see ``train.batches``), and the learning rate is a function of the
-step: a run that was interrupted and resumed ends in the same bytes as one that was not (on a CPU).
+step. On a CPU, an interrupted and resumed run is therefore bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_group
 from perception.train.processes import any_process, process_group, stop_signals
 
 LOG_EVERY_STEPS = 20
-MAX_BROKEN_STEPS = 10  # in a row, of which loss or gradient is not finite
-MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_minutes")  # between a run and its resumption
+MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
+MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_minutes")  # config keys that a resumed run may change
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +52,16 @@ class TrainingError(PerceptionError):
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole process group; the trainer decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the trainer handles them
         signal.signal(number, signal.SIG_IGN)
 
 
 class Trainer:
-    """Trains ``model`` on ``frames``; everything it leaves behind is in the folder ``out``.
+    """Trains ``model`` on ``frames``; all output goes to the folder ``out``.
 
-    model: Batch -> prediction, with ``inputs`` and ``save(folder, state)``, as a Detector.
+    model: Batch -> prediction, with ``inputs`` and ``save(folder, state)`` like a Detector.
     loss: (prediction, batch) -> dict with "total".
-    frames: None for a frame that cannot be read, which is left out and counted.
+    frames: yields None for an unreadable frame, which is skipped and counted.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trainer:
         self.loader = DataLoader(
             TrainingData(frames, config, model.inputs),
             sampler=self.schedule,
-            batch_size=None,  # the dataset makes whole batches
+            batch_size=None,  # the dataset returns whole batches
             num_workers=config.data.workers,
             worker_init_fn=_start_worker,
             persistent_workers=config.data.workers > 0,
@@ -94,7 +94,7 @@ class Trainer:
         self.total_steps = config.train.epochs * self.schedule.steps_per_epoch
         self.step, self.elapsed_before_s, self.start_s = 0, 0.0, time.monotonic()
         self.saved_s = self.start_s
-        self.broken: list[list[str]] = []  # tokens of each broken step since the last good one
+        self.broken: list[list[str]] = []  # tokens of the broken steps since the last good one
         self.recent, self.epoch = Window(), Window()
 
     @property
@@ -106,10 +106,10 @@ class Trainer:
         return self.elapsed_before_s + time.monotonic() - self.start_s
 
     def run(self) -> bool:
-        """Train to the end of the last epoch, or until Ctrl-C; either way the state is saved. Returns whether it ended.
+        """Train to the end or until Ctrl-C, and save the state in either case. Returns whether training is complete.
 
         Raises:
-            TrainingError: no batch of an epoch can be used, or the loss is not finite for many steps in a row.
+            TrainingError: an epoch has no usable batch, or loss or gradient is not finite for many steps in a row.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         bar = tqdm(
@@ -117,23 +117,23 @@ class Trainer:
             initial=self.step,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            disable=self.rank > 0 or "TQDM_DISABLE" in os.environ,  # as --quiet says
+            disable=self.rank > 0 or "TQDM_DISABLE" in os.environ,  # set by --quiet
         )
         with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
-            if self.processes > 1:  # a batch without some sensor leaves that sensor's parameters unused
+            if self.processes > 1:  # parameters of a sensor that is not in the batch are unused
                 self.forward = DistributedDataParallel(self.model, find_unused_parameters=True)
             try:
                 while ended and self.step < self.total_steps:
                     ended = self._run_epoch(journal, bar, stop)
                     self.save()
-            finally:  # this trainer may live until exit, which would wait for workers deaf to signals
+            finally:  # otherwise the interpreter's exit waits for loader workers, which ignore signals
                 self.loader._iterator = None
-                self.forward = self.model  # and gloo's threads, if the group outlived its end, may abort the exit
+                self.forward = self.model  # and gloo threads that outlive the process group may abort the exit
         return ended
 
     def _run_epoch(self, journal: Journal, bar: tqdm, stop: list[int]) -> bool:
-        """The rest of the current epoch; returns whether its end was reached."""
+        """Run the rest of the current epoch; returns whether its end was reached."""
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         self.schedule.epoch, self.schedule.start = epoch, start
         dropped_frames = empty_steps = broken_steps = 0
@@ -172,7 +172,7 @@ class Trainer:
         return self.config.train.learning_rate * one_cycle(self.step / self.total_steps)
 
     def _train_step(self, batch: Batch, journal: Journal) -> dict[str, torch.Tensor]:
-        """One optimiser step; empty where loss or gradient is not finite, and then the weights stay as they were."""
+        """One optimiser step; if loss or gradient is not finite, weights are not changed and the result is empty."""
         torch.manual_seed(int(keyed_rng(self.config.train.seed, self.step, self.rank, "network").integers(2**63)))
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
@@ -203,7 +203,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write what ``perception.load`` reads (averaged weights, config) and the checkpoint a run resumes from."""
+        """Write averaged weights and config for ``perception.load``, and the checkpoint to resume from."""
         self.saved_s = time.monotonic()
         if self.rank > 0:
             return
@@ -219,10 +219,10 @@ class Trainer:
         self.model.save(self.out, self.ema.state)
 
     def resume(self) -> None:
-        """Continue from ``out``'s checkpoint; from the start where there is none.
+        """Continue from the checkpoint in ``out``, or start from the beginning if there is none.
 
         Raises:
-            TrainingError: the checkpoint cannot be read, or was written under another config.
+            TrainingError: the checkpoint cannot be read, or was written with a different config.
         """
         if not self.checkpoint.exists():
             log.info("%s: nothing to resume, starting from the beginning", self.out)
@@ -255,13 +255,13 @@ class Trainer:
 
 
 def freeze(model: nn.Module, name: str) -> None:
-    """Train the rest of ``model`` only. Batch normalisation in it keeps its statistics, until ``model.train()``.
+    """Freeze a module of ``model``: its parameters and, until ``model.train()``, its batch-norm statistics.
 
     Args:
-        name: of a module in it, such as ``encoders.camera``.
+        name: of the module, such as ``encoders.camera``.
 
     Raises:
-        TrainingError: it has no such part.
+        TrainingError: the model has no such module.
     """
     parts = dict(model.named_modules())
     if not name or name not in parts:
@@ -275,10 +275,10 @@ def freeze(model: nn.Module, name: str) -> None:
 
 
 def initialise(model: Detector, checkpoint: str) -> None:
-    """Start from a checkpoint's weights wherever name and shape are the same; the number of those is logged.
+    """Initialise from a checkpoint every weight whose name and shape match, and log how many do.
 
     Raises:
-        PerceptionError: no such checkpoint, or none of its weights fits.
+        PerceptionError: no such checkpoint, or none of its weights match.
     """
     folder, own = find_checkpoint(checkpoint), model.state_dict()
     weights = read_weights(folder)
@@ -286,13 +286,13 @@ def initialise(model: Detector, checkpoint: str) -> None:
     if not fitting:
         raise TrainingError(f"train.init: {folder}: weights of this model were expected, none of them fits")
     log.info("%s: %d of %d tensors taken over", folder, len(fitting), len(own))
-    sets = {k: v for k, v in weights.items() if k.startswith("calibration.")}  # of scores, of the sensors that it has
+    sets = {k: v for k, v in weights.items() if k.startswith("calibration.")}  # score calibration
     fits = {k: v for k, v in sets.items() if set(k.partition(".")[2].split("+")) <= set(model.sensors)}
     model.load_state_dict({**own, **fits, **fitting})
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """``key (old, now new)`` for every key that differs and may not."""
+    """``key (old, now new)`` for every key that differs but must not change."""
     changed = []
     for key in old.keys() | new.keys():
         before, after, name = old.get(key), new.get(key), f"{prefix}{key}"
@@ -311,17 +311,17 @@ def train(
     source: FrameSource | None = None,
     build: Callable[[Config], Detector] = build,
 ) -> bool:
-    """Train the detector that ``config`` describes; returns whether training ended (False: it was interrupted).
+    """Train the detector that ``config`` describes; returns whether training is complete (False if interrupted).
 
     Writes to the folder ``out``: model.safetensors and config.yaml for ``perception.load``, log.jsonl, TensorBoard
-    logs, and checkpoint.safetensors, from which ``resume`` continues. Run by torchrun, all processes train together.
+    logs, and checkpoint.safetensors, from which ``resume`` continues. Under torchrun, all processes train together.
 
     Args:
-        source: the frames; None reads those that ``config.data`` names from a folder in the nuScenes layout.
-        build: makes the detector of a config; one's own where it has own parts.
+        source: the frames; None reads the nuScenes-layout dataset that ``config.data`` names.
+        build: builds the detector from a config; pass your own for a detector with custom parts.
 
     Raises:
-        PerceptionError: data that cannot be read, or a run in ``out`` already that is not to be resumed.
+        PerceptionError: data cannot be read, or ``out`` already holds a run and ``resume`` is false.
     """
     out = Path(out)
     if (out / "checkpoint.safetensors").exists() and not resume:
@@ -344,7 +344,7 @@ def train(
 
 
 def _recorded(config: Config, model: Detector) -> NuScenes:
-    """The frames that ``config.data`` names."""
+    """The annotated frames that ``config.data`` names."""
     data, covering = config.data, model.inputs.covering
     frames = open_source(
         data.root,
