@@ -49,7 +49,7 @@ test-numpy2:
 	.ci/core $(PYTHON) .venv-numpy2
 
 test-python3.12:
-	$(if $(PYTHON312),.ci/core $(PYTHON312) .venv-python3.12,@echo "skipped: there is no Python 3.12 (PYTHON312=)")
+	$(if $(PYTHON312),.ci/core $(PYTHON312) .venv-python3.12 if-installable,@echo "skipped: there is no Python 3.12 (PYTHON312=)")
 
 docs: setup
 	$(BIN)/python tools/make_docs.py

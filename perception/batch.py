@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fitted
 
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
+
 
 @dataclass
 class _Tensors:
     """Moves every tensor among the fields of a dataclass, however deep."""
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> Self:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self):
+    def pin_memory(self) -> Self:
         """Called by the DataLoader when it pins: page-locked memory makes the copy to a GPU asynchronous."""
         return self._each(lambda tensor: tensor.pin_memory())
 
-    def _each(self, change):
-        def changed(value):
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        def changed(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return change(value)
             if isinstance(value, _Tensors):
@@ -44,7 +48,7 @@ class PointBatch(_Tensors):
     points: torch.Tensor
     batch_index: torch.Tensor
     batch_size: int
-    fields: tuple[str, ...] = ("x", "y", "z")
+    fields: tuple[str, ...]
 
 
 @dataclass
@@ -139,8 +143,8 @@ def _collate(name: str, parts: list[SensorData | None], spec: InputSpec) -> Sens
         return _collate_points(clouds)
     images = [part for part in parts if not isinstance(part, PointCloud)]
     if name not in spec.image_size or len(images) < len(parts):
-        wanted, found = ("images", "a point cloud") if name in spec.image_size else ("a point cloud", "images")
-        raise SampleError(f"{name}: {wanted} was expected, as its encoder takes, found {found}")
+        wanted, found = ("images", "points") if name in spec.image_size else ("points", "images")
+        raise SampleError(f"{name}: {wanted} were expected, as its encoder takes, found {found}")
     return _collate_images(images, spec.image_size[name])
 
 

@@ -233,7 +233,7 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(replace(config, encoders=encoders)))
 
 
-def _merge(config, loaded, where: str):
+def _merge(config: Any, loaded: Any, where: str) -> Any:
     if "encoders" in config and OmegaConf.is_dict(loaded):
         loaded = _upgraded(loaded)
         _add_encoders(config, loaded, where)
@@ -257,7 +257,7 @@ def _merge(config, loaded, where: str):
         raise ConfigError(f"{where}: {str(error).splitlines()[0]} (key '{error.full_key}')") from None
 
 
-def _add_encoders(config, loaded, where: str) -> None:
+def _add_encoders(config: Any, loaded: Any, where: str) -> None:
     """Give ``config`` a section of the right kind for each encoder that ``loaded`` adds, or makes another kind of."""
     encoders = loaded.get("encoders")
     for name, section in encoders.items() if OmegaConf.is_dict(encoders) else ():
@@ -273,7 +273,7 @@ def _add_encoders(config, loaded, where: str) -> None:
                 config.encoders[name] = OmegaConf.structured(ENCODERS[kind])
 
 
-def _upgraded(loaded):
+def _upgraded(loaded: Any) -> Any:
     """As version 0.1 wrote it: a section for each of three sensors at the top, and other names of a few keys."""
     old = [name for name in ("camera", "radar", "lidar") if name in loaded]
     container: Any = OmegaConf.to_container(loaded)
@@ -334,14 +334,14 @@ def _found(config: Config, keys: str) -> str:
     return ", ".join(str(_value(config, key)) for key in keys.split(", "))
 
 
-def _value(config: Config, key: str):
+def _value(config: Config, key: str) -> Any:
     value: Any = config
     for name in key.split("."):
         value = value[name] if isinstance(value, dict) else getattr(value, name)
     return value
 
 
-def _keys(container, prefix: str = "") -> list[str]:
+def _keys(container: Any, prefix: str = "") -> list[str]:
     keys = []
     for key, value in container.items():
         keys.append(f"{prefix}{key}")

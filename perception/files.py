@@ -52,7 +52,7 @@ def write_file(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: object) -> None:
     """:func:`write_file` of a JSON-able value for reading."""
     write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 

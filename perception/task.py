@@ -73,7 +73,7 @@ class ObjectClass:
     prior_speed_mps: float = 10.0
     acceleration_density: float = 0.6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("sources", "color", "attributes", "usual_attributes"):  # lists of its own
             setattr(self, name, list(getattr(self, name)))
 
@@ -134,7 +134,7 @@ class Task:
     objects: list[ObjectClass] = field(default_factory=_nuscenes_classes)
     attributes: list[str] = field(default_factory=lambda: [*_VEHICLE, *_CYCLE, *_PEDESTRIAN])
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.objects, self.attributes = list(self.objects), list(self.attributes)
         if not self.objects:
             raise TaskError("task.objects: at least one class was expected, found none")
@@ -169,7 +169,7 @@ class Task:
     def labels_alike(self, other: Task) -> bool:
         """Whether labels and attributes mean the same in both; other facts of the classes may differ."""
 
-        def meaning(task: Task):
+        def meaning(task: Task) -> tuple:
             return [(facts.name, set(facts.sources or [facts.name])) for facts in task.objects], task.attributes
 
         return meaning(self) == meaning(other)

@@ -1,10 +1,6 @@
 """One picture of one frame: the cameras, a view from behind the vehicle and the bird's-eye view, boxes in all of them.
 
-Every view is a projection of line segments in the ego frame to pixels, a :class:`Pinhole` or a :class:`TopDown`, so
-boxes, arrows, rings and dashes are made once, in metres, and drawn by the same few lines wherever they are seen.
-
-Pictures are uint8 [H, W, 3] RGB. Nothing here keeps state but the shapes of the latest words, and
-nothing but numpy and OpenCV is used.
+Pictures are uint8 [H, W, 3] RGB; ``canvas`` draws on them, with numpy and OpenCV and nothing else.
 """
 
 from __future__ import annotations
@@ -12,13 +8,33 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from perception.canvas import (
+    BACKGROUND,
+    DIM,
+    HEIGHT_COLOURS,
+    HEIGHTS_M,
+    PANEL,
+    RING,
+    SHIFT,
+    TEXT,
+    WARNING,
+    WHITE,
+    Pinhole,
+    TopDown,
+    draw_segments,
+    fixed,
+    inside,
+    paste,
+    splat,
+    write,
+    write_title,
+)  # fmt: skip
 from perception.config import GridConfig
-from perception.geometry import SE3, box_corners, project
+from perception.geometry import box_corners
 from perception.grid import BEVGrid
 from perception.sample import Boxes3D, CameraImage, Detections, Frame, PointCloud, SensorData, fit_image
 from perception.task import NUSCENES, Task
@@ -26,8 +42,6 @@ from perception.task import NUSCENES, Task
 WIDTH, HEIGHT = 1920, 1080
 MARGIN, GAP, HEADER = 16, 8, 56
 BEV_WIDTH, LEGEND_HEIGHT = 656, 138
-BEV_SPARE_AHEAD = 0.75  # of the room that the grid leaves in the bird's-eye view, the share ahead of it
-NEAR_M = 0.2  # what is nearer to a camera than this is cut off
 FAR_M = 35.0  # boxes farther from the eye than this have thin lines, else they would be all line
 RADAR_ARROW_OPACITY = 0.5
 ARROW_S = 1.0  # velocity arrows end where the object will be after this time
@@ -37,85 +51,16 @@ RECENT_S = 0.1  # of a cloud of several sweeps, what is older than its newest po
 # The usual arrangement; a rig with other names is shown in alphabetical order.
 CAMERA_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 
-BACKGROUND, PANEL, RING = (13, 16, 22), (20, 25, 33), (50, 59, 73)
-TEXT, DIM, WARNING, WHITE = (226, 232, 240), (134, 146, 164), (255, 107, 107), (255, 255, 255)
 EGO = (196, 204, 216)
 EGO_BOX = Boxes3D(np.array([[1.4, 0, 0.8]]), np.array([[4.7, 1.9, 1.6]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
 RADAR = (255, 221, 87)
 _TITLES = {"camera": "Camera", "radar": "Radar", "lidar": "LiDAR"}
 _LEGEND_CLASSES = 10
-HEIGHTS_M = (-1.0, 0.0, 0.4, 1.5, 3.5, 8.0)
-HEIGHT_COLOURS = np.array(
-    [(58, 74, 128), (66, 96, 158), (72, 140, 180), (104, 190, 184), (190, 224, 170), (250, 236, 180)]
-)
 
 # Corners by the order of geometry.box_corners.
 _EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
 _FLOOR_EDGES = np.array([(2, 3), (3, 7), (7, 6), (6, 2)])
 _FRONT_FACE, _FLOOR = (0, 1, 2, 3), (2, 3, 7, 6)
-
-
-@dataclass(frozen=True)
-class Pinhole:
-    """A camera, real or not. intrinsics: [3, 3] pixels."""
-
-    intrinsics: np.ndarray
-    camera_SE3_ego: SE3
-
-    @classmethod
-    def looking(cls, eye, target, focal_px: float, size: tuple[int, int]) -> Pinhole:
-        """From ``eye`` at ``target``, ego metres; ``size`` is (height, width) and its middle shows the target."""
-        forward = np.subtract(target, eye) / np.linalg.norm(np.subtract(target, eye))
-        right = np.cross(forward, (0, 0, 1))
-        right /= np.linalg.norm(right)
-        ego_SE3_camera = SE3(np.stack([right, np.cross(forward, right), forward], axis=1), eye)
-        intrinsics = np.array([[focal_px, 0, (size[1] - 1) / 2], [0, focal_px, (size[0] - 1) / 2], [0, 0, 1]])
-        return cls(intrinsics, ego_SE3_camera.inverse())
-
-    def points(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego points [N, 3] -> pixels [N, 2], depth [N]; what is nearer than NEAR_M, or behind, has depth NaN."""
-        pixels, depth = project(self.camera_SE3_ego.transform(points), self.intrinsics)
-        return pixels, np.where(depth >= NEAR_M, depth, np.nan)
-
-    def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego segments [N, 2, 3] -> pixels [M, 2, 2] of what is in front of the camera, and which [M] of the N it is.
-
-        A segment that crosses the plane NEAR_M ahead of the camera ends there.
-        """
-        ends = self.camera_SE3_ego.transform(segments)
-        depth = ends[..., 2]
-        visible = np.flatnonzero((depth >= NEAR_M).any(axis=1))
-        ends, depth = ends[visible], depth[visible]
-        cut, behind = np.nonzero(depth < NEAR_M)
-        share = (NEAR_M - depth[cut, behind]) / (depth[cut, 1 - behind] - depth[cut, behind])
-        ends[cut, behind] += share[:, None] * (ends[cut, 1 - behind] - ends[cut, behind])
-        return project(ends.reshape(-1, 3), self.intrinsics)[0].reshape(-1, 2, 2), visible
-
-
-@dataclass(frozen=True)
-class TopDown:
-    """The bird's-eye view: x forward is up, y left is left. ego_px: the pixel (u, v) of the ego origin."""
-
-    ego_px: tuple[float, float]
-    px_per_m: float
-
-    def points(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego points [N, 3] -> pixels [N, 2], depth [N], which is the smaller the higher the point."""
-        pixels = np.array(self.ego_px) - self.px_per_m * points[:, [1, 0]]
-        return pixels, -points[:, 2]
-
-    @classmethod
-    def of(cls, grid: BEVGrid, size: tuple[int, int]) -> TopDown:
-        """The whole of a grid in a panel of ``size`` (height, width)."""
-        height, width = size
-        px_per_m = min(width / (grid.y_max_m - grid.y_min_m), height / (grid.x_max_m - grid.x_min_m))
-        spare = height - px_per_m * (grid.x_max_m - grid.x_min_m)
-        left = width / 2 + px_per_m * (grid.y_max_m + grid.y_min_m) / 2
-        return cls((left, px_per_m * grid.x_max_m + BEV_SPARE_AHEAD * spare), px_per_m)
-
-    def segments(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego segments [N, 2, 3] -> pixels [N, 2, 2], and which [N] they are: all."""
-        return self.points(segments.reshape(-1, 3))[0].reshape(-1, 2, 2), np.arange(len(segments))
 
 
 @dataclass(frozen=True)
@@ -170,13 +115,13 @@ def draw_frame(
 
     left_width = WIDTH - BEV_WIDTH - 3 * MARGIN
     cameras = draw_cameras(images_of(frame), boxes, left_width, layout)
-    _paste(canvas, cameras, MARGIN, HEADER)
+    paste(canvas, cameras, MARGIN, HEADER)
     top = HEADER + len(cameras) + GAP
-    _paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width), layout, tracks), MARGIN, top)
+    paste(canvas, draw_chase(frame, boxes, truth, (HEIGHT - MARGIN - top, left_width), layout, tracks), MARGIN, top)
     bev_height = HEIGHT - HEADER - MARGIN - LEGEND_HEIGHT - GAP
     left = WIDTH - MARGIN - BEV_WIDTH
-    _paste(canvas, draw_bev(frame, boxes, truth, (bev_height, BEV_WIDTH), layout), left, HEADER)
-    _paste(canvas, _draw_legend(boxes, truth, layout), left, HEADER + bev_height + GAP)
+    paste(canvas, draw_bev(frame, boxes, truth, (bev_height, BEV_WIDTH), layout), left, HEADER)
+    paste(canvas, _draw_legend(boxes, truth, layout), left, HEADER + bev_height + GAP)
     return canvas
 
 
@@ -193,8 +138,8 @@ def draw_cameras(cameras: dict[str, CameraImage], boxes: Boxes3D, width: int, la
     grid = np.full((2 * tile_height + GAP, width, 3), BACKGROUND, np.uint8)
     for i, name in enumerate(names):
         tile = draw_camera(cameras.get(name), boxes, (tile_height, tile_width), layout)
-        _label(tile, name.removeprefix("CAM_").replace("_", " "))
-        _paste(grid, tile, i % columns * (tile_width + GAP), i // columns * (tile_height + GAP))
+        write_title(tile, name.removeprefix("CAM_").replace("_", " "))
+        paste(grid, tile, i % columns * (tile_width + GAP), i // columns * (tile_height + GAP))
     return grid
 
 
@@ -202,7 +147,7 @@ def draw_camera(camera: CameraImage | None, boxes: Boxes3D, size: tuple[int, int
     """One camera image of ``size`` (height, width) with the boxes it sees."""
     if camera is None:
         tile = np.full((*size, 3), PANEL, np.uint8)
-        _text(tile, "no image", (size[1] / 2, size[0] / 2), 15, WARNING, anchor=0.5)
+        write(tile, "no image", (size[1] / 2, size[0] / 2), 15, WARNING, anchor=0.5)
         return tile
     camera = fit_image(camera, size)
     tile = camera.image.copy()
@@ -224,9 +169,9 @@ def draw_chase(
     _draw_scene(panel, view, frame, boxes, truth, layout)
     if tracks is not None:
         pixels, depth = view.points(boxes.center + boxes.size * (0, 0, 0.5))
-        for i in np.flatnonzero((tracks >= 0) & np.isfinite(depth) & _inside(panel, pixels)):
-            _text(panel, f"#{tracks[i]}", pixels[i] - (0, 10), 13, TEXT, bold=True, anchor=0.5)
-    _label(panel, "FROM BEHIND")
+        for i in np.flatnonzero((tracks >= 0) & np.isfinite(depth) & inside(panel, pixels)):
+            write(panel, f"#{tracks[i]}", pixels[i] - (0, 10), 13, TEXT, bold=True, anchor=0.5)
+    write_title(panel, "FROM BEHIND")
     return panel
 
 
@@ -236,12 +181,12 @@ def draw_bev(frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, size: tuple[in
     view = TopDown.of(layout.grid, size)
     _draw_scene(panel, view, frame, boxes, truth, layout)
     for radius in (20, 40):
-        _text(panel, f"{radius} m", view.points(np.array([[0.0, -radius, 0.0]]))[0][0] + (5, 0), 12, DIM)
-    _label(panel, "BIRD'S EYE")
+        write(panel, f"{radius} m", view.points(np.array([[0.0, -radius, 0.0]]))[0][0] + (5, 0), 12, DIM)
+    write_title(panel, "BIRD'S EYE")
     absent = [name for name in reversed(layout.sensors) if name not in frame.sensors and name != "camera"]
     for i, name in enumerate(absent):
         where = (12, size[0] - 18 - 24 * (len(absent) - 1 - i))
-        _text(panel, f"{_title(name)}: none", where, 15, WARNING)
+        write(panel, f"{_title(name)}: none", where, 15, WARNING)
     return panel
 
 
@@ -261,19 +206,19 @@ def _title(sensor: str) -> str:
 def _draw_scene(panel: np.ndarray, view, frame: Frame, boxes: Boxes3D, truth: Boxes3D | None, layout: Layout) -> None:
     """What both views from outside show."""
     for radius in (20, 40, 60, 80):
-        _draw_segments(panel, view, _ring(radius), RING)
+        draw_segments(panel, view, _ring(radius), RING)
     clouds = [data for data in frame.data.values() if isinstance(data, PointCloud)]
     for cloud in sorted(clouds, key=lambda cloud: cloud.velocity is not None):  # few points on top of many
         if cloud.velocity is None:
-            _splat(panel, view, recent(cloud)[:, :3])
+            splat(panel, view, recent(cloud)[:, :3])
         else:
             _draw_radar(panel, view, recent(cloud), cloud.velocity)
     _draw_boxes(panel, view, boxes, layout.colours(boxes))
     arrows = _arrows(boxes.center - boxes.size * (0, 0, 0.5), boxes.velocity)
-    _draw_segments(panel, view, arrows, np.repeat(layout.colours(boxes), 3, axis=0), 2)
+    draw_segments(panel, view, arrows, np.repeat(layout.colours(boxes), 3, axis=0), 2)
     _draw_boxes(panel, view, EGO_BOX, np.array([EGO]))
     if truth is not None:  # last: a detection that fits would hide it
-        _draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
+        draw_segments(panel, view, _dashes(_corners(truth)[:, _FLOOR_EDGES].reshape(-1, 2, 3)), WHITE)
 
 
 def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray) -> None:
@@ -287,24 +232,24 @@ def _draw_boxes(image: np.ndarray, view, boxes: Boxes3D, colours: np.ndarray) ->
     whole = np.isfinite(depth).all(axis=1) & (np.abs(pixels) < 4 * max(image.shape)).all(axis=(1, 2))
     for i in np.flatnonzero(whole):  # OpenCV takes seconds to fill what is much larger than the image
         for face in (_FLOOR, _FRONT_FACE):
-            cv2.fillConvexPoly(shade, _fixed(pixels[i, face]), colours[i].tolist(), cv2.LINE_AA, _SHIFT)
+            cv2.fillConvexPoly(shade, fixed(pixels[i, face]), colours[i].tolist(), cv2.LINE_AA, SHIFT)
     cv2.addWeighted(shade, 0.3, image, 0.7, 0, dst=image)
     heading = np.stack([corners[:, _FLOOR].mean(axis=1), corners[:, _FLOOR[:2]].mean(axis=1)], axis=1)
     segments = np.concatenate([corners[:, _EDGES], heading[:, None]], axis=1)
     depth = view.points(boxes.center)[1]
     far_first = np.argsort(-depth, kind="stable")  # centres behind the camera, NaN, come last
     for i in far_first:
-        _draw_segments(image, view, segments[i], colours[i], 1 if depth[i] > FAR_M else 2)
+        draw_segments(image, view, segments[i], colours[i], 1 if depth[i] > FAR_M else 2)
 
 
 def _draw_radar(panel: np.ndarray, view, points: np.ndarray, velocity: slice) -> None:
     """Returns as dots at the height they were measured at, with their velocity over ground, faint: there are many."""
     arrows = panel.copy()
-    _draw_segments(arrows, view, _arrows(points[:, :3], points[:, velocity]), RADAR)
+    draw_segments(arrows, view, _arrows(points[:, :3], points[:, velocity]), RADAR)
     cv2.addWeighted(arrows, RADAR_ARROW_OPACITY, panel, 1 - RADAR_ARROW_OPACITY, 0, dst=panel)
     pixels, depth = view.points(points[:, :3])
-    for pixel in pixels[np.isfinite(depth) & _inside(panel, pixels)]:
-        cv2.circle(panel, _fixed(pixel).tolist(), round(2.2 * 2**_SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    for pixel in pixels[np.isfinite(depth) & inside(panel, pixels)]:
+        cv2.circle(panel, fixed(pixel).tolist(), round(2.2 * 2**SHIFT), RADAR, cv2.FILLED, cv2.LINE_AA, SHIFT)
 
 
 def recent(cloud: PointCloud) -> np.ndarray:
@@ -345,55 +290,18 @@ def _dashes(segments: np.ndarray, count: int = 5) -> np.ndarray:
     return (start[:, None] + at[None, :, :, None] * along[:, None]).reshape(-1, 2, 3)
 
 
-_SHIFT = 4  # OpenCV takes sub-pixel positions as integers with this many fractional bits
-_LIMIT_PX = 2**20  # OpenCV's fixed-point arithmetic overflows far beyond it
-
-
-def _fixed(pixels: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(pixels, -_LIMIT_PX, _LIMIT_PX) * 2**_SHIFT).astype(np.int32)
-
-
-def _draw_segments(image: np.ndarray, view, segments: np.ndarray, colours, thickness: int = 1) -> None:
-    """Lines between ends [N, 2, 3] in one colour or N."""
-    pixels, index = view.segments(segments)
-    colours = np.broadcast_to(colours, (len(segments), 3))[index].tolist()
-    for (start, end), colour in zip(_fixed(pixels).tolist(), colours):
-        if start != end:
-            cv2.line(image, start, end, colour, thickness, cv2.LINE_AA, _SHIFT)
-
-
-def _inside(image: np.ndarray, pixels: np.ndarray, border: int = 0) -> np.ndarray:
-    size = np.array([image.shape[1], image.shape[0]])
-    return ((pixels >= 0) & (pixels < size - border)).all(axis=1)
-
-
-def _splat(image: np.ndarray, view, points: np.ndarray) -> None:
-    """Points [N, 3] coloured by height, nearer ones on top; drawn at twice the size, which smooths them."""
-    pixels, depth = view.points(points)
-    big = np.zeros((2 * image.shape[0], 2 * image.shape[1], 3), np.uint8)
-    pixels = 2 * pixels + 0.5
-    shown = np.flatnonzero(np.isfinite(depth) & _inside(big, pixels, border=2))
-    shown = shown[np.argsort(-depth[shown], kind="stable")]
-    u, v = pixels[shown].astype(int).T
-    channels = [np.interp(points[shown, 2], HEIGHTS_M, HEIGHT_COLOURS[:, c]) for c in range(3)]
-    colours = np.stack(channels, axis=1).astype(np.uint8)
-    for du, dv in np.ndindex(3, 3):
-        big[v + dv, u + du] = colours
-    np.maximum(image, cv2.resize(big, image.shape[1::-1], interpolation=cv2.INTER_AREA), out=image)
-
-
 def _draw_header(canvas: np.ndarray, frame: Frame, layout: Layout, count: str, latency_ms: float | None) -> None:
     """Scene and time on the left; sensors, boxes and latency on the right."""
     middle = HEADER / 2
     time = datetime.fromtimestamp(frame.timestamp_ns / 1e9, tz=timezone.utc).strftime("%Y-%m-%d  %H:%M:%S.%f")[:-5]
-    x = MARGIN + _text(canvas, frame.scene or "frame", (MARGIN, middle), 24, TEXT, bold=True)
-    _text(canvas, time, (x + 24, middle + 2), 16, DIM)
+    x = MARGIN + write(canvas, frame.scene or "frame", (MARGIN, middle), 24, TEXT, bold=True)
+    write(canvas, time, (x + 24, middle + 2), 16, DIM)
     items = [(count, TEXT)] if latency_ms is None else [(f"{latency_ms:.0f} ms", TEXT), (count, TEXT)]
     for name in reversed(list(dict.fromkeys([*layout.sensors, *frame.sensors]))):
         items.append((f"{_title(name)}: {_amount(frame.data.get(name))}", TEXT if name in frame.sensors else WARNING))
     x = WIDTH - MARGIN
     for text, colour in items:
-        x -= _text(canvas, text, (x, middle), 16, colour, anchor=1.0) + 36
+        x -= write(canvas, text, (x, middle), 16, colour, anchor=1.0) + 36
 
 
 def _amount(data: SensorData | None) -> str:
@@ -413,60 +321,19 @@ def _draw_legend(boxes: Boxes3D, truth: Boxes3D | None, layout: Layout) -> np.nd
         colour = task.colors[label].tolist()
         cv2.rectangle(panel, (x, y - 6), (x + 11, y + 5), colour, cv2.FILLED)
         name = task.classes[label].removesuffix("_vehicle").removeprefix("traffic_")
-        width = _text(panel, name, (x + 18, y), 14, TEXT if counts[label] else DIM)
+        width = write(panel, name, (x + 18, y), 14, TEXT if counts[label] else DIM)
         if counts[label]:
-            _text(panel, str(counts[label]), (x + 26 + width, y), 14, colour, bold=True)
+            write(panel, str(counts[label]), (x + 26 + width, y), 14, colour, bold=True)
     cv2.line(panel, (14, 80), (BEV_WIDTH - 14, 80), RING, 1)
     y = 109
     cv2.arrowedLine(panel, (14, y), (38, y), TEXT, 2, cv2.LINE_AA, tipLength=0.35)
-    _text(panel, f"velocity, {ARROW_S:.0f} s", (46, y), 14, DIM)
+    write(panel, f"velocity, {ARROW_S:.0f} s", (46, y), 14, DIM)
     cv2.circle(panel, (168, y), 3, RADAR, cv2.FILLED, cv2.LINE_AA)
-    _text(panel, "radar", (178, y), 14, DIM)
+    write(panel, "radar", (178, y), 14, DIM)
     for x in range(240, 268, 9):
         cv2.line(panel, (x, y), (x + 4, y), WHITE, 1, cv2.LINE_AA)
-    _text(panel, "no ground truth" if truth is None else f"ground truth {len(truth)}", (276, y), 14, DIM)
+    write(panel, "no ground truth" if truth is None else f"ground truth {len(truth)}", (276, y), 14, DIM)
     heights = np.linspace(HEIGHTS_M[0], HEIGHTS_M[-1], 104)
     panel[y - 5 : y + 6, 424:528] = np.stack([np.interp(heights, HEIGHTS_M, c) for c in HEIGHT_COLOURS.T], axis=1)
-    _text(panel, "LiDAR -1..8 m", (536, y), 12, DIM)
+    write(panel, "LiDAR -1..8 m", (536, y), 12, DIM)
     return panel
-
-
-def _label(panel: np.ndarray, text: str) -> None:
-    """A name near the top left corner, on a darkened plate so that it is read on any image."""
-    width = _glyphs(text, 13, True).shape[1]
-    plate = panel[8:32, 8 : width + 24]
-    plate[:] = plate // 4 + np.array(BACKGROUND, np.uint8) * 3 // 4
-    _text(panel, text, (16, 20), 13, TEXT, bold=True)
-
-
-def _text(image: np.ndarray, text: str, where, size_px: int, colour, bold: bool = False, anchor: float = 0.0) -> int:
-    """Blend a line of text in; its width in pixels.
-
-    Args:
-        where: (u, v): v is the middle of the line; u its left end, or its middle or right end for anchor 0.5 or 1.
-    """
-    mask = _glyphs(text, size_px, bold)
-    left, top = max(0, round(where[0] - anchor * mask.shape[1])), max(0, round(where[1] - mask.shape[0] / 2))
-    patch = image[top : top + mask.shape[0], left : left + mask.shape[1]]
-    alpha = mask[: patch.shape[0], : patch.shape[1], None]
-    patch[:] = np.round(patch * (1 - alpha) + np.array(colour) * alpha)
-    return mask.shape[1]
-
-
-@lru_cache(maxsize=512)
-def _glyphs(text: str, size_px: int, bold: bool) -> np.ndarray:
-    """Coverage [h, w] in 0..1 of a line of ASCII; drawn eight times as large, which makes OpenCV's strokes smooth.
-
-    The latest are kept: most of a picture's words are those of the last one.
-    """
-    zoom, font = 8, cv2.FONT_HERSHEY_SIMPLEX
-    scale, thickness = zoom * size_px / 30, max(1, round(zoom * size_px * (0.125 if bold else 0.085)))
-    (width, height), below = cv2.getTextSize(text, font, scale, thickness)
-    big = np.zeros((height + 2 * below, width + 2 * thickness), np.uint8)
-    cv2.putText(big, text, (thickness, height + below // 2), font, scale, (255,), thickness, cv2.LINE_AA)
-    size = (big.shape[1] // zoom, big.shape[0] // zoom)
-    return cv2.resize(big, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def _paste(canvas: np.ndarray, panel: np.ndarray, left: int, top: int) -> None:
-    canvas[top : top + panel.shape[0], left : left + panel.shape[1]] = panel

@@ -61,7 +61,7 @@ def test_saved_config_loads_as_itself(tmp_path):
         ),
         (
             ["encoders.radar=null", "encoders.camera=null", "encoders.sonar.kind=own", "encoders.rear.kind=radar"],
-            {"lidar": LidarConfig(), "sonar": EncoderConfig(), "rear": RadarConfig()},
+            {"lidar": LidarConfig(), "rear": RadarConfig(), "sonar": EncoderConfig()},  # by name
         ),
         (["encoders.radar.kind=lidar", "encoders.radar.pillar_size_m=0.8"], {
             "camera": CameraConfig(), "radar": LidarConfig(pillar_size_m=0.8), "lidar": LidarConfig()

@@ -1,6 +1,7 @@
 """Encoders, view transform, losses and the whole detector."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from perception.model.camera import EfficientNetLite0, SamePadConv2d
 from perception.model.detector import build, load
 from perception.model.encoder import Encoded
 from perception.model.fusion import AverageFusion
+from perception.model.head import CenterHead
 from perception.model.layers import PointwiseConv2d
 from perception.model.lidar import LidarEncoder
 from perception.model.pillars import PillarEncoder
+from perception.model.score_calibration import ScoreCalibration
 from perception.model.view_transform import LiftSplat
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, sensor_sets
 from perception.train.losses import DetectionLoss, depth_target, focal_loss
@@ -164,7 +167,9 @@ def test_pillar_features_by_hand():
     encoder = PillarEncoder(BEVGrid(-2, 2, -2, 2, -1, 1, 1.0), (1.0, 1.0, 1.0, 10.0, 1.0), 4)
     described = {}
     encoder.point.register_forward_pre_hook(lambda module, inputs: described.update(x=inputs[0]))
-    cloud = PointBatch(torch.tensor([[0.5, 0.5, 0.2, 20.0, 0.1]]), torch.zeros(1, dtype=torch.long), 1)
+    cloud = PointBatch(
+        torch.tensor([[0.5, 0.5, 0.2, 20.0, 0.1]]), torch.zeros(1, dtype=torch.long), 1, LidarCloud.fields
+    )
     assert encoder(cloud).shape == (1, 4, 4, 4)
     torch.testing.assert_close(described["x"], torch.tensor([[0.5, 0.5, 0.2, 2.0, 0.1, 0, 0, 0, 0, 0, 0]]))
 
@@ -218,7 +223,7 @@ def test_depth_target_by_hand():
     """A point 4.5 m ahead of the camera lies in bin 3 of [1, 9) m in eight bins; a nearer one in the cell wins."""
     batch = collate([make_frame()], build(small_config()).inputs)
     ahead = [[1 + 4.5, 0, 1.5, 0, 0], [1 + 6.5, 0, 1.5, 0, 0], [1 + 3.5, 0, 1.5, 0, 1.0]]  # the last is an old sweep's
-    cloud = PointBatch(torch.tensor(ahead), torch.zeros(3, dtype=torch.long), 1)
+    cloud = PointBatch(torch.tensor(ahead), torch.zeros(3, dtype=torch.long), 1, LidarCloud.fields)
     target = depth_target(batch.inputs["camera"], cloud, 8, 4, 8, 1.0, 9.0)
     assert target[0, 0, 2, 4] == 3  # pixel (32, 16) is in feature row 2, column 4
     assert (target >= 0).sum() == 1
@@ -428,3 +433,129 @@ def test_an_own_encoder_that_the_config_names_must_be_given():
         build(small_config("encoders.sonar.kind=own"))
     model = build(small_config("encoders.sonar.kind=own"), encoders={"sonar": Mean(7)})
     assert model.sensors == (*SENSORS, "sonar") and isinstance(model.encoders["lidar"], LidarEncoder)
+
+
+@pytest.mark.parametrize("given", [("lidar", "camera"), ("thermal", "radar", "camera"), ("b", "lidar", "a", "radar")])
+def test_the_order_of_sensors_is_that_of_their_names_not_of_a_config(given, tmp_path):
+    """Camera, radar, lidar, then others by name: weights keep their sensors whoever wrote which key first."""
+    expected = tuple(n for n in ("camera", "radar", "lidar", "a", "b", "thermal") if n in given)
+    config = small_config()
+    encoders = {name: Mean(5 if name == "lidar" else 7) for name in given if name != "camera"}
+    sections = {name: config.encoders[name] for name in given if name == "camera"}
+
+    def own_build(config):
+        return build(config, encoders={name: Mean(5 if name == "lidar" else 7) for name in encoders})
+
+    detector = build(replace(config, encoders=sections), encoders=encoders)
+    assert detector.sensors == expected == detector.fusion.sensors and tuple(detector.config.encoders) == expected
+    torch.nn.init.normal_(detector.fusion.bias)
+    every = "+".join(expected)
+    detector.calibration.by_set = {every: (1.5, -0.25)}
+    detector.save(tmp_path)
+    loaded = load(tmp_path, build=own_build)
+    assert loaded.sensors == expected and torch.equal(loaded.fusion.bias, detector.fusion.bias)
+    assert loaded.calibration(torch.ones(1, len(expected), dtype=torch.bool)).tolist() == [[1.5, -0.25]]
+
+
+def test_a_set_of_sensors_in_another_order_is_the_same_set():
+    calibration = ScoreCalibration(("radar", "lidar"))
+    calibration.load_state_dict({"lidar+radar": torch.tensor([2.0, 1.0])})
+    assert calibration.by_set == {"radar+lidar": (2.0, 1.0)}
+
+
+class OwnCenterHead(CenterHead):
+    def losses(self, output, batch):
+        return {"heat": output.heat_logits.mean()}
+
+
+def test_losses_of_a_head_come_before_those_of_its_base():
+    config = small_config("camera=null", "radar=null")
+    head = OwnCenterHead(BEVGrid(**vars(config.grid)), config.task, 16, 16)
+    detector = build(config, heads={"boxes": head})
+    batch = detector.prepare([make_frame()])
+    prediction = detector(batch)
+    losses = DetectionLoss(detector, config.train)(prediction, batch)
+    assert torch.equal(losses["heat"], prediction.outputs["boxes"].heat_logits.mean()) and "box" not in losses
+
+
+class Silent(torch.nn.Module):
+    """A head that cannot be trained, or an encoder that would learn depth but does not say over which range."""
+
+    depth_from = "lidar"
+
+    def forward(self, x):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"heads": {"extra": Silent()}}, r"heads\.extra: a method losses"),
+        ({"encoders": {"camera": Silent()}}, r"encoders\.camera: depth_range_m was expected"),
+        ({"backbones": {"camra": Silent()}}, r"backbones\.camra: a sensor of the config with an encoder of images"),
+        ({"backbones": {"lidar": Silent()}}, r"backbones\.lidar: a sensor of the config"),
+        ({"encoders": {"a+b": Silent()}}, r"'a\+b': a name of letters"),
+        ({"encoders": {"items": Silent()}}, "'items': a name"),
+    ],
+)
+def test_own_parts_that_lack_something_are_named(parts, message):
+    config = small_config()
+    with pytest.raises(PerceptionError, match=message):
+        DetectionLoss(build(config, **parts), config.train)
+
+
+def test_a_detector_has_a_sensor_and_build_makes_a_detector(tmp_path, detector):
+    with pytest.raises(PerceptionError, match="at least one sensor"):
+        build(replace(small_config(), encoders={}))
+    detector.save(tmp_path)
+    with pytest.raises(PerceptionError, match="a Detector was expected, found NoneType"):
+        load(tmp_path, build=lambda config: None)
+
+
+def test_only_the_sensors_of_a_detector_decide_what_is_dead():
+    """A camera-only detector sees black images rather than nothing: that others are alive is no help to it."""
+    detector = build(small_config("radar=null", "lidar=null")).eval()
+    frame = make_frame()
+    black = {name: replace(camera, image=np.zeros_like(camera.image)) for name, camera in frame.cameras.items()}
+    assert len(detector.detect(replace(frame, cameras=black))) == len(
+        detector.detect(replace(frame.only([]), cameras=black))
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (
+            Frame("a", 0, others={"lidar2": RadarCloud(np.zeros((1, 7)))}),
+            "points with 5 columns were expected, found x, y",
+        ),
+        (Frame("a", 0, others={"thermal": RadarCloud(np.zeros((1, 7)))}), "thermal: images were expected"),
+        (None, "a Frame was expected, found NoneType"),
+    ],
+)
+def test_data_that_does_not_fit_its_encoder_is_named(frame, message):
+    detector = build(small_config("encoders.lidar2.kind=lidar", "encoders.thermal.kind=camera", "camera=null"))
+    with pytest.raises(PerceptionError, match=message):
+        detector.detect(frame)
+
+
+def test_depth_is_learned_from_recent_points_wherever_their_age_stands():
+    """One point 10 m ahead: it falls into the bin of 10 m if it is new, into none if it is half a second old."""
+    images = detector_images()
+    for fields, point in ((("x", "y", "z", "age_s", "doppler"), (10.0, 0, 1.5)), (("x", "y", "z"), (10.0, 0, 1.5))):
+        for age_s, seen in ((0.0, 1), (0.5, 0 if "age_s" in fields else 1)):
+            rest = [age_s, 99.0][: len(fields) - 3]
+            cloud = PointBatch(torch.tensor([[*point, *rest]]), torch.zeros(1, dtype=torch.long), 1, fields)
+            target = depth_target(images, cloud, 10, 4, 8, 0.0, 20.0)
+            assert int((target >= 0).sum()) == seen
+            assert target.max() == (5 if seen else -1)
+
+
+def detector_images() -> ImageBatch:
+    """One camera at the origin, 1.5 m up, looking along x."""
+    pose = (SE3.from_yaw(0.0, (0, 0, 1.5)) @ CAMERA_AXES).matrix
+    intrinsics = torch.tensor([[40.0, 0, 31.5], [0, 40, 15.5], [0, 0, 1]])
+    images = torch.zeros(1, 1, 3, 32, 64, dtype=torch.uint8)
+    return ImageBatch(
+        images, intrinsics[None, None], torch.from_numpy(pose).float()[None, None], torch.ones(1, 1, dtype=torch.bool)
+    )

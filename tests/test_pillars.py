@@ -7,6 +7,7 @@ from perception.batch import PointBatch
 from perception.grid import BEVGrid
 from perception.model import pillars
 from perception.model.pillars import PillarEncoder
+from perception.sample import LidarCloud
 
 GRID = BEVGrid(-8, 8, -8, 8, -1, 1, 0.5)
 
@@ -14,7 +15,7 @@ GRID = BEVGrid(-8, 8, -8, 8, -1, 1, 0.5)
 def cloud(n: int, seed: int = 0) -> PointBatch:
     rng = torch.Generator().manual_seed(seed)
     points = torch.randn(n, 5, generator=rng) * torch.tensor([4, 4, 0.5, 50, 0.1])
-    return PointBatch(points, torch.arange(n) * 2 // max(n, 1), 2)
+    return PointBatch(points, torch.arange(n) * 2 // max(n, 1), 2, LidarCloud.fields)
 
 
 def encoder(dtype=torch.float32) -> PillarEncoder:
@@ -38,7 +39,7 @@ def test_a_cloud_in_parts_is_the_cloud(monkeypatch):
 
 def test_compiled_kernels_give_what_plain_torch_gives_in_double_precision():
     model, exact, batch = encoder(), encoder(torch.float64), cloud(2000)
-    doubled = PointBatch(batch.points.double(), batch.batch_index, 2)
+    doubled = PointBatch(batch.points.double(), batch.batch_index, 2, batch.fields)
     torch.testing.assert_close(model(batch), exact(doubled), rtol=1e-4, atol=1e-4)
     for a, b in zip(gradients(model, batch), gradients(exact, doubled)):
         torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))

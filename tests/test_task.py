@@ -80,14 +80,13 @@ def test_the_name_of_an_attribute(label, attribute, moving, name):
             [ObjectClass("a", attributes=["moving"], usual_attributes=["moving", "parked"])],
             "a: usual_attributes: two of its attributes, or none",
         ),
-        ([ObjectClass("a", heading="up")], "a: heading: one of direction, axis, none was expected, found up"),
+        ([ObjectClass("a", heading="up")], "a: heading: one of direction, axis, none was expected, found .up."),
         ([ObjectClass("a", color=[1, 2])], "a: color: three numbers"),
         ([ObjectClass("a", color=[1, 2, 256])], "a: color: three numbers of 0 to 255"),
         ([ObjectClass("a", suppression_radius_m=-0.1)], "a: suppression_radius_m: 0 or more"),
-        ([ObjectClass("a", acceleration_density=-1.0)], "as of acceleration_density"),
         *[
             ([ObjectClass("a", **{fact: 0.0})], "more than 0")
-            for fact in ("range_m", "match_radius_m", "position_sigma_m", "velocity_sigma_mps", "speed_mps")
+            for fact in ("range_m", "match_radius_m", "position_sigma_m", "velocity_sigma_mps", "prior_speed_mps")
         ],
     ],
 )
@@ -107,3 +106,21 @@ def test_tasks_share_no_lists():
     first.attributes.append("vehicle.flying")
     assert Task() == NUSCENES != first
     assert dataclasses.replace(CONE, name="post").color == CONE.color
+
+
+def test_classes_do_not_share_their_lists():
+    own = Task()
+    own.objects[0].attributes.append("anything")
+    assert "anything" not in own.objects[1].attributes and "anything" not in NUSCENES.objects[0].attributes
+    assert Task(tuple(own.objects[1:]), attributes=tuple(own.attributes)).objects == own.objects[1:]
+
+
+@pytest.mark.parametrize(
+    "fact", ["range_m", "match_radius_m", "position_sigma_m", "prior_speed_mps", "acceleration_density"]
+)
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_fact_that_makes_no_sense_is_named(fact, value):
+    with pytest.raises(TaskError, match=f"car: {fact}: more than 0 was expected, found"):
+        Task([ObjectClass("car", **{fact: value})])
+    with pytest.raises(TaskError, match="name: a name was expected"):
+        Task([ObjectClass("")])

@@ -232,7 +232,7 @@ def test_an_attribute_beyond_the_task_names_the_frame(root, task):
 
 
 def test_tables_of_another_task_are_refused(root, drive, task):
-    with pytest.raises(EvaluationError, match=r"classes vehicle, pedestrian, cycle were expected.*found car, truck"):
+    with pytest.raises(EvaluationError, match=r"vehicle, pedestrian, cycle, of the same.*, found car, truck"):
         evaluate(Oracle(task=task), NuScenes(root))
     with pytest.raises(EvaluationError, match="the devkit scores the ten nuScenes classes"):
         evaluate(Oracle(task=task), drive, official=True)
@@ -293,3 +293,50 @@ def test_the_range_of_a_class(root):
     near = one_class(range_m=11.5)
     report = evaluate_subsets(Oracle(task=near), NuScenes(root, task=near), [["lidar"]])
     assert report["ground_truth"] == {"vehicle": 2} and report["subsets"]["lidar"]["mAP"] == pytest.approx(1.0)
+
+
+def test_frames_without_boxes_are_not_scored(drive, config):
+    """Whatever is found in a frame that nobody annotated is neither right nor wrong."""
+    frames = Frames(drive[i] for i in range(len(drive)))
+    alone = evaluate(Oracle(task=config.task), Frames(frames[:2]))
+    with_others = Frames([frames[0], dataclasses.replace(frames[2], boxes=None), frames[1]])
+    report = evaluate_subsets(Oracle(task=config.task), with_others, [("camera", "radar", "lidar")])
+    assert (report["frames"], report["skipped"]) == (2, 1)
+    assert next(iter(report["subsets"].values()))["mAP"] == pytest.approx(alone["mAP"])
+
+
+def test_tokens_of_a_source_are_its_own(drive, config):
+    class Twice(Frames):
+        tokens = ("a", "a")
+
+    class Other(Frames):
+        tokens = ("a", "b")
+
+    for source, message in (
+        (Twice, "a token of its own was expected of each of 2 frames"),
+        (Other, "one of the source's"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            evaluate(Oracle(task=config.task), source([drive[0], drive[1]]))
+
+
+def test_facts_that_labels_do_not_depend_on_may_differ(drive, config):
+    """A detector whose task has another colour and range scores the frames of the old one, by its own range."""
+    objects = [dataclasses.replace(facts, color=[1, 2, 3], range_m=12.0) for facts in config.task.objects]
+    near = Task(objects, config.task.attributes)
+    assert near.labels_alike(config.task) and near != config.task
+    report = evaluate_subsets(Oracle(task=near), drive)
+    assert report["ground_truth"].keys() == {"vehicle", "pedestrian", "cycle"}
+    near_count, count = (
+        sum(r["ground_truth"].values()) for r in (report, evaluate_subsets(Oracle(task=config.task), drive))
+    )
+    assert 0 < near_count < count
+    other = Task([*objects[1:], objects[0]], config.task.attributes)
+    assert not other.labels_alike(config.task)
+    with pytest.raises(EvaluationError, match="of the same sources and attributes"):
+        evaluate(Oracle(task=other), drive)
+
+
+def test_a_class_that_nothing_counts_as_is_told(root, caplog):
+    NuScenes(root, task=Task([ObjectClass("car"), ObjectClass("tram")], []))
+    assert "class tram has no source" in caplog.text and "class car" not in caplog.text

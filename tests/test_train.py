@@ -587,7 +587,8 @@ import torch
 sys.path.insert(0, "tests")
 from test_train import Frames, StubLoss, StubModel, make_config
 from pathlib import Path
-from perception.train.trainer import Trainer, process_group
+from perception.train.processes import process_group
+from perception.train.trainer import Trainer
 
 with process_group("cpu") as device:
     # Five frames of twelve cannot be read, so a process may find its batch empty while the other does not.

@@ -18,7 +18,8 @@ from perception.errors import PerceptionError
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.optim import one_cycle
-from perception.train.trainer import Trainer, TrainingError, any_process, process_group, stop_signals, train
+from perception.train.processes import any_process, process_group, stop_signals
+from perception.train.trainer import Trainer, TrainingError, train
 
 CPU = torch.device("cpu")
 
@@ -170,6 +171,8 @@ def test_where_a_run_is_computed(monkeypatch):
     for device, kind in (("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("cuda:1", "cuda:1")):
         with process_group(device) as place:
             assert place == torch.device(kind)
+    with pytest.raises(PerceptionError, match="one of cuda:0 to cuda:1 was expected"), process_group("cuda:2"):
+        pass
 
 
 def test_alone_a_process_goes_by_its_own_flags():

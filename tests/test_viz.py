@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from perception import viz
+from perception.canvas import NEAR_M, SHIFT, WARNING, Pinhole, TopDown, glyphs
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
 from perception.task import CLASSES, NUSCENES, ObjectClass, Task
-from perception.viz import HEIGHT, NEAR_M, WIDTH, Layout, Pinhole, TopDown, draw_bev, draw_camera, draw_frame
+from perception.viz import HEIGHT, WIDTH, Layout, draw_bev, draw_camera, draw_frame
 
 # A camera in the ego origin that looks forward: x right is -y of the ego, y down is -z, z forward is x.
 EGO_SE3_CAMERA = SE3(np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
@@ -179,7 +180,7 @@ def test_radar_arrows_are_faint_and_dots_are_not():
 
 
 def test_words_are_kept_but_not_all_for_ever():
-    assert 0 < viz._glyphs.cache_info().maxsize <= 512
+    assert 0 < glyphs.cache_info().maxsize <= 512
 
 
 def test_five_hundred_boxes_and_huge_ones_are_cheap(monkeypatch):
@@ -187,7 +188,7 @@ def test_five_hundred_boxes_and_huge_ones_are_cheap(monkeypatch):
     reach, fill = [], cv2.fillConvexPoly
 
     def noting(picture, corners, *rest):
-        reach.append(np.abs(corners).max() / 2**viz._SHIFT / max(picture.shape))
+        reach.append(np.abs(corners).max() / 2**SHIFT / max(picture.shape))
         return fill(picture, corners, *rest)
 
     monkeypatch.setattr(cv2, "fillConvexPoly", noting)
@@ -271,8 +272,8 @@ def test_an_absent_sensor_is_said_to_be_absent_whatever_it_is_called():
     panel, usual = (
         draw_bev(Frame("t", 0), Boxes3D.empty(), None, SQUARE, Layout(sensors=sensors)) for sensors in (("sonar",), ())
     )
-    warning = (panel == viz.WARNING).all(axis=-1)
-    assert warning.any() and not (usual == viz.WARNING).all(axis=-1).any()
+    warning = (panel == WARNING).all(axis=-1)
+    assert warning.any() and not (usual == WARNING).all(axis=-1).any()
 
 
 def test_many_classes_fit_into_the_legend_and_the_seen_ones_come_first():

@@ -90,15 +90,21 @@ def evaluate_subsets(
     frames_with: Counter = Counter()
 
     def detect(submissions: dict[str, Submission]) -> None:
+        unannotated = 0
         for index in tqdm(range(len(source)), desc="evaluate", unit="frame"):
             frame = source[index]
-            if frame is None or (frame.boxes is None and not isinstance(source, NuScenes)):
+            if frame is None:
+                continue
+            if frame.boxes is None:
+                unannotated += 1
                 continue
             frames_with.update(frame.sensors)
             for name, sensors in names.items():
                 seen = frame.only(sensors)
                 # A frame that has none of the sensors is not left out: what it holds was missed.
                 submissions[name].add(seen, detector.detect(seen) if seen.sensors else None)
+        if unannotated and not next(iter(submissions.values())).frames:
+            raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
 
     scored = score_submissions(source, detector.task, names, detect, results, official)
     first = next(iter(scored.values()))
@@ -197,7 +203,7 @@ def score_submissions(
         frames = next(iter(submissions.values())).frames
         if not frames:
             where = "" if tables is None else f"{Path(tables.root) / tables.version}: "
-            raise EvaluationError(f"{where}none of the {len(source)} frames could be read, or none has boxes")
+            raise EvaluationError(f"{where}none of the {len(source)} frames could be read")
         samples = np.array([frame.sample for frame in frames])
         truth = Truth.of_frames(task, frames) if truth is None else truth.of_samples(samples)
         counts = np.bincount(truth.boxes.label, minlength=len(task.classes)).tolist()

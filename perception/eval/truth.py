@@ -93,7 +93,16 @@ class Truth:
         return cls._counted(task, world, visibility, lidar, radar, positions, racks)
 
     @classmethod
-    def _counted(cls, task: Task, boxes: MetricBoxes, visibility, lidar, radar, ego_positions, racks: Racks) -> Truth:
+    def _counted(
+        cls,
+        task: Task,
+        boxes: MetricBoxes,
+        visibility: np.ndarray,
+        lidar: np.ndarray,
+        radar: np.ndarray,
+        ego_positions: np.ndarray,
+        racks: Racks,
+    ) -> Truth:
         kept = counted(boxes, ego_positions, racks, task) & ((lidar != 0) | (radar != 0))
         return cls(task, boxes[kept], visibility[kept], lidar[kept], radar[kept], ego_positions, racks)
 

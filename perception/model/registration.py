@@ -148,7 +148,7 @@ class Registration(nn.Module):
         height, width = described.shape[-2:]
         return 2 * (column / _POOL) / width - 1, 2 * (row / _POOL) / height - 1
 
-    def _match(self, a: torch.Tensor | None, b: torch.Tensor | None, sensor_valid) -> torch.Tensor:
+    def _match(self, a: torch.Tensor | None, b: torch.Tensor | None, sensor_valid: torch.Tensor) -> torch.Tensor:
         """Log-probability [B, H] of every motion from a, rotated, to b; uniform where one of them is absent."""
         if a is None or b is None:
             flat = -math.log(len(self.hypotheses))

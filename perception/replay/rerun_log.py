@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from perception.canvas import BACKGROUND, HEIGHT_COLOURS, HEIGHTS_M, WHITE, Pinhole
 from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, begin_part, finish_part, writing
 from perception.geometry import SE3
@@ -34,22 +35,7 @@ from perception.grid import BEVGrid
 from perception.replay.step import Step
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, fit_image
 from perception.task import Task
-from perception.viz import (
-    ARROW_S,
-    BACKGROUND,
-    CAMERA_ORDER,
-    EGO,
-    EGO_BOX,
-    HEIGHT_COLOURS,
-    HEIGHTS_M,
-    RADAR,
-    STANDING_MPS,
-    WHITE,
-    Layout,
-    Pinhole,
-    images_of,
-    recent,
-)
+from perception.viz import ARROW_S, CAMERA_ORDER, EGO, EGO_BOX, RADAR, STANDING_MPS, Layout, images_of, recent
 
 LABEL_RANGE_M = 25.0  # labels of boxes farther away show on hover only
 IMAGE_WIDTH, JPEG_QUALITY = 800, 85  # larger images are scaled down: a recording of six cameras is large enough

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from perception.batch import Batch
 from perception.config import Config
 from perception.data.nuscenes import NuScenes, open_source
 from perception.data.sources import FrameSource
-from perception.device import checked_device
 from perception.errors import PerceptionError
 from perception.model.detector import Detector, build, find_checkpoint, read_weights
 from perception.seeding import keyed_rng
@@ -37,6 +36,7 @@ from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.losses import DetectionLoss
 from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_groups
+from perception.train.processes import any_process, process_group, stop_signals
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # in a row, of which loss or gradient is not finite
@@ -47,50 +47,6 @@ log = logging.getLogger(__name__)
 
 class TrainingError(PerceptionError):
     """A run that cannot be started, resumed or continued."""
-
-
-@contextlib.contextmanager
-def process_group(device: str) -> Iterator[torch.device]:
-    """This process's device, and under torchrun the group of all processes. "auto" takes a GPU if there is one."""
-    kind = checked_device(device)
-    if "RANK" not in os.environ:
-        yield torch.device(kind)
-        return
-    if kind.startswith("cuda"):
-        kind = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(kind)
-    distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-    try:
-        yield torch.device(kind)
-    finally:
-        distributed.destroy_process_group()
-
-
-def any_process(flags: list[bool], device: torch.device) -> list[bool]:
-    """Each flag, true if it is true in any process: all processes must take the same branch."""
-    if not distributed.is_initialized():
-        return flags
-    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
-    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
-    return tensor.bool().tolist()
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once Ctrl-C or a termination request came; a second Ctrl-C interrupts at once."""
-    received: list[int] = []
-
-    def handle(number, _):
-        received.append(number)
-        if not distributed.is_initialized():  # torchrun passes a signal on that the terminal has sent already
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _start_worker(_: int) -> None:
