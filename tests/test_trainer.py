@@ -3,23 +3,24 @@
 import json
 import logging
 import os
-import re
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_train import INPUTS, Frames, NanLoss, StubLoss, StubModel, lines, make_config, trainer
+from safetensors.torch import save_file
+from test_train import INPUTS, SENSORS, Frames, NanLoss, StubLoss, StubModel, lines, make_config, trainer
 from torch import distributed
 
 from perception.batch import InputSpec
 from perception.errors import PerceptionError
+from perception.model.score_calibration import ScoreCalibration
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.optim import one_cycle
 from perception.train.processes import any_process, process_group, stop_signals
-from perception.train.trainer import Trainer, TrainingError, train
+from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
 
 CPU = torch.device("cpu")
 
@@ -50,6 +51,7 @@ def test_every_twenty_steps_are_a_line(tmp_path):
     assert 0 < steps[0]["elapsed_s"] < steps[1]["elapsed_s"]
     epochs = [line for line in lines(tmp_path) if line["kind"] == "epoch"]
     assert [line["total"] for line in epochs] == pytest.approx([11.5, 33.5])
+    assert 0 < epochs[0]["elapsed_s"] < epochs[1]["elapsed_s"]
     assert [(line["epoch"], line["step"], line["broken_steps"]) for line in epochs] == [(1, 22, 0), (2, 44, 0)]
 
 
@@ -211,7 +213,7 @@ def test_a_process_of_a_group_has_a_device_of_its_own(monkeypatch, device, backe
 
 def test_a_flag_of_any_process_is_one_of_all(monkeypatch):
     def all_reduce(tensor, operation):
-        assert operation == distributed.ReduceOp.MAX
+        assert operation == distributed.ReduceOp.MAX and tensor.dtype == torch.int32  # not every backend takes bool
         tensor.copy_(torch.maximum(tensor, torch.tensor([0, 1, 0], dtype=tensor.dtype)))
 
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
@@ -292,23 +294,23 @@ def build_stub(config) -> StubModel:
     return model
 
 
-def test_training_from_frames_of_ones_own(tmp_path, capsys, stubbed):
-    built, config = [], make_config(seed=11)
+def test_training_from_frames_of_ones_own(tmp_path, capsys, stubbed, monkeypatch):
+    built, reads, config = [], [], make_config(seed=11)
+    monkeypatch.setattr(Trainer, "elapsed_s", property(lambda self: 600.0))
 
     def build(config):
         built.append((torch.initial_seed(), build_stub(config)))
         return built[-1][1]
 
-    assert train(config, tmp_path, device="cpu", source=Frames(8), build=build) is True
-    assert re.fullmatch(
-        rf"8 of 8 steps in \d\.\d minutes; weights, config and log\.jsonl are in {re.escape(str(tmp_path))}\n",
-        capsys.readouterr().out,
-    )
+    assert train(config, str(tmp_path), device="cpu", source=Frames(8), build=build) is True
+    said = f"8 of 8 steps in 10.0 minutes; weights, config and log.jsonl are in {tmp_path}\n"
+    assert capsys.readouterr().out == said
     assert built[0][0] == 11 and stubbed == []
     with pytest.raises(TrainingError, match="holds a training run; continue it with --resume"):
         train(config, tmp_path, device="cpu", source=Frames(8), build=build)
-    assert train(config, tmp_path, resume=True, device="cpu", source=Frames(8), build=build) is True
-    assert [line["step"] for line in lines(tmp_path)] == [4, 8]  # nothing was left to do
+    frames = Frames(8, on_read=reads.append)
+    assert train(config, tmp_path, resume=True, device="cpu", source=frames, build=build) is True
+    assert [line["step"] for line in lines(tmp_path)] == [4, 8] and reads == []  # nothing was left to do
     config.train.init = "weights"
     assert train(config, tmp_path / "other", device="cpu", source=Frames(8), build=build) is True
     assert stubbed == [(built[-1][1], "weights")]
@@ -376,3 +378,96 @@ def test_frames_without_images_have_no_size_and_ones_without_annotations_are_ref
     with pytest.raises(TrainingError, match="data/v1: annotations were expected to train on, found none"):
         train(make_config(), tmp_path, device="cpu", build=build)
     assert stubbed[1][1]["image_size"] is None
+
+
+class Bar:
+    """In place of tqdm."""
+
+    def __init__(self, **given):
+        self.given, self.done, self.said = given, 0, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self):
+        self.done += 1
+
+    def set_postfix_str(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "rank", "terminal"), [(False, 0, True), (False, 0, False), (True, 0, True), (False, 1, True)]
+)
+def test_progress_is_shown_by_the_first_process_unless_it_is_to_be_quiet(tmp_path, monkeypatch, quiet, rank, terminal):
+    bars = []
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    if quiet:
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setattr("perception.train.trainer.tqdm", lambda **given: bars.append(Bar(**given)) or bars[-1])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    run = trainer(tmp_path, Frames(22), make_config(epochs=2, batch_size=1), Counted())
+    run.rank, run.step = rank, 4
+    assert run.run() and bars[0].done == 40
+    interval_s = 0.5 if terminal else 30.0
+    want = {"total": 44, "initial": 4, "unit": "step", "mininterval": interval_s, "disable": quiet or rank > 0}
+    assert bars[0].given == want and len(bars) == 1
+    assert bars[0].said == ["loss 8.500", "loss 26.500"]  # of calls 1 to 16 and 17 to 36
+
+
+class Seeds(StubModel):
+    def __init__(self):
+        super().__init__()
+        self.seeds = []
+
+    def forward(self, batch):
+        self.seeds.append(torch.initial_seed())
+        return super().forward(batch)
+
+
+def test_every_step_has_a_seed_of_its_own(tmp_path):
+    """It depends on the seed of the training, the step and the process, and on nothing else."""
+
+    def seeds(name, rank=0, **train):
+        run = Trainer(Seeds(), StubLoss(), Frames(8), make_config(**train), tmp_path / name, CPU)
+        run.rank = rank
+        assert run.run()
+        return run.model.seeds
+
+    first = seeds("a")
+    assert len(set(first)) == 8 and seeds("b") == first
+    assert not set(first) & set(seeds("c", rank=1)) and not set(first) & set(seeds("d", seed=1))
+
+
+def test_workers_live_as_long_as_the_run(tmp_path):
+    for workers in (0, 1):
+        config = make_config()
+        config.data.workers = workers
+        assert trainer(tmp_path, config=config).loader.persistent_workers == bool(workers)
+
+
+def test_calibration_to_start_from_is_that_of_sensors_that_there_are(tmp_path):
+    class Calibrated(StubModel):
+        sensors = SENSORS
+
+        def __init__(self):
+            super().__init__()
+            self.calibration = ScoreCalibration(SENSORS)
+
+    sets = {"camera+radar+lidar": (2.0, 1.0), "lidar": (3.0, 4.0), "lidar+sonar": (5.0, 6.0)}
+    weights = {f"calibration.{name}": torch.tensor(values) for name, values in sets.items()}
+    save_file(weights | {"norm.weight": torch.full((4,), 7.0)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.yaml").touch()
+    model = Calibrated()
+    initialise(model, str(tmp_path))
+    del sets["lidar+sonar"]
+    assert model.calibration.by_set == sets and (model.norm.weight == 7).all()
+
+
+def test_what_differs_between_configs():
+    old = {"a": 1, "b": {"c": 2, "same": 0}, "data": {"root": "here", "workers": 1}}
+    new = {"b": {"c": 3, "same": 0}, "d": 4, "data": {"root": "there", "workers": 2}}
+    assert _differences(old, new) == ["a (1, now None)", "b.c (2, now 3)", "d (None, now 4)"]
