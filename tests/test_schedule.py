@@ -53,6 +53,7 @@ def test_sensors_depend_on_seed_epoch_and_place_and_on_nothing_else():
         assert [draw.sensors for draw in other] != sensors
         assert [draw.indices for draw in other] != [draw.indices for draw in first]
     assert {draw.epoch for draw in draws(**options, epoch=4)} == {4}
+    assert {draw.epoch for draw in Schedule(60, SENSORS, make_config().train)} == {0}
 
 
 def test_processes_share_an_epoch():
@@ -145,7 +146,7 @@ def test_a_cache_is_used_where_asked_for():
         data = TrainingData(Frames(1, on_read=seen.append), config, INPUTS)
         for epoch in range(2):
             assert data[Draw(epoch, (0,), SENSORS)] is not None
-        assert seen == reads
+        assert seen == reads and data.frames.tokens == ["token-0"]
 
 
 def test_an_error_is_handed_over():

@@ -1,18 +1,26 @@
 """What a training run writes down and when it saves, what may change before it is resumed, and where it runs."""
 
 import json
+import logging
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from test_train import Frames, NanLoss, StubLoss, lines, make_config, trainer
+from safetensors.torch import save_file
+from test_train import INPUTS, SENSORS, Frames, NanLoss, StubLoss, StubModel, lines, make_config, trainer
+from torch import distributed
 
+from perception.batch import InputSpec
 from perception.errors import PerceptionError
+from perception.model.score_calibration import ScoreCalibration
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.optim import one_cycle
 from perception.train.processes import any_process, process_group, stop_signals
-from perception.train.trainer import TrainingError
+from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
 
 CPU = torch.device("cpu")
 
@@ -43,6 +51,7 @@ def test_every_twenty_steps_are_a_line(tmp_path):
     assert 0 < steps[0]["elapsed_s"] < steps[1]["elapsed_s"]
     epochs = [line for line in lines(tmp_path) if line["kind"] == "epoch"]
     assert [line["total"] for line in epochs] == pytest.approx([11.5, 33.5])
+    assert 0 < epochs[0]["elapsed_s"] < epochs[1]["elapsed_s"]
     assert [(line["epoch"], line["step"], line["broken_steps"]) for line in epochs] == [(1, 22, 0), (2, 44, 0)]
 
 
@@ -173,9 +182,6 @@ def test_alone_a_process_goes_by_its_own_flags():
 
 
 def test_signals_are_handled_as_before_when_a_run_has_ended():
-    import os
-    import signal
-
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_signals() as received:
         assert received == []
@@ -184,3 +190,284 @@ def test_signals_are_handled_as_before_when_a_run_has_ended():
         with pytest.raises(KeyboardInterrupt):  # a second one does not wait for the end of a step
             os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(("device", "backend", "place"), [("cuda", "nccl", "cuda:1"), ("cpu", "gloo", "cpu")])
+def test_a_process_of_a_group_has_a_device_of_its_own(monkeypatch, device, backend, place):
+    """Under torchrun, which sets RANK and LOCAL_RANK; the group ends with the run, however that ends."""
+    calls = []
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(distributed, "init_process_group", calls.append)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: calls.append("end"))
+    with pytest.raises(ZeroDivisionError), process_group(device) as own:
+        assert own == torch.device(place)
+        assert calls == ([place, backend] if device == "cuda" else [backend])
+        calls.clear()
+        _ = 1 / 0
+    assert calls == ["end"]
+
+
+def test_a_flag_of_any_process_is_one_of_all(monkeypatch):
+    def all_reduce(tensor, operation):
+        assert operation == distributed.ReduceOp.MAX and tensor.dtype == torch.int32  # not every backend takes bool
+        tensor.copy_(torch.maximum(tensor, torch.tensor([0, 1, 0], dtype=tensor.dtype)))
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "all_reduce", all_reduce)
+    assert any_process([True, False, False], CPU) == [True, True, False]
+
+
+class Watched(StubModel):
+    """Notes in which precision it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return super().forward(batch).float()
+
+
+@pytest.mark.parametrize(("amp", "able"), [(True, True), (True, False), (False, True)])
+def test_bfloat16_where_it_is_asked_for_and_the_device_has_it(tmp_path, monkeypatch, amp, able):
+    monkeypatch.setattr("perception.train.trainer.has_bfloat16", lambda device: able)
+    config, model = make_config(epochs=1, amp=amp), Watched()
+    run = Trainer(model, StubLoss(), Frames(4), config, tmp_path, CPU)
+    assert run.run() and not run.loader.pin_memory
+    assert model.seen == [torch.bfloat16 if amp and able else torch.float32] * 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_share_their_gradients(tmp_path, monkeypatch, processes):
+    wrapped = []
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module, find_unused_parameters):
+            super().__init__()
+            assert find_unused_parameters
+            self.module, self.calls = module, 0
+            wrapped.append(self)
+
+        def forward(self, batch):
+            self.calls += 1
+            return self.module(batch)
+
+    monkeypatch.setattr("perception.train.trainer.DistributedDataParallel", Wrapper)
+    run = trainer(tmp_path)
+    run.processes = processes
+    assert run.run() and run.forward is run.model
+    assert [(wrapper.module, wrapper.calls) for wrapper in wrapped] == ([(run.model, 8)] if processes > 1 else [])
+
+
+@pytest.mark.parametrize(("unreadable", "broken"), [((), ()), ((3,), ()), ((), (0,)), ((3,), (0,))])
+def test_frames_and_steps_that_did_not_count_are_told(tmp_path, caplog, unreadable, broken):
+    run = trainer(tmp_path / "deep" / "down", Frames(4, unreadable), make_config(epochs=1), NanLoss(broken))
+    with caplog.at_level(logging.WARNING):
+        assert run.run()
+    told = [f"epoch 1: {len(unreadable)} frames dropped, {len(broken)} steps skipped"]
+    assert [r.getMessage() for r in caplog.records] == (told if unreadable or broken else [])
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    """``train`` with stubs for the loss and for what reads weights and frames; the arguments that those got."""
+    called = []
+    monkeypatch.setattr("perception.train.trainer.DetectionLoss", lambda model, config: StubLoss())
+    monkeypatch.setattr("perception.train.trainer.initialise", lambda *given: called.append(given))
+
+    def open_source(*given, **named):
+        called.append((given, named))
+        return called[0]
+
+    monkeypatch.setattr("perception.train.trainer.open_source", open_source)
+    return called
+
+
+def build_stub(config) -> StubModel:
+    model = StubModel()
+    model.config = config
+    return model
+
+
+def test_training_from_frames_of_ones_own(tmp_path, capsys, stubbed, monkeypatch):
+    built, reads, config = [], [], make_config(seed=11)
+    monkeypatch.setattr(Trainer, "elapsed_s", property(lambda self: 600.0))
+
+    def build(config):
+        built.append((torch.initial_seed(), build_stub(config)))
+        return built[-1][1]
+
+    assert train(config, str(tmp_path), device="cpu", source=Frames(8), build=build) is True
+    said = f"8 of 8 steps in 10.0 minutes; weights, config and log.jsonl are in {tmp_path}\n"
+    assert capsys.readouterr().out == said
+    assert built[0][0] == 11 and stubbed == []
+    with pytest.raises(TrainingError, match="holds a training run; continue it with --resume"):
+        train(config, tmp_path, device="cpu", source=Frames(8), build=build)
+    frames = Frames(8, on_read=reads.append)
+    assert train(config, tmp_path, resume=True, device="cpu", source=frames, build=build) is True
+    assert [line["step"] for line in lines(tmp_path)] == [4, 8] and reads == []  # nothing was left to do
+    config.train.init = "weights"
+    assert train(config, tmp_path / "other", device="cpu", source=Frames(8), build=build) is True
+    assert stubbed == [(built[-1][1], "weights")]
+
+
+def test_an_interrupted_training_says_how_it_goes_on(tmp_path, capsys, stubbed):
+    reads = []
+
+    def interrupt(index):
+        reads.append(index)
+        if len(reads) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    frames = Frames(8, on_read=interrupt)
+    assert train(make_config(), tmp_path, device="cpu", source=frames, build=build_stub) is False
+    said = capsys.readouterr().out
+    assert 0 < int(said.partition(" of 8 steps in ")[0]) < 8
+    assert said.endswith(f"{tmp_path}; interrupted, continue with --resume\n")
+
+
+def test_only_the_first_process_says_so(tmp_path, capsys, stubbed, monkeypatch):
+    class Second(Trainer):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.rank = 1
+
+    monkeypatch.setattr("perception.train.trainer.Trainer", Second)
+    assert train(make_config(), tmp_path, device="cpu", source=Frames(8), build=build_stub) is True
+    assert capsys.readouterr().out == ""
+
+
+class Annotated(Frames):
+    root, version, annotated = Path("data"), "v1", True
+
+
+@pytest.mark.parametrize("scenes", [[], ["one", "two"]])
+def test_training_from_the_frames_that_a_config_names(tmp_path, stubbed, scenes):
+    """Images are read as large as the widest zoom wants: 8.8 x 17.6 pixels of 8 x 16."""
+    frames, config = Annotated(8), make_config()
+    stubbed.append(frames)
+    config.data = replace(
+        config.data, root="drives", version="v1", split="mini_val", scenes=scenes, part=[0.0, 0.5], on_error="skip"
+    )
+    assert train(config, tmp_path, device="cpu", build=build_stub) is True
+    assert stubbed[1:] == [
+        (
+            ("drives", config, "v1"),
+            {
+                "split": "mini_val", "scenes": scenes or None, "part": [0.0, 0.5], "image_size": (9, 18),
+                "on_error": "skip",
+            },
+        )
+    ]  # fmt: skip
+
+
+def test_frames_without_images_have_no_size_and_ones_without_annotations_are_refused(tmp_path, stubbed):
+    def build(config):
+        model = build_stub(config)
+        model.inputs = InputSpec(INPUTS.sensors)
+        return model
+
+    frames = Annotated(8)
+    frames.annotated = False
+    stubbed.append(frames)
+    with pytest.raises(TrainingError, match="data/v1: annotations were expected to train on, found none"):
+        train(make_config(), tmp_path, device="cpu", build=build)
+    assert stubbed[1][1]["image_size"] is None
+
+
+class Bar:
+    """In place of tqdm."""
+
+    def __init__(self, **given):
+        self.given, self.done, self.said = given, 0, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self):
+        self.done += 1
+
+    def set_postfix_str(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "rank", "terminal"), [(False, 0, True), (False, 0, False), (True, 0, True), (False, 1, True)]
+)
+def test_progress_is_shown_by_the_first_process_unless_it_is_to_be_quiet(tmp_path, monkeypatch, quiet, rank, terminal):
+    bars = []
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    if quiet:
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setattr("perception.train.trainer.tqdm", lambda **given: bars.append(Bar(**given)) or bars[-1])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    run = trainer(tmp_path, Frames(22), make_config(epochs=2, batch_size=1), Counted())
+    run.rank, run.step = rank, 4
+    assert run.run() and bars[0].done == 40
+    interval_s = 0.5 if terminal else 30.0
+    want = {"total": 44, "initial": 4, "unit": "step", "mininterval": interval_s, "disable": quiet or rank > 0}
+    assert bars[0].given == want and len(bars) == 1
+    assert bars[0].said == ["loss 8.500", "loss 26.500"]  # of calls 1 to 16 and 17 to 36
+
+
+class Seeds(StubModel):
+    def __init__(self):
+        super().__init__()
+        self.seeds = []
+
+    def forward(self, batch):
+        self.seeds.append(torch.initial_seed())
+        return super().forward(batch)
+
+
+def test_every_step_has_a_seed_of_its_own(tmp_path):
+    """It depends on the seed of the training, the step and the process, and on nothing else."""
+
+    def seeds(name, rank=0, **train):
+        run = Trainer(Seeds(), StubLoss(), Frames(8), make_config(**train), tmp_path / name, CPU)
+        run.rank = rank
+        assert run.run()
+        return run.model.seeds
+
+    first = seeds("a")
+    assert len(set(first)) == 8 and seeds("b") == first
+    assert not set(first) & set(seeds("c", rank=1)) and not set(first) & set(seeds("d", seed=1))
+
+
+def test_workers_live_as_long_as_the_run(tmp_path):
+    for workers in (0, 1):
+        config = make_config()
+        config.data.workers = workers
+        assert trainer(tmp_path, config=config).loader.persistent_workers == bool(workers)
+
+
+def test_calibration_to_start_from_is_that_of_sensors_that_there_are(tmp_path):
+    class Calibrated(StubModel):
+        sensors = SENSORS
+
+        def __init__(self):
+            super().__init__()
+            self.calibration = ScoreCalibration(SENSORS)
+
+    sets = {"camera+radar+lidar": (2.0, 1.0), "lidar": (3.0, 4.0), "lidar+sonar": (5.0, 6.0)}
+    weights = {f"calibration.{name}": torch.tensor(values) for name, values in sets.items()}
+    save_file(weights | {"norm.weight": torch.full((4,), 7.0)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.yaml").touch()
+    model = Calibrated()
+    initialise(model, str(tmp_path))
+    del sets["lidar+sonar"]
+    assert model.calibration.by_set == sets and (model.norm.weight == 7).all()
+
+
+def test_what_differs_between_configs():
+    old = {"a": 1, "b": {"c": 2, "same": 0}, "data": {"root": "here", "workers": 1}}
+    new = {"b": {"c": 3, "same": 0}, "d": 4, "data": {"root": "there", "workers": 2}}
+    assert _differences(old, new) == ["a (1, now None)", "b.c (2, now 3)", "d (None, now 4)"]
