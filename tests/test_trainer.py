@@ -20,7 +20,7 @@ from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.optim import one_cycle
 from perception.train.processes import any_process, process_group, stop_signals
-from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
+from perception.train.trainer import Trainer, TrainingError, _differences, _start_worker, initialise, train
 
 CPU = torch.device("cpu")
 
@@ -471,3 +471,20 @@ def test_what_differs_between_configs():
     old = {"a": 1, "b": {"c": 2, "same": 0}, "data": {"root": "here", "workers": 1}}
     new = {"b": {"c": 3, "same": 0}, "d": 4, "data": {"root": "there", "workers": 2}}
     assert _differences(old, new) == ["a (1, now None)", "b.c (2, now 3)", "d (None, now 4)"]
+
+
+def test_loader_workers_take_a_thread_each_and_leave_signals_to_the_trainer(monkeypatch):
+    threads, handlers = [], {}
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr("cv2.setNumThreads", threads.append)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    _start_worker(3)
+    assert threads == [1, 0] and handlers == dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_memory_is_page_locked_for_a_gpu(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)  # there need not be a GPU
+    monkeypatch.setattr("perception.train.trainer.has_bfloat16", lambda device: False)
+    run = Trainer(StubModel(), StubLoss(), Frames(4), make_config(), tmp_path, torch.device(kind))
+    assert run.loader.pin_memory == (kind == "cuda")
