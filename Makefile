@@ -5,7 +5,7 @@ PYTHON312 ?= $(firstword $(shell python3.12 -c "import sys; print(sys.executable
 	$(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12))
 # make test COVERAGE= is faster: before Python 3.12 every line of the interpreter is traced.
 COVERAGE ?= --cov --cov-report=term:skip-covered
-# make mutate SAMPLE= puts every mistake into every module, which takes about an hour.
+# make mutate SAMPLE= puts every mistake into every module, which takes an hour or more.
 SAMPLE ?= --sample 70
 VENV := .venv
 BIN := $(VENV)/bin
