@@ -201,6 +201,10 @@ class Detections:
             first, second = self.scores[i : i + 2]
             raise SampleError(f"scores: highest first was expected, found {first} before {second}")
 
+    def __repr__(self) -> str:
+        scores = f", scores {self.scores[0]:.3f} to {self.scores[-1]:.3f}" if len(self) else ""
+        return f"Detections({len(self)} boxes{scores})"
+
     @classmethod
     def sorted(cls, boxes: Boxes3D, scores: np.ndarray) -> Detections:
         """Detections from boxes in any order, sorted by score; the sort is stable."""
