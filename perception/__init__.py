@@ -1,4 +1,13 @@
-"""Sensor-fusion perception: camera, radar and LiDAR in, 3D boxes in the ego frame out."""
+"""Sensor-fusion perception: camera, radar and LiDAR in, 3D boxes in the ego frame out.
+
+    detector = perception.load("sim")
+    detections = detector.detect(frame)
+
+The rooms of the package: `perception.model` (the network), `perception.train` (`perception.train.trainer.train`),
+`perception.eval` (`perception.eval.evaluate.evaluate`), `perception.replay` (`perception.replay.pipeline.replay`),
+`perception.data`, `perception.logs`, `perception.sim`, `perception.ops` and `perception.cli`. The types that flow
+through all of them are in `perception.sample` and `perception.task`.
+"""
 
 from __future__ import annotations
 

@@ -173,13 +173,32 @@ def ordered(by_sensor: Mapping[str, Part]) -> dict[str, Part]:
     return {name: by_sensor[name] for name in names}
 
 
+def find_config(name: str | Path) -> Path:
+    """The file of a config, given a path or a shipped name: ``sim``, ``sim.yaml`` or ``configs/sim.yaml``.
+
+    Raises:
+        ConfigError: no such config; the message lists the shipped names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    package = Path(__file__).parent  # the configs are inside the package in a wheel, next to it in a checkout
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    try:
+        return shipped[str(name).removeprefix("configs/").removesuffix(".yaml")]
+    except KeyError:
+        message = f"config '{name}': a YAML file, or a shipped name ({', '.join(shipped)}), was expected"
+        raise ConfigError(message) from None
+
+
 def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Defaults, then the YAML file, then ``key.sub=value`` overrides.
+    """Defaults, then the YAML file or shipped config (``"sim"``), then ``key.sub=value`` overrides.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown key (the message names the closest valid one), a value of
             the wrong type, or an invalid value.
     """
+    path = None if path is None else find_config(path)
     resolved = load_yaml(Config, path, overrides)
     resolved.encoders = ordered({name: section for name, section in resolved.encoders.items() if section is not None})
     _check(resolved, str(path) if path is not None else "config")

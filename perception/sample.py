@@ -201,6 +201,10 @@ class Detections:
             first, second = self.scores[i : i + 2]
             raise SampleError(f"scores: highest first was expected, found {first} before {second}")
 
+    def __repr__(self) -> str:
+        scores = f", scores {self.scores[0]:.3f} to {self.scores[-1]:.3f}" if len(self) else ""
+        return f"Detections({len(self)} boxes{scores})"
+
     @classmethod
     def sorted(cls, boxes: Boxes3D, scores: np.ndarray) -> Detections:
         """Detections from boxes in any order, sorted by score; the sort is stable."""
@@ -348,10 +352,3 @@ def scaling(sx: float, sy: float, left: int = 0, top: int = 0) -> np.ndarray:
     Pixel centres lie at integers, so scaling is about (-0.5, -0.5).
     """
     return np.array([[sx, 0, 0.5 * sx - 0.5 - left], [0, sy, 0.5 * sy - 0.5 - top], [0, 0, 1]])
-
-
-# Former names, still imported by other modules.
-from perception.task import ATTRIBUTES, CLASSES  # noqa: E402, F401
-
-SENSORS = ("camera", "radar", "lidar")
-LIDAR_FIELDS, RADAR_FIELDS = LidarCloud.fields, RadarCloud.fields

@@ -11,9 +11,8 @@ import pytest
 
 import perception
 from perception.cli import COMMANDS, run
-from perception.cli.configs import find_config
 from perception.cli.options import add_device_option, names, run_main
-from perception.config import ConfigError
+from perception.config import ConfigError, find_config
 from perception.device import checked_device
 from perception.errors import PerceptionError
 

@@ -20,7 +20,7 @@ from perception import CLASSES, PerceptionError
 from perception.data.nuscenes_files import DataError
 from perception.data.sources import FrameSource
 from perception.geometry import project
-from perception.sample import ATTRIBUTES
+from perception.task import ATTRIBUTES
 
 
 @pytest.fixture

@@ -133,9 +133,7 @@ def test_hints_name_the_distribution(installed):
 
 
 def test_configs_are_found_by_name(installed):
-    code = (
-        "from perception.cli.configs import find_config; print(find_config('sim'), find_config('configs/scene.yaml'))"
-    )
+    code = "from perception.config import find_config; print(find_config('sim'), find_config('configs/scene.yaml'))"
     configs = installed.package / "configs"
     assert installed("python", "-c", code) == f"{configs / 'sim.yaml'} {configs / 'scene.yaml'}\n"
 

@@ -22,9 +22,11 @@ from perception.replay.compare import compare
 from perception.replay.latency import table as latency_table
 from perception.replay.pipeline import canonical_bytes, replay
 from perception.replay.result import ResultFile
-from perception.sample import SENSORS, Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
+from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
 from perception.task import ObjectClass, Task
 from perception.viz import Layout
+
+SENSORS = ("camera", "radar", "lidar")
 
 ROOT = Path(__file__).parents[1]
 ALWAYS = {"results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json"}

@@ -13,7 +13,8 @@ from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.replay.rerun_log import CHASE, EYE, RerunSink, at_most
 from perception.replay.step import Step
-from perception.sample import CLASSES, Boxes3D, CameraImage, Detections, LidarCloud, RadarCloud
+from perception.sample import Boxes3D, CameraImage, Detections, LidarCloud, RadarCloud
+from perception.task import CLASSES
 
 NOTHING = Detections(Boxes3D.empty(), [])
 EGO = "/world/ego"

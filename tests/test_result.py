@@ -14,8 +14,8 @@ from perception.files import ResultsError
 from perception.geometry import SE3
 from perception.replay.result import LinesSink, ReplayResultError, ResultFile, read_result, read_summary
 from perception.replay.step import Step
-from perception.sample import ATTRIBUTES, CLASSES, Boxes3D, Detections, Frame, PointCloud, RadarCloud
-from perception.task import ObjectClass, Task
+from perception.sample import Boxes3D, Detections, Frame, PointCloud, RadarCloud
+from perception.task import ATTRIBUTES, CLASSES, ObjectClass, Task
 
 
 def detections(n: int, seed: int = 0) -> Detections:

@@ -18,7 +18,7 @@ from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
-from perception.sample import CLASSES, SENSORS, Detections
+from perception.sample import Detections
 from perception.sim import Settings, SimulationError, simulate
 from perception.sim.camera import Camera
 from perception.sim.compare import comparison
@@ -30,6 +30,9 @@ from perception.sim.scene import SceneRun
 from perception.sim.shapes import BOX_MARGIN_M, Shape, make_shape
 from perception.sim.tables import TABLES
 from perception.sim.traffic import Actor, Track
+from perception.task import CLASSES
+
+SENSORS = ("camera", "radar", "lidar")
 
 TINY = (160, 90)
 ROOT = Path(__file__).parents[1]

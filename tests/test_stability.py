@@ -5,7 +5,8 @@ import pytest
 
 from perception.geometry import SE3
 from perception.replay.stability import Stability
-from perception.sample import CLASSES, Boxes3D, Detections, Frame
+from perception.sample import Boxes3D, Detections, Frame
+from perception.task import CLASSES
 
 CAR, TRUCK = CLASSES.index("car"), CLASSES.index("truck")
 

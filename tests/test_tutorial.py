@@ -1,5 +1,6 @@
 """docs/tutorial.md runs as it stands, and links in the documents lead somewhere."""
 
+import json
 import os
 import re
 import subprocess
@@ -31,6 +32,8 @@ def test_the_tutorial_runs(tmp_path):
         assert done.returncode == 0, f"{text}\n{done.stderr}"
     for name in ("runs/my/model.safetensors", "runs/short/config.yaml", "out/my.json", "out/replay/replay.png"):
         assert (tmp_path / name).is_file()
+    summary = json.loads((tmp_path / "out/replay/summary.json").read_text())
+    assert summary["detections_drawn"] > 0, "a picture without a box shows a newcomer nothing"
     assert (tmp_path / "out/frame.png").stat().st_size > 100_000
 
 

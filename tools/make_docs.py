@@ -20,7 +20,9 @@ def main() -> None:
     args = parser.parse_args()
 
     import pdoc
+    from torch import nn
 
+    nn.Module.__init__.__doc__ = nn.Module.forward.__doc__ = None  # texts of torch's own, which ours would inherit
     root = Path(perception.__file__).parent
     for name in perception.__all__:
         setattr(

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sensors = parser.add_mutually_exclusive_group()
     sensors.add_argument("--sensors", type=names, help="such as camera,radar; default: all sensors of the detector")
     sensors.add_argument("--all-subsets", action="store_true", help="every set of the detector's sensors")
-    parser.add_argument("--json", required=True, type=Path, help="file for the metrics")
+    parser.add_argument("--json", type=Path, help="file for the metrics; the resolved config is saved next to it")
     parser.add_argument("--results", type=Path, help="folder for the submission files")
     parser.add_argument("--official", action="store_true", help="compute the metrics with nuscenes-devkit")
     parser.add_argument("--skip-damaged", action="store_true", help="skip and count frames that cannot be read")
@@ -36,8 +36,9 @@ def run(args: argparse.Namespace) -> None:
     from perception.files import check_writable, write_json
     from perception.model.detector import warn_of_simulation, weights_sha256
 
-    check_writable(args.json)
-    check_writable(args.json.with_suffix(".config.yaml"))
+    if args.json is not None:
+        check_writable(args.json)
+        check_writable(args.json.with_suffix(".config.yaml"))
     detector = perception.load(args.checkpoint, device=checked_device(args.device))
     policy, size = "skip" if args.skip_damaged else "raise", detector.inputs.covering
     chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part, "image_size": size}
@@ -49,5 +50,6 @@ def run(args: argparse.Namespace) -> None:
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]
     report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
     print(table(report), breakdown_table(report), sep="\n\n")
-    write_json(args.json, report)
-    save_config(detector.config, args.json.with_suffix(".config.yaml"))
+    if args.json is not None:
+        write_json(args.json, report)
+        save_config(detector.config, args.json.with_suffix(".config.yaml"))

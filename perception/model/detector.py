@@ -45,7 +45,7 @@ from perception.sample import Detections, Frame
 
 log = logging.getLogger(__name__)
 
-SHIPPED = Path(__file__).parent.parent / "checkpoints"
+_SHIPPED = Path(__file__).parent.parent / "checkpoints"
 _LIDAR_PRIOR = -4.0  # low: when LiDAR disagrees with another sensor, LiDAR is moved; its sharp maps reveal the error
 
 
@@ -257,10 +257,10 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         PerceptionError: no such checkpoint; the message lists the shipped names.
     """
-    for folder in (Path(name), SHIPPED / name):
+    for folder in (Path(name), _SHIPPED / name):
         if (folder / "model.safetensors").is_file() and (folder / "config.yaml").is_file():
             return folder
-    shipped = ", ".join(sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())) or "none"
+    shipped = ", ".join(sorted(path.name for path in _SHIPPED.glob("*") if path.is_dir())) or "none"
     raise PerceptionError(
         f"checkpoint '{name}': a folder with model.safetensors and config.yaml, or a shipped name ({shipped}), "
         "was expected"
@@ -269,7 +269,7 @@ def find_checkpoint(name: str | Path) -> Path:
 
 def warn_of_simulation(name: str | Path, source: str) -> None:
     """Warn that a shipped checkpoint, trained on simulated drives only, is being run on recorded data."""
-    if find_checkpoint(name).parent == SHIPPED:
+    if find_checkpoint(name).parent == _SHIPPED:
         log.warning(
             "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
             "(docs/model-card.md)", source, name,

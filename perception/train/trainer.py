@@ -237,7 +237,10 @@ class Trainer:
     def _restore(self, tensors: dict, state: dict) -> None:
         changed = _differences(state["config"], json.loads(json.dumps(asdict(self.config))))
         if changed:
-            raise TrainingError(f"{self.checkpoint}: was written under another config: {', '.join(changed)}")
+            raise TrainingError(
+                f"{self.checkpoint}: was written under another config: {', '.join(changed)}; "
+                "to train further, start another run with train.init={self.out}"
+            )
         if state["total_steps"] != self.total_steps:
             raise TrainingError(
                 f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {self.total_steps}: "
@@ -280,7 +283,10 @@ def initialise(model: Detector, checkpoint: str) -> None:
     Raises:
         PerceptionError: no such checkpoint, or none of its weights match.
     """
-    folder, own = find_checkpoint(checkpoint), model.state_dict()
+    try:
+        folder, own = find_checkpoint(checkpoint), model.state_dict()
+    except PerceptionError as error:
+        raise TrainingError(f"train.init: {error}; train.init=null trains from scratch") from None
     weights = read_weights(folder)
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not fitting:
