@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from perception.errors import PerceptionError
+from perception.files import write_file
 from perception.task import Task, TaskError
 
 
@@ -243,7 +244,7 @@ def load_yaml(
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved config with all keys, to document how a result was produced."""
-    Path(path).write_text(to_yaml(config))
+    write_file(Path(path), to_yaml(config).encode())
 
 
 def to_yaml(config: Config) -> str:
