@@ -534,7 +534,14 @@ def test_only_the_sensors_of_a_detector_decide_what_is_dead():
     ],
 )
 def test_data_that_does_not_fit_its_encoder_is_named(frame, message):
-    detector = build(small_config("encoders.lidar2.kind=lidar", "encoders.thermal.kind=camera", "camera=null"))
+    detector = build(
+        small_config(
+            *(
+                f"encoders.{o}"
+                for o in ("lidar2.kind=lidar", "thermal.kind=camera", "thermal.weights=none", "camera=null")
+            )
+        )
+    )
     with pytest.raises(PerceptionError, match=message):
         detector.detect(frame)
 
