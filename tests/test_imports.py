@@ -129,7 +129,7 @@ def test_circles_are_found():
 
 
 def test_no_module_imports_itself_in_a_circle():
-    """Inside a room as well; imports in functions and for types only count."""
+    """Inside a folder as well; imports in functions and for types only count."""
     names = {module_name(path) for path in MODULES}
     graph = {module_name(path): modules_imported(path, names) - {module_name(path)} for path in MODULES}
     assert graph["perception.cli.demo"] >= {"perception", "perception.replay.pipeline"}
