@@ -239,7 +239,7 @@ class Trainer:
         if changed:
             raise TrainingError(
                 f"{self.checkpoint}: was written under another config: {', '.join(changed)}; "
-                "to train further, start another run with train.init={self.out}"
+                f"to train further, start another run with train.init={self.out}"
             )
         if state["total_steps"] != self.total_steps:
             raise TrainingError(
