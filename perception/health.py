@@ -3,8 +3,12 @@
 Faults and how they are handled:
 
 dead      A black image or an empty cloud. The sensor is treated as absent.
-frozen    Exactly the same data as in the previous frame, noise included. For ``max_age_s`` after it first arrived the
-          data is compensated for ego motion and its age increased; after that the sensor is treated as absent.
+frozen    A new measurement with exactly the same data as the one before, noise included. For ``max_age_s`` after it
+          first arrived the data is compensated for ego motion and its age increased; after that the sensor is treated
+          as absent.
+
+A measurement that is used again, as those of a camera slower than the frames are, is no fault: its time of measurement
+is the same too. One older than ``max_age_s`` is frozen all the same.
 
 Faults that alter measurements, such as a wrong calibration, are handled in the detector (``model.registration``).
 """
@@ -71,7 +75,7 @@ class _Seen:
 class HealthMonitor:
     """Checks the frames of a drive, in order. A frame of another scene, or with an earlier time, resets the state.
 
-    max_age_s: how long the data of a frozen sensor is still used.
+    max_age_s: how long the data of a frozen sensor is still used, and a measurement again.
     """
 
     max_age_s: float = 0.6
@@ -95,6 +99,9 @@ class HealthMonitor:
         if seen is None or not _same(seen.data, data):
             self._seen[name] = _Seen(data, frame.timestamp_ns, frame.world_SE3_ego)
             return data
+        measured_ns = _measured_ns(data, frame)
+        if measured_ns == _measured_ns(seen.data, seen) and frame.timestamp_ns - measured_ns <= 1e9 * self.max_age_s:
+            return data
         faults[name] = "frozen"
         age_s = (frame.timestamp_ns - seen.timestamp_ns) * 1e-9
         if age_s > self.max_age_s:
@@ -105,6 +112,11 @@ class HealthMonitor:
 def _same(old, new) -> bool:
     a, b = (x.image if isinstance(x, CameraImage) else x.points for x in (old, new))
     return a is b or (a.shape == b.shape and np.array_equal(a, b))
+
+
+def _measured_ns(data: CameraImage | PointCloud, arrived: Frame | _Seen) -> int:
+    """Time of measurement; of a cloud, which has none of its own, that of the frame that it arrived with."""
+    return data.timestamp_ns if isinstance(data, CameraImage) else arrived.timestamp_ns
 
 
 def _moved(data, now_SE3_then: SE3, age_s: float):

@@ -204,3 +204,29 @@ def test_another_scene_starts_anew():
 
 def test_an_earlier_time_starts_anew():
     assert [faults for _, faults in drive(at(2, seen=0), at(1, seen=0))] == [{}, {}]
+
+
+def seen_by_a_camera(frame_ms: int, measured_ms: int, grey: int, pose: SE3 = LOOKING_AHEAD) -> Frame:
+    image = CameraImage(np.full((9, 16, 3), grey, np.uint8), np.eye(3), pose, measured_ms * 1_000_000)
+    return Frame("", frame_ms * 1_000_000, cameras={"CAM": image})
+
+
+def test_a_measurement_that_is_used_again_is_not_frozen():
+    """Frames at 20 Hz, a camera at 12 Hz: its images are of 0, 83 and 167 ms, and some are the nearest to two frames."""
+    nearest = [(0, 0, 50), (50, 0, 50), (100, 83, 60), (150, 167, 70), (200, 167, 70)]
+    poses = [SE3.from_yaw(0.1 * i) for i in range(len(nearest))]
+    frames = [seen_by_a_camera(*seen, pose) for seen, pose in zip(nearest, poses)]
+    for frame, (checked, faults) in zip(frames, drive(*frames)):
+        assert faults == {} and checked is frame
+
+
+def test_a_measurement_is_not_used_again_for_ever():
+    checked, faults = drive(*(seen_by_a_camera(t, 0, 50) for t in (0, 300, 600, 601)))[-1]
+    assert faults == {"CAM": "frozen"} and checked.cameras is None
+    assert drive(*(seen_by_a_camera(t, 0, 50) for t in (0, 300, 600)))[-1][1] == {}
+
+
+def test_a_camera_that_freezes_after_a_measurement_was_used_twice():
+    frames = [seen_by_a_camera(*seen) for seen in ((0, 0, 50), (50, 0, 50), (100, 100, 50), (700, 700, 50))]
+    assert [faults for _, faults in drive(*frames)] == [{}, {}, {"CAM": "frozen"}, {"CAM": "frozen"}]
+    assert [checked.sensors for checked, _ in drive(*frames)] == [("camera",)] * 3 + [()]
