@@ -269,6 +269,17 @@ def test_silent_faults_are_counted_and_kept_from_the_detector(tmp_path):
     assert seen == [SENSORS] * 2 + [("camera", "radar")] * 3
 
 
+def test_frames_in_which_no_sensor_delivered_are_left_out_and_counted(tmp_path):
+    """The camera has a gap, and is all that is asked for; then it is all that there is."""
+    frames = [frame if i in (0, 3) else dataclasses.replace(frame, cameras=None) for i, frame in enumerate(drive())]
+    summary = replay(Oracle(), frames, tmp_path, outputs=(), sensors=("camera",))
+    assert (summary["frames"], summary["empty"], summary["skipped"]) == (2, 3, 0)
+    assert [frame.token for frame in ResultFile(tmp_path)] == ["token-0", "token-3"]
+    assert replay(Oracle(), frames, tmp_path, outputs=())["empty"] == 0
+    with pytest.raises(PerceptionError, match="at least one frame was expected, the source has 2 without any of camera"):
+        replay(Oracle(), frames[1:3], tmp_path, outputs=(), sensors=("camera",))
+
+
 def test_frames_that_cannot_be_read_are_skipped_and_counted(tmp_path):
     first, second, third = drive(3)
     summary = replay(Oracle(), [None, first, None, second, third, None], tmp_path / "a", outputs=())

@@ -1,7 +1,8 @@
 """The replay pipeline: frames in, in order; detections, tracks, pictures, metrics and latency out.
 
 A source is any iterable of Frames: a log, a dataset, a socket. It is pulled, one frame when the last one is done, so
-nothing is queued and nothing dropped. A frame that could not be read is None; it is skipped and counted.
+nothing is queued and nothing dropped. A frame that could not be read is None; it is skipped and counted. So is, apart,
+one in which none of the sensors delivered.
 :meth:`Replay.step` is the whole pipeline. Files that it writes:
 
     results.json   every detection, as a nuScenes submission (the score threshold is for drawing only)
@@ -127,14 +128,19 @@ def replay(
             paced = run.timed(frames) if pace is None else pace(run.timed(frames))
             stack.enter_context(closing(paced))
             for frame in tqdm(paced, desc="replay", unit="frame", total=total, disable=not progress):
+                frame = frame.only(sensors)
+                if not frame.sensors:
+                    run.empty += 1
+                    continue
                 with interrupts.deferred():
-                    run.step(frame.only(sensors))
+                    run.step(frame)
         except KeyboardInterrupt:
             interrupted = True
         if run.best is None:
             if interrupted:
                 raise KeyboardInterrupt
-            raise ReplayError("replay: at least one frame was expected, the source has none")
+            found = f"{run.empty} without any of {', '.join(sensors)}" if run.empty else "none"
+            raise ReplayError(f"replay: at least one frame was expected, the source has {found}")
     for kind in set(FILES) - set(outputs):
         _remove(out, kind)
     write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
@@ -162,7 +168,7 @@ class Replay:
         self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
         self.score_threshold, self.task = score_threshold, layout.task
         self.truth = truth or FrameTruth(layout.task)
-        self.frames, self.skipped, self.boxes, self.boxes_drawn = 0, 0, 0, 0
+        self.frames, self.skipped, self.empty, self.boxes, self.boxes_drawn = 0, 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
         self.frames_with = dict.fromkeys(layout.sensors, 0)
         self.faults: Counter[str] = Counter()
@@ -221,6 +227,7 @@ class Replay:
         return {
             "frames": self.frames,
             "skipped": self.skipped,
+            "empty": self.empty,
             "scenes": dict(self.scenes),
             "frames_with": self.frames_with,
             "faults": dict(sorted(self.faults.items())),
