@@ -133,7 +133,9 @@ def test_save_and_load(detector, tmp_path):
     assert again.config == detector.config
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "other size"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "other size", "empty config", "flipped bit", "flipped bit of the config"]
+)
 def test_bad_checkpoints_are_one_clear_line(detector, tmp_path, damage):
     detector.save(tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -141,9 +143,18 @@ def test_bad_checkpoints_are_one_clear_line(detector, tmp_path, damage):
         weights.unlink()
     elif damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:100])
-    else:
+    elif damage == "empty config":
+        (tmp_path / "config.yaml").write_text("")
+        (tmp_path / "SHA256SUMS").unlink()  # as in checkpoints of earlier versions
+    elif damage == "other size":
         build(small_config("fusion.channels=8")).save(tmp_path)
         (tmp_path / "config.yaml").write_text("{}")
+        (tmp_path / "SHA256SUMS").unlink()
+    else:
+        damaged = tmp_path / "config.yaml" if "config" in damage else weights
+        data = bytearray(damaged.read_bytes())
+        data[len(data) // 2] ^= 1
+        damaged.write_bytes(data)
     with pytest.raises(PerceptionError) as error:
         load(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)

@@ -272,6 +272,8 @@ def test_without_termios_there_is_no_keyboard(monkeypatch):
 TYPIST = """
 import time
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored, as under nohup, and would then do nothing
+signal.alarm(60)
 from perception.replay.playback import keyboard
 
 try:

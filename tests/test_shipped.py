@@ -33,7 +33,7 @@ def test_every_config_builds(path):
 
 def test_the_checkpoint_is_small_and_holds_no_pickle():
     files = sorted(path.name for path in find_checkpoint("sim").iterdir())
-    assert files == ["config.yaml", "model.safetensors"]
+    assert files == ["SHA256SUMS", "config.yaml", "model.safetensors"]
     assert (find_checkpoint("sim") / "model.safetensors").stat().st_size < 15e6
 
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from frames import make_frame as drive_frame
+from safetensors.torch import save
 from torch import nn
 
 from perception.batch import Batch, InputSpec
+from perception.commit import write_files
 from perception.config import AugmentConfig, Config, load_config, save_config
 from perception.errors import PerceptionError
 from perception.geometry import SE3
@@ -98,11 +100,8 @@ class StubModel(nn.Module):
             features = features + self.encoders["lidar"](batch.inputs["lidar"].points.mean(dim=0))
         return self.dropout(self.norm(features.expand(2, 4)) + features)
 
-    def save(self, folder, state):
-        from safetensors.torch import save_file
-
-        save_file(state, Path(folder) / "model.safetensors")
-        (Path(folder) / "config.yaml").write_text("")
+    def files(self, state):
+        return {"model.safetensors": save(state), "config.yaml": b""}
 
 
 class StubLoss(nn.Module):
@@ -522,8 +521,7 @@ def save_stub(folder: Path) -> StubModel:
     model = StubModel()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
-    folder.mkdir()
-    model.save(folder, model.state_dict())
+    write_files(folder, model.files(model.state_dict()))
     return model
 
 

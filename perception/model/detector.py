@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 from scipy.special import expit, logit
 from torch import nn
 
 from perception.batch import Batch, collate
+from perception.commit import current, read_file, write_files
 from perception.config import (
     CameraConfig,
     Config,
@@ -25,10 +27,9 @@ from perception.config import (
     RadarConfig,
     load_config,
     ordered,
-    save_config,
+    to_yaml,
 )
 from perception.errors import PerceptionError
-from perception.files import write_file
 from perception.grid import BEVGrid
 from perception.health import without_dead
 from perception.model.camera import BACKBONES, CameraEncoder, ImageEncoder
@@ -163,11 +164,14 @@ class Detector(nn.Module):
         return self.detect_batch([frame])[0]
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.yaml``; ``state``, such as EMA weights, replaces the detector's."""
-        folder = Path(folder)
+        """Write :meth:`files` to a folder, both or none."""
+        write_files(Path(folder), self.files(state))
+
+    def files(self, state: dict[str, torch.Tensor] | None = None) -> dict[str, bytes]:
+        """``model.safetensors`` and ``config.yaml``; ``state``, such as EMA weights, replaces the detector's."""
         state = self.state_dict() if state is None else state
-        write_file(folder / "model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
-        save_config(self.config, folder / "config.yaml")
+        weights = save({name: tensor.contiguous() for name, tensor in state.items()})
+        return {"model.safetensors": weights, "config.yaml": to_yaml(self.config).encode()}
 
 
 def build(
@@ -258,7 +262,7 @@ def find_checkpoint(name: str | Path) -> Path:
         PerceptionError: no such checkpoint; the message lists the shipped names.
     """
     for folder in (Path(name), _SHIPPED / name):
-        if (folder / "model.safetensors").is_file() and (folder / "config.yaml").is_file():
+        if all(current(folder / name).is_file() for name in ("model.safetensors", "config.yaml")):
             return folder
     shipped = ", ".join(sorted(path.name for path in _SHIPPED.glob("*") if path.is_dir())) or "none"
     raise PerceptionError(
@@ -287,7 +291,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[
         PerceptionError: no such checkpoint, or weights that do not fit their config.
     """
     folder = find_checkpoint(name)
-    config = load_config(folder / "config.yaml")
+    config = _saved_config(folder)
     # The checkpoint includes the backbone weights, so pretrained ones are not needed.
     cameras = {n: replace(e, weights="none") for n, e in config.encoders.items() if isinstance(e, CameraConfig)}
     detector = build(replace(config, encoders=config.encoders | cameras))
@@ -303,19 +307,33 @@ def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[
     return detector.to(device).eval()
 
 
+def _saved_config(folder: Path) -> Config:
+    path = folder / "config.yaml"
+    if not _read(path).strip():
+        raise PerceptionError(f"{path}: the config of the weights was expected, found an empty file")
+    return load_config(current(path))
+
+
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The state dict in a checkpoint folder, with weight names of older versions mapped to the current ones.
 
     Raises:
         PerceptionError: the file cannot be read.
     """
+    path = folder / "model.safetensors"
     try:
-        return upgraded(load_file(folder / "model.safetensors"))
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise PerceptionError(f"{folder / 'model.safetensors'}: weights were expected: {reason}") from None
+        return upgraded(load_tensors(_read(path)))
+    except SafetensorError as error:
+        raise PerceptionError(f"{path}: weights were expected: {' '.join(str(error).split())[:300]}") from None
 
 
 def weights_sha256(name: str | Path) -> str:
     """Digest of a checkpoint's weights file, stored with results to identify the weights that produced them."""
-    return hashlib.sha256((find_checkpoint(name) / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(_read(find_checkpoint(name) / "model.safetensors")).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise PerceptionError(f"{path}: cannot be read: {error.strerror}") from None

@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
+from perception.commit import read_file, write_files
 from perception.errors import PerceptionError
-from perception.files import write_file
 
 
-def write_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
-    """Write groups of named tensors and a JSON-serialisable ``state`` atomically: a crash keeps the old file intact."""
+def write_checkpoint(
+    path: Path,
+    tensors: dict[str, dict[str, torch.Tensor]],
+    state: dict,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write groups of named tensors and a JSON-serialisable ``state``; a crash keeps the old file intact.
+
+    beside: further files of the folder, by name, that are of the same state and replaced together with it.
+    """
     flat = {
         f"{group}/{name}": value.cpu().contiguous()
         for group, values in tensors.items()
         for name, value in values.items()
     }
-    write_file(path, save(flat, metadata={"state": json.dumps(state)}))
+    write_files(path.parent, {path.name: save(flat, metadata={"state": json.dumps(state)}), **beside})
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
     """Tensors (on the CPU) and state as given to :func:`write_checkpoint`.
 
     Raises:
-        PerceptionError: the file is missing or is not a checkpoint.
+        PerceptionError: the file is missing, damaged, or not a checkpoint.
     """
     tensors: dict[str, dict[str, torch.Tensor]] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            for key in file.keys():
-                group, _, name = key.partition("/")
-                tensors.setdefault(group, {})[name] = file.get_tensor(key)
+        data = read_file(path)
+        for key, tensor in load(data).items():
+            group, _, name = key.partition("/")
+            tensors.setdefault(group, {})[name] = tensor
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, json.loads(header["__metadata__"]["state"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PerceptionError(f"{path}: a training checkpoint was expected: {error}") from None
-    return tensors, state

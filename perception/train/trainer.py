@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from perception.batch import Batch
+from perception.commit import current
 from perception.config import Config
 from perception.data.nuscenes import NuScenes, open_source
 from perception.data.sources import FrameSource
@@ -59,7 +60,7 @@ def _start_worker(_: int) -> None:
 class Trainer:
     """Trains ``model`` on ``frames``; all output goes to the folder ``out``.
 
-    model: Batch -> prediction, with ``inputs`` and ``save(folder, state)`` like a Detector.
+    model: Batch -> prediction, with ``inputs`` and ``files(state)`` like a Detector.
     loss: (prediction, batch) -> dict with "total".
     frames: yields None for an unreadable frame, which is skipped and counted.
     """
@@ -203,7 +204,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write averaged weights and config for ``perception.load``, and the checkpoint to resume from."""
+        """Write averaged weights and config for ``perception.load``, and the checkpoint to resume from, as one."""
         self.saved_s = time.monotonic()
         if self.rank > 0:
             return
@@ -215,8 +216,7 @@ class Trainer:
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
         state = {**progress, "config": asdict(self.config)}
-        write_checkpoint(self.checkpoint, tensors, state)
-        self.model.save(self.out, self.ema.state)
+        write_checkpoint(self.checkpoint, tensors, state, beside=self.model.files(self.ema.state))
 
     def resume(self) -> None:
         """Continue from the checkpoint in ``out``, or start from the beginning if there is none.
@@ -224,7 +224,7 @@ class Trainer:
         Raises:
             TrainingError: the checkpoint cannot be read, or was written with a different config.
         """
-        if not self.checkpoint.exists():
+        if not current(self.checkpoint).exists():
             log.info("%s: nothing to resume, starting from the beginning", self.out)
             return
         tensors, state = read_checkpoint(self.checkpoint)
@@ -330,7 +330,7 @@ def train(
         PerceptionError: data cannot be read, or ``out`` already holds a run and ``resume`` is false.
     """
     out = Path(out)
-    if (out / "checkpoint.safetensors").exists() and not resume:
+    if current(out / "checkpoint.safetensors").exists() and not resume:
         raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
     with process_group(device) as place:
         torch.manual_seed(config.train.seed)
