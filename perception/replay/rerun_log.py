@@ -96,7 +96,10 @@ class RerunSink:
         self._log_truth(step.frame.boxes)
         self._log_plots(boxes, scores, {} if step.index == 0 else step.latency_ms)  # the cold one would dwarf the rest
         self._log_faults(step.faults)
-        self._recording.flush()
+        try:
+            self._recording.flush()
+        except RuntimeError as error:
+            raise ResultsError(f"{self._partial}: cannot be written: {error}; is the disk full?") from None
         self._check_growth()
 
     def __exit__(self, kind, error, trace) -> None:
@@ -107,7 +110,7 @@ class RerunSink:
                 finish_part(self.path)
 
     def _check_growth(self) -> None:
-        """Rerun says nothing when the disk is full, but then the file no longer grows."""
+        """Older releases of Rerun say nothing when the disk is full, but then the file no longer grows."""
         with writing(self.path):
             before, self._size = self._size, self._partial.stat().st_size
         if self._size <= before:
