@@ -42,8 +42,7 @@ class SE3:
     translation: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def __post_init__(self):
-        rotation = np.asarray(self.rotation, dtype=np.float64)
-        translation = np.asarray(self.translation, dtype=np.float64)
+        rotation, translation = _numbers("SE3.rotation", self.rotation), _numbers("SE3.translation", self.translation)
         if rotation.shape != (3, 3) or translation.shape != (3,):
             raise GeometryError(
                 f"SE3 wants rotation [3, 3] and translation [3], found {rotation.shape} and {translation.shape}"
@@ -60,14 +59,17 @@ class SE3:
     @classmethod
     def from_quaternion(cls, wxyz, translation=(0.0, 0.0, 0.0)) -> SE3:
         """From a quaternion (w, x, y, z), which is normalised."""
-        quaternion = np.asarray(wxyz, dtype=np.float64)
+        quaternion = _numbers("quaternion", wxyz)
         if quaternion.shape != (4,) or not 0.5 < quaternion @ quaternion < 2.0:
-            raise GeometryError(f"a unit quaternion (w, x, y, z) was expected, found {list(wxyz)}")
+            raise GeometryError(f"a unit quaternion (w, x, y, z) was expected, found {quaternion.tolist()}")
         return cls(Rotation.from_quat(to_xyzw(quaternion)).as_matrix(), translation)
 
     @classmethod
     def from_pose(cls, pose) -> SE3:
         """From a pose [7], see :attr:`pose`."""
+        pose = _numbers("pose", pose)
+        if pose.shape != (7,):
+            raise GeometryError(f"a pose [7] was expected, found {pose.shape}")
         return cls.from_quaternion(pose[3:], pose[:3])
 
     @classmethod
@@ -77,9 +79,9 @@ class SE3:
     @classmethod
     def from_matrix(cls, matrix) -> SE3:
         """From a homogeneous [4, 4] matrix."""
-        matrix = np.asarray(matrix, dtype=np.float64)
-        if matrix.shape != (4, 4):
-            raise GeometryError(f"a [4, 4] matrix was expected, found {matrix.shape}")
+        matrix = _numbers("matrix", matrix)
+        if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0.0, 0.0, 0.0, 1.0]):
+            raise GeometryError(f"a [4, 4] matrix with a last row 0, 0, 0, 1 was expected, found {matrix.tolist()}")
         return cls(matrix[:3, :3], matrix[:3, 3])
 
     @property
@@ -119,6 +121,13 @@ class SE3:
     def rotate(self, vectors: np.ndarray) -> np.ndarray:
         """Directions or velocities [..., 3], rotated but not translated."""
         return np.asarray(vectors) @ self.rotation.T
+
+
+def _numbers(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise GeometryError(f"{name}: numbers were expected, found {values!r:.80}") from None
 
 
 def to_xyzw(wxyz: np.ndarray) -> np.ndarray:

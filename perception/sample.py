@@ -7,6 +7,8 @@ Every type validates its data on construction, so that errors are reported where
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,18 @@ import numpy as np
 
 from perception.errors import PerceptionError
 from perception.geometry import SE3
+from perception.task import MAX_ATTRIBUTES, MAX_CLASSES
+
+log = logging.getLogger(__name__)
+
+# The largest magnitude that a point's field can have. Anything beyond it is a damaged number, and one of 1e20 would
+# overflow in a detector and empty the whole frame. Fields of custom sensors that are not listed are not limited.
+LIMITS = {
+    "x": 1e6, "y": 1e6, "z": 1e6, "intensity": 1e6, "rcs_dbsm": 1e3, "vx": 1e3, "vy": 1e3, "age_s": 1e4,
+}  # fmt: skip
+_MAX_SIDE_RATIO = 1000  # of an image; scaled to cover a network's input, longer ones take gigabytes
+_FOCAL_PX = (1e-3, 1e7)
+_MAX_BOX_SIDE_M = 1e4
 
 
 class SampleError(PerceptionError):
@@ -26,20 +40,29 @@ class SampleError(PerceptionError):
 
 def _checked(name: str, array, dtype, shape: tuple, finite: bool = True) -> np.ndarray:
     """The array as ``dtype``, validated; ``None`` in ``shape`` allows any length."""
-    array = np.asarray(array)
+    array = _array(name, array)
     if array.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, array.shape)):
         wanted = ", ".join("N" if want is None else str(want) for want in shape)
         raise SampleError(f"{name}: shape [{wanted}] was expected, found {list(array.shape)}")
     try:
-        with np.errstate(invalid="ignore"):  # NaN for an integer dtype is rejected below
+        if array.dtype.kind not in "buifO":
+            raise TypeError
+        with np.errstate(invalid="ignore", over="ignore"):  # what becomes NaN or infinite is rejected below
             converted = array.astype(dtype, copy=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SampleError(f"{name}: numbers were expected, found {array.dtype}") from None
     if finite and converted.dtype.kind == "f" and not np.isfinite(converted).all():
         raise SampleError(f"{name}: {int((~np.isfinite(converted)).sum())} values are NaN or infinite")
-    if converted.dtype.kind == "i" and array.dtype.kind == "f" and not np.array_equal(converted, array):
+    if converted.dtype.kind == "i" and array.dtype.kind in "fO" and not np.array_equal(converted, array):
         raise SampleError(f"{name}: whole numbers were expected, found {array.tolist()[:5]}")
     return converted
+
+
+def _array(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):  # rows of different lengths
+        raise SampleError(f"{name}: an array of numbers was expected, found {type(values).__name__}") from None
 
 
 def _require_several(index) -> None:
@@ -52,12 +75,17 @@ def _require(name: str, value, kind: type) -> None:
         raise SampleError(f"{name}: {kind.__name__} was expected, found {type(value).__name__}")
 
 
+def _require_time(name: str, value) -> None:
+    if not isinstance(value, int | np.integer):
+        raise SampleError(f"{name}: whole nanoseconds were expected, found {value!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class CameraImage:
     """One camera image with its calibration.
 
-    image: uint8 [H, W, 3] RGB.
-    intrinsics: [3, 3] float64, pixels.
+    image: uint8 [H, W, 3] RGB, a pixel at least, one side at most 1000 times the other.
+    intrinsics: [3, 3] float64, pixels; invertible.
     ego_SE3_camera: maps the camera frame *at the time of exposure* to the ego frame at the Frame's reference time, so
         that ego motion is included when boxes of the Frame are projected.
     """
@@ -69,13 +97,32 @@ class CameraImage:
 
     def __post_init__(self):
         _require("camera.ego_SE3_camera", self.ego_SE3_camera, SE3)
-        if np.asarray(self.image).dtype != np.uint8:
-            raise SampleError(f"image: uint8 was expected, found {np.asarray(self.image).dtype}")
-        object.__setattr__(self, "image", _checked("image", self.image, np.uint8, (None, None, 3)))
+        _require_time("camera.timestamp_ns", self.timestamp_ns)
+        image = _array("image", self.image)
+        if image.dtype != np.uint8:
+            raise SampleError(f"image: uint8 was expected, found {image.dtype}")
+        object.__setattr__(self, "image", _checked("image", image, np.uint8, (None, None, 3)))
+        height, width = image.shape[:2]
+        if min(height, width) < 1 or max(height, width) > _MAX_SIDE_RATIO * min(height, width):
+            ratio = f"one side at most {_MAX_SIDE_RATIO} times the other"
+            raise SampleError(f"image: pixels, {ratio}, were expected, found {height} x {width}")
         object.__setattr__(self, "intrinsics", _checked("intrinsics", self.intrinsics, np.float64, (3, 3)))
-        fx, fy, last = self.intrinsics[0, 0], self.intrinsics[1, 1], self.intrinsics[2].tolist()
+        self._check_intrinsics()
+
+    def _check_intrinsics(self) -> None:
+        (fx, skew, cx), (shear, fy, cy), last = self.intrinsics.tolist()
         if fx <= 0 or fy <= 0 or last != [0.0, 0.0, 1.0]:
             raise SampleError(f"intrinsics: fx, fy > 0 and a last row 0, 0, 1 were expected, found {fx}, {fy}, {last}")
+        least, most = _FOCAL_PX
+        if min(fx, fy) < least or max(fx, fy, abs(cx), abs(cy)) > most:
+            found = f"{fx:g}, {fy:g}, {cx:g}, {cy:g}"
+            raise SampleError(
+                f"intrinsics: pixels, focal lengths of {least:g} to {most:g}, were expected, found {found}"
+            )
+        if abs(fx * fy - skew * shear) < 1e-6 * fx * fy:
+            raise SampleError(
+                f"intrinsics: a matrix that can be inverted was expected, found {self.intrinsics.tolist()}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +130,13 @@ class PointCloud:
     """points: float32 [N, C] in the ego frame, with columns ``fields``.
 
     Custom sensors subclass this and set ``fields``. Field names have fixed meanings: x, y, z come first, in metres;
-    vx, vy are velocity over ground in ego axes, m/s; age_s is reference time minus measurement time.
+    vx, vy are velocity over ground in ego axes, m/s; age_s is reference time minus measurement time. Points with a
+    value that its field cannot have (LIMITS) are left out; ``dropped`` is how many.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("x", "y", "z")
     points: np.ndarray
+    dropped: int = field(default=0, init=False)
 
     def __post_init__(self):
         if self.fields[:3] != ("x", "y", "z"):
@@ -96,7 +145,15 @@ class PointCloud:
         if first is not None and self.fields[first + 1 : first + 2] != ("vy",):
             raise SampleError(f"{type(self).__name__}.fields: vy behind vx was expected, found {self.fields}")
         name = f"{type(self).__name__} points"
-        object.__setattr__(self, "points", _checked(name, self.points, np.float32, (None, len(self.fields))))
+        points = _checked(name, self.points, np.float32, (None, len(self.fields)), finite=False)
+        possible = np.abs(points) <= np.array([LIMITS.get(name, np.inf) for name in self.fields], np.float32)
+        if not possible.all():
+            _checked(name, points, np.float32, points.shape)  # NaN is an error
+            kept = possible.all(axis=1)
+            _warn_of(type(self).__name__, self.fields[(~possible).any(axis=0).argmax()])
+            object.__setattr__(self, "dropped", int((~kept).sum()))
+            points = points[kept]
+        object.__setattr__(self, "points", points)
 
     def column(self, field_name: str) -> int | None:
         """The column of a field; None if there is no such field."""
@@ -107,6 +164,11 @@ class PointCloud:
         """The columns of vx, vy; None if the points have no velocity."""
         first = self.column("vx")
         return None if first is None else slice(first, first + 2)
+
+
+@functools.cache  # said once
+def _warn_of(cloud: str, name: str) -> None:
+    log.warning("%s: points with %s beyond %g are left out, damaged numbers", cloud, name, LIMITS[name])
 
 
 class LidarCloud(PointCloud):
@@ -147,7 +209,7 @@ class Boxes3D:
     num_radar_points: np.ndarray = _UNKNOWN
 
     def __post_init__(self):
-        n = len(np.atleast_1d(np.asarray(self.center)))
+        n = len(np.atleast_1d(_array("boxes.center", self.center)))
         for name, dtype, shape, finite in (
             ("center", np.float64, (n, 3), True),
             ("size", np.float64, (n, 3), True),
@@ -160,11 +222,16 @@ class Boxes3D:
             value = getattr(self, name)
             value = np.full(n, unknown) if value is None else value
             object.__setattr__(self, name, _checked(f"boxes.{name}", value, np.int64, (n,)))
-        if n and (self.size <= 0).any():
-            raise SampleError(f"boxes.size: positive metres were expected, found {self.size.min()}")
-        for name, least, known in (("label", 0, "classes"), ("attribute", -1, "attributes")):
-            found = getattr(self, name).min(initial=0)
-            if found < least:
+        if np.isinf(self.velocity).any():
+            raise SampleError("boxes.velocity: numbers, NaN where unknown, were expected, found infinity")
+        for found in self.size[(self.size <= 0) | (self.size > _MAX_BOX_SIDE_M)][:1]:
+            raise SampleError(f"boxes.size: positive metres up to {_MAX_BOX_SIDE_M:g} were expected, found {found}")
+        for name, least, most, known in (
+            ("label", 0, MAX_CLASSES, "classes"),
+            ("attribute", -1, MAX_ATTRIBUTES, "attributes"),
+        ):
+            index = getattr(self, name)
+            for found in index[(index < least) | (index >= most)][:1]:
                 raise SampleError(f"boxes.{name}: indices into task.{known} were expected, found {found}")
 
     @classmethod
@@ -241,8 +308,7 @@ class Frame:
 
     def __post_init__(self):
         _require("frame.token", self.token, str)
-        if not isinstance(self.timestamp_ns, int | np.integer):
-            raise SampleError(f"frame.timestamp_ns: whole nanoseconds were expected, found {self.timestamp_ns!r}")
+        _require_time("frame.timestamp_ns", self.timestamp_ns)
         _require("frame.world_SE3_ego", self.world_SE3_ego, SE3)
         if self.cameras is not None:
             _require("frame.cameras", self.cameras, dict)
@@ -256,10 +322,12 @@ class Frame:
         if self.boxes is not None:
             _require("frame.boxes", self.boxes, Boxes3D)
         for name, data in {"cameras": self.cameras or {}, **others}.items():
+            _require("frame.others: a sensor's name", name, str)
             if name in _OWN_FIELDS:
                 raise SampleError(f"frame.others: '{name}' has a field of its own")
             if isinstance(data, dict):
                 for camera, image in data.items():
+                    _require(f"frame.{name}: a camera's name", camera, str)
                     _require(f"frame.{name}['{camera}']", image, CameraImage)
             else:
                 _require(f"frame.others['{name}']", data, PointCloud)

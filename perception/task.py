@@ -25,6 +25,7 @@ import numpy as np
 
 from perception.errors import PerceptionError
 
+MAX_CLASSES, MAX_ATTRIBUTES = 1000, 64  # of a task: indices beyond them are no labels
 HEADINGS = ("direction", "axis", "none")
 _POSITIVE = (
     "range_m", "match_radius_m", "position_sigma_m", "velocity_sigma_mps", "prior_speed_mps", "acceleration_density",
@@ -138,6 +139,12 @@ class Task:
         self.objects, self.attributes = list(self.objects), list(self.attributes)
         if not self.objects:
             raise TaskError("task.objects: at least one class was expected, found none")
+        for what, found, most in (
+            ("objects", self.objects, MAX_CLASSES),
+            ("attributes", self.attributes, MAX_ATTRIBUTES),
+        ):
+            if len(found) > most:
+                raise TaskError(f"task.{what}: at most {most} were expected, found {len(found)}")
         sources = [name for facts in self.objects for name in facts.sources or [facts.name]]
         for what, names in (("names", self.classes), ("sources", sources), ("attributes", self.attributes)):
             twice = sorted({name for name in names if list(names).count(name) > 1})

@@ -68,6 +68,12 @@ def test_wrapped_angles_stay_in_range_and_point_the_same_way(angle):
         (lambda: SE3(np.diag([1.0, 1.0, -1.0]), np.zeros(3)), "determinant -1"),
         (lambda: SE3.from_quaternion([0.0, 0.0, 0.0, 0.0]), "unit quaternion"),
         (lambda: SE3.from_matrix(np.eye(3)), r"\[4, 4\]"),
+        (lambda: SE3.from_matrix(np.ones((4, 4))), r"last row 0, 0, 0, 1"),
+        (lambda: SE3([["a"] * 3] * 3), r"SE3\.rotation: numbers were expected"),
+        (lambda: SE3(np.eye(3), [[1], [2, 3]]), r"SE3\.translation: numbers were expected, found \[\[1\], \[2, 3\]\]"),
+        (lambda: SE3.from_quaternion(None), "quaternion"),
+        (lambda: SE3.from_quaternion([np.nan, 0, 0, 0]), "unit quaternion"),
+        (lambda: SE3.from_pose([1, 2, 3]), r"a pose \[7\] was expected, found \(3,\)"),
     ],
 )
 def test_what_is_no_transform_is_refused(make, message):

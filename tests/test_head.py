@@ -31,7 +31,7 @@ def maps_of(heat: torch.Tensor, box: torch.Tensor | None = None, attribute: torc
     shape = (len(heat), *heat.shape[2:])
     box = torch.zeros(shape[0], BOX, *shape[1:]) if box is None else box
     attribute = torch.zeros(shape[0], 8, *shape[1:]) if attribute is None else attribute
-    return CenterMaps(heat.double().logit(), box, attribute)
+    return CenterMaps(heat.double().logit().clamp(-100, 100), box, attribute)
 
 
 def decode(maps: CenterMaps, max_detections: int, score_threshold: float, task=NUSCENES) -> list[Detections]:
@@ -97,6 +97,24 @@ def test_round_trip(n, seed):
     np.testing.assert_allclose(np.cos(have.yaw - want.yaw), 1, atol=1e-9)
     np.testing.assert_array_equal(have.label, want.label)
     np.testing.assert_array_equal(have.attribute, want.attribute)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_maps_that_are_not_finite_are_an_error_and_not_zero_boxes(value):
+    maps = maps_of(torch.full((1, len(CLASSES), *GRID.shape), 0.1))
+    maps.heat_logits[0, 3, 5, 5] = value
+    with pytest.raises(PerceptionError, match="heat map: finite numbers were expected, found 1 of 40960 NaN"):
+        decode(maps, 300, 0.05)
+
+
+@pytest.mark.parametrize("broken", ["box", "attribute_logits"])
+def test_a_box_that_is_not_finite_is_an_error(broken):
+    heat = torch.full((1, len(CLASSES), *GRID.shape), 0.1)
+    heat[0, 3, 5, 5] = 0.9
+    maps = maps_of(heat)
+    getattr(maps, broken)[0, -1, 5, 5] = np.nan
+    with pytest.raises(PerceptionError, match="boxes: finite numbers were expected, found 1 of"):
+        decode(maps, 300, 0.5)
 
 
 def test_heat_has_its_peak_at_the_centre_cell():

@@ -79,6 +79,28 @@ def test_no_sensor_is_an_error_that_names_the_frame(detector):
         detector.detect(make_frame().only([]))
 
 
+@pytest.mark.parametrize("frames", [None, 3, "frame", make_frame()])
+def test_what_is_not_a_list_of_frames_is_named(detector, frames):
+    with pytest.raises(PerceptionError, match="a list of frames was expected, found"):
+        detector.detect_batch(frames)
+    if not isinstance(frames, Frame):
+        with pytest.raises(PerceptionError, match="a Frame was expected, found"):
+            detector.detect(frames)
+
+
+@pytest.mark.parametrize(("sensor", "column"), [("lidar", 3), ("lidar", 4), ("radar", 3), ("radar", 4)])
+def test_one_absurd_number_costs_one_point_and_not_the_frame(detector, sensor, column):
+    """A point of 1e30 overflows in the network; the frame is that without the point."""
+    frame = make_frame()
+    cloud = frame.data[sensor]
+    damaged = cloud.points.copy()
+    damaged[0, column] = 1e30
+    found = detector.detect(frame.with_data({**frame.data, sensor: type(cloud)(damaged)}))
+    without = detector.detect(frame.with_data({**frame.data, sensor: type(cloud)(cloud.points[1:])}))
+    assert len(found) > 0
+    np.testing.assert_array_equal(found.scores, without.scores)
+
+
 def test_empty_clouds_are_present_sensors(detector):
     frame = dataclasses.replace(make_frame(), lidar=LidarCloud(np.zeros((0, 5))), radar=RadarCloud(np.zeros((0, 7))))
     assert len(detector.detect(frame.only(["lidar"])).scores) > 0
@@ -134,7 +156,8 @@ def test_save_and_load(detector, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing", "truncated", "other size", "empty config", "flipped bit", "flipped bit of the config"]
+    "damage",
+    ["missing", "truncated", "other size", "not finite", "empty config", "flipped bit", "flipped bit of the config"],
 )
 def test_bad_checkpoints_are_one_clear_line(detector, tmp_path, damage):
     detector.save(tmp_path)
@@ -143,6 +166,10 @@ def test_bad_checkpoints_are_one_clear_line(detector, tmp_path, damage):
         weights.unlink()
     elif damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:100])
+    elif damage == "not finite":
+        state = detector.state_dict()
+        broken = {**state, "trunk.enter.0.weight": state["trunk.enter.0.weight"].log()}  # NaN where negative
+        detector.save(tmp_path, broken)
     elif damage == "empty config":
         (tmp_path / "config.yaml").write_text("")
         (tmp_path / "SHA256SUMS").unlink()  # as in checkpoints of earlier versions

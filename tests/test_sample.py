@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from perception import sample
 from perception.batch import InputSpec, collate
 from perception.geometry import SE3, project
 from perception.sample import (
@@ -86,6 +87,19 @@ CLOUD_AND_IMAGES = [
         (lambda: Detections(some_boxes(), np.array([0.5, 0.4, -0.2])), "scores: 0..1 was expected, found -0.2 to 0.5"),
         (lambda: Detections(some_boxes(), np.array([0.5, np.nan, 0.2])), "scores: 1 values are NaN"),
         (lambda: Detections(np.zeros((1, 7)), np.zeros(1)), r"detections\.boxes: Boxes3D was expected, found ndarray"),
+        (lambda: some_boxes(label=np.array([0, 0.5, 1])), r"boxes\.label: whole numbers"),
+        (lambda: some_boxes(label=["car"] * 3), r"boxes\.label: numbers were expected"),
+        (lambda: some_boxes(center=[[1, 2, 3], [4]]), r"boxes\.center: an array of numbers was expected, found list"),
+        (lambda: some_boxes(center=None), r"boxes\.center: shape"),
+        (lambda: some_boxes(size=np.full((3, 3), 1e300)), r"boxes\.size: positive metres up to 10000.*1e\+300"),
+        (lambda: some_boxes(velocity=np.full((3, 2), np.inf)), r"boxes\.velocity: .*found infinity"),
+        (lambda: some_boxes(attribute=np.array([0, -1, 99])), r"boxes\.attribute: .*task.attributes.*99"),
+        (lambda: Detections(some_boxes(), np.array([7.0, 0.4, 0.2])), "scores: 0..1 was expected, found 0.2 to 7"),
+        (lambda: Detections(some_boxes(), None), "scores: shape"),
+        (lambda: LidarCloud([[1, 2], [3]]), "LidarCloud points: an array of numbers was expected, found list"),
+        (lambda: LidarCloud(np.full((2, 5), "x")), "LidarCloud points: numbers were expected"),
+        (lambda: LidarCloud(np.zeros((2, 5), complex)), "LidarCloud points: numbers were expected, found complex"),
+        (lambda: LidarCloud(np.full((1, 5), 1e300)), "LidarCloud points: 5 values are NaN or infinite"),
         (lambda: LidarCloud(np.zeros((4, 4))), r"LidarCloud points: shape \[N, 5\]"),
         (lambda: RadarCloud(np.full((1, 7), np.inf)), "RadarCloud points: 7 values"),
         (lambda: PolarimetricRadarCloud(np.zeros((4, 5))), r"PolarimetricRadarCloud points: shape \[N, 7\]"),
@@ -93,12 +107,23 @@ CLOUD_AND_IMAGES = [
         (lambda: a_camera(image=np.zeros((4, 4, 3))), "image: uint8.*float64"),
         (lambda: a_camera(image=np.zeros((4, 4), np.uint8)), "image: shape"),
         (lambda: a_camera(intrinsics=np.eye(4)), "intrinsics"),
+        (lambda: a_camera(image=np.zeros((0, 160, 3), np.uint8)), "image: pixels.*found 0 x 160"),
+        (lambda: a_camera(image=np.zeros((1, 1001, 3), np.uint8)), "one side at most 1000 times.*found 1 x 1001"),
+        (lambda: a_camera(intrinsics=np.diag([0, 9, 1])), "intrinsics: fx, fy > 0"),
+        (lambda: a_camera(intrinsics=np.diag([1e-300, 9, 1])), "intrinsics: pixels, focal lengths.*1e-300"),
+        (lambda: a_camera(intrinsics=np.diag([9, 1e30, 1])), r"intrinsics: pixels, focal lengths.*1e\+30"),
+        (lambda: a_camera(intrinsics=[[1, 1, 0], [1, 1, 0], [0, 0, 1]]), "intrinsics: a matrix that can be inverted"),
+        (lambda: a_camera(timestamp_ns=0.5), "camera.timestamp_ns: whole nanoseconds.*0.5"),
         (lambda: a_camera(ego_SE3_camera=np.eye(4)), r"camera\.ego_SE3_camera: SE3 was expected, found ndarray"),
         (lambda: Frame("t", 0, np.eye(4)), r"frame\.world_SE3_ego: SE3 was expected, found ndarray"),
         (lambda: Frame("t", 0, lidar=np.zeros((4, 5))), r"frame\.lidar: LidarCloud was expected, found ndarray"),
         (lambda: Frame("t", 0, radar=LidarCloud(np.zeros((0, 5)))), r"frame\.radar: RadarCloud.*found LidarCloud"),
         (lambda: Frame("t", 0, boxes=np.zeros((2, 7))), r"frame\.boxes: Boxes3D was expected, found ndarray"),
         (lambda: Frame("t", 0, cameras={"A": np.zeros((4, 4, 3))}), r"frame\.cameras\['A'\]: CameraImage"),
+        (
+            lambda: Frame("t", 0, cameras={1: a_camera(), "A": a_camera()}),
+            "a camera's name: str was expected, found int",
+        ),
         (lambda: Frame("t", 0, others={"sonar": np.zeros((4, 3))}), r"frame\.others\['sonar'\]: PointCloud"),
         (lambda: Frame("t", 0, others={"thermal": {"A": 3}}), r"frame\.thermal\['A'\]: CameraImage"),
         (lambda: Frame("t", 0, others={"lidar": LidarCloud(np.zeros((0, 5)))}), "'lidar' has a field of its own"),
@@ -115,6 +140,33 @@ CLOUD_AND_IMAGES = [
 def test_what_is_wrong_is_named(make, message):
     with pytest.raises(SampleError, match=message):
         make()
+
+
+@pytest.mark.parametrize("field", ["x", "intensity", "age_s"])
+@pytest.mark.parametrize("value", [1e30, -3e38])
+def test_a_point_with_an_impossible_value_is_left_out_counted_and_named(field, value, caplog):
+    points = np.ones((3, 5))
+    points[1, LidarCloud.fields.index(field)] = value
+    sample._warn_of.cache_clear()
+    clouds = [LidarCloud(points), LidarCloud(points)]
+    assert all(np.array_equal(cloud.points, np.ones((2, 5))) and cloud.dropped == 1 for cloud in clouds)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"LidarCloud: points with {field} beyond {sample.LIMITS[field]:g} are left out, damaged numbers"
+    ]
+
+
+def test_a_cloud_of_possible_values_is_not_copied():
+    points = np.full((3, 7), 999.0, np.float32)
+    assert RadarCloud(points).points is points and RadarCloud(points).dropped == 0
+
+
+def test_fields_of_custom_sensors_are_not_limited_but_finite():
+    points = np.full((1, 7), 1.0)
+    points[0, 3] = 1e30  # power
+    assert len(PolarimetricRadarCloud(points).points) == 1
+    points[0, 3] = np.nan
+    with pytest.raises(SampleError, match="1 values are NaN"):
+        PolarimetricRadarCloud(points)
 
 
 def test_missing_and_empty_are_not_the_same():

@@ -156,7 +156,13 @@ class Detector(nn.Module):
         """Detections for several frames at once, each in its own ego frame.
 
         Dead sensors (``perception.health.without_dead``) are treated as absent.
+
+        Raises:
+            PerceptionError: not a list of frames, a frame without any of the detector's sensors, or an output that is
+                not finite.
         """
+        if not isinstance(frames, list | tuple):
+            raise PerceptionError(f"detect_batch: a list of frames was expected, found {type(frames).__name__}")
         return self.decode(self(self.prepare([self._alive(frame) for frame in frames])))
 
     def detect(self, frame: Frame) -> Detections:
@@ -318,13 +324,18 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The state dict in a checkpoint folder, with weight names of older versions mapped to the current ones.
 
     Raises:
-        PerceptionError: the file cannot be read.
+        PerceptionError: the file cannot be read, or has a weight that is not finite.
     """
     path = folder / "model.safetensors"
     try:
-        return upgraded(load_tensors(_read(path)))
+        weights = upgraded(load_tensors(_read(path)))
     except SafetensorError as error:
         raise PerceptionError(f"{path}: weights were expected: {' '.join(str(error).split())[:300]}") from None
+    for name, values in weights.items():
+        broken = int((~values.isfinite()).sum())
+        if broken:
+            raise PerceptionError(f"{path}: {name}: finite weights were expected, found {broken} NaN or infinite")
+    return weights
 
 
 def weights_sha256(name: str | Path) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from perception.errors import PerceptionError
 from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
@@ -121,7 +122,11 @@ class CenterHead(nn.Module):
         """Detections per sample, highest score first.
 
         Peaks are local maxima of 3 x 3 cells; within the suppression radius of a class only the best peak is kept.
+
+        Raises:
+            PerceptionError: a heat map, or a box at a peak, is not finite.
         """
+        _require_finite("heat map", maps.heat_logits)
         heat = maps.heat_logits.sigmoid()
         peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
         best = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
@@ -140,6 +145,7 @@ class CenterHead(nn.Module):
         gather = torch.from_numpy(cell).to(maps.box.device)
         box = maps.box[sample].flatten(1)[:, gather].T.double().cpu().numpy()
         attribute = maps.attribute_logits[sample].flatten(1)[:, gather].T.cpu().numpy()
+        _require_finite("boxes", torch.from_numpy(np.concatenate([box, attribute], axis=1)))
         parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
         offset, z, log_size, heading, axis, velocity = parts
         column, row = cell % self.grid.columns, cell // self.grid.columns
@@ -151,6 +157,15 @@ class CenterHead(nn.Module):
             velocity=velocity * VELOCITY_SCALE_MPS,
             label=label,
             attribute=_best_attribute(attribute, label, self.task),
+        )
+
+
+def _require_finite(what: str, values: torch.Tensor) -> None:
+    broken = int((~values.isfinite()).sum())
+    if broken:
+        raise PerceptionError(
+            f"the detector's {what}: finite numbers were expected, found {broken} of {values.numel()} NaN or infinite: "
+            "damaged weights, or input beyond what the network can take"
         )
 
 
