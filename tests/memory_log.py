@@ -58,7 +58,10 @@ def calibration(frame_id: str, width: int = 64, height: int = 48, distortion=(),
 
 
 def cloud(frame_id: str, fields=LIDAR_FIELDS, points: int = 7) -> Cloud:
-    return Cloud(frame_id, np.zeros(points, dtype=[(name, "<f4") for name in fields]))
+    """Points 10 m ahead."""
+    records = np.zeros(points, dtype=[(name, "<f4") for name in fields])
+    records["x"] = 10
+    return Cloud(frame_id, records)
 
 
 def transform(parent: str, child: str, x: float = 0.0, static: bool = False) -> Transform:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from memory_log import (
     MemoryLog,
@@ -18,27 +19,39 @@ from memory_log import (
 
 from perception.logs.doctor import Finding, diagnose, report
 from perception.logs.inspect import inspect
+from perception.logs.log import Log
+from perception.logs.rehearsal import rehearse
 from perception.logs.rig import CloudSource, Rig
 
 
+def diagnosed(log: MemoryLog, rig: Rig | None = None) -> list[Finding]:
+    info = inspect(log, rig)
+    return diagnose(info, rehearse(Log(log, "drive", None, (), {}, 0.0, None, False), rig, info.duration_s))
+
+
 def findings(log: MemoryLog, rig: Rig | None = None) -> list[str]:
-    found = diagnose(inspect(log, rig))
+    """Those that the replay itself does not make."""
+    found = diagnosed(log, rig)
     assert all("\n" not in finding.text for finding in found)
-    return [str(finding) for finding in found]
+    return [str(finding) for finding in found if not finding.text.startswith("the replay")]
+
+
+def of_the_replay(log: MemoryLog, rig: Rig | None = None) -> list[str]:
+    return [str(finding) for finding in diagnosed(log, rig) if finding.text.startswith("the replay: ")]
 
 
 def lidar_log(stamps_s, pose_s=None, **options) -> MemoryLog:
     """A LiDAR on a vehicle that drives for ten seconds."""
     log = MemoryLog()
-    log.add("/lidar", cloud("lidar"), stamps_s, **options)
-    drive(log, "map", "base_link", every(0.1) if pose_s is None else pose_s)
     log.add("/tf_static", transform("base_link", "lidar", static=True), [0.0])
+    drive(log, "map", "base_link", every(0.1) if pose_s is None else pose_s)
+    log.add("/lidar", cloud("lidar"), stamps_s, **options)
     return log
 
 
 @pytest.mark.parametrize("log", [foxglove_log, turtlebot_log, lambda: lidar_log(every(0.1))])
 def test_sound_logs_have_no_findings(log):
-    assert findings(log()) == []
+    assert diagnosed(log().as_recorded()) == []
     assert report([]) == "nothing found that is wrong"
 
 
@@ -114,29 +127,70 @@ def test_what_the_rig_lacks_is_an_error_and_what_is_assumed_a_warning():
 
 
 @pytest.mark.parametrize(
-    ("calibrated", "topic", "expected"),
+    ("picture", "calibrated", "expected"),
     [
-        (calibration("cam"), "/cam/image_raw", "warning: CAM: raw images, and /cam/camera_info has no distortion"),
-        (calibration("cam", focal=0.0), "/cam/image_raw", "error: CAM: /cam/camera_info has no focal length"),
-        (calibration("cam", 128, 96), "/cam/image_rect", "error: CAM: images are 64 x 48 but 128 x 96"),
+        (image("lidar"), calibration("cam", focal=0.0), "intrinsics: fx, fy > 0 .* found 0.0, 0.0"),
+        (image("lidar"), calibration("cam", 128, 96), r"height, width \(96, 128\) were expected, found \(48, 64\)"),
+        (
+            image("lidar"),
+            replace(calibration("cam", distortion=[0.1] * 5), model="double_sphere"),
+            "distortion plumb_bob.* was expected, found 'double_sphere' of 5 numbers",
+        ),
+        (replace(image("lidar"), encoding="16UC7"), calibration("cam"), "an encoding of .* expected, found '16UC7'"),
+        (replace(image("lidar"), encoding="jpeg", width=0), calibration("cam"), "a JPEG or PNG image was expected"),
     ],
 )
-def test_faults_of_calibrations(calibrated, topic, expected):
+def test_images_that_the_replay_cannot_use(picture, calibrated, expected):
     log = lidar_log(every(0.1))
-    log.add(topic, image("lidar"), every(0.1))
+    log.add("/cam/image_raw", picture, every(0.1))
     log.add("/cam/camera_info", calibrated, [0.0])
-    (found,) = findings(log)
-    assert found.startswith(expected), found
+    (found,) = of_the_replay(log.as_recorded())
+    expected = rf"error: the replay: /cam/image_raw: {expected}.*: measurements that cannot be used: \d+"
+    assert re.fullmatch(expected, found), found
 
 
-def test_images_that_nothing_decodes():
+def test_raw_images_without_distortion():
     log = lidar_log(every(0.1))
-    for name, encoding in (("a", "16UC1"), ("b", "jpeg")):
-        log.add(f"/{name}/image_rect", replace(image("lidar"), encoding=encoding, width=0), every(0.1))
-        log.add(f"/{name}/camera_info", calibration("lidar"), [0.0])
-    unknown, broken = findings(log)
-    assert unknown.startswith("error: CAM_A: encoding '16UC1' is none of jpeg, png")
-    assert broken == "error: CAM_B: the first image of /b/image_rect cannot be decoded"
+    log.add("/cam/image_raw", image("lidar"), every(0.1))
+    log.add("/cam/camera_info", calibration("cam"), [0.0])
+    (found,) = findings(log)
+    assert found.startswith("warning: CAM: raw images, and /cam/camera_info has no distortion"), found
+
+
+def test_clouds_that_the_replay_cannot_use():
+    log = lidar_log(every(0.1))
+    log.add("/flat/points", cloud("lidar", ("x", "y")), every(0.1))
+    log.add("/radar/points", cloud("lidar", ("x", "y", "z", "rcs")), every(0.1))
+    found = of_the_replay(log.as_recorded())
+    assert [line.rpartition(" cannot")[0] for line in found] == [
+        "error: the replay: /flat/points: a field z was expected, found x y: measurements that",
+        "error: the replay: /radar/points: a field of a radar's speed was expected, such as doppler_velocity,"
+        " found x y z rcs: measurements that",
+    ]
+
+
+def test_what_the_replay_goes_on_without_is_a_warning():
+    log = lidar_log(every(0.1))
+    log.add("/radar/points", cloud("lidar", ("x", "y", "z", "v_r")), every(0.1))
+    for message in log.messages(["/radar/points"]):
+        message.data.records["z"] = np.nan
+    found = [str(finding) for finding in diagnosed(log.as_recorded())]
+    assert found == [
+        "warning: the replay: no point of any radar is left in any frame",
+        "warning: the replay: /radar/points: points that are not finite: 357",  # 7 in each of 51 frames, five a second
+        "note: the replay was tried with 51 frames from all over the log",
+    ]
+
+
+def test_a_replay_that_needs_a_rig_since_the_mounts_come_late():
+    log = MemoryLog()
+    log.add("/lidar", cloud("lidar"), every(0.1))
+    drive(log, "map", "base_link", every(0.1))
+    log.add("/tf_static", transform("base_link", "lidar", static=True), [6.0])
+    assert of_the_replay(log.as_recorded()) == [
+        "error: the replay: a rig file was expected (--rig)",
+        "error: the replay: no transform from base_link to lidar: give LIDAR ego_SE3_sensor",
+    ]
 
 
 def test_faults_of_topics():
@@ -146,22 +200,20 @@ def test_faults_of_topics():
     log.topic("/packets", "velodyne_msgs/msg/VelodyneScan", None, "raw packets", 9)
     log.add("/left/points", cloud("lidar"), every(0.1)[:50])
     log.add("/left/points", cloud("other", points=0), every(0.1)[50:])
-    log.add("/flat/points", cloud("lidar", ("x", "y")), every(0.1))
     found = findings(log)
     assert [line.split(";")[0] for line in found] == [
-        "error: LIDAR_FLAT: /flat/points has no x, y, z, found x y",
         "warning: /broken: none of 9 messages could be decoded",
         "warning: /left/points: messages of several frames (lidar, other): give the rig a frame_id",
         "warning: /left/points: 51 of 101 clouds have no point",
         "warning: /silent: no message",
-        "note: 1 topic of 8 cannot be decoded: /packets",
+        "note: 1 topic of 7 cannot be decoded: /packets",
     ]
 
 
 def test_truncation_and_damage_are_errors():
     log = lidar_log(every(0.1))
     log.stopped, log.damage = "after chunk 3 of 9 at byte 77", [f"chunk {i}: wrong checksum" for i in range(7)]
-    found = diagnose(inspect(log))
+    found = diagnosed(log)
     assert [f.severity for f in found] == ["error"] * 7
     assert "after chunk 3 of 9 at byte 77" in found[0].text and found[-1].text == "damaged: and 2 more"
     assert report(found).splitlines()[-1] == "7 errors"
@@ -179,7 +231,10 @@ def test_frames_that_are_no_tree_and_a_reference_that_is_none():
 
 
 def test_nothing_and_packets_alone():
-    assert [f.severity for f in diagnose(inspect(MemoryLog()))] == ["error"]
+    assert [str(f).split(":")[:2] for f in diagnosed(MemoryLog())] == [
+        ["error", " no sensor"],
+        ["error", " the replay"],
+    ]
     log = MemoryLog()
     log.topic("/packets", "nebula_msgs/msg/NebulaPackets", None, "raw packets", 9)
     assert [f.split(":")[0] for f in findings(log)] == ["error", "note"]

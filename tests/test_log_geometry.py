@@ -1,5 +1,7 @@
 """Poses, clouds and frames of a log: where things are, worked out by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -326,7 +328,9 @@ def test_a_damaged_measurement_may_be_left_out():
         frames(log)
     (frame,), counts = frames(log, assembly=Assembly(skip_damaged=True))
     assert frame.sensors == ("lidar",)
-    assert counts["/cam/image_rect: measurements that cannot be decoded"] == 1
+    ((what, count),) = ((what, count) for what, count in counts.items() if "cannot be used" in what)
+    assert re.fullmatch("/cam/image_rect: a JPEG or PNG image was expected.*: measurements that cannot be used", what)
+    assert count == 1
 
 
 def test_a_vehicle_that_stands_needs_no_poses_and_mounts_may_be_given():

@@ -22,16 +22,18 @@ def run(args: argparse.Namespace) -> int:
     from perception.logs import doctor
     from perception.logs.inspect import inspect, table
     from perception.logs.log import open_log
+    from perception.logs.rehearsal import rehearse
     from perception.logs.rig import load_rig, to_yaml
 
     rig = None if args.rig is None else load_rig(args.rig)
     with open_log(args.log, version=args.version, scene=args.scene, strict=False) as log:
         info = inspect(log, rig, progress=args.progress and sys.stderr.isatty())
+        rehearsal = rehearse(log, rig, info.duration_s) if args.doctor else None
     print(table(info))
     if args.save_rig is not None:
         write_file(Path(args.save_rig), to_yaml(info.rig).encode())
-    if not args.doctor:
+    if rehearsal is None:
         return 0
-    findings = doctor.diagnose(info)
+    findings = doctor.diagnose(info, rehearsal)
     print(doctor.report(findings))
     return int(any(finding.severity == "error" for finding in findings))

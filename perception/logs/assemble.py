@@ -30,6 +30,7 @@ from perception.logs.transforms import inverse
 from perception.sample import Frame, LidarCloud, RadarCloud, SampleError
 
 LONGEST_WAIT_NS = 500_000_000
+UNUSABLE = "measurements that cannot be used"
 
 
 def sweep_span_s(sweeps: int, rate_hz: float) -> float:
@@ -78,6 +79,7 @@ class Assembler:
         self._rig, self._assembly, self._scene, self._where = rig, assembly, scene, where
         self._measurements = Measurements(rig, assembly)
         self.counts = self._measurements.counts
+        self._reasons: dict[str, str] = {}  # topic -> what is wrong with the first measurement that cannot be used
         self._sensors = {sensor.source.topic: sensor for sensor in _sensors(rig, assembly)}
         reference = rig.sensors.get(rig.reference)
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
@@ -226,7 +228,8 @@ class Assembler:
         except (LogError, SampleError) as error:
             if not self._assembly.skip_damaged:
                 raise self._error(message, str(error)) from None
-            self.counts[f"{message.topic}: measurements that cannot be decoded"] += 1
+            reason = self._reasons.setdefault(message.topic, str(error))
+            self.counts[f"{message.topic}: {reason}: {UNUSABLE}"] += 1
             return None
 
     def _error(self, message: Message, text: str) -> LogError:

@@ -12,10 +12,10 @@ from statistics import median_high, median_low
 from typing import Literal
 
 from perception.logs.assemble import LONGEST_WAIT_NS
-from perception.logs.images import ENCODINGS
-from perception.logs.inspect import EdgeInfo, LogInfo, TopicInfo, counted, first_lines, seconds_in
-from perception.logs.messages import Calibration
+from perception.logs.default_rig import left_out
+from perception.logs.inspect import EdgeInfo, LogInfo, counted, first_lines, seconds_in
 from perception.logs.propose import Frames, doubts, lacks
+from perception.logs.rehearsal import Rehearsal
 from perception.logs.timing import Times
 from perception.logs.transforms import HOLD_NS
 
@@ -34,10 +34,11 @@ class Finding:
         return f"{self.severity}: {self.text}"
 
 
-def diagnose(info: LogInfo) -> list[Finding]:
-    """Findings, errors first; of one severity in the order: file, clocks, sensors, frames, what was left out."""
-    findings = [*_file(info), *_topics(info), *_clocks(info), *_sensors(info), *_frames(info), *_notes(info)]
-    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+def diagnose(info: LogInfo, rehearsal: Rehearsal) -> list[Finding]:
+    """Findings, errors first; of one severity: file, clocks, sensors, frames, the replay, what was left out."""
+    findings = [*_file(info), *_topics(info), *_clocks(info), *_sensors(info), *_frames(info)]
+    findings += _replay(rehearsal, {*left_out(info), *(finding.text for finding in findings)})
+    return sorted([*findings, *_notes(info)], key=lambda finding: _SEVERITIES.index(finding.severity))
 
 
 def report(findings: list[Finding]) -> str:
@@ -128,36 +129,11 @@ def _sensors(info: LogInfo) -> Iterator[Finding]:
         yield Finding("error" if line in needed else "warning" if line in doubtful else "note", line)
     if info.rig.sensors and info.rig.samples is None and info.rig.reference not in info.rig.sensors:
         yield Finding("error", "no reference: name the sensor whose measurements make frames")
-    for name, lidar in info.rig.lidars.items():
-        cloud = info.topics.get(lidar.cloud)
-        if cloud is not None and cloud.fields and not {"x", "y", "z"} <= set(cloud.fields):
-            found = " ".join(cloud.fields)
-            yield Finding("error", f"{name}: {lidar.cloud} has no x, y, z, found {found}; leave it out of the rig")
     for name, source in info.rig.cameras.items():
-        image = info.topics.get(source.image)
-        if image is None or not image.encoding:
-            continue
-        if image.encoding not in ENCODINGS:
-            yield Finding("error", f"{name}: encoding {image.encoding!r} is none of {', '.join(ENCODINGS)}")
-        elif not image.width:
-            yield Finding("error", f"{name}: the first image of {source.image} cannot be decoded")
-        topic = source.calibration or ""
+        image, topic = info.topics.get(source.image), source.calibration or ""
         calibration = info.topics[topic].calibration if topic in info.topics else None
-        if calibration is not None:
-            yield from _calibration(name, image, topic, calibration, source.is_rectified)
-
-
-def _calibration(
-    name: str, image: TopicInfo, topic: str, calibration: Calibration, is_rectified: bool
-) -> Iterator[Finding]:
-    if not (calibration.intrinsics[0, 0] > 0 or calibration.projection[0, 0] > 0):
-        yield Finding("error", f"{name}: {topic} has no focal length: not calibrated; give intrinsics")
-        return
-    sizes = (image.width, image.height), (calibration.width, calibration.height)
-    if all(map(all, sizes)) and sizes[0] != sizes[1]:
-        found = " but ".join(f"{width} x {height}" for width, height in sizes)
-        yield Finding("error", f"{name}: images are {found} in {topic}: calibrate at the size that is recorded")
-    if not is_rectified and not calibration.distortion.any():
+        if image is None or calibration is None or source.is_rectified or calibration.distortion.any():
+            continue
         yield Finding(
             "warning",
             f"{name}: raw images, and {topic} has no distortion: taken as a pinhole camera's; set rectified: true in"
@@ -197,6 +173,15 @@ def _pose(name: str, edge: EdgeInfo, info: LogInfo) -> Iterator[Finding]:
         yield Finding("warning", f"{name}: begins {_s(late)} after the sensors; frames before have no pose")
     if early > HOLD_NS:
         yield Finding("warning", f"{name}: ends {_s(early)} before the sensors; frames after have no pose")
+
+
+def _replay(rehearsal: Rehearsal, said: set[str]) -> Iterator[Finding]:
+    """What the replay itself says of the log."""
+    severities: tuple[Literal["error", "warning"], ...] = ("error", "warning")
+    for severity, lines in zip(severities, (rehearsal.refused, rehearsal.lost)):
+        yield from (Finding(severity, f"the replay: {line}") for line in lines if line not in said)
+    if rehearsal.lost:
+        yield Finding("note", f"the replay was tried with {counted(rehearsal.frames, 'frame')} from all over the log")
 
 
 def _notes(info: LogInfo) -> Iterator[Finding]:

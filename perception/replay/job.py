@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,20 +13,17 @@ from perception.data.nuscenes import is_simulated
 from perception.device import checked_device
 from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import parse_corruptions
+from perception.logs.default_rig import proposed_rig, rig_of
 from perception.logs.frames import LogFrames, assembly_for
-from perception.logs.inspect import LogInfo, inspect
+from perception.logs.inspect import inspect
 from perception.logs.log import Log, is_nuscenes, open_log
-from perception.logs.messages import LogError
 from perception.logs.nuscenes_log import NuScenesReader
-from perception.logs.propose import complete, is_vehicle_frame
-from perception.logs.rig import Rig, load_rig, to_yaml
+from perception.logs.rig import to_yaml
 from perception.model.detector import find_checkpoint, warn_of_simulation
 from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
 from perception.replay.truth import GroundTruth
 from perception.task import Task
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,33 +134,6 @@ def run_job(
                 total=log.topics[rig.samples].count if rig.samples in log.topics and not loop else None,
                 ending=lambda: {"problems": frames.problems, "dropped": playback.dropped},
             )
-
-
-def rig_of(log: Log, path: str | Path | None) -> Rig:
-    """The rig of a file, or the one proposed from the beginning of the log, without incomplete sensors.
-
-    Raises:
-        LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
-        ConfigError: the file is not a rig.
-    """
-    return proposed_rig(log, inspect(log, seconds=BEGINNING_S)) if path is None else load_rig(path)
-
-
-def proposed_rig(log: Log, info: LogInfo) -> Rig:
-    """The rig proposed from the beginning of a log, as inspected, without incomplete sensors.
-
-    Raises:
-        LogError: no sensor of the log can make frames, or its vehicle frame is unknown.
-    """
-    rig = complete(info.rig, log.topics, info.transforms, info.frame_ids)
-    if not rig.sensors or not is_vehicle_frame(rig.ego_frame):
-        raise LogError(f"{log.path}: a rig file was expected (--rig), for the log lacks: {'; '.join(info.missing)}")
-    for line in info.missing:
-        logger.warning("%s: %s", log.path, line)
-    for name, topic in info.topics.items():
-        if topic.topic.kind in ("image", "cloud") and not topic.times.count:
-            logger.warning("%s: %s: left out, no message in the first %g s", log.path, name, BEGINNING_S)
-    return rig
 
 
 def _opened(job: Job) -> Log:

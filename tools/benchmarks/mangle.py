@@ -27,6 +27,7 @@ from perception.logs.frames import LogFrames
 from perception.logs.inspect import inspect, table
 from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
+from perception.logs.rehearsal import rehearse
 from perception.seeding import keyed_rng
 
 _ASSEMBLY = Assembly(
@@ -86,7 +87,7 @@ def read(log: Path) -> int:
     """All that a replay does before the detector; the number of frames."""
     with open_log(log, strict=False) as opened:
         info = inspect(opened)
-        table(info), report(diagnose(info))
+        table(info), report(diagnose(info, rehearse(opened, None, info.duration_s)))
         return sum(1 for _ in LogFrames(opened, info.rig, _ASSEMBLY))
 
 
