@@ -181,6 +181,52 @@ def test_mistakes_in_an_override_name_it(override, message):
         load_config(overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.version=2024_01_01", "2024_01_01"),
+        ("data.version=1.10", "1.10"),
+        ("data.version=on", "on"),
+        ("data.version=1e3", "1e3"),
+        ("data.version=12:30", "12:30"),
+        ("data.version='null'", "null"),
+        ("data.version=null", None),
+        ("data.version=", None),
+        ("data.scenes=[0061, 0103]", ["0061", "0103"]),
+        ("data.scenes=['a, b', c]", ["a, b", "c"]),
+        ("data.root=/data/drive #2", "/data/drive #2"),
+        ("data.root=C: a=b", "C: a=b"),
+        ("data.root='quoted #2'", "quoted #2"),
+        ("data.root=*", "*"),
+        ("data.root=${oc.env:HOME}", "${oc.env:HOME}"),
+        ("data.root=a/${oc.decode:${oc.env:HOME}}", "a/${oc.decode:${oc.env:HOME}}"),
+        ("data.root=${oc.${data.version}:HOME}", "${oc.${data.version}:HOME}"),
+    ],
+)
+def test_a_text_stays_as_it_is_typed(tmp_path, override, value):
+    config = load_config(None, [override])
+    key = override.partition("=")[0].removeprefix("data.")
+    assert getattr(config.data, key) == value
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+    assert yaml.safe_load((tmp_path / "saved.yaml").read_text())["data"][key] == value  # for other readers, too
+
+
+def test_an_override_that_is_no_yaml_is_named():
+    with pytest.raises(ConfigError, match=r"override 'data.root=\[raw\] drive': not valid YAML"):
+        load_config(None, ["data.root=[raw] drive"])
+
+
+def test_weights_with_a_config_that_asks_for_the_environment_get_none_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "4711")
+    (tmp_path / "c.yaml").write_text(
+        "data: {root: '${oc.env:A_SECRET}', scenes: ['x${oc.env:A_SECRET}'], version: '${oc.select:data.root}'}"
+    )
+    config = load_config(tmp_path / "c.yaml")
+    assert config.data.root == "${oc.env:A_SECRET}" and config.data.version == "${oc.select:data.root}"
+    assert "4711" not in to_yaml(config) + str(config)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")
@@ -212,6 +258,19 @@ def test_a_missing_file_is_named(tmp_path):
         "data.lidar_sweeps=0",
         "train.epochs=0",
         "train.sensor_dropout=1.5",
+        "train.clip_norm=nan",
+        "train.clip_norm=-1",
+        "train.learning_rate=inf",
+        "train.weight_decay=nan",
+        "train.depth_weight=.nan",
+        "head.score_threshold=nan",
+        "data.part=[.nan,1]",
+        "augment.corruption_rate=2",
+        "fusion.channels=1000000000",
+        "fusion.neighbourhood=99999",
+        "head.trunk_channels=[64,100000000]",
+        "camera.image_size=[1600000,1600000]",
+        "camera.depth_bins=1000000000",
         "train.epochs=${nothing}",
         "train.epochs=???",
     ],

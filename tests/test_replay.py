@@ -276,7 +276,9 @@ def test_frames_in_which_no_sensor_delivered_are_left_out_and_counted(tmp_path):
     assert (summary["frames"], summary["empty"], summary["skipped"]) == (2, 3, 0)
     assert [frame.token for frame in ResultFile(tmp_path)] == ["token-0", "token-3"]
     assert replay(Oracle(), frames, tmp_path, outputs=())["empty"] == 0
-    with pytest.raises(PerceptionError, match="at least one frame was expected, the source has 2 without any of camera"):
+    with pytest.raises(
+        PerceptionError, match="at least one frame was expected, the source has 2 without any of camera"
+    ):
         replay(Oracle(), frames[1:3], tmp_path, outputs=(), sensors=("camera",))
 
 

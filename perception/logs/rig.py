@@ -31,7 +31,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from perception.config import ConfigError
+from perception.plain_yaml import ConfigError, literal, read_yaml, reference_escaped
 
 
 @dataclass
@@ -92,19 +92,14 @@ def load_rig(path: str | Path) -> Rig:
         ConfigError: a file that cannot be read, an unknown key (named with the closest valid one), a wrong type, or a
             value that makes no sense, such as a reference that is no sensor.
     """
-    try:
-        loaded = OmegaConf.load(Path(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the rig: {error}") from None
-    except Exception as error:  # the YAML parser has a dozen exception types of its own
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(loaded):
+    loaded = read_yaml(Path(path), "rig")
+    if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: a mapping of keys was expected")
     for key in ("cameras", "lidars", "radars"):
-        if OmegaConf.is_list(OmegaConf.select(loaded, key)):
+        if isinstance(loaded.get(key), list):
             raise ConfigError(f"{path}: {key}: sensors by name were expected, found a list")
     try:
-        rig = cast(Rig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rig), loaded)))
+        rig = cast(Rig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rig), literal(loaded))))
     except ConfigKeyError as error:
         owner = error.object_type
         valid = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
@@ -193,12 +188,11 @@ def _topics_first(value) -> list[dataclasses.Field]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts that OmegaConf would take for numbers or for references to other keys stay texts."""
+    """Texts that YAML would take for numbers or for references to other keys stay texts."""
 
     def represent_text(self, text: str):
-        escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
         return self.represent_scalar(
-            "tag:yaml.org,2002:str", escaped, style="'" if re.match(r"[-+.\d]", text) else None
+            "tag:yaml.org,2002:str", reference_escaped(text), style="'" if re.match(r"[-+.\d]", text) else None
         )
 
 

@@ -25,6 +25,7 @@ from perception.config import (
     EncoderConfig,
     LidarConfig,
     RadarConfig,
+    check_config,
     load_config,
     ordered,
     to_yaml,
@@ -202,6 +203,7 @@ def build(
     Raises:
         PerceptionError: inconsistent values, named by their keys; or a config with custom parts that are not given.
     """
+    check_config(config)
     encoders, backbones, heads = dict(encoders or {}), dict(backbones or {}), dict(heads or {})
     for name in backbones:
         if name in encoders or not isinstance(config.encoders.get(name), CameraConfig):

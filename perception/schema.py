@@ -1,0 +1,241 @@
+"""What a config holds: these dataclasses define all keys, their types and defaults, and which values make sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from perception.plain_yaml import ConfigError
+from perception.task import Task
+
+_MAX_WIDTH, _MAX_SIDE_PX = 4096, 8192  # of layers and images: more takes more memory than a machine has
+
+
+@dataclass
+class GridConfig:
+    """Region and cell size of the BEV grid on which sensors are fused, in the ego frame."""
+
+    x_min_m: float = -51.2
+    x_max_m: float = 51.2
+    y_min_m: float = -51.2
+    y_max_m: float = 51.2
+    z_min_m: float = -5.0
+    z_max_m: float = 3.0
+    cell_size_m: float = 0.8
+
+
+@dataclass
+class EncoderConfig:
+    """Common to all encoder sections. kind: a key of ENCODERS; by default that of the sensor's name."""
+
+    kind: str = "own"  # a custom encoder, passed to ``build``
+
+
+@dataclass
+class CameraConfig(EncoderConfig):
+    kind: str = "camera"
+    image_size: list[int] = field(default_factory=lambda: [128, 352])  # height, width of the network input
+    backbone: Literal["efficientnet_lite0", "resnet50"] = "efficientnet_lite0"
+    weights: str = "imagenet"  # "imagenet": those shipped with the backbone; "none"; or a local folder (resnet50)
+    channels: int = 64
+    depth_min_m: float = 1.0
+    depth_max_m: float = 61.0
+    depth_bins: int = 48
+    depth_from: str | None = "lidar"  # sensor whose points supervise depth
+
+
+@dataclass
+class RadarConfig(EncoderConfig):
+    kind: str = "radar"
+    point_channels: int = 32
+
+
+@dataclass
+class LidarConfig(EncoderConfig):
+    kind: str = "lidar"
+    pillar_size_m: float = 0.4  # the grid's cell size divided by a power of two
+    point_channels: int = 32
+
+
+ENCODERS: dict[str, type[EncoderConfig]] = {
+    "camera": CameraConfig,
+    "radar": RadarConfig,
+    "lidar": LidarConfig,
+    "own": EncoderConfig,
+}
+
+
+@dataclass
+class FusionConfig:
+    kind: Literal["attention", "concat", "average"] = "attention"
+    channels: int = 64  # of each sensor's BEV features and of the fused features
+    heads: int = 4
+    neighbourhood: int = 3  # side of the attention window in cells, odd
+    registration: bool = True  # attention only: align the sensors with each other before attention
+
+
+@dataclass
+class HeadConfig:
+    trunk_channels: list[int] = field(default_factory=lambda: [64, 128, 192])  # at strides 1, 2, 4 of the grid
+    channels: int = 64
+    max_detections: int = 300
+    score_threshold: float = 0.02
+
+
+@dataclass
+class DataConfig:
+    root: str = "data/sim"
+    version: str | None = None  # None: the only version under root
+    split: str | None = None  # None and no scenes: every scene under root
+    scenes: list[str] = field(default_factory=list)
+    part: list[float] = field(default_factory=lambda: [0.0, 1.0])  # fraction of each scene to use: start, end
+    lidar_sweeps: int = 10
+    radar_sweeps: int = 6
+    on_error: Literal["raise", "skip"] = "raise"  # on a damaged file: stop, or skip its frame
+    workers: int = 1
+    cache: bool = False  # keep frames in memory, with images reduced to training size
+
+
+@dataclass
+class AugmentConfig:
+    flip: bool = True  # mirror the world left to right
+    rotate_deg: float = 22.5
+    scale: float = 0.05
+    translate_m: float = 0.5
+    image_scale: float = 0.1  # relative zoom in either direction
+    image_color: float = 0.2  # brightness and contrast
+    corruption_rate: float = 0.0  # probability per sensor and frame of one of ``data.corruptions``
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = 12
+    batch_size: int = 4  # per process
+    learning_rate: float = 1e-3
+    backbone_learning_rate: float = 1e-4  # for pretrained image backbones
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0
+    ema_decay: float = 0.998
+    amp: bool = True  # bfloat16, if the hardware supports it
+    init: str | None = None  # checkpoint to initialise weights of the same name and shape from
+    freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
+    sensor_dropout: float = 0.5  # probability that a batch uses fewer sensors than available
+    dropout_to: Literal["subset", "single"] = "subset"  # a random proper subset, or a single sensor
+    depth_weight: float = 1.0
+    registration_weight: float = 1.0
+    checkpoint_minutes: float = 5.0
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """encoders: sensor -> encoder, in the order of every axis of sensors; a file removes one with ``radar: null``.
+
+    own_parts: custom parts that ``build`` was given; set by ``build``.
+    """
+
+    task: Task = field(default_factory=Task)
+    grid: GridConfig = field(default_factory=GridConfig)
+    encoders: dict[str, EncoderConfig | None] = field(
+        default_factory=lambda: {"camera": CameraConfig(), "radar": RadarConfig(), "lidar": LidarConfig()}
+    )
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    own_parts: list[str] = field(default_factory=list)
+
+
+def check_config(config: Config, where: str = "config") -> None:
+    """Check constraints that types cannot express.
+
+    Raises:
+        ConfigError: a value that is not finite or outside its valid range, named by its key.
+    """
+    for key, number in _floats(asdict(config)):
+        if not math.isfinite(number):
+            raise ConfigError(f"{where}: {key}: a finite number was expected, found {number}")
+    head, data, train, augment = config.head, config.data, config.train, config.augment
+    wide = f"1 to {_MAX_WIDTH}"
+    checks = [
+        ("encoders", len(config.encoders) >= 1, "at least one sensor"),
+        ("fusion.heads", config.fusion.heads >= 1, "at least 1"),
+        ("fusion.channels", 1 <= config.fusion.channels <= _MAX_WIDTH, wide),
+        ("fusion.neighbourhood", 1 <= config.fusion.neighbourhood <= 31, "1 to 31"),
+        ("head.channels", 1 <= head.channels <= _MAX_WIDTH, wide),
+        (
+            "head.trunk_channels",
+            head.trunk_channels and all(1 <= width <= _MAX_WIDTH for width in head.trunk_channels),
+            f"one width or more, {wide}",
+        ),
+        ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
+        ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
+        ("data.part", len(data.part) == 2, "two shares"),
+        ("data.workers", data.workers >= 0, "0 or more"),
+        ("train.epochs, train.batch_size", min(train.epochs, train.batch_size) >= 1, "at least 1"),
+        ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
+        ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
+        ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),
+        ("train.clip_norm", train.clip_norm > 0, "more than 0"),
+        ("train.weight_decay", train.weight_decay >= 0, "0 or more"),
+        (
+            "train.depth_weight, train.registration_weight",
+            min(train.depth_weight, train.registration_weight) >= 0,
+            "0 or more",
+        ),
+        ("augment.corruption_rate", 0 <= augment.corruption_rate <= 1, "a probability"),
+        ("augment.scale, augment.image_scale", 0 <= augment.scale < 1 and 0 <= augment.image_scale < 1, "0 to below 1"),
+    ]
+    for name, encoder in config.encoders.items():
+        checks += [(f"encoders.{name}.{key}", *rest) for key, *rest in _encoder_checks(encoder)]
+    for key, holds, wanted in checks:
+        if not holds:
+            raise ConfigError(f"{where}: {key}: {wanted} was expected, found {_found(config, key)}")
+
+
+def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:
+    if isinstance(encoder, CameraConfig):
+        sides = encoder.image_size
+        return [
+            (
+                "image_size",
+                len(sides) == 2 and all(0 < s <= _MAX_SIDE_PX and s % 16 == 0 for s in sides),
+                f"two multiples of 16 up to {_MAX_SIDE_PX}",
+            ),
+            ("channels", 1 <= encoder.channels <= _MAX_WIDTH, f"1 to {_MAX_WIDTH}"),
+            ("depth_bins", 1 <= encoder.depth_bins <= _MAX_WIDTH, f"1 to {_MAX_WIDTH}"),
+            ("depth_max_m", encoder.depth_max_m > encoder.depth_min_m > 0, "more than depth_min_m, above 0"),
+        ]
+    if isinstance(encoder, LidarConfig):
+        pillars = ("pillar_size_m", encoder.pillar_size_m > 0, "more than 0")
+        return [pillars, _point_channels(encoder)]
+    return [_point_channels(encoder)] if isinstance(encoder, RadarConfig) else []
+
+
+def _point_channels(encoder: LidarConfig | RadarConfig) -> tuple:
+    return "point_channels", 1 <= encoder.point_channels <= _MAX_WIDTH, f"1 to {_MAX_WIDTH}"
+
+
+def _floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _floats(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _floats(item, key)
+    elif isinstance(value, float):
+        yield key, value
+
+
+def _found(config: Config, keys: str) -> str:
+    return ", ".join(str(_value(config, key)) for key in keys.split(", "))
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
+    return value
