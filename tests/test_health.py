@@ -212,7 +212,7 @@ def seen_by_a_camera(frame_ms: int, measured_ms: int, grey: int, pose: SE3 = LOO
 
 
 def test_a_measurement_that_is_used_again_is_not_frozen():
-    """Frames at 20 Hz, a camera at 12 Hz: its images are of 0, 83 and 167 ms, and some are the nearest to two frames."""
+    """Frames at 20 Hz, a camera at 12 Hz: its images are of 0, 83 and 167 ms; some are the nearest to two frames."""
     nearest = [(0, 0, 50), (50, 0, 50), (100, 83, 60), (150, 167, 70), (200, 167, 70)]
     poses = [SE3.from_yaw(0.1 * i) for i in range(len(nearest))]
     frames = [seen_by_a_camera(*seen, pose) for seen, pose in zip(nearest, poses)]
