@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.logs.messages import KINDS, Calibration, Cloud, Image, Message, Sample, Topic, Transform
+from perception.logs.messages import KINDS, Calibration, Cloud, Image, Message, RecordingTime, Sample, Topic, Transform
 
 START_NS = 1_700_000_000_000_000_000
 LIDAR_FIELDS = ("x", "y", "z", "intensity", "ring")
@@ -23,11 +23,11 @@ class MemoryLog:
         self.topics[name] = Topic(name, type_, kind, note, count)
 
     def add(self, topic: str, data, stamps_s, delay_s: float = 0.0, type_: str = "some/Type") -> None:
-        """``data`` at each of ``stamps_s`` since START_NS, recorded ``delay_s`` later; a stamp of None is 0."""
+        """``data`` at each of ``stamps_s`` since START_NS, recorded ``delay_s`` later; None is no stamp."""
         self.topics.setdefault(topic, Topic(topic, type_, KINDS[type(data)]))
         for stamp_s in stamps_s:
             at = START_NS + round((stamp_s or 0) * 1e9)
-            stamp = 0 if stamp_s is None else at
+            stamp = RecordingTime(at) if stamp_s is None else at
             message = Message(topic, stamp, at + round(delay_s * 1e9), len(self._messages), data)
             self._messages.append(message)
 

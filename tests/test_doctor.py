@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from memory_log import (
+    START_NS,
     MemoryLog,
     calibration,
     cloud,
@@ -65,7 +66,7 @@ def test_sound_logs_have_no_findings(log):
             [*every(0.1)[:50], 4.9, *every(0.1)[50:]],
             "warning: /lidar: a message has the time of the one before it once",
         ),
-        ([None, *every(0.1)], "error: /lidar: 1 of 102 messages have no time"),
+        ([-START_NS * 1e-9, *every(0.1)], "error: /lidar: 1 of 102 messages have no time"),
         (
             [*every(0.1, 4), *(4 + s for s in every(0.2, 3)[1:]), *(7 + s for s in every(0.1, 3)[1:])],
             "warning: /lidar: rate falls from 10.0 to [45].* Hz from \\+4.0 s to \\+7.0 s",
@@ -180,6 +181,11 @@ def test_what_the_replay_goes_on_without_is_a_warning():
         "warning: the replay: /radar/points: points that are not finite: 357",  # 7 in each of 51 frames, five a second
         "note: the replay was tried with 51 frames from all over the log",
     ]
+
+
+def test_messages_without_a_stamp_are_used_at_the_time_of_their_recording():
+    (found,) = of_the_replay(lidar_log([None, *every(0.1)[1:]]))
+    assert found == "warning: the replay: /lidar: 1 messages without a stamp, the time of their recording is used"
 
 
 def test_a_replay_that_needs_a_rig_since_the_mounts_come_late():

@@ -12,6 +12,7 @@ from memory_log import (
     START_NS,
     MemoryLog,
     cloud,
+    drive,
     every,
     foxglove_log,
     image,
@@ -144,6 +145,10 @@ def test_static_transforms_do_not_stretch_the_time_range():
     log.add("/tf_static", transform("base_link", "lidar", static=True), [-500.0, None])
     log.add("/lidar", cloud("lidar"), [1.0, 2.0])
     assert inspect(log).duration_s == 1
+    log = MemoryLog()
+    log.add("/tf_static", transform("base_link", "lidar", static=True), [-500.0], delay_s=500.0)
+    drive(log, "map", "base_link", [1.0, 3.0])
+    assert inspect(log).duration_s == 3  # of a log without sensors
 
 
 def test_disorder_is_counted():

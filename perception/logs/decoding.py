@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from perception.logs.messages import Image, LogError
+from perception.logs.messages import Image, LogError, RecordingTime
 
 MOST_FIELDS = 1000  # of a point
 _LARGEST_POINT = 65536  # bytes; these two are far beyond those of any sensor
@@ -33,11 +33,11 @@ class Quaternion(Vector, Protocol):
 
 
 def timestamp_ns(seconds: int, nanos: int, log_time_ns: int) -> int:
-    """Time of measurement; the log time where the message has no stamp."""
+    """Time of measurement; the :class:`RecordingTime` where the message has no stamp."""
     stamp_ns = 1_000_000_000 * seconds + nanos
     if not (0 <= stamp_ns < 1 << 63 and 0 <= nanos < 1_000_000_000):
         raise LogError(f"a timestamp since 1970 was expected, found {seconds} s {nanos} ns")
-    return stamp_ns or log_time_ns
+    return stamp_ns or RecordingTime(log_time_ns)
 
 
 def numbers(what: str, values, *shape: int) -> np.ndarray:

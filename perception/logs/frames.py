@@ -89,6 +89,10 @@ class LogFrames:
     @property
     def problems(self) -> list[str]:
         counts = {} if self._assembler is None else self._assembler.counts
-        late = [f"{topic}: {n} messages came too late to be sorted in" for topic, n in sorted(self._log.late.items())]
+        order = {
+            "messages came too late to be sorted in": self._log.late,
+            "messages without a stamp, the time of their recording is used": +self._log.unstamped,
+        }
+        late = [f"{topic}: {n} {what}" for what, topics in order.items() for topic, n in sorted(topics.items())]
         stopped = [self._log.stopped] if self._log.stopped else []
         return [*stopped, *self._log.damage, *late, *(f"{what}: {n}" for what, n in sorted(counts.items()))]

@@ -127,7 +127,8 @@ def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None
 
 def _add(info: TopicInfo, message: Message) -> None:
     data = message.data
-    info.times.add(message.timestamp_ns, message.log_time_ns)
+    stamp_ns = message.log_time_ns if is_timeless(message) else message.timestamp_ns  # theirs may be years old
+    info.times.add(stamp_ns, message.log_time_ns)
     frame_id = getattr(data, "frame_id", None)
     if frame_id and frame_id not in info.frame_ids and len(info.frame_ids) < _FRAMES_KEPT:
         info.frame_ids.append(frame_id)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from perception.logs.messages import Calibration, LogError, Message, Reader, Topic, Transform, is_timeless
+from perception.logs.messages import Calibration, LogError, Message, Reader, RecordingTime, Topic, Transform, is_timeless
 
 WINDOW_NS = 500_000_000
 _JUMP_NS = 60_000_000_000
@@ -40,6 +40,7 @@ class Log:
         stopped: where and why the recording ends early, once it has been read to its end; None if it does not.
         damage: what was left out, in lines, once it has been read.
         late: topic -> how many messages came too late to be sorted in.
+        unstamped: topic -> how many had no stamp of their own.
         part_ns: from when to when the chosen part lasts, known when the first message has come.
     """
 
@@ -67,7 +68,8 @@ class Log:
         self._chosen = set(reader.topics if topics is None else topics) - self._excluded
         self._all = topics is None and not exclude_topics  # a truncated file may add topics while it is read
         self.change: Callable[[Message], Message | None] | None = None
-        self.late: Counter = Counter()
+        self.late: Counter[str] = Counter()
+        self.unstamped: Counter[str] = Counter()
         self._jumps: Counter = Counter()
 
     @property
@@ -106,6 +108,7 @@ class Log:
         they are read.
         """
         self.late.clear()
+        self.unstamped.clear()
         self._jumps.clear()
         first_ns = None
         for message in self._sorted(self._read(topics)):
@@ -149,6 +152,7 @@ class Log:
         usual_ns: int | None = None
         for message in self.messages(topics):
             if not is_timeless(message):
+                self.unstamped[message.topic] += isinstance(message.timestamp_ns, RecordingTime)
                 ahead_ns = message.timestamp_ns - message.log_time_ns
                 if usual_ns is None or abs(ahead_ns - usual_ns) <= _JUMP_NS or 2 * abs(ahead_ns) < abs(usual_ns):
                     usual_ns = ahead_ns  # the last: what came before was off, since the recording's clock is far closer

@@ -114,6 +114,10 @@ KINDS: dict[type, str] = {
 }
 
 
+class RecordingTime(int):
+    """The log time of a message without a stamp of its own (0), in place of its time of measurement."""
+
+
 # How a decoder of one message type is called: (serialised message, log_time_ns) -> [(timestamp_ns, payload), ...]. A tf
 # message holds several transforms; one that holds nothing gives an empty list. Raises LogError, without file or topic.
 Decode = Callable[[bytes | memoryview, int], list[tuple[int, Payload]]]
@@ -121,7 +125,9 @@ Decode = Callable[[bytes | memoryview, int], list[tuple[int, Payload]]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Message(Generic[P]):
-    """timestamp_ns: of measurement, from the message's own header.  log_time_ns: when it was recorded.
+    """timestamp_ns: of measurement, from the message's own header; a :class:`RecordingTime` where that has none.
+
+    log_time_ns: when it was recorded.
 
     sequence: its place in the file, which breaks ties.
     """
