@@ -24,7 +24,7 @@ class _Tensors:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """Called by a DataLoader with ``pin_memory``: page-locked memory allows asynchronous copies to a GPU."""
+        """Page-locked memory allows asynchronous copies to a GPU."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:

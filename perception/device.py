@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import re
 import sys
 
@@ -49,3 +50,13 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy, OpenCV, torch or the system found no memory; torch and OpenCV say so in words only."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "insufficient memory")
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (not isinstance(error, PerceptionError) and any(word in str(error).lower() for word in words))
+    )

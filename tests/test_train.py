@@ -163,8 +163,11 @@ def test_resuming_ends_in_the_same_bytes(tmp_path, stop_at):
     for group in ("model", "ema", "optimizer"):
         assert tensors[0][group].keys() == tensors[1][group].keys()
         assert all(torch.equal(value, tensors[1][group][name]) for name, value in tensors[0][group].items())
-    steps = [line["step"] for line in lines(tmp_path / "parts") if line["kind"] == "epoch"]
-    assert steps == [4, 8]
+    assert timeless(tmp_path / "parts") == timeless(tmp_path / "whole")  # epochs are of all their steps
+
+
+def timeless(out) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in ("elapsed_s", "samples_per_s")} for line in lines(out)]
 
 
 def test_the_weights_do_not_depend_on_the_number_of_workers(tmp_path):
@@ -514,7 +517,38 @@ def test_an_error_while_loading_is_raised_as_it_is(tmp_path):
     run = trainer(tmp_path, Frames(4, on_read=fail), config)
     with pytest.raises(SampleError, match=r"^frame \d: unreadable$"):
         run.run()
-    assert multiprocessing.active_children() == []  # one that is left would be waited for at exit, for ever
+    assert multiprocessing.active_children() == []
+    assert not run.checkpoint.exists()  # not one step was taken
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_trained_before_an_error_is_saved(tmp_path, workers, caplog):
+    """The fifth frame cannot be read: the run ends after one step or two, and goes on from there once it can."""
+
+    def fail(index, last=[]):  # noqa: B006
+        last.append(index)
+        if len(last) == 5:
+            raise MemoryError("Unable to allocate 9 GiB") if workers == 0 else SampleError("frame: unreadable")
+
+    config = make_config()
+    config.data.workers = workers
+    with pytest.raises(MemoryError if workers == 0 else SampleError):
+        trainer(tmp_path / "parts", Frames(9, on_read=fail), config).run()
+    assert caplog.messages[-1] == f"{tmp_path / 'parts'}: the state of step 2 is saved; continue with --resume"
+    resumed = trainer(tmp_path / "parts")
+    resumed.resume()
+    assert resumed.step == 2 and resumed.run()
+    trainer(tmp_path / "whole").run()
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "parts/model.safetensors").read_bytes()
+    assert timeless(tmp_path / "parts") == timeless(tmp_path / "whole")
+
+
+def test_the_state_of_half_a_step_is_not_saved(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    monkeypatch.setattr(run.ema, "update", lambda model, step: run.step == 2 and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.run()
+    assert not run.checkpoint.exists()
 
 
 def save_stub(folder: Path) -> StubModel:

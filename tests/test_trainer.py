@@ -20,8 +20,8 @@ from perception.model.score_calibration import ScoreCalibration
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.optim import one_cycle
-from perception.train.processes import any_process, process_group, stop_signals
-from perception.train.trainer import Trainer, TrainingError, _differences, _start_worker, initialise, train
+from perception.train.processes import any_process, of_first_process, process_group, stop_signals
+from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
 
 CPU = torch.device("cpu")
 
@@ -209,6 +209,56 @@ def test_a_process_of_a_group_has_a_device_of_its_own(monkeypatch, device, backe
         calls.clear()
         _ = 1 / 0
     assert calls == ["end"]
+
+
+@pytest.mark.parametrize("found", [None, ("tensors", "state"), PerceptionError("damaged")])
+def test_all_processes_have_what_the_first_one_finds(monkeypatch, found):
+    sent = []
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+
+    def call():
+        if isinstance(found, PerceptionError):
+            raise found
+        return found
+
+    def answer_of(rank, call):
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        try:
+            return of_first_process(call, CPU)
+        except PerceptionError as error:
+            return error
+
+    monkeypatch.setattr(distributed, "broadcast_object_list", lambda values, src, device: sent.extend(values))
+    assert answer_of(0, call) == found and sent == [found]
+    receive = lambda values, src, device: values.__setitem__(slice(None), sent)  # noqa: E731
+    monkeypatch.setattr(distributed, "broadcast_object_list", receive)
+    assert answer_of(1, lambda: pytest.fail("of the first process")) == found
+
+
+def test_processes_with_other_frames_do_not_train(tmp_path, monkeypatch):
+    monkeypatch.setattr("perception.train.trainer.of_all_processes", lambda steps: [steps, 10])
+    with pytest.raises(TrainingError, match=r"same frames were expected in every process, found those of \[8, 10\] st"):
+        trainer(tmp_path).run()
+
+
+def test_a_lack_of_memory_is_one_line(tmp_path, stubbed, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory:\n you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("perception.train.trainer.Trainer.run", fail)
+    with pytest.raises(
+        TrainingError, match=r"^out of memory: .*can't allocate memory: you .*; larger cells .*batch_size"
+    ):
+        train(make_config(), tmp_path, device="cpu", source=Frames(9), build=build_stub)
+
+
+def test_a_full_disk_under_the_log_is_one_line(tmp_path, capfd):
+    journal = Journal(tmp_path, 0, rank=0)
+    journal.path.unlink()
+    journal.path.symlink_to("/dev/full")
+    with pytest.raises(PerceptionError, match=r"log\.jsonl: cannot be written: No space left on device"):
+        journal.write("epoch", 1, {"total": 1.0})
+    journal.close()
 
 
 def test_a_flag_of_any_process_is_one_of_all(monkeypatch):
@@ -442,13 +492,6 @@ def test_every_step_has_a_seed_of_its_own(tmp_path):
     assert not set(first) & set(seeds("c", rank=1)) and not set(first) & set(seeds("d", seed=1))
 
 
-def test_workers_live_as_long_as_the_run(tmp_path):
-    for workers in (0, 1):
-        config = make_config()
-        config.data.workers = workers
-        assert trainer(tmp_path, config=config).loader.persistent_workers == bool(workers)
-
-
 def test_calibration_to_start_from_is_that_of_sensors_that_there_are(tmp_path):
     class Calibrated(StubModel):
         sensors = SENSORS
@@ -471,15 +514,6 @@ def test_what_differs_between_configs():
     old = {"a": 1, "b": {"c": 2, "same": 0}, "data": {"root": "here", "workers": 1}}
     new = {"b": {"c": 3, "same": 0}, "d": 4, "data": {"root": "there", "workers": 2}}
     assert _differences(old, new) == ["a (1, now None)", "b.c (2, now 3)", "d (None, now 4)"]
-
-
-def test_loader_workers_take_a_thread_each_and_leave_signals_to_the_trainer(monkeypatch):
-    threads, handlers = [], {}
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.setattr("cv2.setNumThreads", threads.append)
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    _start_worker(3)
-    assert threads == [1, 0] and handlers == dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 
-from perception.device import keep_memory
+from perception.device import is_out_of_memory, keep_memory
 from perception.errors import PerceptionError
+from perception.signals import exit_code, raise_on_signals
 
 log = logging.getLogger("perception")
 
@@ -17,14 +19,16 @@ log = logging.getLogger("perception")
 def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
     """Run ``main`` and exit with its return value (None is 0).
 
-    A PerceptionError, or an OSError with a file name, prints one line ``error: ...`` to stderr and gives exit code 2;
-    Ctrl-C prints one line and gives 130; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug
-    and keeps its traceback.
+    A PerceptionError, and a fault of the machine such as a full disk or a lack of memory, prints one line
+    ``error: ...`` to stderr and gives exit code 2; Ctrl-C, SIGTERM and SIGHUP print one line and give 128 plus the
+    number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug and keeps its
+    traceback.
 
     Args:
         main: must not import torch before it is called.
         keeps_memory: see :func:`perception.device.keep_memory`.
     """
+    raise_on_signals()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch: spinning threads stall a busy machine
     if keeps_memory:
         keep_memory()
@@ -36,19 +40,38 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
         log.debug("traceback:", exc_info=True)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = exit_code(interrupt)
     except BrokenPipeError:
         # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        line = _of_the_machine(error)
+        if line is None:
             raise
-        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        log.debug("traceback:", exc_info=True)
+        print(f"error: {line}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """The line for an error that is none of input or program; None for others."""
+    if is_out_of_memory(error):
+        return f"out of memory: {' '.join(str(error).split())[:300]}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+    ):
+        return str(error.strerror)
+    return None
 
 
 def names(text: str) -> list[str]:

@@ -19,7 +19,6 @@ from perception.batch import Batch, InputSpec, collate
 from perception.config import AugmentConfig, Config, TrainConfig
 from perception.data.corruptions import Corrupted, draw_corruptions
 from perception.data.sources import FrameSource
-from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
 from perception.seeding import keyed_rng
@@ -138,23 +137,17 @@ class Sample:
 
 
 class TrainingData(Dataset):
-    """Draw -> augmented Batch; None if none of its frames is usable.
-
-    A PerceptionError is returned rather than raised: a loader worker would wrap it in a long traceback.
-    """
+    """Draw -> augmented Batch; None if none of its frames is usable."""
 
     def __init__(self, frames: FrameSource, config: Config, inputs: InputSpec):
         sizes = {name: training_image_size(size, config.augment) for name, size in inputs.image_size.items()}
         self.frames: FrameSource = FrameCache(frames, sizes) if config.data.cache else frames
         self.config, self.inputs = config, inputs
 
-    def __getitem__(self, draw: Draw) -> Batch | PerceptionError | None:
-        try:
-            prepared = [self._prepare(index, draw) for index in draw.indices]
-            samples = [sample for sample in prepared if sample is not None]
-            return make_batch(samples, self.inputs) if samples else None
-        except PerceptionError as error:
-            return error
+    def __getitem__(self, draw: Draw) -> Batch | None:
+        prepared = [self._prepare(index, draw) for index in draw.indices]
+        samples = [sample for sample in prepared if sample is not None]
+        return make_batch(samples, self.inputs) if samples else None
 
     def _prepare(self, index: int, draw: Draw) -> Sample | None:
         """The augmented frame; None if it cannot be read or has none of the detector's sensors."""

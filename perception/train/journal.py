@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from pathlib import Path
 
 import torch
 
 from perception.errors import missing_extra
-from perception.files import write_file
+from perception.files import write_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Window:
     def add(self, losses: dict[str, torch.Tensor], samples: int) -> None:
         self.samples += samples
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.sums[name] = value.detach() + self.sums.get(name, 0.0)
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
@@ -41,6 +42,17 @@ class Window:
         self._clear()
         return means
 
+    def state(self) -> dict:
+        """All of it, JSON-serialisable, for :meth:`restore`."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        elapsed_s = time.monotonic() - self.start_s
+        return {"sums": sums, "counts": self.counts, "samples": self.samples, "elapsed_s": elapsed_s}
+
+    def restore(self, state: dict) -> None:
+        self.sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
+        self.counts, self.samples = dict(state["counts"]), state["samples"]
+        self.start_s = time.monotonic() - state["elapsed_s"]
+
 
 class Journal:
     """Writes ``log.jsonl``, one JSON object per line, and TensorBoard logs. Only the first process writes."""
@@ -49,13 +61,15 @@ class Journal:
         self.path, self.writes, self.tensorboard = out / "log.jsonl", rank == 0, None
         if not self.writes:
             return
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        lines = self.path.read_text(errors="replace").splitlines() if step and self.path.exists() else []
         # Steps after the checkpoint are repeated, and logged again.
         write_file(self.path, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step).encode())
+        self.hook, threading.excepthook = threading.excepthook, self._raised_in_a_thread
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+            with writing(self.path.with_name("tensorboard")):
+                self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
         except ImportError:
             log.info(missing_extra("train", "log.jsonl has the same numbers as TensorBoard logs, which need an extra"))
 
@@ -63,20 +77,29 @@ class Journal:
         """kind: "steps", "epoch" or "broken".  numbers: values that are also written to TensorBoard."""
         if not self.writes:
             return
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step, **numbers, **other}) + "\n")
         if self.tensorboard is not None:
-            for name, value in numbers.items():
-                self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            with writing(self.path.with_name("tensorboard")):
+                for name, value in numbers.items():
+                    self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
+        if self.writes:
+            threading.excepthook = self.hook
         if self.tensorboard is not None:
-            self.tensorboard.close()
+            with writing(self.path.with_name("tensorboard")):
+                self.tensorboard.close()
+
+    def _raised_in_a_thread(self, error: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread cannot write: it prints a traceback, and the next call from here raises the error."""
+        if not isinstance(error.exc_value, OSError):
+            self.hook(error)
 
 
 def _logged_step(line: str) -> float:
     """The step of a line of log.jsonl; infinite for a line truncated by a crash."""
     try:
         return json.loads(line)["step"]
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return math.inf

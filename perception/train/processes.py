@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
 from perception.device import checked_device
+from perception.errors import PerceptionError
+from perception.signals import handled_by
+
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -39,9 +44,34 @@ def any_process(flags: list[bool], device: torch.device) -> list[bool]:
     return tensor.bool().tolist()
 
 
+def of_first_process(call: Callable[[], Result], device: torch.device) -> Result:
+    """What ``call`` returns in the first process, or the PerceptionError that it raises there, in every process."""
+    if not distributed.is_initialized():
+        return call()
+    answer: list[Any] = [None]
+    if distributed.get_rank() == 0:
+        try:
+            answer = [call()]
+        except PerceptionError as error:
+            answer = [error]
+    distributed.broadcast_object_list(answer, src=0, device=device)
+    if isinstance(answer[0], PerceptionError):
+        raise answer[0]
+    return answer[0]
+
+
+def of_all_processes(value: Result) -> list[Result]:
+    """The value in every process."""
+    if not distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yield a list that receives SIGINT and SIGTERM instead of stopping; a second Ctrl-C interrupts immediately."""
+    """Yield a list that receives signals instead of stopping; a second Ctrl-C interrupts immediately."""
     received: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -49,9 +79,5 @@ def stop_signals() -> Iterator[list[int]]:
         if not distributed.is_initialized():  # torchrun forwards a signal that the terminal sent too
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_by(handle):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,18 +10,16 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from perception.batch import Batch
@@ -29,15 +27,18 @@ from perception.commit import current
 from perception.config import Config
 from perception.data.nuscenes import NuScenes, open_source
 from perception.data.sources import FrameSource
+from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
+from perception.files import ResultsError
 from perception.model.detector import Detector, build, find_checkpoint, read_weights
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData, training_image_size
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.journal import Journal, Window
+from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
 from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_groups
-from perception.train.processes import any_process, process_group, stop_signals
+from perception.train.processes import any_process, of_all_processes, of_first_process, process_group, stop_signals
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
@@ -48,13 +49,6 @@ log = logging.getLogger(__name__)
 
 class TrainingError(PerceptionError):
     """A run that cannot be started, resumed or continued."""
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the trainer handles them
-        signal.signal(number, signal.SIG_IGN)
 
 
 class Trainer:
@@ -83,20 +77,15 @@ class Trainer:
         self.amp = config.train.amp and has_bfloat16(device)
 
         self.schedule = Schedule(len(frames), model.inputs.sensors, config.train, self.rank, self.processes)
-        self.loader = DataLoader(
-            TrainingData(frames, config, model.inputs),
-            sampler=self.schedule,
-            batch_size=None,  # the dataset returns whole batches
-            num_workers=config.data.workers,
-            worker_init_fn=_start_worker,
-            persistent_workers=config.data.workers > 0,
-            pin_memory=device.type == "cuda",
-        )
+        data = TrainingData(frames, config, model.inputs)
+        self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
         self.total_steps = config.train.epochs * self.schedule.steps_per_epoch
         self.step, self.elapsed_before_s, self.start_s = 0, 0.0, time.monotonic()
-        self.saved_s = self.start_s
+        self.saved_step, self.saved_s = 0, self.start_s
+        self.whole = True  # whether the weights are those of a step, not of half of one
         self.broken: list[list[str]] = []  # tokens of the broken steps since the last good one
         self.recent, self.epoch = Window(), Window()
+        self.counts: Counter[str] = Counter()  # of the epoch
 
     @property
     def checkpoint(self) -> Path:
@@ -112,6 +101,9 @@ class Trainer:
         Raises:
             TrainingError: an epoch has no usable batch, or loss or gradient is not finite for many steps in a row.
         """
+        totals = of_all_processes(self.total_steps)
+        if len(set(totals)) > 1:
+            raise TrainingError(f"data: the same frames were expected in every process, found those of {totals} steps")
         self.out.mkdir(parents=True, exist_ok=True)
         bar = tqdm(
             total=self.total_steps,
@@ -128,44 +120,58 @@ class Trainer:
                 while ended and self.step < self.total_steps:
                     ended = self._run_epoch(journal, bar, stop)
                     self.save()
-            finally:  # otherwise the interpreter's exit waits for loader workers, which ignore signals
-                self.loader._iterator = None
-                self.forward = self.model  # and gloo threads that outlive the process group may abort the exit
+            except (TrainingError, ResultsError):
+                raise
+            except Exception:  # of the data or of the machine
+                self._save_what_there_is()
+                raise
+            finally:
+                self.loader.close()
+                self.forward = self.model  # gloo threads that outlive the process group may abort the exit
         return ended
+
+    def _save_what_there_is(self) -> None:
+        if self.whole and self.step > self.saved_step:
+            try:
+                self.save()
+                log.warning("%s: the state of step %d is saved; continue with --resume", self.out, self.step)
+            except ResultsError as error:
+                log.warning("%s", error)
 
     def _run_epoch(self, journal: Journal, bar: tqdm, stop: list[int]) -> bool:
         """Run the rest of the current epoch; returns whether its end was reached."""
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         self.schedule.epoch, self.schedule.start = epoch, start
-        dropped_frames = empty_steps = broken_steps = 0
-        for batch in self.loader:
-            if isinstance(batch, PerceptionError):
-                raise batch
+        for batch in self.loader.batches(self.schedule, stopped=lambda: bool(stop)):
             stopped, empty = any_process([bool(stop), batch is None], self.device)
             if stopped:
                 return False
             samples = len(batch) if batch is not None else 0
-            dropped_frames += self.config.train.batch_size - samples
             losses = {} if empty else self._train_step(batch, journal)
-            empty_steps += empty
-            broken_steps += not (empty or losses)
             self.recent.add(losses, samples)
             self.epoch.add(losses, samples)
+            self.counts["dropped_frames"] += self.config.train.batch_size - samples
+            self.counts["empty_steps"] += empty
+            self.counts["broken_steps"] += not (empty or losses)
             self.step += 1
+            self.whole = True
             bar.update()
             if self.step % LOG_EVERY_STEPS == 0 and (means := self.recent.pop()):
                 bar.set_postfix_str(f"loss {means['total']:.3f}")
                 journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
             if time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
                 self.save()
-        if empty_steps == self.schedule.steps_per_epoch:
+        dropped, empty, broken = (
+            self.counts.pop(name, 0) for name in ("dropped_frames", "empty_steps", "broken_steps")
+        )
+        if empty == self.schedule.steps_per_epoch:
             raise TrainingError(
-                f"epoch {epoch + 1}: not one batch could be used, {dropped_frames} frames are unreadable or empty"
+                f"epoch {epoch + 1}: not one batch could be used, {dropped} frames are unreadable or empty"
             )
-        counts = {"dropped_frames": dropped_frames, "broken_steps": broken_steps}
+        counts = {"dropped_frames": dropped, "broken_steps": broken}
         journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
-        if dropped_frames or broken_steps:
-            log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped_frames, broken_steps)
+        if dropped or broken:
+            log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped, broken)
         return True
 
     @property
@@ -189,6 +195,7 @@ class Trainer:
             self._skip_broken(batch.tokens, journal)
             return {}
         self.broken.clear()
+        self.whole = False
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         return {**losses, "gradient_norm": norm}
@@ -205,7 +212,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write averaged weights and config for ``perception.load``, and the checkpoint to resume from, as one."""
-        self.saved_s = time.monotonic()
+        self.saved_step, self.saved_s = self.step, time.monotonic()
         if self.rank > 0:
             return
         optimizer = {
@@ -215,24 +222,31 @@ class Trainer:
         }
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
-        state = {**progress, "config": asdict(self.config)}
+        logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts}
+        state = {**progress, **logged, "config": asdict(self.config)}
         write_checkpoint(self.checkpoint, tensors, state, beside=self.model.files(self.ema.state))
 
     def resume(self) -> None:
         """Continue from the checkpoint in ``out``, or start from the beginning if there is none.
 
+        All processes continue from what the first one reads, whose disk may be another.
+
         Raises:
             TrainingError: the checkpoint cannot be read, or was written with a different config.
         """
-        if not current(self.checkpoint).exists():
+        found = of_first_process(self._read_checkpoint, self.device)
+        if found is None:
             log.info("%s: nothing to resume, starting from the beginning", self.out)
             return
-        tensors, state = read_checkpoint(self.checkpoint)
+        tensors, state = found
         try:
             self._restore(tensors, state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"{self.checkpoint}: does not fit this version of the model: {reason}") from None
+
+    def _read_checkpoint(self) -> tuple[dict, dict] | None:
+        return read_checkpoint(self.checkpoint) if current(self.checkpoint).exists() else None
 
     def _restore(self, tensors: dict, state: dict) -> None:
         changed = _differences(state["config"], json.loads(json.dumps(asdict(self.config))))
@@ -255,6 +269,11 @@ class Trainer:
             states.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self.elapsed_before_s = state["step"], state["elapsed_s"]
+        self.saved_step = self.step
+        if "epoch" in state:  # not in checkpoints of earlier versions
+            self.recent.restore(state["recent"])
+            self.epoch.restore(state["epoch"])
+            self.counts.update(state["counts"])
 
 
 def freeze(model: nn.Module, name: str) -> None:
@@ -330,9 +349,13 @@ def train(
         PerceptionError: data cannot be read, or ``out`` already holds a run and ``resume`` is false.
     """
     out = Path(out)
-    if current(out / "checkpoint.safetensors").exists() and not resume:
-        raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
-    with process_group(device) as place:
+
+    def check() -> None:
+        if current(out / "checkpoint.safetensors").exists() and not resume:
+            raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
+
+    with process_group(device) as place, _memory_errors():
+        of_first_process(check, place)
         torch.manual_seed(config.train.seed)
         model = build(config)
         frames = source if source is not None else _recorded(model.config, model)
@@ -347,6 +370,20 @@ def train(
             after = "" if ended else "; interrupted, continue with --resume"
             print(f"{steps} in {minutes:.1f} minutes; weights, config and log.jsonl are in {out}{after}")
     return ended
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"out of memory: {reason}; larger cells (grid.cell_size_m, lidar.pillar_size_m), a smaller "
+            "train.batch_size and fewer data.workers take less"
+        ) from None
 
 
 def _recorded(config: Config, model: Detector) -> NuScenes:
