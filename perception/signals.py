@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -99,7 +99,7 @@ class Interrupts:
             raise self._received
 
 
-def _install(handle: Callable[[int, FrameType | None], None]) -> dict[int, object]:
+def _install(handle: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Returns the handlers before."""
     taken = [n for n in STOP_SIGNALS if n != getattr(signal, "SIGHUP", None) or signal.getsignal(n) != signal.SIG_IGN]
     return {number: signal.signal(number, handle) for number in taken}

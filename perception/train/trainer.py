@@ -147,7 +147,7 @@ class Trainer:
             if stopped:
                 return False
             samples = len(batch) if batch is not None else 0
-            losses = {} if empty else self._train_step(batch, journal)
+            losses = {} if batch is None or empty else self._train_step(batch, journal)
             self.recent.add(losses, samples)
             self.epoch.add(losses, samples)
             self.counts["dropped_frames"] += self.config.train.batch_size - samples
@@ -161,10 +161,9 @@ class Trainer:
                 journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
             if time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
                 self.save()
-        dropped, empty, broken = (
-            self.counts.pop(name, 0) for name in ("dropped_frames", "empty_steps", "broken_steps")
-        )
-        if empty == self.schedule.steps_per_epoch:
+        names = ("dropped_frames", "empty_steps", "broken_steps")
+        dropped, unused, broken = (self.counts.pop(name, 0) for name in names)
+        if unused == self.schedule.steps_per_epoch:
             raise TrainingError(
                 f"epoch {epoch + 1}: not one batch could be used, {dropped} frames are unreadable or empty"
             )
