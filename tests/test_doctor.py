@@ -95,6 +95,21 @@ def test_a_common_offset_is_a_note_and_one_sensors_own_a_warning():
     log.add("/right/points", cloud("lidar"), every(0.1), delay_s=100.0)
     warning, note = findings(log)
     assert warning.startswith("warning: /left/points: stamped 0.5 s before") and note.startswith("note: measurements")
+    assert warning.endswith("its clock is off, which offset_s: 0.50 in the rig corrects, or it comes late")
+
+
+def test_a_clock_that_is_ahead_is_corrected_by_the_rig():
+    log = lidar_log(every(0.1))
+    for name, ahead_s in (("left", 18.0), ("right", 0.0)):
+        log.add(f"/{name}/points", cloud("lidar"), [s + ahead_s for s in every(0.1)], delay_s=-ahead_s)
+    info = inspect(log)
+    (warning,) = [str(finding) for finding in diagnose(info) if "/left" in finding.text]
+    assert "/left/points: stamped 18 s after" in warning
+    assert warning.endswith("its clock is off, which offset_s: -18.00 in the rig corrects")
+    info.rig.lidars["LIDAR_LEFT"].offset_s = -18.0
+    assert not any("/left" in finding.text for finding in diagnose(info))
+    info.rig.lidars["LIDAR_LEFT"].offset_s = -37.0
+    assert any("offset_s: -18.00" in finding.text for finding in diagnose(info))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,12 @@ def _regularity(name: str, times: Times, info: LogInfo) -> Iterator[Finding]:
 
 def _clocks(info: LogInfo) -> Iterator[Finding]:
     """What is common to all sensors is the recorder's clock, or a log recorded anew; what is not is a sensor's."""
-    offsets = {name: times.offsets.median for name, times in _sensor_times(info) if times.offsets.median is not None}
+    corrected = info.rig.offsets_ns
+    offsets = {
+        name: times.offsets.median + corrected.get(name, 0)
+        for name, times in _sensor_times(info)
+        if times.offsets.median is not None
+    }
     if not offsets:
         return
     usual = min(median_low(offsets.values()), median_high(offsets.values()), key=abs)
@@ -114,11 +119,13 @@ def _clocks(info: LogInfo) -> Iterator[Finding]:
             f"measurements are stamped {_s(abs(usual))} {_side(usual)} they were recorded; stamps are what is used",
         )
     for name, offset in offsets.items():
-        if abs(offset - usual) > _CLOCKS_NS:
+        off = offset - usual
+        if abs(off) > _CLOCKS_NS:
+            offset_s = 1e-9 * (corrected.get(name, 0) - off)
             yield Finding(
                 "warning",
-                f"{name}: stamped {_s(abs(offset - usual))} {_side(offset - usual)} what other sensors stamp when"
-                " recorded with it: its clock is off, or it comes late",
+                f"{name}: stamped {_s(abs(off))} {_side(off)} what other sensors stamp when recorded with it: its clock"
+                f" is off, which offset_s: {offset_s:.2f} in the rig corrects{', or it comes late' * (off < 0)}",
             )
 
 

@@ -55,7 +55,7 @@ class LogFrames:
     def __iter__(self) -> Iterator[Frame]:
         """Raises LogError at the end of a log that gave no frame, saying what is missing."""
         log = self._log
-        log.change = Corruptions(self._corruptions)
+        log.change, log.offsets_ns = Corruptions(self._corruptions), self._rig.offsets_ns
         self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
         calibrations = {source.calibration for source in self._rig.cameras.values() if source.calibration is not None}
         sensors = {source.topic for source in self._rig.sensors.values()}
@@ -89,10 +89,10 @@ class LogFrames:
     @property
     def problems(self) -> list[str]:
         counts = {} if self._assembler is None else self._assembler.counts
-        order = {
-            "messages came too late to be sorted in": self._log.late,
-            "messages without a stamp, the time of their recording is used": +self._log.unstamped,
-        }
-        late = [f"{topic}: {n} {what}" for what, topics in order.items() for topic, n in sorted(topics.items())]
+        unstamped = [
+            f"{topic}: {n} messages without a stamp, the time of their recording is used"
+            for topic, n in sorted((+self._log.unstamped).items())
+        ]
         stopped = [self._log.stopped] if self._log.stopped else []
-        return [*stopped, *self._log.damage, *late, *(f"{what}: {n}" for what, n in sorted(counts.items()))]
+        left_out = (f"{what}: {n}" for what, n in sorted(counts.items()))
+        return [*stopped, *self._log.damage, *self._log.order.problems, *unstamped, *left_out]

@@ -7,14 +7,13 @@
 Formats: folders in the nuScenes layout (one scene), MCAP files (Foxglove protobuf or ROS 2 messages), ROS 2 bags (a
 folder, or one ``.db3``). What a message holds is said in ``perception/logs/messages.py``.
 
-Recordings hold messages in order of arrival. They are sorted by time of measurement within a window of ``WINDOW_NS``;
-what arrives later than that is passed on at once, and counted as ``late``. A message whose stamp jumps ahead of the
-clock it was recorded with is damaged, and left out: everything after it would be late.
+Recordings hold messages in order of arrival. They are sorted by time of measurement, as ``order.py`` says; what arrives
+too late for that is passed on at once, and counted as ``late``. Left out are messages of a sensor whose clock is ahead
+of most others, and one whose stamp jumps ahead of the clock it was recorded with, which is damaged.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from perception.logs.messages import Calibration, LogError, Message, Reader, RecordingTime, Topic, Transform, is_timeless
+from perception.logs.order import Order
 
-WINDOW_NS = 500_000_000
 _JUMP_NS = 60_000_000_000
 _ALWAYS = -(1 << 62), 1 << 62  # ns
 _FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
@@ -35,11 +34,12 @@ class Log:
     Attributes:
         change: what is made of every message before it is sorted in, such as a corruption; None leaves the
             message out. Set before iterating.
+        offsets_ns: topic -> what is added to its stamps, for its clock is off. Set before iterating.
         name: of the drive: the scene, or the file's name without its suffix.
         topics: name -> Topic, after remapping, of those that were chosen.
         stopped: where and why the recording ends early, once it has been read to its end; None if it does not.
         damage: what was left out, in lines, once it has been read.
-        late: topic -> how many messages came too late to be sorted in.
+        order: the sorting of the last iteration, which knows what was late or left out.
         unstamped: topic -> how many had no stamp of their own.
         part_ns: from when to when the chosen part lasts, known when the first message has come.
     """
@@ -68,7 +68,8 @@ class Log:
         self._chosen = set(reader.topics if topics is None else topics) - self._excluded
         self._all = topics is None and not exclude_topics  # a truncated file may add topics while it is read
         self.change: Callable[[Message], Message | None] | None = None
-        self.late: Counter[str] = Counter()
+        self.offsets_ns: Mapping[str, int] = {}
+        self.order = Order()
         self.unstamped: Counter[str] = Counter()
         self._jumps: Counter = Counter()
 
@@ -81,6 +82,11 @@ class Log:
     @property
     def stopped(self) -> str | None:
         return self.reader.stopped
+
+    @property
+    def late(self) -> Counter[str]:
+        """Topic -> how many messages came too late to be sorted in."""
+        return self.order.late
 
     @property
     def damage(self) -> list[str]:
@@ -107,11 +113,11 @@ class Log:
         Only ``topics`` are read, if given, so that damage in others does not matter. Static transforms come as soon as
         they are read.
         """
-        self.late.clear()
+        self.order = Order()
         self.unstamped.clear()
         self._jumps.clear()
         first_ns = None
-        for message in self._sorted(self._read(topics)):
+        for message in self._in_order(topics):
             # What is latched may have been stamped long before the drive.
             if first_ns is None and not isinstance(message.data, Calibration | Transform):
                 first_ns = message.timestamp_ns
@@ -152,7 +158,10 @@ class Log:
         usual_ns: int | None = None
         for message in self.messages(topics):
             if not is_timeless(message):
-                self.unstamped[message.topic] += isinstance(message.timestamp_ns, RecordingTime)
+                if isinstance(message.timestamp_ns, RecordingTime):
+                    self.unstamped[message.topic] += 1
+                elif message.topic in self.offsets_ns:
+                    message = replace(message, timestamp_ns=message.timestamp_ns + self.offsets_ns[message.topic])
                 ahead_ns = message.timestamp_ns - message.log_time_ns
                 if usual_ns is None or abs(ahead_ns - usual_ns) <= _JUMP_NS or 2 * abs(ahead_ns) < abs(usual_ns):
                     usual_ns = ahead_ns  # the last: what came before was off, since the recording's clock is far closer
@@ -161,29 +170,10 @@ class Log:
                     continue
             yield message
 
-    def _sorted(self, messages: Iterator[Message]) -> Iterator[Message]:
-        heap: list[tuple[tuple[int, str, int], Message]] = []
-        now_ns = -(1 << 62)  # as the log has it, whatever a change makes of the stamps
-        passed = (now_ns, "", 0)
-        for message in messages:
-            changed = message if self.change is None else self.change(message)
-            if is_timeless(message):
-                if changed is not None:
-                    yield changed
-                continue
-            if not isinstance(message.data, Transform):  # localisation stamps them ahead, for listeners to have them
-                now_ns = max(now_ns, message.timestamp_ns)
-            if changed is not None:
-                place = changed.timestamp_ns, changed.topic, changed.sequence
-                if place < passed:
-                    self.late[changed.topic] += 1
-                heapq.heappush(heap, (place, changed))
-            while heap and heap[0][0][0] <= now_ns - WINDOW_NS:
-                place, next_message = heapq.heappop(heap)
-                passed = max(passed, place)
-                yield next_message
-        while heap:
-            yield heapq.heappop(heap)[1]
+    def _in_order(self, topics: Collection[str] | None) -> Iterator[Message]:
+        for message in self._read(topics):
+            yield from self.order.push(message, message if self.change is None else self.change(message))
+        yield from self.order.flush()
 
 
 def open_log(

@@ -118,9 +118,10 @@ class Measurements:
         Those near enough to be dropped stay: they are the vehicle, and move with the sensor.
         """
         world, stamp_ns = self._rig.world_frame, message.timestamp_ns
-        times_ns = point_times_ns(message.data, stamp_ns)
+        times_ns = point_times_ns(message.data, stamp_ns - source.offset_ns)
         if times_ns is None or world is None or times_ns.min() == times_ns.max():
             return
+        times_ns += source.offset_ns
         first, last, shift = self._known_motion(world, int(times_ns.min()), stamp_ns, int(times_ns.max()))
         stamp_T_world = inverse(self._world_T_sensor(message, source, stamp_ns + shift))
         start, end = (stamp_T_world @ self._world_T_sensor(message, source, time_ns) for time_ns in (first, last))

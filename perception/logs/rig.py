@@ -33,6 +33,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from perception.plain_yaml import ConfigError, literal, read_yaml, reference_escaped
 
+_LARGEST_OFFSET_S = 1e10  # a clock that counts from its start is off by the time since 1970
+
 
 @dataclass
 class Mount:
@@ -40,6 +42,11 @@ class Mount:
 
     frame_id: str | None = None  # instead of the one that the messages name
     ego_SE3_sensor: list[float] | None = None  # instead of the log's transforms
+    offset_s: float = 0.0  # added to the time stamps of a sensor whose clock is off
+
+    @property
+    def offset_ns(self) -> int:
+        return round(1e9 * self.offset_s)
 
 
 @dataclass
@@ -83,6 +90,13 @@ class Rig:
     def sensors(self) -> dict[str, CameraSource | CloudSource]:
         """Name -> source: cameras, LiDARs, radars."""
         return {**self.cameras, **self.lidars, **self.radars}
+
+    @property
+    def offsets_ns(self) -> dict[str, int]:
+        """Topic -> what is to be added to its stamps: of sensors whose clocks are off, and of their calibrations."""
+        off = [source for source in self.sensors.values() if source.offset_ns]
+        calibrations = {source.calibration: source.offset_ns for source in off if isinstance(source, CameraSource)}
+        return {topic: ns for topic, ns in calibrations.items() if topic} | {s.topic: s.offset_ns for s in off}
 
 
 def load_rig(path: str | Path) -> Rig:
@@ -144,6 +158,8 @@ def _check_source(source: CameraSource | CloudSource, where: str) -> None:
         pose = _numbers(source.ego_SE3_sensor, 7, "x, y, z, then a quaternion w, x, y, z", f"{where}.ego_SE3_sensor")
         if abs(math.hypot(*pose[3:]) - 1) > 1e-2:
             raise ConfigError(f"{where}.ego_SE3_sensor: a unit quaternion w, x, y, z was expected, found {pose[3:]}")
+    if not abs(source.offset_s) < _LARGEST_OFFSET_S:
+        raise ConfigError(f"{where}.offset_s: seconds that its clock is off were expected, found {source.offset_s}")
     if isinstance(source, CloudSource):
         most = source.intensity_max
         if most is not None and not 0 < most < math.inf:

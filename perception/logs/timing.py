@@ -26,9 +26,13 @@ class Histogram:
         entry[1] += value
 
     @property
+    def count(self) -> int:
+        return sum(count for count, _ in self._bins.values())
+
+    @property
     def median(self) -> float | None:
         """The lower middle one of an even number of values; None without values."""
-        left = (sum(count for count, _ in self._bins.values()) + 1) // 2
+        left = (self.count + 1) // 2
         for key in sorted(self._bins):
             count, total = self._bins[key]
             left -= count

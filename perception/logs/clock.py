@@ -1,0 +1,66 @@
+"""What time it is on a vehicle: what most of its sensors say.
+
+A sensor stamps what it measures by its own clock, and some are off: GPS time is 18 s ahead of UTC, TAI 37 s, and a
+sensor that has no clock counts from when it was switched on. One that is ahead must not make the others seem late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perception.logs.messages import Cloud, Image, Message, Transform
+
+# Where as many sensors say one thing as another, the poses decide, and then the recorder; all others only where there
+# is no sensor.
+_SENSOR, _POSES, _RECORDER, _OTHERS = 1.0, 0.5, 0.25, 0.1
+_SILENT = 4  # messages of an average sensor, during which one that does not deliver is still waited for
+
+
+def is_measurement(message: Message) -> bool:
+    return isinstance(message.data, Image | Cloud)
+
+
+@dataclass
+class _Source:
+    stamp_ns: int  # its latest
+    weight: float
+    place: int  # of its latest, among the measurements of all sensors
+
+
+class AgreedTime:
+    """Hears every message, in the order of arrival.
+
+    Attributes:
+        now_ns: what more than half of the sensors that deliver have reached.
+        reached_ns: what all of them, and the poses, have reached.
+    """
+
+    def __init__(self):
+        self.now_ns = self.reached_ns = -(1 << 62)
+        self._sources: dict[str, _Source] = {}
+        self._heard = 0
+
+    def hear(self, message: Message) -> None:
+        if is_measurement(message):
+            self._heard += 1
+            self._set(f"sensor {message.topic}", message.timestamp_ns, _SENSOR)
+            self._set("recorder", message.log_time_ns, _RECORDER)
+        elif isinstance(message.data, Transform):
+            self._set("poses", message.timestamp_ns, _POSES)
+        else:
+            self._set("others", message.timestamp_ns, _OTHERS)
+        self._agree()
+
+    def _set(self, name: str, stamp_ns: int, weight: float) -> None:
+        self._sources[name] = _Source(stamp_ns, weight, self._heard)
+
+    def _agree(self) -> None:
+        since = self._heard - _SILENT * sum(source.weight == _SENSOR for source in self._sources.values())
+        delivering = [source for source in self._sources.values() if source.place >= since]
+        left = sum(source.weight for source in delivering) / 2
+        for source in sorted(delivering, key=lambda source: -source.stamp_ns):
+            left -= source.weight
+            if left < 0:
+                self.now_ns = source.stamp_ns
+                break
+        self.reached_ns = min((s.stamp_ns for s in delivering if s.weight >= _POSES), default=self.now_ns)

@@ -1,0 +1,154 @@
+"""Messages in the order in which they were measured, out of those in which they arrive.
+
+Time goes on as most sensors have it (``clock.py``). A message waits until it is ``window_ns`` old, and until all others
+have got as far, ``OFF_NS`` at most; in the beginning, when it is not known who will deliver, for ``OFF_NS``. What comes
+later is passed on at once, and counted. What is stamped further ahead than ``OFF_NS``, and still is when time has gone
+on without it, is of a clock that is off, and left out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from perception.logs.clock import AgreedTime, is_measurement
+from perception.logs.messages import Message, is_timeless
+from perception.logs.timing import Histogram
+
+WINDOW_NS = 500_000_000
+OFF_NS = 2 * WINDOW_NS
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """stamp_ns: as recorded.  message: what a change has made of it.  since_ns: when it came, in agreed time."""
+
+    stamp_ns: int
+    message: Message
+    since_ns: int
+
+    @property
+    def place(self) -> tuple[int, str, int]:
+        return self.message.timestamp_ns, self.message.topic, self.message.sequence
+
+    def __lt__(self, other: _Waiting) -> bool:
+        return self.place < other.place
+
+
+class Order:
+    """See the module docstring. One drive each.
+
+    Attributes:
+        late: topic -> how many messages came too late to be sorted in.
+    """
+
+    def __init__(self, window_ns: int = WINDOW_NS):
+        self.late: Counter[str] = Counter()
+        self._window_ns = window_ns
+        self._time = AgreedTime()
+        self._behind: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how late, in ns
+        self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead, in ns, of what is left out
+        self._sorted: list[_Waiting] = []  # a heap
+        self._ahead: list[_Waiting] = []
+        self._passed = (-(1 << 62), "", 0)
+        self._start_ns = 1 << 62
+
+    def push(self, message: Message, changed: Message | None) -> Iterator[Message]:
+        """Take one message, in order of arrival; yield those whose turn it is.
+
+        changed: what is passed on in its place; None for nothing. The clock is that of what was recorded.
+        """
+        if is_timeless(message):
+            if changed is not None:
+                yield changed
+            return
+        self._time.hear(message)
+        if changed is not None:
+            waiting = _Waiting(message.timestamp_ns, changed, self._time.now_ns)
+            if is_measurement(message) and self._is_ahead(waiting):
+                self._set_aside(waiting)
+            else:
+                self._sort_in(waiting)
+        self._judge()
+        until_ns = self._until_ns()
+        while self._sorted and self._sorted[0].message.timestamp_ns <= until_ns:
+            waiting = heapq.heappop(self._sorted)
+            self._passed = max(self._passed, waiting.place)
+            yield waiting.message
+
+    def flush(self) -> Iterator[Message]:
+        """What still waits, at the end."""
+        for waiting in self._ahead:
+            if waiting.message.topic in self._off:
+                self._leave_out(waiting)
+            else:
+                self._sort_in(waiting)
+        self._ahead.clear()
+        while self._sorted:
+            yield heapq.heappop(self._sorted).message
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each topic that was late, or left out."""
+        lines = []
+        for topic, count in sorted(self.late.items()):
+            behind_ns = self._behind[topic].median or 0.0
+            lines.append(f"{topic}: {count} messages came too late to be sorted in")
+            if behind_ns > OFF_NS:
+                lines[-1] += (
+                    f", about {_s(behind_ns)} after most others: its clock is behind (see offset_s), or it is slow"
+                )
+        for topic, ahead in sorted(self._off.items()):
+            lines.append(
+                f"{topic}: {ahead.count} messages left out, stamped about {_s(ahead.median or 0.0)} ahead of what most"
+                " sensors agree on: its clock is off, which offset_s in the rig corrects"
+            )
+        return lines
+
+    def _until_ns(self) -> int:
+        """Up to when nothing is to come that could have to be sorted in."""
+        now_ns = self._time.now_ns
+        self._start_ns = min(self._start_ns, now_ns)
+        if now_ns < self._start_ns + OFF_NS:
+            return now_ns - OFF_NS
+        return min(now_ns - self._window_ns, max(self._time.reached_ns, now_ns - OFF_NS))
+
+    def _is_ahead(self, waiting: _Waiting) -> bool:
+        return waiting.stamp_ns > self._time.now_ns + OFF_NS
+
+    def _sort_in(self, waiting: _Waiting) -> None:
+        if waiting.place < self._passed:
+            self.late[waiting.message.topic] += 1
+            self._behind[waiting.message.topic].add(self._time.now_ns - waiting.stamp_ns)
+        heapq.heappush(self._sorted, waiting)
+
+    def _set_aside(self, waiting: _Waiting) -> None:
+        """Until it is known whether time leaps to it; with what came before there were others to tell the time."""
+        topic, now_ns = waiting.message.topic, self._time.now_ns
+        if all(other.message.topic != topic for other in self._ahead):
+            early = [w for w in self._sorted if w.message.topic == topic and w.stamp_ns > now_ns + WINDOW_NS]
+            if early:
+                self._sorted = [w for w in self._sorted if w not in early]
+                heapq.heapify(self._sorted)
+                self._ahead += [replace(w, since_ns=now_ns) for w in early]
+        self._ahead.append(waiting)
+
+    def _judge(self) -> None:
+        now_ns, undecided = self._time.now_ns, []
+        for waiting in self._ahead:
+            if waiting.stamp_ns <= now_ns + WINDOW_NS:
+                self._sort_in(waiting)
+            elif now_ns >= waiting.since_ns + WINDOW_NS and self._is_ahead(waiting):
+                self._leave_out(waiting)
+            else:
+                undecided.append(waiting)
+        self._ahead = undecided
+
+    def _leave_out(self, waiting: _Waiting) -> None:
+        self._off[waiting.message.topic].add(waiting.stamp_ns - waiting.since_ns)
+
+
+def _s(duration_ns: float) -> str:
+    return f"{duration_ns * 1e-9:,.3g} s"
