@@ -21,7 +21,7 @@ from memory_log import (
 from perception.logs.doctor import Finding, diagnose, report
 from perception.logs.inspect import inspect
 from perception.logs.log import Log
-from perception.logs.rehearsal import rehearse
+from perception.logs.rehearsal import Rehearsal, rehearse
 from perception.logs.rig import CloudSource, Rig
 
 
@@ -103,13 +103,13 @@ def test_a_clock_that_is_ahead_is_corrected_by_the_rig():
     for name, ahead_s in (("left", 18.0), ("right", 0.0)):
         log.add(f"/{name}/points", cloud("lidar"), [s + ahead_s for s in every(0.1)], delay_s=-ahead_s)
     info = inspect(log)
-    (warning,) = [str(finding) for finding in diagnose(info) if "/left" in finding.text]
+    (warning,) = [str(finding) for finding in diagnose(info, Rehearsal()) if "/left" in finding.text]
     assert "/left/points: stamped 18 s after" in warning
     assert warning.endswith("its clock is off, which offset_s: -18.00 in the rig corrects")
     info.rig.lidars["LIDAR_LEFT"].offset_s = -18.0
-    assert not any("/left" in finding.text for finding in diagnose(info))
+    assert not any("/left" in finding.text for finding in diagnose(info, Rehearsal()))
     info.rig.lidars["LIDAR_LEFT"].offset_s = -37.0
-    assert any("offset_s: -18.00" in finding.text for finding in diagnose(info))
+    assert any("offset_s: -18.00" in finding.text for finding in diagnose(info, Rehearsal()))
 
 
 @pytest.mark.parametrize(
