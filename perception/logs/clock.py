@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from perception.logs.messages import Cloud, Image, Message, Transform
 
-# Where as many sensors say one thing as another, the poses decide, and then the recorder; all others only where there
-# is no sensor.
-_SENSOR, _POSES, _RECORDER, _OTHERS = 1.0, 0.5, 0.25, 0.1
+_SENSOR, _POSES, _RECORDER = 1.0, 0.5, 0.25  # where as many sensors say one thing as another, the poses decide
 _SILENT = 4  # messages of an average sensor, during which one that does not deliver is still waited for
 
 
@@ -28,7 +26,7 @@ class _Source:
 
 
 class AgreedTime:
-    """Hears every message, in the order of arrival.
+    """Hears every message, in the order of arrival. Time begins with the first measurement.
 
     Attributes:
         now_ns: what more than half of the sensors that deliver have reached.
@@ -47,9 +45,8 @@ class AgreedTime:
             self._set("recorder", message.log_time_ns, _RECORDER)
         elif isinstance(message.data, Transform):
             self._set("poses", message.timestamp_ns, _POSES)
-        else:
-            self._set("others", message.timestamp_ns, _OTHERS)
-        self._agree()
+        if self._heard:
+            self._agree()
 
     def _set(self, name: str, stamp_ns: int, weight: float) -> None:
         self._sources[name] = _Source(stamp_ns, weight, self._heard)

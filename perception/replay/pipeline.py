@@ -108,6 +108,8 @@ def replay(
         unknown = [name for name in given if name not in known]
         if unknown:
             raise ReplayError(f"{option}: some of {', '.join(known)} were expected, found {unknown[0]!r}")
+    if not sensors:
+        raise ReplayError(f"sensors: at least one of {', '.join(layout.sensors)} was expected, found none")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
     interrupted = False
