@@ -29,12 +29,13 @@ class AgreedTime:
     """Hears every message, in the order of arrival. Time begins with the first measurement.
 
     Attributes:
-        now_ns: what more than half of the sensors that deliver have reached.
+        start_ns, now_ns: when it began, and what more than half of the sensors that deliver have reached.
         reached_ns: what all of them, and the poses, have reached.
     """
 
     def __init__(self):
         self.now_ns = self.reached_ns = -(1 << 62)
+        self.start_ns = 1 << 62
         self._sources: dict[str, _Source] = {}
         self._heard = 0
 
@@ -59,5 +60,6 @@ class AgreedTime:
             left -= source.weight
             if left < 0:
                 self.now_ns = source.stamp_ns
+                self.start_ns = min(self.start_ns, self.now_ns)
                 break
         self.reached_ns = min((s.stamp_ns for s in delivering if s.weight >= _POSES), default=self.now_ns)

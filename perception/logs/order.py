@@ -53,7 +53,6 @@ class Order:
         self._sorted: list[_Waiting] = []  # a heap
         self._ahead: list[_Waiting] = []
         self._passed = (-(1 << 62), "", 0)
-        self._start_ns = 1 << 62
 
     def push(self, message: Message, changed: Message | None) -> Iterator[Message]:
         """Take one message, in order of arrival; yield those whose turn it is.
@@ -110,8 +109,7 @@ class Order:
     def _until_ns(self) -> int:
         """Up to when nothing is to come that could have to be sorted in."""
         now_ns = self._time.now_ns
-        self._start_ns = min(self._start_ns, now_ns)
-        if now_ns < self._start_ns + OFF_NS:
+        if now_ns < self._time.start_ns + OFF_NS:
             return now_ns - OFF_NS
         return min(now_ns - self._window_ns, max(self._time.reached_ns, now_ns - OFF_NS))
 
