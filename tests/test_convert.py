@@ -22,7 +22,7 @@ from perception.logs.convert import convert
 from perception.logs.foxglove_messages import decoder
 from perception.logs.mcap_log import McapReader
 from perception.logs.mcap_writer import McapLogWriter
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Topic, Transform
 from perception.logs.nuscenes_log import NuScenesReader
 
 
@@ -304,3 +304,18 @@ def test_of_much_damage_the_first_lines_are_said(caplog):
     said = [record.getMessage() for record in caplog.records]
     assert said[:2] == ["memory: cut off", "memory: chunk 0"]
     assert len(said) == 11 and said[-1] == "memory: and 3 more of the kind"
+
+
+def test_topics_that_cannot_be_decoded_are_named(caplog):
+    reader = Recorded(message(Sample("a")))
+    reader.topics = {
+        "/topic": Topic("/topic", "foxglove.Log", "sample", "", 1),
+        "/fix": Topic("/fix", "sensor_msgs/msg/NavSatFix", None, "not an image", 1207),
+        "/a": Topic("/a", "a/msg/B", None, "type not known"),
+    }
+    with caplog.at_level(logging.WARNING, logger="perception.logs.convert"):
+        assert convert(reader, Collected()) == {"/topic": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "memory: left out, for they cannot be decoded: /fix (sensor_msgs/msg/NavSatFix, 1,207 messages),"
+        " /a (a/msg/B, messages)"
+    ]

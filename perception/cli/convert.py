@@ -1,4 +1,4 @@
-"""Convert a log losslessly to another format."""
+"""Convert a log to another format: every message that can be decoded, exactly; what is left out is named."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from perception.logs.messages import LogError, Message, Reader, Sample, Transform, is_timeless
+from perception.logs.messages import LogError, Message, Reader, Sample, Topic, Transform, is_timeless
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ def convert(
     """Writes what a reader reads, and says how many messages of every topic there were.
 
     Messages that are damaged in the source are left out; ``reader.damage`` says which, and warnings the first of them.
+    So are topics of other types than :data:`KINDS`, which a warning names.
 
     Args:
         progress: called with 1 after every message.
@@ -50,12 +51,19 @@ def convert(
             progress(1)
     if not counts:
         raise LogError(f"{reader.path}: messages that can be decoded were expected, found none")
+    left_out = [f"{topic.name} ({topic.type}, {_counted(topic)})" for topic in reader.topics.values() if not topic.kind]
+    if left_out:
+        logger.warning("%s: left out, for they cannot be decoded: %s", reader.path, ", ".join(left_out))
     lines = [*filter(None, [reader.stopped]), *reader.damage]
     for line in lines[:_LINES]:
         logger.warning("%s: %s", reader.path, line)
     if len(lines) > _LINES:
         logger.warning("%s: and %d more of the kind", reader.path, len(lines) - _LINES)
     return dict(sorted(counts.items()))
+
+
+def _counted(topic: Topic) -> str:
+    return "messages" if topic.count is None else f"{topic.count:,} message{'s' * (topic.count != 1)}"
 
 
 @dataclass
