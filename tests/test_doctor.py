@@ -227,7 +227,7 @@ def test_faults_of_topics():
         "warning: /left/points: messages of several frames (lidar, other): give the rig a frame_id",
         "warning: /left/points: 51 of 101 clouds have no point",
         "warning: /silent: no message",
-        "note: 1 topic of 7 cannot be decoded: /packets",
+        "note: 1 topic of 7 not decoded: /packets",
     ]
 
 

@@ -236,7 +236,8 @@ def test_a_time_that_is_none_is_refused(seconds, nanos):
 
 
 @pytest.mark.parametrize(
-    "name, note", [("foxglove.CompressedVideo", "video"), ("foxglove.SceneUpdate", "not a"), ("sensor_msgs/Imu", "not")]
+    "name, note",
+    [("foxglove.CompressedVideo", "video"), ("foxglove.SceneUpdate", "not used"), ("sensor_msgs/Imu", "not")],
 )
 def test_other_schemas_are_none_of_its_business(name, note):
     kind, found, decode = decoder(name, b"whatever")

@@ -101,11 +101,9 @@ def test_topics_that_cannot_be_decoded_are_one_line_each():
     log.topic("/lidar", "sensor_msgs/msg/PointCloud2", "cloud", count=0)
     text = table(inspect(log))
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert (
-        "/velodyne_packets velodyne_msgs/msg/VelodyneScan 1 message, not decodable: raw packets of the sensor" in lines
-    )
-    assert "/diagnostics diagnostic_msgs/msg/DiagnosticArray 1,200 messages, not decodable" in lines
-    assert "/unknown my/Type messages, not decodable" in lines
+    assert "/velodyne_packets velodyne_msgs/msg/VelodyneScan 1 message, not decoded: raw packets of the sensor" in lines
+    assert "/diagnostics diagnostic_msgs/msg/DiagnosticArray 1,200 messages, not decoded" in lines
+    assert "/unknown my/Type messages, not decoded" in lines
     assert "/lidar sensor_msgs/msg/PointCloud2 0 no message decoded" in lines
     assert all(text.count(name) == 1 for name in log.topics)
 
@@ -201,6 +199,6 @@ def test_recorded_bags_of_packets_are_said_to_be_that():
         reader = rosbag_log.RosbagReader(bag)
         lines = table(inspect(reader)).splitlines()
         reader.close()
-        silent = [line for line in lines if "not decodable" in line]
+        silent = [line for line in lines if "not decoded" in line]
         assert len(silent) == sum(topic.kind is None for topic in reader.topics.values()) > 0
         assert any("packet" in line for line in silent) and any("no sensor" in line for line in lines)

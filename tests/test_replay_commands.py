@@ -308,7 +308,7 @@ def test_bags_of_raw_packets_are_present_but_not_decodable(sensor, checkpoint, t
         assert topics
         for topic in topics:
             (line,) = [line for line in lines if line.split()[:2] == [topic.name, topic.type]]
-            assert "not decodable" in line
+            assert "not decoded" in line
         with pytest.raises(PerceptionError) as error:
             main([str(bag), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--device", "cpu"])
         assert (

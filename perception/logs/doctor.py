@@ -194,9 +194,7 @@ def _replay(rehearsal: Rehearsal, said: set[str]) -> Iterator[Finding]:
 def _notes(info: LogInfo) -> Iterator[Finding]:
     silent = [name for name, topic in info.topics.items() if topic.topic.kind is None]
     if silent:
-        yield Finding(
-            "note", f"{counted(len(silent), 'topic')} of {len(info.topics)} cannot be decoded: {', '.join(silent)}"
-        )
+        yield Finding("note", f"{counted(len(silent), 'topic')} of {len(info.topics)} not decoded: {', '.join(silent)}")
 
 
 def _sensor_times(info: LogInfo) -> list[tuple[str, Times]]:

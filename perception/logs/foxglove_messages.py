@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from perception.errors import PerceptionError, missing_extra
+from perception.logs import undecoded
 from perception.logs.decoding import (
     MOST_FIELDS,
     compressed_encoding,
@@ -71,7 +72,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
         PerceptionError: the packages that read them are not installed.
     """
     if schema_name not in _PAYLOADS:
-        return None, _NOTES.get(schema_name, "not a sensor message"), None
+        return None, _NOTES.get(schema_name) or undecoded.why_not(schema_name, [schema_name]), None
     kind, payloads = _PAYLOADS[schema_name]
     try:
         from google.protobuf.message import DecodeError
@@ -191,5 +192,4 @@ _PAYLOADS: dict[str, tuple[str, Callable]] = {
 }
 _NOTES = {
     "foxglove.CompressedVideo": "video, which is not decoded",
-    "foxglove.LaserScan": "a laser scan in one plane, which is not used",
 }

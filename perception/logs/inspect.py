@@ -199,7 +199,7 @@ def not_decodable(info: TopicInfo) -> str:
     if info.topic.kind is not None:
         return ""
     count = "messages" if info.count is None else counted(info.count, "message")
-    return f"{count}, not decodable{': ' * bool(info.topic.note)}{info.topic.note}"
+    return f"{count}, not decoded{': ' * bool(info.topic.note)}{info.topic.note}"
 
 
 def first_lines(lines: list[str]) -> list[str]:

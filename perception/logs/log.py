@@ -20,7 +20,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from perception.logs.messages import Calibration, LogError, Message, Reader, RecordingTime, Topic, Transform, is_timeless
+from perception.logs.messages import (
+    Calibration,
+    LogError,
+    Message,
+    Reader,
+    RecordingTime,
+    Topic,
+    Transform,
+    is_timeless,
+)
 from perception.logs.order import Order
 
 _JUMP_NS = 60_000_000_000

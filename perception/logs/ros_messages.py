@@ -14,7 +14,6 @@ makers of radars read as against the radar or as over ground in its axes. What t
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perception.errors import PerceptionError, missing_extra
+from perception.logs import undecoded
 from perception.logs.decoding import (
     MOST_FIELDS,
     compressed_encoding,
@@ -87,7 +87,6 @@ _LONGEST_DEFINITION = 1 << 16  # characters: four times those of CameraInfo, whi
 _MOST_VALUES = 1000  # of one element of a message, by its definition; CameraInfo has 20
 _LARGEST_MESSAGE = 1 << 28  # bytes that a compressed message may become
 
-_PACKETS = re.compile(r"Packets?(Msg)?$|/(Velodyne|Hesai|Pandar|Rslidar|Robosense)Scan$|UdpFrame$")
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
@@ -103,7 +102,7 @@ def decoder(type_name: str, definition: str | None, definition_encoding: str) ->
         PerceptionError: rosbags is not installed.
     """
     if type_name not in _PAYLOADS:
-        return None, _why_not(type_name), None
+        return None, undecoded.why_not(type_name, known_types().fielddefs), None
     kind, payloads = _PAYLOADS[type_name]
     store = (definition and _recorded_types(type_name, definition, definition_encoding)) or known_types()
     from rosbags.serde import SerdeError
@@ -146,12 +145,6 @@ def known_types() -> Typestore:
     for name, text in _RADAR_DEFINITIONS.items():
         store.register(get_types_from_msg(text, name))
     return store
-
-
-def _why_not(type_name: str) -> str:
-    if _PACKETS.search(type_name):
-        return "raw packets of a driver; replay the driver's point cloud instead"
-    return "not a sensor message" if type_name in known_types().fielddefs else "type not known"
 
 
 def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore | None:
