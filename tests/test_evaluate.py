@@ -140,6 +140,14 @@ class Oracle:
         return Detections(boxes, np.linspace(0.9, 0.1, len(boxes)))
 
 
+class FrameList(list):
+    """A source that is no folder."""
+
+    @property
+    def tokens(self):
+        return [frame.token for frame in self]
+
+
 def changed(**changes):
     """A change of some fields, each a function of the old values."""
     return lambda boxes: dataclasses.replace(boxes, **{k: f(getattr(boxes, k)) for k, f in changes.items()})
@@ -271,13 +279,36 @@ def test_frames_that_cannot_be_read_are_left_out_and_counted(tmp_path):
         evaluate(Oracle(), NuScenes(tmp_path, on_error="skip"))
 
 
-def test_a_sample_without_lidar_row_is_named(tmp_path):
+def test_rigs_without_lidar_top_are_scored(tmp_path):
+    """Range is measured from the ego pose at the reference time, of whatever row; the devkit's is of LIDAR_TOP."""
     write_drive(tmp_path)
-    rows = json.loads((tmp_path / "v1.0-mini" / "sample_data.json").read_text())
+    table = tmp_path / "v1.0-mini" / "sensor.json"
+    table.write_text(table.read_text().replace("LIDAR_TOP", "LIDAR_FRONT"))
+    dataset = NuScenes(tmp_path)
+    np.testing.assert_array_equal(dataset.ego_positions, [WORLD_SE3_EGO.translation] * 3)
+    report = evaluate_subsets(Oracle(), dataset, [["lidar"]])
+    assert report["ground_truth"]["car"] == 6  # as with LIDAR_TOP: those at 51 m and without a point do not count
+    assert report["subsets"]["lidar"]["mAP_present"] == pytest.approx(1.0)
+    with pytest.raises(PerceptionError, match=r"v1\.0-mini: a row for LIDAR_TOP in every sample.*was expected"):
+        evaluate(Oracle(), dataset, official=True)
+
+
+def test_a_sample_without_keyframe_or_any_row(tmp_path):
+    """The first has an ego pose, of the sweep; its objects are missed. The second has none, and cannot be read."""
+    write_drive(tmp_path)
+    path = tmp_path / "v1.0-mini" / "sample_data.json"
+    rows = json.loads(path.read_text())
     rows[1]["is_key_frame"] = False
-    (tmp_path / "v1.0-mini" / "sample_data.json").write_text(json.dumps(rows))
-    with pytest.raises(EvaluationError, match="LIDAR_TOP"):
-        evaluate(Oracle(), NuScenes(tmp_path, on_error="skip"))
+    path.write_text(json.dumps(rows))
+    report = evaluate_subsets(Oracle(), NuScenes(tmp_path, on_error="skip"), [["lidar"]])
+    assert (report["frames"], report["skipped"], report["ground_truth"]["car"]) == (3, 0, 6)
+    assert report["subsets"]["lidar"]["breakdown"]["visibility"]["v80-100"] == pytest.approx(2 / 3)
+    path.write_text(json.dumps([rows[0], rows[2]]))
+    dataset = NuScenes(tmp_path, on_error="skip")
+    report = evaluate_subsets(Oracle(), dataset, [["lidar"]])
+    assert (report["frames"], report["skipped"], report["ground_truth"]["car"]) == (2, 1, 4)
+    with pytest.raises(EvaluationError, match=r"sample sample1: a row in sample_data.*found none"):
+        score_file(tmp_path / "x.json", dataset)
 
 
 def test_any_version_and_scene_name_will_do(tmp_path):
@@ -291,11 +322,27 @@ def test_a_drive_without_ground_truth_is_named(tmp_path):
         evaluate(Oracle(), NuScenes(tmp_path))
 
 
-def test_nothing_that_counts_has_no_mean(tmp_path):
-    write_drive(tmp_path, things=[Thing("vehicle.car", 80.0, 0.0)])
-    report = evaluate_subsets(Oracle(), NuScenes(tmp_path), [["lidar"]])
-    assert report["subsets"]["lidar"]["mAP_present"] is None and report["subsets"]["lidar"]["mAP"] == 0.0
-    assert "nan" in table(report)
+@pytest.mark.parametrize(
+    ("thing", "counts"),
+    [
+        (Thing("vehicle.car", 80.0, 0.0), "0 without a LiDAR or radar point.* 3 beyond the range"),
+        (Thing("vehicle.car", 10.0, 0.0, lidar_points=0), "3 without a LiDAR or radar point.* 0 beyond the range"),
+    ],
+)
+def test_nothing_that_counts_is_an_error_with_counts(tmp_path, thing, counts):
+    write_drive(tmp_path, things=[thing])
+    dataset = NuScenes(tmp_path)
+    for source in (dataset, FrameList(list(dataset.frames()))):
+        with pytest.raises(EvaluationError, match=f"none of 3 annotated boxes is scored: {counts}"):
+            evaluate(Oracle(), source)
+
+
+def test_frames_without_what_counts_in_a_drive_that_has_some(tmp_path):
+    """A car that is within range in the last of three frames only, which cannot be read."""
+    write_drive(tmp_path, things=[Thing("vehicle.car", 69.0, 0.0, velocity=(-20.0, 0.0))])
+    (tmp_path / "samples" / "LIDAR_TOP" / "2.bin").write_bytes(b"damaged")
+    with pytest.raises(EvaluationError, match="none of the annotated boxes is in the 2 frames"):
+        evaluate(Oracle(), NuScenes(tmp_path, on_error="skip"))
 
 
 def test_what_the_devkit_cannot_read_is_one_error(tmp_path):

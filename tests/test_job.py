@@ -81,7 +81,8 @@ def test_the_same_drive_has_the_same_detections_in_every_format(replayed, expect
 
 @pytest.mark.parametrize("log", ["mcap", "sqlite3"])
 def test_tables_score_a_log_that_was_made_of_them(replayed, logs, expected, log):
-    assert replayed(log)["metrics"] is None
+    summary = replayed(log)
+    assert summary["metrics"] is None and "no annotated box" in summary["no_metrics"]
     for truth in (logs["nuscenes"], logs["nuscenes"] / "v1.0-sim"):
         assert replayed(log, truth=str(truth))["metrics"] == expected["metrics"]
 
@@ -123,14 +124,17 @@ def test_truth_of_another_drive_scores_nothing(replayed, tmp_path):
                 if key in row and (key != "token" or table == "sample"):
                     row[key] = f"other {row[key]}"
     other.write(tmp_path / "other")
-    assert replayed("mcap", truth=str(tmp_path / "other"))["metrics"] is None
+    summary = replayed("mcap", truth=str(tmp_path / "other"))
+    assert summary["metrics"] is None
+    assert summary["no_metrics"].endswith("other/v1.0-sim: none of the frames replayed is one of its 6 samples")
 
 
 def test_tables_without_annotations_score_nothing(replayed, tmp_path):
     world = tiny_world()
     for table in ("sample_annotation", "instance"):
         world.tables[table] = []
-    assert replayed(world.write(tmp_path / "unlabelled"))["metrics"] is None
+    summary = replayed(world.write(tmp_path / "unlabelled"))
+    assert summary["metrics"] is None and "v1.0-sim: no annotated box in 6 frames" in summary["no_metrics"]
 
 
 def test_a_loop_is_scored_once_and_says_which_pass_it_is(replayed, expected, logs, tmp_path):

@@ -259,7 +259,7 @@ def test_annotations_and_positions_of_the_frames(root, world):
     np.testing.assert_allclose(found.rack_center, [[100, 230, 0]])
     np.testing.assert_allclose(found.rack_size, [[4, 2, 1.5]])
     np.testing.assert_allclose(found.rack_rotation, [STILL])
-    np.testing.assert_allclose(both.ego_positions, [[np.nan] * 3, [100, 210, 0]])
+    np.testing.assert_allclose(both.ego_positions, [[100, 200, 0], [100, 210, 0]])
     assert both[0].world_SE3_ego.translation.tolist() == [100, 200, 0]  # of the radar, for want of a LiDAR
     found = last.annotations
     assert found.box_offsets.tolist() == [0, 1] and found.center.tolist() == [[100, 215, 1]]

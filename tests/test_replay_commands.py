@@ -24,7 +24,7 @@ def main(arguments) -> int:
 
 
 SUMMARY = {
-    "latency": {}, "problems": [], "dropped": [], "metrics": None, "frames": 1, "detections": 0,
+    "latency": {}, "problems": [], "dropped": [], "metrics": None, "no_metrics": "", "frames": 1, "detections": 0,
     "detections_sha256": "ab",
 }  # fmt: skip
 

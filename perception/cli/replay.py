@@ -121,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
         print(problem)
     if args.realtime:
         print(f"{len(summary['dropped'])} frames dropped, {summary['frames']} taken")
-    if summary["metrics"]:
+    if summary["metrics"] is None:
+        print(f"no metrics: {summary['no_metrics']}")
+    else:
         print("mAP {mAP:.4f}, NDS {NDS:.4f} on {frames} frames with ground truth".format(**summary["metrics"]))
     print(f"{summary['frames']} frames, {summary['detections']} detections, sha256 {summary['detections_sha256']}")
     print(f"results: {args.out}")

@@ -263,8 +263,9 @@ class NuScenes:
 
     @property
     def ego_positions(self) -> np.ndarray:
-        """float64 [len(self), 3]: where the vehicle was at every LIDAR_TOP keyframe, world frame; NaN without one."""
-        return self._index.ego_position[self._samples]
+        """float64 [len(self), 3]: translation of every frame's ``world_SE3_ego``; NaN without a row in sample_data."""
+        row = self._recording.reference[self._samples]
+        return np.where(row[:, None] >= 0, self._recording.rows.world_SE3_ego[row, :3], np.nan)
 
     @property
     def timestamps_ns(self) -> np.ndarray:

@@ -206,6 +206,8 @@ def score_submissions(
             raise EvaluationError(f"{where}none of the {len(source)} frames could be read")
         samples = np.array([frame.sample for frame in frames])
         truth = Truth.of_frames(task, frames) if truth is None else truth.of_samples(samples)
+        if not len(truth.boxes):
+            raise EvaluationError(f"none of the annotated boxes is in the {len(frames)} frames that could be read")
         counts = np.bincount(truth.boxes.label, minlength=len(task.classes)).tolist()
         shared = {
             "frames": len(frames),
@@ -246,11 +248,14 @@ def score_file(path: str | Path, dataset: NuScenes) -> dict:
     """The result of :func:`evaluate` for a submission file that covers exactly the frames of ``dataset``.
 
     Raises:
-        EvaluationError: see the class.
+        EvaluationError: see the class; or a frame without a row in sample_data, hence without an ego pose.
         DataError: the file is not a submission, or covers other samples.
     """
     from perception.eval.submission_reader import read_submission
 
+    for i in np.flatnonzero(np.isnan(dataset.ego_positions).any(axis=1))[:1]:  # range is measured from that pose
+        where = f"{Path(dataset.root) / dataset.version}: sample {dataset.tokens[i]}"
+        raise EvaluationError(f"{where}: a row in sample_data, hence an ego pose, was expected, found none")
     return score_boxes(Truth.of_tables(dataset, dataset.task), read_submission(path, dataset.tokens, dataset.task))
 
 

@@ -44,11 +44,23 @@ def ground_truth(devkit, tokens: list[str]):
 
 
 def filtered(devkit, boxes):
+    return in_range(devkit, boxes, settings().class_range)
+
+
+def in_range(devkit, boxes, class_range: dict[str, float]):
+    """Boxes within class range and not in a bicycle rack; annotations only if they have LiDAR or radar points."""
     from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
 
     if not boxes.all:  # the devkit's filter cannot infer the box type
         return boxes
-    return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), settings().class_range)
+    try:
+        return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), class_range)
+    except KeyError as error:
+        where = Path(devkit.dataroot) / devkit.version
+        raise OfficialError(
+            f"{where}: a row for LIDAR_TOP in every sample was expected, as the devkit measures range from its pose, "
+            f"found none ({error}); this package's own metric does without"
+        ) from None
 
 
 def settings():

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from perception.errors import missing_extra
-from perception.eval.official import OfficialError, open_devkit
+from perception.eval.official import OfficialError, in_range, open_devkit
 from perception.files import writing
 
 _FIGURES = (
@@ -56,7 +56,7 @@ def score_tracks(dataset, path: str | Path) -> dict:
             predicted, _ = load_prediction_of_sample_tokens(str(path), limit, TrackingBox, tokens)
         except (AssertionError, LookupError, TypeError, ValueError) as error:  # raised for invalid files
             raise OfficialError(f"{path}: the devkit cannot read it as tracks: {error}") from None
-        truth, predicted = (_filtered(devkit, boxes, settings.class_range) for boxes in (truth, predicted))
+        truth, predicted = (in_range(devkit, boxes, settings.class_range) for boxes in (truth, predicted))
         metrics = _evaluate(devkit, settings, truth, predicted).serialize()
     by_class = metrics["label_metrics"]
     return {
@@ -92,15 +92,6 @@ def _tokens(path: Path, known: set[str]) -> list[str]:
     if not tokens:
         raise OfficialError(f"{path}: at least one sample was expected, found none")
     return tokens
-
-
-def _filtered(devkit, boxes, class_range: dict[str, float]):
-    """Boxes within class range and not in a bicycle rack; annotations only if they have LiDAR or radar points."""
-    from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
-
-    if not boxes.all:  # the devkit's filter cannot infer the box type
-        return boxes
-    return filter_eval_boxes(devkit, add_center_dist(devkit, boxes), class_range)
 
 
 def _evaluate(devkit, settings, truth, predicted):

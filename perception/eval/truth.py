@@ -36,7 +36,7 @@ class Truth:
     """Ground truth of the frames of a source, in the world frame.
 
     boxes: the annotations that are scored: within class range, with at least one LiDAR or radar point (or an unknown
-        number of points), and not in a bicycle rack.
+        number of points), and not in a bicycle rack. Range is measured from the ego pose at the reference time.
     visibility, lidar, radar: int64 [G], visibility level and point counts of each box.  ego_positions: [S, 3].
     racks: bicycle racks.
     """
@@ -54,25 +54,26 @@ class Truth:
         """Ground truth from the tables of a nuScenes version, for all frames of the dataset.
 
         Raises:
-            EvaluationError: there are no annotations, or a sample has no row for LIDAR_TOP.
+            EvaluationError: there are no annotations, or none that is scored.
         """
-        where, annotations = Path(dataset.root) / dataset.version, dataset.annotations
+        where, annotations = f"{Path(dataset.root) / dataset.version}: ", dataset.annotations
         if annotations is None or not len(annotations.label):
-            raise EvaluationError(f"{where}: no annotated box in {len(dataset)} frames, nothing to score against")
-        for i in np.flatnonzero(np.isnan(dataset.ego_positions).any(axis=1))[:1]:  # range is measured from that pose
-            raise EvaluationError(f"{where}: every sample must have a row for LIDAR_TOP, {dataset.tokens[i]} has none")
+            classes = ", ".join(task.classes)
+            raise EvaluationError(
+                f"{where}no annotated box in {len(dataset)} frames, nothing to score against; classes are {classes}"
+            )
         racks = Racks(
             annotations.rack_offsets, annotations.rack_center, annotations.rack_size, annotations.rack_rotation
         )
         counts = (annotations.visibility, annotations.num_lidar_points, annotations.num_radar_points)
-        return cls._counted(task, _of_annotations(annotations), *counts, dataset.ego_positions, racks)
+        return cls._counted(task, _of_annotations(annotations), *counts, dataset.ego_positions, racks, where)
 
     @classmethod
     def of_frames(cls, task: Task, frames: Sequence[Annotated]) -> Truth:
         """Ground truth from the frames of any source, without bicycle racks.
 
         Raises:
-            EvaluationError: there are no annotations.
+            EvaluationError: there are no annotations, or none that is scored.
             TaskError: a label or attribute index that the task does not have.
         """
         boxes = [frame.boxes for frame in frames if frame.boxes is not None]
@@ -103,12 +104,20 @@ class Truth:
         radar: np.ndarray,
         ego_positions: np.ndarray,
         racks: Racks,
+        where: str = "",
     ) -> Truth:
-        kept = counted(boxes, ego_positions, racks, task) & ((lidar != 0) | (radar != 0))
+        measured, in_place = (lidar != 0) | (radar != 0), counted(boxes, ego_positions, racks, task)
+        kept = in_place & measured
+        if not kept.any():
+            points, elsewhere = int((~measured).sum()), int((measured & ~in_place).sum())
+            raise EvaluationError(
+                f"{where}none of {len(boxes)} annotated boxes is scored: {points} without a LiDAR or radar point "
+                f"(num_lidar_pts, num_radar_pts), {elsewhere} beyond the range of their class or in a bicycle rack"
+            )
         return cls(task, boxes[kept], visibility[kept], lidar[kept], radar[kept], ego_positions, racks)
 
     def of_samples(self, samples: np.ndarray) -> Truth:
-        """The ground truth of some samples only."""
+        """The ground truth of some samples only, which may have none."""
         kept = np.isin(self.boxes.sample, samples)
         columns = (self.visibility[kept], self.lidar[kept], self.radar[kept])
         return Truth(self.task, self.boxes[kept], *columns, self.ego_positions, self.racks)

@@ -36,6 +36,7 @@ from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
+from perception.eval.truth import EvaluationError
 from perception.files import check_writable, part_path, write_file, write_json, writing
 from perception.health import HealthMonitor
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
@@ -237,10 +238,16 @@ class Replay:
             "detections": self.boxes,
             "detections_drawn": self.boxes_drawn,
             "detections_sha256": self._digest.hexdigest(),
-            "metrics": self.truth.metrics(),
+            **self._metrics(),
             "stability": self.stability.summary(),
             "latency": self.clock.summary(deadline_ms),
         }
+
+    def _metrics(self) -> dict:
+        try:
+            return {"metrics": self.truth.metrics(), "no_metrics": ""}
+        except EvaluationError as error:
+            return {"metrics": None, "no_metrics": str(error)}
 
     def _count(self, step: Step) -> None:
         frame, detections = step.frame, step.detections

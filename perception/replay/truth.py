@@ -61,18 +61,17 @@ class GroundTruth:
             self._noted.add(frame.token)
             self._submission.add_world(frame, world)
 
-    def metrics(self) -> dict | None:
+    def metrics(self) -> dict:
         """The nuScenes metric of the frames noted, as :func:`perception.eval.evaluate.evaluate` gives it, and how many.
 
-        None where none of them has ground truth.
+        Raises:
+            EvaluationError: none of them has ground truth.
         """
-        try:
-            truth = Truth.of_tables(self._dataset, self._submission.task)
-        except EvaluationError:
-            return None
+        truth = Truth.of_tables(self._dataset, self._submission.task)
         samples = np.array([frame.sample for frame in self._submission.frames])
         if not len(samples):
-            return None
+            where = self._dataset.root / self._dataset.version
+            raise EvaluationError(f"{where}: none of the frames replayed is one of its {len(self._dataset)} samples")
         return _metrics(truth.of_samples(samples), self._submission)
 
 
@@ -92,16 +91,9 @@ class FrameTruth:
             self._place[frame.token] = len(self._place)
             self._submission.add_world(frame, world)
 
-    def metrics(self) -> dict | None:
-        """As of :class:`GroundTruth`.
-
-        Raises:
-            EvaluationError: a label that the task does not have.
-        """
-        frames = self._submission.frames
-        if not any(len(frame.boxes) for frame in frames if frame.boxes is not None):
-            return None
-        return _metrics(Truth.of_frames(self._submission.task, frames), self._submission)
+    def metrics(self) -> dict:
+        """As of :class:`GroundTruth`."""
+        return _metrics(Truth.of_frames(self._submission.task, self._submission.frames), self._submission)
 
 
 def _metrics(truth: Truth, submission: Submission) -> dict:
