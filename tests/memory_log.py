@@ -16,6 +16,7 @@ class MemoryLog:
 
     def __init__(self):
         self.path, self.stopped, self.damage = Path("drive.log"), None, []
+        self.failed: dict[str, str] = {}
         self.topics: dict[str, Topic] = {}
         self._messages: list[Message] = []
 

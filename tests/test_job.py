@@ -17,7 +17,7 @@ from perception.logs.frames import LogFrames
 from perception.logs.log import Log, open_log
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.measurements import Assembly
-from perception.logs.messages import LogError, Transform
+from perception.logs.messages import Image, LogError, Transform
 from perception.logs.rig import to_yaml
 from perception.logs.rosbag_writer import RosbagWriter
 from perception.replay.job import Job, rig_of, run_job
@@ -308,7 +308,24 @@ def test_a_sensor_that_begins_late_is_said_to_be_left_out(logs, tmp_path, caplog
             writer.write(dataclasses.replace(message, **times))
     with open_log(late) as log:
         assert "RADAR_FRONT" not in rig_of(log, None).sensors
-    assert "/radar_front: left out, no message in the first 5 s" in caplog.text
+    assert "/radar_front: left out, no message in the first seconds" in caplog.text
+
+
+def test_a_sensor_that_cannot_be_decoded_is_named_with_its_reason(logs, replayed, tmp_path, caplog):
+    depth = tmp_path / "depth.mcap"
+    with open_log(logs["mcap"]) as log, McapLogWriter(depth) as writer:
+        for message in log:
+            if isinstance(message.data, Image):
+                message = dataclasses.replace(message, data=Image("cam", "32FC1", bytes(24), 3, 2, 12))
+            writer.write(message)
+    summary = replayed(depth)
+    (line,) = summary["problems"]
+    assert line.startswith("/cam_front/image_rect_compressed: left out, an encoding of rgb8, ")
+    assert line.endswith("was expected, found '32FC1'") and line in caplog.text
+    assert summary["frames_with"] == {"camera": 0, "radar": 6, "lidar": 6}
+    with open_log(depth, topics=["/cam_front/image_rect_compressed"]) as log:
+        with pytest.raises(LogError, match=r"a rig file was expected.*found '32FC1'"):
+            rig_of(log, None)
 
 
 def test_static_transforms_of_a_robot_survive_the_way_to_mcap(logs, tmp_path):

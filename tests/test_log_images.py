@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from perception.logs.images import ENCODINGS, rectified_image
+from perception.logs.decoding import PIXEL_BYTES, compressed_format, compressed_image, raw_image
+from perception.logs.images import rectified_image
 from perception.logs.messages import Calibration, Image, LogError
 
 K = np.array([[60.0, 0, 39.5], [0, 60.0, 29.5], [0, 0, 1]])
@@ -28,6 +29,7 @@ def decoded(image, **kwargs):
 
 
 RED_GREEN_BLUE = (200, 100, 50)
+COLOURS_SHARED = ("yuv422", "yuv422_yuy2", "nv12", "nv21", "i420")  # by two pixels or four
 
 
 @pytest.mark.parametrize("padding", [0, 5])
@@ -67,12 +69,103 @@ def test_bayer_patterns_are_named_by_their_first_four_pixels(pattern):
     assert image.shape == (8, 8, 3) and np.abs(image[2:-2, 2:-2].astype(int) - RED_GREEN_BLUE).max() <= 1
 
 
+# 16 + 65.5 r + 128.6 g + 25 b, 128 - 37.8 r - 74.2 g + 112 b, 128 + 112 r - 93.8 g - 18.2 b, all by 1 / 255: BT.601.
+Y, U, V = 123, 91, 176
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(
+    ("encoding", "rows"),
+    [
+        ("yuv422", [[U, Y, V, Y] * 3] * 4),
+        ("UYVY", [[U, Y, V, Y] * 3] * 4),
+        ("yuv422_yuy2", [[Y, U, Y, V] * 3] * 4),
+        ("yuyv", [[Y, U, Y, V] * 3] * 4),
+        ("nv12", [[Y] * 6] * 4 + [[U, V] * 3] * 2),
+        ("nv21", [[Y] * 6] * 4 + [[V, U] * 3] * 2),
+        ("i420", [[Y] * 6] * 4 + [[U] * 6, [V] * 6]),
+    ],
+)
+def test_colours_shared_by_neighbours(encoding, rows, padding):
+    rows = np.array(rows, np.uint8)
+    if encoding == "i420" and padding:  # two rows of colour to a row of the image, each with half of the padding
+        colours = np.pad(rows[4:].reshape(4, 3), ((0, 0), (0, padding // 2))).reshape(2, -1)
+        rows = np.vstack([np.pad(rows[:4], ((0, 0), (0, padding))), colours])
+    else:
+        rows = np.pad(rows, ((0, 0), (0, padding)))
+    image = decoded(raw_image("cam", encoding, rows.tobytes(), 6, 4, rows.shape[1]))
+    assert image.shape == (4, 6, 3) and np.abs(image.astype(int) - RED_GREEN_BLUE).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixel", "rgb"),
+    [
+        ("8UC1", [9], (9, 9, 9)),
+        ("8UC3", [50, 100, 200], RED_GREEN_BLUE),
+        ("8UC4", [50, 100, 200, 7], RED_GREEN_BLUE),
+        ("16UC1", [90 << 8], (90, 90, 90)),
+        ("rgb16", [200 << 8, 100 << 8, 50 << 8], RED_GREEN_BLUE),
+        ("bgr16", [50 << 8, 100 << 8, 200 << 8], RED_GREEN_BLUE),
+        ("RGB8", RED_GREEN_BLUE, RED_GREEN_BLUE),
+    ],
+)
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_names_of_opencv_and_sixteen_bits(encoding, pixel, rgb, big_endian):
+    dtype = "u1" if max(pixel) < 256 else ">u2" if big_endian else "<u2"
+    pixels = np.zeros((4, 6, len(pixel)), dtype)
+    pixels[:] = pixel
+    rows = pixels.reshape(4, -1).view(np.uint8)
+    image = raw_image("cam", encoding, rows.tobytes(), 6, 4, rows.shape[1], big_endian)
+    assert (decoded(image) == rgb).all()
+
+
+def test_twelve_bits_in_sixteen():
+    """A camera of 12 bits never exceeds 4095; its brightest is the brightest there is."""
+    pixels = np.array([[0, 16 * 100, 4095, 2048]], "<u2")
+    image = raw_image("cam", "mono16", pixels.tobytes(), 4, 1, 8)
+    assert decoded(image)[0, :, 0].tolist() == [0, 100, 255, 128]
+
+
+def test_rows_that_contradict_themselves():
+    dense = bytes(range(24))
+    assert decoded(raw_image("cam", "mono8", dense, 6, 4, 0))[3, 5, 0] == 23  # no step
+    assert decoded(raw_image("cam", "mono8", dense + b"more", 6, 4, 6))[3, 5, 0] == 23
+    for encoding, size, text in (
+        ("mono8", (6, 5), "5 rows of 6"),
+        ("yuv422", (3, 4), "even"),
+        ("nv12", (4, 3), "even"),
+    ):
+        with pytest.raises(LogError, match=text):
+            raw_image("cam", encoding, dense, *size, size[0] * PIXEL_BYTES[encoding])
+
+
+@pytest.mark.parametrize(
+    "text", ["bayer_rggb8; jpeg compressed mono8", "bayer_rggb8; jpeg compressed ", "bayer_rggb8; png"]
+)
+def test_a_bayer_pattern_in_a_compressed_file(text):
+    mosaic = np.tile(np.array([[200, 100], [100, 50]], np.uint8), (8, 8))
+    data = cv2.imencode(".png" if "png" in text else ".jpg", mosaic, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    image = compressed_image("cam", text, data)
+    pixels, _ = rectified_image(image, calibration(size=(16, 16)), True, (8, 8))  # not decoded smaller
+    assert pixels.shape == (16, 16, 3) and np.abs(pixels[2:-2, 2:-2].astype(int) - RED_GREEN_BLUE).max() <= 4
+    again = compressed_image("cam", compressed_format(image), data)
+    assert (again.encoding, again.mosaic) == (image.encoding, image.mosaic) == (image.encoding, "bayer_rggb")
+
+
+def test_what_is_in_colour_is_no_bayer_pattern():
+    coloured = cv2.imencode(".png", np.full((16, 16, 3), RED_GREEN_BLUE[::-1], np.uint8))[1].tobytes()
+    for text in ("bayer_rggb8; png compressed bgr8", "bayer_rggb8; png compressed"):
+        pixels, _ = rectified_image(compressed_image("cam", text, coloured), calibration(size=(16, 16)), True, None)
+        assert (pixels == RED_GREEN_BLUE).all()
+
+
 @pytest.mark.parametrize(
     ("image", "text"),
     [
-        (Image("cam", "yuv422", b"", 80, 60, 160), "an encoding of jpeg"),
-        (Image("cam", "rgb8", bytes(60 * 240 - 1), 80, 60, 240), "60 rows of 80 x 3 bytes"),
-        (Image("cam", "rgb8", bytes(60 * 239), 80, 60, 239), "60 rows of 80 x 3 bytes"),
+        (Image("cam", "32FC1", b"", 80, 60, 320), "an encoding of jpeg"),
+        (Image("cam", "rgb8", bytes(60 * 240 - 1), 80, 60, 240), "60 rows of 240 bytes"),
+        (Image("cam", "rgb8", bytes(60 * 239), 80, 60, 239), "60 rows of 240 bytes"),
+        (Image("cam", "nv12", bytes(60 * 80), 80, 60, 80), "90 rows of 80 bytes"),
         (Image("cam", "mono8", b"", 0, 0, 0), r"height, width \(60, 80\) were expected"),
         (Image("cam", "jpeg", b"\xff\xd8 and no more"), "height and width was expected"),
         (Image("cam", "png", b"GIF89a"), "a JPEG or PNG"),
@@ -159,9 +252,9 @@ def test_a_distorted_jpeg_that_is_decoded_smaller_shows_the_same():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 3)])
-@pytest.mark.parametrize("encoding", ENCODINGS[2:])
+@pytest.mark.parametrize("encoding", [name for name in PIXEL_BYTES if name not in COLOURS_SHARED])
 def test_the_smallest_images(encoding, size):
-    image = Image("cam", encoding, bytes(size[0] * size[1] * 4), size[1], size[0], size[1] * 4)
+    image = Image("cam", encoding, bytes(size[0] * size[1] * 8), size[1], size[0], size[1] * 8)
     assert decoded(image).shape == (*size, 3)
 
 

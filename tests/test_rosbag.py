@@ -226,7 +226,7 @@ def message_of(data, topic: str = "/topic", timestamp_ns: int = START_NS) -> Mes
         (message_of(Cloud("a", np.zeros(1, [("x", "<f4", (2, 2))]))), "field x"),
         (message_of(Cloud("a", np.zeros((1, 1), [("x", "<f4")]))), "points"),
         (message_of(Cloud("a", np.zeros(3, "<f4"))), "points"),
-        (message_of(Image("a", "yuv422", b"", 0, 0, 0)), "encoding"),
+        (message_of(Image("a", "32FC1", b"", 0, 0, 0)), "encoding"),
         (message_of(Sample("a"), timestamp_ns=0), "timestamp"),
         (message_of(Sample("a"), timestamp_ns=1 << 62), "timestamp"),
         (Message("/topic", START_NS, -1, 0, Sample("a")), "log time"),

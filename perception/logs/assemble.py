@@ -27,6 +27,7 @@ from perception.logs.measurements import Assembly, Measurements, UnknownPose
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import inverse
+from perception.logs.video import NoPicture
 from perception.sample import Frame, LidarCloud, RadarCloud, SampleError
 
 LONGEST_WAIT_NS = 500_000_000
@@ -224,6 +225,9 @@ class Assembler:
             return read(message, *args)
         except UnknownPose:
             self.counts[f"{message.topic}: measurements without an ego pose"] += 1
+            return None
+        except NoPicture as error:  # what a lost packet costs, as a lost message costs its measurement
+            self.counts[f"{message.topic}: {error}"] += 1
             return None
         except (LogError, SampleError) as error:
             if not self._assembly.skip_damaged:

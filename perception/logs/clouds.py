@@ -15,9 +15,10 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from perception.logs.messages import Cloud, LogError
 
+# Names in small letters; those of a cloud may have capitals.
 _INTENSITY = ("intensity", "i", "reflectivity", "reflectance")
 _RING = ("ring", "channel", "laser_id", "line")
-_TIME = ("time", "t", "timestamp", "time_stamp", "timeStamp", "offset_time", "time_offset")
+_TIME = ("time", "t", "timestamp", "time_stamp", "offset_time", "time_offset")
 _RADIAL = ("doppler_velocity", "doppler", "radial_velocity", "radial_speed", "range_rate", "v_r", "velocity")
 _STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
 _FARTHEST_NS = 1_000_000_000  # from a point to its cloud's stamp; no sweep takes longer
@@ -41,9 +42,9 @@ def lidar_points(cloud: Cloud, intensity_max: float | None) -> np.ndarray:
         LogError: no x, y, z.
     """
     records = cloud.records
-    _require(records, ("x", "y", "z"))
+    names = _require(cloud, ("x", "y", "z"))
     intensity, ring = _first(records, _INTENSITY), _first(records, _RING)
-    names = ["x", "y", "z", *filter(None, (intensity, ring))]
+    names += filter(None, (intensity, ring))
     points = np.zeros((len(records), 5), dtype=np.float32)
     columns = [0, 1, 2] + [3] * (intensity is not None) + [4] * (ring is not None)
     for column, name in zip(columns, names):
@@ -93,52 +94,62 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
     points = np.zeros(len(records), dtype=RADAR)  # always of this type: each new one would be compiled for
     if set(_RADAR_NAMES) <= set(names):
         for name in _RADAR_NAMES:
-            points[name] = records[name]
+            points[name] = records[names[name]]
         return points, True
-    position = _positions(records)
+    position = _positions(cloud)
     points["x"], points["y"], points["z"] = position.T
     strength = _first(records, _STRENGTH)
     if strength is not None:
         points["rcs"] = records[strength]
     radial = _first(records, _RADIAL)
     if {"vx_comp", "vy_comp"} <= set(names):
-        points["vx_comp"], points["vy_comp"] = records["vx_comp"], records["vy_comp"]
+        points["vx_comp"], points["vy_comp"] = records[names["vx_comp"]], records[names["vy_comp"]]
     elif radial is not None:
         direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
         over_ground = (records[radial] + direction @ sensor_velocity())[:, None] * direction
         points["vx_comp"], points["vy_comp"] = over_ground[:, 0], over_ground[:, 1]
     elif {"vx", "vy"} <= set(names):  # tracks: over ground already
-        points["vx_comp"], points["vy_comp"] = records["vx"], records["vy"]
+        points["vx_comp"], points["vy_comp"] = records[names["vx"]], records[names["vy"]]
     else:
-        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {' '.join(names)}")
+        raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {_listed(records)}")
     return points, False
 
 
-def _positions(records: np.ndarray) -> np.ndarray:
+def _positions(cloud: Cloud) -> np.ndarray:
     """float64 [N, 3], x, y, z."""
-    names = set(_single(records))
-    if {"range", "azimuth"} <= names and not {"x", "y"} <= names:
-        distance, azimuth = records["range"].astype(np.float64), records["azimuth"].astype(np.float64)
-        elevation = records["elevation"].astype(np.float64) if "elevation" in names else np.zeros(len(records))
+    records, names = cloud.records, _single(cloud.records)
+    if {"range", "azimuth"} <= set(names) and not {"x", "y"} <= set(names):
+        distance, azimuth = (records[names[name]].astype(np.float64) for name in ("range", "azimuth"))
+        elevation = np.zeros(len(records))
+        if "elevation" in names:  # NaN where a radar measures none
+            elevation = np.nan_to_num(records[names["elevation"]].astype(np.float64), posinf=np.inf, neginf=-np.inf)
         flat = distance * np.cos(elevation)
         return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)], axis=1)
-    _require(records, ("x", "y", "z"))
-    return structured_to_unstructured(records[["x", "y", "z"]], dtype=np.float64).reshape(-1, 3)
+    xyz = _require(cloud, ("x", "y", "z"))
+    return structured_to_unstructured(records[xyz], dtype=np.float64).reshape(-1, 3)
 
 
 def _first(records: np.ndarray, names: tuple[str, ...]) -> str | None:
-    """The first of ``names`` that is a field of single numbers."""
+    """The first of ``names`` that is a field of single numbers, as it is written there."""
     fields = _single(records)
-    return next((name for name in names if name in fields), None)
+    return next((fields[name] for name in names if name in fields), None)
 
 
-def _single(records: np.ndarray) -> list[str]:
-    """The fields of single numbers; others hold several."""
-    return [name for name in records.dtype.names or () if records.dtype[name].shape == ()]
+def _single(records: np.ndarray) -> dict[str, str]:
+    """The fields of single numbers, by their names in small letters; others hold several."""
+    names = [name for name in records.dtype.names or () if records.dtype[name].shape == ()]
+    return {name.lower(): name for name in names} | {name: name for name in names}
 
 
-def _require(records: np.ndarray, names: tuple[str, ...]) -> None:
-    found = _single(records)
+def _require(cloud: Cloud, names: tuple[str, ...]) -> list[str]:
+    """``names`` as they are written in the cloud."""
+    found = _single(cloud.records)
     missing = [name for name in names if name not in found]
     if missing:
-        raise LogError(f"a field {missing[0]} was expected, found {' '.join(found) or 'none'}")
+        why = f" ({'; '.join(cloud.defects[:3])})" if cloud.defects else ""
+        raise LogError(f"a field {missing[0]} was expected, found {_listed(cloud.records)}{why}")
+    return [found[name] for name in names]
+
+
+def _listed(records: np.ndarray) -> str:
+    return " ".join(dict.fromkeys(_single(records).values())) or "none"

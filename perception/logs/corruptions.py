@@ -27,8 +27,9 @@ from scipy.spatial.transform import Rotation
 
 from perception.data.image_files import ImageError, image_size
 from perception.errors import PerceptionError
-from perception.logs.messages import Calibration, Cloud, Image, Message, Payload, Sample, Transform
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Payload, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
+from perception.logs.video import VideoImage
 from perception.seeding import keyed_rng
 
 KINDS = ("drop", "delay", "jitter", "freeze", "blank", "bias")
@@ -194,8 +195,11 @@ def _blank(data: Image | Cloud) -> Image | Cloud:
     if isinstance(data, Cloud):
         return Cloud(data.frame_id, data.records[:0])
     try:
-        height, width = (data.height, data.width) if data.step else image_size(data.data)
-    except ImageError:
+        if isinstance(data, VideoImage) and data.video is not None:
+            height, width = data.video.size()
+        else:
+            height, width = (data.height, data.width) if data.step else image_size(data.data)
+    except (ImageError, LogError):
         return data  # it is worse than blank
     if data.step and height * width > len(data.data):
         return data

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from perception.logs.beginning import BEGINNING_S
-from perception.logs.inspect import LogInfo, inspect
+from perception.logs.inspect import LogInfo, inspect, unread
 from perception.logs.log import Log
 from perception.logs.messages import LogError
 from perception.logs.propose import complete, is_vehicle_frame
@@ -48,5 +48,4 @@ def usable_rig(log: Log, info: LogInfo) -> Rig:
 
 def left_out(info: LogInfo) -> list[str]:
     """What the default rig lacks or leaves out, one line each."""
-    silent = [n for n, topic in info.topics.items() if topic.topic.kind in ("image", "cloud") and not topic.times.count]
-    return [*info.missing, *(f"{name}: left out, no message in the first {BEGINNING_S:g} s" for name in silent)]
+    return [*info.missing, *unread(info)]

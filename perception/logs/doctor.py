@@ -60,7 +60,8 @@ def _topics(info: LogInfo) -> Iterator[Finding]:
         if topic.topic.kind is None or (topic.topic.kind == "sample" and not topic.times.count):  # another log
             continue
         if not topic.times.count:
-            found = f"none of {topic.count:,} messages could be decoded" if topic.count else "no message"
+            why = f" ({topic.failure})" if topic.failure else ""
+            found = f"none of {topic.count:,} messages could be decoded{why}" if topic.count else "no message"
             yield Finding("warning", f"{name}: {found}; leave it out of the rig, or see why it is silent")
             continue
         if topic.topic.kind != "transform":  # several of one stamp are several frames: see _frames

@@ -18,25 +18,26 @@ from perception.errors import PerceptionError, missing_extra
 from perception.logs import undecoded
 from perception.logs.decoding import (
     MOST_FIELDS,
-    compressed_encoding,
+    compressed_image,
     numbers,
     point_dtype,
     pose,
     raw_image,
     timestamp_ns,
+    video_image,
 )
 from perception.logs.messages import (
     SAMPLE_NAME,
     Calibration,
     Cloud,
     Decode,
-    Image,
     LogError,
     Payload,
     Sample,
     Transform,
     pinhole_projection,
 )
+from perception.logs.video import why_not
 
 # https://docs.foxglove.dev/docs/sdk/schemas/packed-element-field, numbered from 1, not as in sensor_msgs/PointField
 NUMERIC_TYPES = tuple(np.dtype(f"<{name}") for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
@@ -47,6 +48,7 @@ _FIELDS = {  # those that are used
     "foxglove.Pose": "foxglove.Vector3 position; foxglove.Quaternion orientation",
     "foxglove.PackedElementField": "string name; fixed32 offset; enum type",
     "foxglove.CompressedImage": "google.protobuf.Timestamp timestamp; string frame_id; bytes data; string format",
+    "foxglove.CompressedVideo": "google.protobuf.Timestamp timestamp; string frame_id; bytes data; string format",
     "foxglove.RawImage": "google.protobuf.Timestamp timestamp; string frame_id; fixed32 width; fixed32 height; "
     "string encoding; fixed32 step; bytes data",
     "foxglove.CameraCalibration": "google.protobuf.Timestamp timestamp; string frame_id; fixed32 width; "
@@ -72,8 +74,10 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
         PerceptionError: the packages that read them are not installed.
     """
     if schema_name not in _PAYLOADS:
-        return None, _NOTES.get(schema_name) or undecoded.why_not(schema_name, [schema_name]), None
+        return None, undecoded.why_not(schema_name, [schema_name]), None
     kind, payloads = _PAYLOADS[schema_name]
+    if payloads is _compressed_video and why_not():
+        return None, why_not(), None
     try:
         from google.protobuf.message import DecodeError
         from mcap.exceptions import McapError
@@ -122,8 +126,11 @@ def _brief(error: Exception) -> str:
 
 
 def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    image = Image(message.frame_id, compressed_encoding(message.format, message.data), message.data)
-    return _stamped(message, log_time_ns, image)
+    return _stamped(message, log_time_ns, compressed_image(message.frame_id, message.format, message.data))
+
+
+def _compressed_video(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    return _stamped(message, log_time_ns, video_image(message.frame_id, message.format, message.data))
 
 
 def _raw_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
@@ -152,10 +159,11 @@ def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     if len(message.fields) > MOST_FIELDS:
         raise LogError(f"at most {MOST_FIELDS} fields of a point were expected, found {len(message.fields)}")
     fields = tuple((field.name, field.offset, field.type, 1) for field in message.fields)
-    dtype, data = point_dtype(fields, NUMERIC_TYPES, message.point_stride, "point_stride"), message.data
+    dtype, defects = point_dtype(fields, NUMERIC_TYPES, message.point_stride, "point_stride")
+    data = message.data
     if len(data) % dtype.itemsize:
         raise LogError(f"a multiple of point_stride {dtype.itemsize} was expected, found {len(data)} bytes of data")
-    return _stamped(message, log_time_ns, Cloud(message.frame_id, np.frombuffer(data, dtype)))
+    return _stamped(message, log_time_ns, Cloud(message.frame_id, np.frombuffer(data, dtype), defects))
 
 
 def _is_identity(pose) -> bool:
@@ -183,13 +191,11 @@ def _stamped(message, log_time_ns: int, payload: Payload) -> list[tuple[int, Pay
 
 _PAYLOADS: dict[str, tuple[str, Callable]] = {
     "foxglove.CompressedImage": ("image", _compressed_image),
+    "foxglove.CompressedVideo": ("image", _compressed_video),
     "foxglove.RawImage": ("image", _raw_image),
     "foxglove.CameraCalibration": ("calibration", _calibration),
     "foxglove.PointCloud": ("cloud", _cloud),
     "foxglove.FrameTransform": ("transform", _transform),
     "foxglove.FrameTransforms": ("transform", _transforms),
     "foxglove.Log": ("sample", _sample),
-}
-_NOTES = {
-    "foxglove.CompressedVideo": "video, which is not decoded",
 }

@@ -94,5 +94,11 @@ class LogFrames:
             for topic, n in sorted((+self._log.unstamped).items())
         ]
         stopped = [self._log.stopped] if self._log.stopped else []
+        topics = {name: self._log.topics.get(source.topic) for name, source in self._rig.sensors.items()}
+        unread = [
+            f"{name}: {topic.name} cannot be decoded: {topic.note or topic.type}"
+            for name, topic in topics.items()
+            if topic is not None and topic.kind is None
+        ]
         left_out = (f"{what}: {n}" for what, n in sorted(counts.items()))
-        return [*stopped, *self._log.damage, *self._log.order.problems, *unstamped, *left_out]
+        return [*stopped, *unread, *self._log.damage, *self._log.order.problems, *unstamped, *left_out]

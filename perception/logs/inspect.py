@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,16 +13,19 @@ from tqdm import tqdm
 
 from perception.data.image_files import ImageError, decode_image
 from perception.logs.beginning import beginning, known_from_the_start
+from perception.logs.decoding import CODECS
 from perception.logs.messages import Calibration, Cloud, Image, Message, Reader, Topic, Transform, is_timeless
 from perception.logs.propose import lacks, propose
 from perception.logs.rig import Rig, to_yaml
 from perception.logs.timing import Times
+from perception.logs.video import Decoder, why_not
 from perception.text import aligned
 
 _WIDTH = 120
 _FRAMES_KEPT = 8
 _LINES_OF_DAMAGE = 5
 _FIELDS_SHOWN = 5
+_SENSOR_TYPES = re.compile("image|video|ffmpeg|cloud|points|scan|packet|radar|lidar|livox", re.IGNORECASE)
 _NUMBERS = (2, 3, 5)  # columns of the table of topics
 
 
@@ -30,7 +34,8 @@ class TopicInfo:
     """times: of its decodable messages; for transforms see :class:`EdgeInfo`.  frame_ids: the first few, as they came.
 
     fields, points, empty: names of a cloud's fields, points of all clouds, clouds without any.  encoding, width,
-    height: of images; width 0 where the first one cannot be decoded.  calibration: the first one.
+    height: of images; width 0 where the first one cannot be decoded.  calibration: the first one.  video: decodes one
+    up to its first picture.  failure: what was wrong with the first message that cannot be decoded.
     """
 
     topic: Topic
@@ -43,6 +48,8 @@ class TopicInfo:
     width: int = 0
     height: int = 0
     calibration: Calibration | None = None
+    video: Decoder | None = None
+    failure: str = ""
 
     @property
     def count(self) -> int | None:
@@ -112,6 +119,8 @@ def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None
         _add(topic, message)
         if isinstance(message.data, Transform):
             _add_edge(edges, message)
+    for name, reason in reader.failed.items():
+        topics.setdefault(name, TopicInfo(reader.topics[name])).failure = reason
     topics = {name: topics.get(name) or TopicInfo(reader.topics[name]) for name in sorted(reader.topics)}
 
     info = LogInfo(reader.path, topics, edges, *_time_range(topics), Rig(), [], reader.stopped, list(reader.damage))
@@ -136,8 +145,9 @@ def _add(info: TopicInfo, message: Message) -> None:
         info.fields = info.fields or data.records.dtype.names or ()
         info.points += len(data.records)
         info.empty += not len(data.records)
-    elif isinstance(data, Image) and not info.encoding:
-        info.encoding, (info.height, info.width) = data.encoding, _size(data)
+    elif isinstance(data, Image) and (not info.encoding or info.video):
+        info.encoding = data.encoding
+        info.height, info.width = _size(data) if data.encoding not in CODECS else _video_size(info, data)
     elif isinstance(data, Calibration) and info.calibration is None:
         info.calibration = data
 
@@ -150,6 +160,16 @@ def _size(image: Image) -> tuple[int, int]:
         return height, width
     except ImageError:
         return 0, 0
+
+
+def _video_size(info: TopicInfo, image: Image) -> tuple[int, int]:
+    """Of the first picture, which its first packets may not have."""
+    if not why_not():
+        info.video = info.video or Decoder(image.encoding)
+        for _, frame in info.video.decode(0, bytes(image.data)):
+            info.video = None
+            return frame.height, frame.width
+    return image.height, image.width
 
 
 def _add_edge(edges: dict[tuple[str, str], EdgeInfo], message: Message[Transform]) -> None:
@@ -202,6 +222,17 @@ def not_decodable(info: TopicInfo) -> str:
     return f"{count}, not decoded{': ' * bool(info.topic.note)}{info.topic.note}"
 
 
+def unread(info: LogInfo) -> list[str]:
+    """Why topics that look like those of sensors have given nothing, one line each."""
+    lines = []
+    for name, topic in info.topics.items():
+        if topic.topic.kind in ("image", "cloud") and not topic.times.count:
+            lines.append(f"{name}: left out, {topic.failure or 'no message in the first seconds'}")
+        elif topic.topic.kind is None and _SENSOR_TYPES.search(topic.topic.type):
+            lines.append(f"{name}: left out, {topic.topic.type} cannot be decoded: {topic.topic.note}")
+    return lines
+
+
 def first_lines(lines: list[str]) -> list[str]:
     """The first few, and the number of the others."""
     more = len(lines) - _LINES_OF_DAMAGE
@@ -239,7 +270,7 @@ def seconds_in(log: LogInfo, time_ns: int) -> str:
 def _content(topic: TopicInfo, log: LogInfo) -> str:
     kind, calibration = topic.topic.kind, topic.calibration
     if not topic.times.count:
-        return "no sample marks" if kind == "sample" else "no message decoded"
+        return "no sample marks" if kind == "sample" else topic.failure or "no message decoded"
     if kind == "cloud":
         more = f" +{len(topic.fields) - _FIELDS_SHOWN}" * (len(topic.fields) > _FIELDS_SHOWN)
         return f"{topic.points / topic.times.count:,.0f} points: {' '.join(topic.fields[:_FIELDS_SHOWN])}{more}"

@@ -31,6 +31,7 @@ from perception.logs.messages import (
     is_timeless,
 )
 from perception.logs.order import Order
+from perception.logs.video import Videos
 
 _JUMP_NS = 60_000_000_000
 _ALWAYS = -(1 << 62), 1 << 62  # ns
@@ -49,6 +50,7 @@ class Log:
         stopped: where and why the recording ends early, once it has been read to its end; None if it does not.
         damage: what was left out, in lines, once it has been read.
         order: the sorting of the last iteration, which knows what was late or left out.
+        failed: topic -> what was wrong with the first of its messages that could not be decoded.
         unstamped: topic -> how many had no stamp of their own.
         part_ns: from when to when the chosen part lasts, known when the first message has come.
     """
@@ -104,6 +106,10 @@ class Log:
             for topic, number in sorted(self._jumps.items())
         ]
         return [*self.reader.damage, *jumps]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        return {self._remap.get(topic, topic): reason for topic, reason in self.reader.failed.items()}
 
     def __iter__(self) -> Iterator[Message]:
         """The chosen part, in order of (timestamp_ns, topic, sequence), with transforms and calibrations before it."""
@@ -165,7 +171,7 @@ class Log:
     def _read(self, topics: Collection[str] | None) -> Iterator[Message]:
         """In the order of the file, without jumps in time."""
         usual_ns: int | None = None
-        for message in self.messages(topics):
+        for message in map(Videos().joined, self.messages(topics)):
             if not is_timeless(message):
                 if isinstance(message.timestamp_ns, RecordingTime):
                     self.unstamped[message.topic] += 1

@@ -40,10 +40,13 @@ class McapReader:
     def damage(self) -> list[str]:
         return [*self._file.damage, *(line for failures in self._failures.values() for line in failures.lines())]
 
+    @property
+    def failed(self) -> dict[str, str]:
+        return {topic: failures.first for topic, failures in self._failures.items()}
+
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
         wanted = {topic for topic, _ in self._decoders.values() if topics is None or topic in topics}
-        for topic in wanted:
-            self._failures.pop(topic, None)
+        self._failures.clear()
         sequence = 0
         for channel_id, _, log_time_ns, _, data in self._file.messages(wanted):
             if channel_id not in self._decoders:
@@ -55,7 +58,7 @@ class McapReader:
                 line = f"{topic} at {log_time_ns} ns: {error}"
                 if strict:
                     raise LogError(f"{self.path}: {line}") from None
-                self._failures.setdefault(topic, _Failures(topic)).add(line)
+                self._failures.setdefault(topic, _Failures(topic, str(error))).add(line)
                 continue
             for timestamp_ns, payload in payloads:
                 yield Message(topic, timestamp_ns, log_time_ns, sequence, payload)
@@ -81,20 +84,20 @@ class McapReader:
 
 
 class _Failures:
-    """Messages of a topic that cannot be decoded: lines on the first few, and a count."""
+    """Messages of a topic that cannot be decoded: lines on the few first ones, and a count. first: the first reason."""
 
-    def __init__(self, topic: str):
-        self._topic, self._count = topic, 0
-        self._first: list[str] = []
+    def __init__(self, topic: str, first: str):
+        self._topic, self.first, self._count = topic, first, 0
+        self._lines: list[str] = []
 
     def add(self, line: str) -> None:
         self._count += 1
-        if len(self._first) < _LINES:
-            self._first.append(line)
+        if len(self._lines) < _LINES:
+            self._lines.append(line)
 
     def lines(self) -> list[str]:
-        more = self._count - len(self._first)
-        return self._first + ([f"{self._topic}: {more} more messages cannot be decoded"] if more else [])
+        more = self._count - len(self._lines)
+        return self._lines + ([f"{self._topic}: {more} more messages cannot be decoded"] if more else [])
 
 
 def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, Decode | None]:

@@ -18,6 +18,7 @@ import numpy as np
 from perception.errors import PerceptionError, missing_extra
 from perception.files import begin_part, finish_part
 from perception.geometry import to_xyzw
+from perception.logs.decoding import CODECS, compressed_format
 from perception.logs.foxglove_messages import NUMERIC_TYPES
 from perception.logs.messages import (
     SAMPLE_NAME,
@@ -125,7 +126,10 @@ def _to_foxglove(payload: Payload, timestamp_ns: int):
     timestamp = fox.Timestamp(sec=seconds, nsec=nanos)
     match payload:
         case Image(frame_id, encoding, data) if encoding in _COMPRESSED:
-            return fox.CompressedImage(timestamp=timestamp, frame_id=frame_id, data=bytes(data), format=encoding)
+            format = compressed_format(payload)
+            return fox.CompressedImage(timestamp=timestamp, frame_id=frame_id, data=bytes(data), format=format)
+        case Image(frame_id, encoding, data) if encoding in CODECS:
+            return fox.CompressedVideo(timestamp=timestamp, frame_id=frame_id, data=bytes(data), format=encoding)
         case Image():
             return fox.RawImage(
                 timestamp=timestamp,

@@ -84,6 +84,7 @@ class Measurements:
     ) -> int:
         """Fill ``out``, float32 [>= N, 5], as in a LidarCloud; returns how many points."""
         pose = ego_T_world @ self._world_T_sensor(message, source, message.timestamp_ns)
+        self._count_defects(message)
         points = lidar_points(message.data, source.intensity_max)
         self._deskew(points, message, source)
         out = out[: len(points)]
@@ -97,6 +98,7 @@ class Measurements:
     ) -> int:
         """Fill ``out``, float32 [>= N, 7], as in a RadarCloud; returns how many points."""
         world_T_sensor = self._world_T_sensor(message, source, message.timestamp_ns)
+        self._count_defects(message)
         records, has_states = radar_records(message.data, lambda: self._velocity(message, source))
         filtered = self._assembly.radar_filter and has_states
         pose = ego_T_world @ world_T_sensor
@@ -173,6 +175,10 @@ class Measurements:
         if ego_T_sensor is None:
             raise LogError(f"a transform from {ego} to {frame} was expected, found none")
         return ego_T_sensor
+
+    def _count_defects(self, message: Message[Cloud]) -> None:
+        for line in message.data.defects:
+            self.counts[f"{message.topic}: clouds used without: {line}"] += 1
 
     def _count_not_finite(self, message: Message, number: int) -> None:
         if number:

@@ -9,7 +9,7 @@ A transform ``parent_SE3_child`` maps points in the child frame to the parent fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -28,8 +28,10 @@ class Image:
     """One camera image as recorded.
 
     encoding: "jpeg" or "png" (data is the compressed file; width and height are 0 where the message does not say), or
-        an encoding of raw pixels by its ROS name: rgb8, bgr8, rgba8, bgra8, mono8, bayer_rggb8, ...
+        "h264", "h265", "vp9", "av1" (data is a packet of a video: see ``video.py``), or an encoding of raw pixels by
+        its ROS name: rgb8, bgr8, rgba8, bgra8, mono8, bayer_rggb8, yuv422, ...
     step: bytes a row of raw pixels; 0 for compressed images.
+    mosaic: "" or the Bayer pattern, such as "bayer_rggb", that the grey picture in a compressed file is.
     """
 
     frame_id: str
@@ -38,6 +40,7 @@ class Image:
     width: int = 0
     height: int = 0
     step: int = 0
+    mosaic: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,10 +74,15 @@ def pinhole_projection(intrinsics: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Cloud:
-    """Points of a LiDAR or a radar. records: structured array [N], the fields by their recorded names and types."""
+    """Points of a LiDAR or a radar.
+
+    records: structured array [N], the fields by their recorded names and types.
+    defects: lines on what was left out of it, such as a field of an unknown type.
+    """
 
     frame_id: str
     records: np.ndarray
+    defects: tuple[str, ...] = ()
 
 
 QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
@@ -170,6 +178,7 @@ class Reader(Protocol):
     path: what was opened.  topics: name -> Topic, known after opening; a truncated file may add some while it is read.
     stopped: None, or one line: where and why the recording ends before its proper end. Complete after ``messages``.
     damage: lines on what was left out on the way: chunks with a wrong checksum, messages that cannot be decoded.
+    failed: topic -> what was wrong with the first of its messages that cannot be decoded.
 
     ``messages`` may be called several times. It yields only decodable messages of the topics asked for. With
     ``strict`` a message that cannot be decoded raises LogError instead of being added to ``damage``.
@@ -186,6 +195,9 @@ class Reader(Protocol):
 
     @property
     def damage(self) -> list[str]: ...
+
+    @property
+    def failed(self) -> Mapping[str, str]: ...
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]: ...
 

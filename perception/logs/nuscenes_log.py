@@ -86,9 +86,11 @@ class NuScenesReader:
         self.topics = self._list_topics()
         self.stopped: str | None = None
         self.damage: list[str] = []
+        self.failed: dict[str, str] = {}
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
         self.damage.clear()
+        self.failed.clear()
         for sequence, event in enumerate(self._events):
             if topics is not None and event.topic not in topics:
                 continue
@@ -99,6 +101,7 @@ class NuScenesReader:
                 if strict:
                     raise
                 self.damage.append(str(error))
+                self.failed.setdefault(event.topic, str(error))
                 continue
             yield Message(event.topic, timestamp_ns, timestamp_ns, sequence, payload)
 

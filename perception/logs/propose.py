@@ -19,7 +19,7 @@ _WORLD_FRAMES = ("map", "odom")
 # Words of topic names that do not tell one sensor from another of its kind.
 _IMAGE_WORDS = frozenset(
     "image images img raw rect rectified color colour mono gray grey compressed jpeg jpg png rgb bgr data info"
-    " calibration calib".split()
+    " calibration calib ffmpeg video h264 h265 hevc".split()
 )
 _CLOUD_WORDS = frozenset(
     "points points2 point pointcloud pointcloud2 cloud pcl pc2 raw ex data scan scans rectified filtered outlier"
@@ -206,12 +206,14 @@ def _is_radar(topic: Topic, fields: Iterable[str]) -> bool:
     text = f"{topic.name} {topic.type}".lower()
     if "radar" in text or "lidar" in text:
         return "radar" in text
-    return not _RADAR_FIELDS.isdisjoint(fields) or {"range", "azimuth"} <= set(fields)
+    names = {field.lower() for field in fields}
+    return not _RADAR_FIELDS.isdisjoint(names) or {"range", "azimuth"} <= names
 
 
 def _image_rank(topic: Topic) -> tuple:
     compressed = "compressed" in f"{topic.name} {topic.type}".lower()
-    return not is_rectified(topic.name), not compressed, -(topic.count or 0), topic.name
+    video = re.search("video|ffmpeg", topic.type.lower()) is not None
+    return not is_rectified(topic.name), video, not compressed, -(topic.count or 0), topic.name
 
 
 def _cloud_rank(topic: Topic) -> tuple:

@@ -3,8 +3,8 @@
     kind, note, decode = decoder("sensor_msgs/msg/PointCloud2", definition, "ros2msg")
 
 A recording that carries the definitions of its messages is read by them, fields found by name; one that does not, or
-whose definition is damaged, is read by those of ROS 2 Humble and of radar_msgs
-(https://github.com/ros-perception/radar_msgs). No ROS installation is needed.
+whose definition is damaged, is read by those of ROS 2 Humble, radar_msgs
+(https://github.com/ros-perception/radar_msgs) and ffmpeg_image_transport_msgs. No ROS installation is needed.
 
 Radar returns are in the radar's frame: azimuth in radians anticlockwise from its x axis (REP 103), Doppler speed
 against the radar, which moves. Tracks too: position and velocity "relative to the radar's frame of reference", which
@@ -26,12 +26,13 @@ from perception.errors import PerceptionError, missing_extra
 from perception.logs import undecoded
 from perception.logs.decoding import (
     MOST_FIELDS,
-    compressed_encoding,
+    compressed_image,
     numbers,
     point_dtype,
     pose,
     raw_image,
     timestamp_ns,
+    video_image,
 )
 from perception.logs.messages import (
     QUATERNION_TOLERANCE,
@@ -39,12 +40,12 @@ from perception.logs.messages import (
     Calibration,
     Cloud,
     Decode,
-    Image,
     LogError,
     Payload,
     Sample,
     Transform,
 )
+from perception.logs.video import why_not
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -58,7 +59,21 @@ TRACK = np.dtype(
     + [(name, "<f4") for name in ("size_x", "size_y", "size_z")]
 )
 
-_RADAR_DEFINITIONS = {
+_MORE_DEFINITIONS = {  # of packages that do not belong to ROS itself
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": """
+        std_msgs/Header header
+        int32 width
+        int32 height
+        string encoding
+        uint64 pts
+        uint8 flags
+        bool is_bigendian
+        uint8[] data""",
+    "foxglove_msgs/msg/CompressedVideo": """
+        builtin_interfaces/Time timestamp
+        string frame_id
+        uint8[] data
+        string format""",
     "radar_msgs/msg/RadarReturn": """
         float32 range
         float32 azimuth
@@ -104,6 +119,8 @@ def decoder(type_name: str, definition: str | None, definition_encoding: str) ->
     if type_name not in _PAYLOADS:
         return None, undecoded.why_not(type_name, known_types().fielddefs), None
     kind, payloads = _PAYLOADS[type_name]
+    if payloads in (_compressed_video, _ffmpeg_packet) and why_not():
+        return None, why_not(), None
     store = (definition and _recorded_types(type_name, definition, definition_encoding)) or known_types()
     from rosbags.serde import SerdeError
 
@@ -132,7 +149,7 @@ def as_static(payload: Payload) -> Payload:
 
 @lru_cache(maxsize=1)
 def known_types() -> Typestore:
-    """The types of ROS 2 Humble and radar_msgs.
+    """The types of ROS 2 Humble, radar_msgs and videos.
 
     Raises:
         PerceptionError: rosbags is not installed.
@@ -142,7 +159,7 @@ def known_types() -> Typestore:
     except ImportError:
         raise PerceptionError(missing_extra("logs", "ROS 2 messages need an extra")) from None
     store = get_typestore(Stores.ROS2_HUMBLE)
-    for name, text in _RADAR_DEFINITIONS.items():
+    for name, text in _MORE_DEFINITIONS.items():
         store.register(get_types_from_msg(text, name))
     return store
 
@@ -212,19 +229,25 @@ def _decompressed(data: bytes | memoryview) -> bytes:
 
 
 def _image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    """16-bit pixels become little-endian."""
-    data, size = message.data, (message.width, message.height, message.step)
-    image = raw_image(_frame(message.header.frame_id), message.encoding, data.data, *size)
-    if image.encoding.endswith("16") and message.is_bigendian:
-        if image.step % 2:
-            raise LogError(f"rows of whole 16-bit pixels were expected, found rows of {image.step} bytes")
-        image = replace(image, data=data.view(">u2").astype("<u2").view(np.uint8).data)
+    size = (message.width, message.height, message.step)
+    frame_id, big_endian = _frame(message.header.frame_id), bool(message.is_bigendian)
+    image = raw_image(frame_id, message.encoding, message.data.data, *size, big_endian)
     return _stamped(message.header, log_time_ns, image)
 
 
 def _compressed_image(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    data = message.data.data
-    image = Image(_frame(message.header.frame_id), compressed_encoding(message.format, data), data)
+    image = compressed_image(_frame(message.header.frame_id), message.format, message.data.data)
+    return _stamped(message.header, log_time_ns, image)
+
+
+def _compressed_video(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    image = video_image(_frame(message.frame_id), message.format, message.data.data)
+    return [(timestamp_ns(message.timestamp.sec, message.timestamp.nanosec, log_time_ns), image)]
+
+
+def _ffmpeg_packet(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    size = message.width, message.height
+    image = video_image(_frame(message.header.frame_id), message.encoding, message.data.data, *size)
     return _stamped(message.header, log_time_ns, image)
 
 
@@ -248,18 +271,21 @@ def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     if len(fields) > MOST_FIELDS:
         raise LogError(f"at most {MOST_FIELDS} fields of a point were expected, found {len(fields)}")
     height, width, data, dense = message.height, message.width, message.data, message.width * message.point_step
-    row_step = dense if len(data) == height * dense else message.row_step
-    if row_step < dense or len(data) != height * row_step:
+    needed = (height - 1) * message.row_step + dense  # the last row may lack its padding
+    row_step = message.row_step if message.row_step >= dense and needed <= len(data) else dense
+    if len(data) < height * dense:
         raise LogError(
             f"{height} rows of {width} points of {message.point_step} bytes were expected, found {len(data)} bytes in"
-            f" rows of {row_step}"
+            f" rows of {message.row_step}"
         )
     layout = tuple((field.name, field.offset, field.datatype, max(field.count, 1)) for field in fields)
     types = _POINT_DTYPES[">" if message.is_bigendian else "<"]
-    dtype = point_dtype(layout, types, message.point_step, "point_step")
-    shape = (height, width) if len(data) else (0, 0)
+    dtype, defects = point_dtype(layout, types, message.point_step, "point_step")
+    if len(data) > height * row_step:
+        defects += (f"bytes behind the last point: {len(data) - height * row_step}",)
+    shape = (height, width) if height * width else (0, 0)
     records: np.ndarray = np.ndarray(shape, dtype, data, strides=(row_step, message.point_step)).reshape(-1)
-    return _stamped(message.header, log_time_ns, Cloud(_frame(message.header.frame_id), records))
+    return _stamped(message.header, log_time_ns, Cloud(_frame(message.header.frame_id), records, defects))
 
 
 def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
@@ -308,6 +334,8 @@ def _stamped(header, log_time_ns: int, payload: Payload) -> list[tuple[int, Payl
 _PAYLOADS: dict[str, tuple[str, Callable]] = {
     "sensor_msgs/msg/Image": ("image", _image),
     "sensor_msgs/msg/CompressedImage": ("image", _compressed_image),
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": ("image", _ffmpeg_packet),
+    "foxglove_msgs/msg/CompressedVideo": ("image", _compressed_video),
     "sensor_msgs/msg/CameraInfo": ("calibration", _calibration),
     "sensor_msgs/msg/PointCloud2": ("cloud", _cloud),
     "tf2_msgs/msg/TFMessage": ("transform", _transforms),

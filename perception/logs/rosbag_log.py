@@ -69,6 +69,10 @@ class RosbagReader:
     def damage(self) -> list[str]:
         return [*self._notes, *(self._named(file, line) for file, part in self._parts for line in part.damage)]
 
+    @property
+    def failed(self) -> dict[str, str]:
+        return {topic: reason for _, part in reversed(self._parts) for topic, reason in part.failed.items()}
+
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
         before = 0
         for _, part in self._parts:

@@ -21,7 +21,7 @@ import numpy as np
 
 from perception.files import part_path
 from perception.geometry import to_xyzw
-from perception.logs.decoding import PIXEL_BYTES
+from perception.logs.decoding import CODECS, PIXEL_BYTES, compressed_format
 from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.ros_messages import POINT_TYPES, is_static, known_types
 
@@ -107,7 +107,10 @@ class RosbagWriter:
         match payload:
             case Image(encoding="jpeg" | "png"):
                 type_name = "sensor_msgs/msg/CompressedImage"
-                content = t[type_name](header, payload.encoding, np.frombuffer(payload.data, np.uint8))
+                content = t[type_name](header, compressed_format(payload), np.frombuffer(payload.data, np.uint8))
+            case Image(frame_id, encoding, data) if encoding in CODECS:
+                type_name = "foxglove_msgs/msg/CompressedVideo"
+                content = t[type_name](stamp, frame_id, np.frombuffer(data, np.uint8), encoding)
             case Image():
                 type_name = "sensor_msgs/msg/Image"
                 content = t[type_name](header, *_raw_image(payload))

@@ -37,7 +37,7 @@ class SqliteReader:
         self.path = Path(path)
         self.stopped: str | None = None
         self._notes: list[str] = []  # on the file; those on messages are in _lost
-        self._lost: dict[str, tuple[int, str]] = {}  # topic -> how many messages, what was wrong with the first
+        self._lost: dict[str, tuple[int, str, str]] = {}  # topic -> how many messages, a line on the first, the reason
         self._tables = self._open()
         self._decoders: dict[int, tuple[str, Decode]] = {}
         self.topics: dict[str, Topic] = {}
@@ -50,8 +50,12 @@ class SqliteReader:
 
     @property
     def damage(self) -> list[str]:
-        lost = (line if count == 1 else f"{line} (and {count - 1} more)" for count, line in self._lost.values())
+        lost = (line if count == 1 else f"{line} (and {count - 1} more)" for count, line, _ in self._lost.values())
         return [*self._notes, *lost]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        return {topic: reason for topic, (_, _, reason) in self._lost.items()}
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
         self._lost, sequence = {}, 0
@@ -68,8 +72,8 @@ class SqliteReader:
                     line = f"{name} at {log_time_ns} ns: {error}"
                     if strict:
                         raise LogError(f"{self.path}: {line}") from None
-                    count, line = self._lost.get(name, (0, line))
-                    self._lost[name] = (count + 1, line)
+                    count, line, reason = self._lost.get(name, (0, line, str(error)))
+                    self._lost[name] = (count + 1, line, reason)
                     continue
                 for timestamp_ns, payload in payloads:
                     payload = as_static(payload) if is_static(name) else payload

@@ -15,7 +15,7 @@ from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import parse_corruptions
 from perception.logs.default_rig import proposed_rig, rig_of
 from perception.logs.frames import LogFrames, assembly_for
-from perception.logs.inspect import inspect
+from perception.logs.inspect import inspect, unread
 from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.nuscenes_log import NuScenesReader
 from perception.logs.rig import to_yaml
@@ -106,6 +106,7 @@ def run_job(
         sensors = detector.sensors if job.sensors is None else job.sensors
         info = None if job.rig else inspect(log, seconds=BEGINNING_S)
         rig = proposed_rig(log, info) if info else rig_of(log, job.rig)
+        left_out = unread(info) if info else []
         options = {
             "image_size": detector.inputs.covering,
             "sensors": sensors,
@@ -132,7 +133,7 @@ def run_job(
                 about=about,
                 progress=progress,
                 total=log.topics[rig.samples].count if rig.samples in log.topics and not loop else None,
-                ending=lambda: {"problems": frames.problems, "dropped": playback.dropped},
+                ending=lambda: {"problems": left_out + frames.problems, "dropped": playback.dropped},
             )
 
 
