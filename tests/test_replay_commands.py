@@ -194,6 +194,19 @@ def test_the_doctor_finds_nothing_and_something(logs, tmp_path, capsys):
     assert main(["info", str(tmp_path / "damaged")]) == 0, "who does not ask is not told"
 
 
+def test_several_logs_are_a_row_each(logs, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no log")
+    paths = [str(logs["mcap"]), str(tmp_path / "notes.txt")]
+    assert main(["info", *paths, "--doctor"]) == 1
+    head, sound, other = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["log", "seconds", "messages"]
+    assert sound.startswith(paths[0]) and sound.endswith("nothing") and "1 camera, 1 LiDAR, 1 radar" in sound
+    assert other.startswith(paths[1]) and "not opened" in other and other.endswith("found .txt")
+    assert main(["info", *paths]) == 0, "who does not ask is not told"
+    with pytest.raises(PerceptionError, match="--save-rig: one log was expected, found 2"):
+        main(["info", *paths, "--save-rig", "rig.yaml"])
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [(["--to", "mcap"], "d.mcap"), (["--to", "ros2"], "bag"), (["--to", "ros2", "--storage", "mcap"], "bag")],

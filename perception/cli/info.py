@@ -7,10 +7,16 @@ import sys
 from pathlib import Path
 
 from perception.cli.options import add_log_options
+from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="LOG", help="nuScenes folder, .mcap file, ROS 2 bag (folder or .db3)")
+    parser.add_argument(
+        "logs",
+        metavar="LOG",
+        nargs="+",
+        help="nuScenes folder, .mcap file, ROS 2 bag (folder or .db3); several: a row each",
+    )
     add_log_options(parser)
     parser.add_argument("--rig", help="check the log against this rig file instead of proposing one")
     parser.add_argument("--doctor", action="store_true", help="diagnose the log; exit code 1 for errors")
@@ -25,8 +31,10 @@ def run(args: argparse.Namespace) -> int:
     from perception.logs.rehearsal import rehearse
     from perception.logs.rig import load_rig, to_yaml
 
+    if len(args.logs) > 1:
+        return _overview(args)
     rig = None if args.rig is None else load_rig(args.rig)
-    with open_log(args.log, version=args.version, scene=args.scene, strict=False) as log:
+    with open_log(args.logs[0], version=args.version, scene=args.scene, strict=False) as log:
         info = inspect(log, rig, progress=args.progress and sys.stderr.isatty())
         rehearsal = rehearse(log, rig, info.duration_s) if args.doctor else None
     print(table(info))
@@ -37,3 +45,16 @@ def run(args: argparse.Namespace) -> int:
     findings = doctor.diagnose(info, rehearsal)
     print(doctor.report(findings))
     return int(any(finding.severity == "error" for finding in findings))
+
+
+def _overview(args: argparse.Namespace) -> int:
+    from perception.logs.overview import HEADER, rows
+    from perception.logs.rig import load_rig
+    from perception.text import aligned
+
+    if args.save_rig is not None:
+        raise PerceptionError(f"--save-rig: one log was expected, found {len(args.logs)}")
+    rig = None if args.rig is None else load_rig(args.rig)
+    found = list(rows(args.logs, rig, version=args.version, scene=args.scene))
+    print(aligned([HEADER, *(row for row, _ in found)], left=(0, 3, 5, 6)))
+    return int(args.doctor and not all(sound for _, sound in found))

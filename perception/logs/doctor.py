@@ -43,9 +43,13 @@ def diagnose(info: LogInfo, rehearsal: Rehearsal) -> list[Finding]:
 
 def report(findings: list[Finding]) -> str:
     """A line each, then how many there are."""
-    counts = {severity: sum(f.severity == severity for f in findings) for severity in _SEVERITIES}
-    total = ", ".join(counted(n, severity) for severity, n in counts.items() if n)
-    return "\n".join([*map(str, findings), total or "nothing found that is wrong"])
+    return "\n".join([*map(str, findings), counts(findings) or "nothing found that is wrong"])
+
+
+def counts(findings: list[Finding]) -> str:
+    """How many there are of each severity; "" for none."""
+    numbers = {severity: sum(f.severity == severity for f in findings) for severity in _SEVERITIES}
+    return ", ".join(counted(n, severity) for severity, n in numbers.items() if n)
 
 
 def _file(info: LogInfo) -> Iterator[Finding]:
