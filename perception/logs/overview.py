@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from perception.errors import PerceptionError
@@ -39,5 +39,5 @@ def rows(paths: Iterable[str | Path], rig: Rig | None = None, **options) -> Iter
 
 
 def _sensors(info: LogInfo) -> str:
-    kinds = {"camera": info.rig.cameras, "LiDAR": info.rig.lidars, "radar": info.rig.radars}
+    kinds: dict[str, Mapping] = {"camera": info.rig.cameras, "LiDAR": info.rig.lidars, "radar": info.rig.radars}
     return ", ".join(counted(len(sensors), kind) for kind, sensors in kinds.items() if sensors) or "none"
