@@ -381,7 +381,7 @@ def test_whatever_happens_to_a_file_there_is_no_other_error(tmp_path_factory, da
         assert all(a[2] <= b[2] for a, b in itertools.pairwise(messages))
 
 
-def fake_decoder(schema_name: str, schema_data: bytes):
+def fake_decoder(schema_name: str, schema_data: bytes, encoding: str):
     """Samples named by their numbers; message 5 has nothing in it, 6 two, and those from 20 cannot be read."""
 
     def decode(data, log_time_ns):
@@ -441,7 +441,7 @@ def test_topics_that_are_not_decoded_say_why(tmp_path):
     reader = McapReader(tmp_path / "drive.mcap")
     assert [(topic.kind, topic.count) for topic in reader.topics.values()] == [(None, 1)] * 5
     assert [topic.note for topic in reader.topics.values()][:4] == [
-        "json messages are not decoded",
+        "not used, only images, clouds, calibrations and poses are",
         "cdr messages with a schema in omgidl are not decoded",
         "cdr messages without a schema",
         "unnamed messages are not decoded",

@@ -1,4 +1,4 @@
-"""Protobuf messages of Foxglove's schemas, as payloads.
+"""Messages of Foxglove's schemas, in protobuf or JSON, as payloads.
 
     kind, note, decode = decoder("foxglove.PointCloud", schema_data)
 
@@ -26,6 +26,7 @@ from perception.logs.decoding import (
     timestamp_ns,
     video_image,
 )
+from perception.logs.foxglove_json import parsed
 from perception.logs.messages import (
     SAMPLE_NAME,
     Calibration,
@@ -63,11 +64,12 @@ _FIELDS = {  # those that are used
 }
 
 
-def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Decode | None]:
+def decoder(schema_name: str, schema_data: bytes, encoding: str = "protobuf") -> tuple[str | None, str, Decode | None]:
     """Kind of the messages of a schema (see KINDS), a note on why there is none, and their decoder.
 
     Args:
-        schema_data: the serialised FileDescriptorSet that an MCAP schema record holds.
+        schema_data: of protobuf, the serialised FileDescriptorSet that an MCAP schema record holds.
+        encoding: "protobuf" or "json".
 
     Raises:
         LogError: damaged descriptors.
@@ -78,6 +80,12 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
     kind, payloads = _PAYLOADS[schema_name]
     if payloads is _compressed_video and why_not():
         return None, why_not(), None
+    if encoding == "json":
+        return kind, "", lambda data, log_time_ns: payloads(parsed(data, schema_name, _FIELDS), log_time_ns)
+    return kind, "", _protobuf_decoder(schema_name, schema_data, payloads)
+
+
+def _protobuf_decoder(schema_name: str, schema_data: bytes, payloads: Callable) -> Decode:
     try:
         from google.protobuf.message import DecodeError
         from mcap.exceptions import McapError
@@ -99,7 +107,7 @@ def decoder(schema_name: str, schema_data: bytes) -> tuple[str | None, str, Deco
         except (DecodeError, UnicodeDecodeError):
             raise LogError(f"a {schema_name} was expected, found {len(data)} bytes that do not parse as one") from None
 
-    return kind, "", decode
+    return decode
 
 
 def _check_fields(descriptor) -> None:
@@ -154,7 +162,7 @@ def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
 
 
 def _cloud(message, log_time_ns: int) -> list[tuple[int, Payload]]:
-    if message.HasField("pose") and not _is_identity(message.pose):
+    if not _is_identity(message.pose):
         raise LogError("a cloud in the frame that it names was expected, found one with a pose of its own in it")
     if len(message.fields) > MOST_FIELDS:
         raise LogError(f"at most {MOST_FIELDS} fields of a point were expected, found {len(message.fields)}")

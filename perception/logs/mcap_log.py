@@ -103,14 +103,14 @@ class _Failures:
 def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, Decode | None]:
     """Kind, or a note on why there is none, and decoder of the messages of a channel."""
     encoding = channel.message_encoding
-    if encoding not in ("protobuf", "cdr"):
+    if encoding not in ("protobuf", "json", "cdr"):
         return None, f"{encoding or 'unnamed'} messages are not decoded", None
     if schema is None:
         return None, f"{encoding} messages without a schema", None
-    if encoding == "protobuf" and schema.encoding == "protobuf":
+    if (encoding, schema.encoding) in (("protobuf", "protobuf"), ("json", "jsonschema")):
         from perception.logs import foxglove_messages
 
-        kind, note, decode = foxglove_messages.decoder(schema.name, schema.data)
+        kind, note, decode = foxglove_messages.decoder(schema.name, schema.data, encoding)
     elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": identified by name alone
         from perception.logs import ros_messages
 
