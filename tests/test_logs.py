@@ -79,9 +79,9 @@ def test_ties_are_broken_by_topic_and_then_by_place_in_the_file():
 
 
 def test_what_comes_too_late_is_passed_on_and_counted():
-    reader = clouds_at(0.0, 1.0, 2.0, 0.9, 1.9, topic="/lidar")
+    reader = clouds_at(0.0, 1.0, 2.0, 3.0, 4.0, 2.9, 5.0, topic="/lidar")
     log = opened(reader)
-    assert seconds(log) == [0.0, 1.0, 0.9, 1.9, 2.0]
+    assert seconds(log) == [0.0, 1.0, 2.0, 3.0, 2.9, 4.0, 5.0]
     assert log.late == {"/lidar": 1}
     assert [*log] and log.late == {"/lidar": 1}, "counted anew with every pass"
 

@@ -30,6 +30,7 @@ class AgreedTime:
 
     Attributes:
         start_ns, now_ns: when it began, and what more than half of the sensors that deliver have reached.
+        is_settled: whether all who deliver had the time to be heard.
         reached_ns: what all of them, and the poses, have reached.
     """
 
@@ -49,11 +50,19 @@ class AgreedTime:
         if self._heard:
             self._agree()
 
+    @property
+    def is_settled(self) -> bool:
+        return self._heard >= self._patience
+
+    @property
+    def _patience(self) -> int:
+        return _SILENT * sum(source.weight == _SENSOR for source in self._sources.values())
+
     def _set(self, name: str, stamp_ns: int, weight: float) -> None:
         self._sources[name] = _Source(stamp_ns, weight, self._heard)
 
     def _agree(self) -> None:
-        since = self._heard - _SILENT * sum(source.weight == _SENSOR for source in self._sources.values())
+        since = self._heard - self._patience
         delivering = [source for source in self._sources.values() if source.place >= since]
         left = sum(source.weight for source in delivering) / 2
         for source in sorted(delivering, key=lambda source: -source.stamp_ns):

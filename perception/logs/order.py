@@ -2,8 +2,8 @@
 
 Time goes on as most sensors have it (``clock.py``). A message waits until it is ``window_ns`` old, and until all others
 have got as far, ``OFF_NS`` at most; in the beginning, when it is not known who will deliver, for ``OFF_NS``. What comes
-later is passed on at once, and counted. What is stamped further ahead than ``OFF_NS``, and still is when time has gone
-on without it, is of a clock that is off, and left out.
+later is passed on at once, and counted. A sensor that stamps its measurements further ahead than that and a window, as
+time goes on without them, or as far behind, has a clock that is off: they are left out.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ class Order:
         self.late: Counter[str] = Counter()
         self._window_ns = window_ns
         self._time = AgreedTime()
-        self._behind: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how late, in ns
-        self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead, in ns, of what is left out
+        self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead is what was left out, in ns
         self._sorted: list[_Waiting] = []  # a heap
         self._ahead: list[_Waiting] = []
         self._passed = (-(1 << 62), "", 0)
@@ -66,14 +65,19 @@ class Order:
         self._time.hear(message)
         if changed is not None:
             waiting = _Waiting(message.timestamp_ns, changed, self._time.now_ns)
-            if is_measurement(message) and self._is_ahead(waiting):
+            if is_measurement(message) and waiting.stamp_ns > self._time.now_ns + OFF_NS:
                 self._set_aside(waiting)
+            elif is_measurement(message) and self._is_behind(waiting):
+                self._leave_out(waiting, self._time.now_ns)
             else:
                 self._sort_in(waiting)
         self._judge()
         until_ns = self._until_ns()
         while self._sorted and self._sorted[0].message.timestamp_ns <= until_ns:
             waiting = heapq.heappop(self._sorted)
+            if waiting.message.topic in self._off and self._is_behind(waiting):
+                self._leave_out(waiting, self._time.now_ns)
+                continue
             self._passed = max(self._passed, waiting.place)
             yield waiting.message
 
@@ -81,7 +85,7 @@ class Order:
         """What still waits, at the end."""
         for waiting in self._ahead:
             if waiting.message.topic in self._off:
-                self._leave_out(waiting)
+                self._leave_out(waiting, waiting.since_ns)
             else:
                 self._sort_in(waiting)
         self._ahead.clear()
@@ -91,35 +95,31 @@ class Order:
     @property
     def problems(self) -> list[str]:
         """A line for each topic that was late, or left out."""
-        lines = []
-        for topic, count in sorted(self.late.items()):
-            behind_ns = self._behind[topic].median or 0.0
-            lines.append(f"{topic}: {count} messages came too late to be sorted in")
-            if behind_ns > OFF_NS:
-                lines[-1] += (
-                    f", about {_s(behind_ns)} after most others: its clock is behind (see offset_s), or it is slow"
-                )
-        for topic, ahead in sorted(self._off.items()):
+        lines = [f"{topic}: {n} messages came too late to be sorted in" for topic, n in sorted(self.late.items())]
+        for topic, off in sorted(self._off.items()):
+            ahead_ns = off.median or 0.0
+            side, or_late = ("ahead of", "") if ahead_ns > 0 else ("behind", ", or they come late")
             lines.append(
-                f"{topic}: {ahead.count} messages left out, stamped about {_s(ahead.median or 0.0)} ahead of what most"
-                " sensors agree on: its clock is off, which offset_s in the rig corrects"
+                f"{topic}: {off.count} messages left out, stamped about {abs(ahead_ns) * 1e-9:,.3g} s {side} what most"
+                f" sensors agree on: its clock is off, which offset_s in the rig corrects{or_late}"
             )
         return lines
 
     def _until_ns(self) -> int:
         """Up to when nothing is to come that could have to be sorted in."""
         now_ns = self._time.now_ns
+        if not self._time.is_settled:
+            return -(1 << 62)
         if now_ns < self._time.start_ns + OFF_NS:
             return now_ns - OFF_NS
         return min(now_ns - self._window_ns, max(self._time.reached_ns, now_ns - OFF_NS))
 
-    def _is_ahead(self, waiting: _Waiting) -> bool:
-        return waiting.stamp_ns > self._time.now_ns + OFF_NS
+    def _is_behind(self, waiting: _Waiting) -> bool:
+        return waiting.stamp_ns < self._time.now_ns - OFF_NS - WINDOW_NS
 
     def _sort_in(self, waiting: _Waiting) -> None:
         if waiting.place < self._passed:
             self.late[waiting.message.topic] += 1
-            self._behind[waiting.message.topic].add(self._time.now_ns - waiting.stamp_ns)
         heapq.heappush(self._sorted, waiting)
 
     def _set_aside(self, waiting: _Waiting) -> None:
@@ -138,15 +138,11 @@ class Order:
         for waiting in self._ahead:
             if waiting.stamp_ns <= now_ns + WINDOW_NS:
                 self._sort_in(waiting)
-            elif now_ns >= waiting.since_ns + WINDOW_NS and self._is_ahead(waiting):
-                self._leave_out(waiting)
+            elif now_ns >= waiting.since_ns + WINDOW_NS and waiting.stamp_ns > now_ns + OFF_NS:
+                self._leave_out(waiting, waiting.since_ns)
             else:
                 undecided.append(waiting)
         self._ahead = undecided
 
-    def _leave_out(self, waiting: _Waiting) -> None:
-        self._off[waiting.message.topic].add(waiting.stamp_ns - waiting.since_ns)
-
-
-def _s(duration_ns: float) -> str:
-    return f"{duration_ns * 1e-9:,.3g} s"
+    def _leave_out(self, waiting: _Waiting, now_ns: int) -> None:
+        self._off[waiting.message.topic].add(waiting.stamp_ns - now_ns)
