@@ -3,8 +3,9 @@
 Messages are pushed in order of measurement time, and a frame comes out as soon as nothing that is yet to come can
 belong to it, so that the same code serves a log and a live vehicle:
 
-Reference   The log's sample marks where the rig names their topic, else the measurements of its reference sensor. A
-            frame whose ego pose is unknown is left out and counted.
+Reference   The log's sample marks where the rig names their topic, else the measurements of its reference sensor, and a
+            clock of ticks while that is silent (``frame_times.py``). A frame whose ego pose is unknown, or for which no
+            sensor delivered, is left out and counted.
             Reference times increase; one that does not, such as a duplicate, is left out too.
 Sensors     Of every camera, LiDAR and radar the measurement nearest to the reference time. A sensor without one that
             is near enough is absent from the frame.
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from perception.geometry import SE3
+from perception.logs.frame_times import FrameTimes
 from perception.logs.measurements import Assembly, Measurements, UnknownPose
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
@@ -55,6 +57,21 @@ class _Sensor:
         if not at or self.recent[at - 1].timestamp_ns < message.timestamp_ns:
             self.recent.insert(at, message)
 
+    def nearest(self, time_ns: int, before_ns: int, after_ns: int) -> Message | None:
+        """The measurement nearest to a time, out of those that are near enough."""
+        offsets = ((message.timestamp_ns - time_ns, message) for message in self.recent)
+        near = [(abs(t), m) for t, m in offsets if -before_ns <= t <= after_ns]
+        return min(near, key=lambda pair: pair[0])[1] if near else None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A frame to come. is_tick: the reference sensor did not measure then."""
+
+    reference_ns: int
+    token: str
+    is_tick: bool
+
 
 class Assembler:
     """See the module docstring. One drive each.
@@ -86,16 +103,18 @@ class Assembler:
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
         self._calibration_topics = {source.calibration for source in rig.cameras.values()}
         self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
-        self._kept_ns = self._tolerance_ns + self._wait_ns + LONGEST_WAIT_NS  # and its span, of each sensor
         self._longest_span_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
-        self._wanted: deque[tuple[int, str]] = deque()  # reference time and token of frames to come
-        self._latest_reference_ns = self._due_ns = self._now_ns = self._tidied_ns = -(1 << 62)
+        self._times = FrameTimes(assembly)
+        self._wanted: deque[_Wanted] = deque()
+        self._latest_reference_ns = self._shown_ns = self._now_ns = self._tidied_ns = -(1 << 62)
+        self._nothing = f"frames left out: no {' or '.join(assembly.sensors)} delivered"
 
     def push(self, message: Message) -> Iterator[Frame]:
         """Take one message, in order of time; yield the frames that it completes."""
         data = message.data
         if not (isinstance(data, Transform) and data.static):  # which may be stamped with any time
             self._now_ns = max(self._now_ns, message.timestamp_ns)
+        self._tick(self._now_ns - self._wait_ns)
         yield from self._complete(self._is_ready)
         self._forget()
         if isinstance(data, Calibration | Transform):
@@ -115,12 +134,21 @@ class Assembler:
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the log completes."""
+        self._tick(self._now_ns)
         yield from self._complete(lambda reference_ns: True)
 
     def _take(self, message: Message) -> None:
-        if message.topic == self._reference_topic:
-            self._want(message.timestamp_ns, str(message.timestamp_ns))
         sensor = self._sensors.get(message.topic)
+        if self._now_ns - message.timestamp_ns > self._kept_ns + (sensor.span_ns if sensor is not None else 0):
+            self.counts[f"{message.topic}: measurements that came too late for their frame"] += 1
+            return
+        if sensor is not None and self._reference_topic is not None:
+            passed = self._times.measured(message.timestamp_ns)
+            if passed:
+                self.counts[self._nothing] += passed
+        if message.topic == self._reference_topic:
+            self._times.reference_measured(message.timestamp_ns)
+            self._want(message.timestamp_ns, str(message.timestamp_ns))
         if sensor is None:
             return
         expected = Image if sensor.kind == "camera" else Cloud
@@ -131,17 +159,24 @@ class Assembler:
         while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
 
-    def _want(self, reference_ns: int, token: str) -> None:
-        """One more frame, if the rate allows it; a tenth of the interval early is in time."""
+    @property
+    def _kept_ns(self) -> int:
+        """How long measurements are kept; those of sweeps for their span as well."""
+        late_ns = max(LONGEST_WAIT_NS, self._times.silence_ns - self._times.interval_ns)  # for a pose, or the reference
+        return self._tolerance_ns + self._wait_ns + late_ns
+
+    def _tick(self, until_ns: int) -> None:
+        for tick_ns in self._times.ticks(until_ns):
+            self._want(tick_ns, str(tick_ns), is_tick=True)
+
+    def _want(self, reference_ns: int, token: str, is_tick: bool = False) -> None:
+        """One more frame, if the rate allows it."""
         if reference_ns <= self._latest_reference_ns:
             self.counts["frames left out: not later than the one before"] += 1
             return
         self._latest_reference_ns = reference_ns
-        interval_ns = 0 if self._assembly.rate_hz is None else round(1e9 / self._assembly.rate_hz)
-        if reference_ns >= self._due_ns - interval_ns // 10:
-            if self._is_wanted(reference_ns):
-                self._wanted.append((reference_ns, token))
-            self._due_ns = max(reference_ns, self._due_ns) + interval_ns
+        if self._times.is_due(reference_ns) and self._is_wanted(reference_ns):
+            self._wanted.append(_Wanted(reference_ns, token, is_tick))
 
     def _is_ready(self, reference_ns: int) -> bool:
         latest_ns = reference_ns + self._wait_ns
@@ -153,32 +188,42 @@ class Assembler:
         return measured is not None and measured[1] >= latest_ns
 
     def _complete(self, is_ready: Callable[[int], bool]) -> Iterator[Frame]:
-        while self._wanted and is_ready(self._wanted[0][0]):
-            reference_ns, token = self._wanted.popleft()
-            frame = self._frame(reference_ns, token)
+        while self._wanted and is_ready(self._wanted[0].reference_ns):
+            frame = self._frame(self._wanted.popleft())
             if frame is not None:
                 yield frame
 
     def _forget(self) -> None:
         """Drop poses that no future frame needs, every so often, whether or not there are frames."""
         if self._now_ns - self._tidied_ns > LONGEST_WAIT_NS:
-            oldest_ns = self._wanted[0][0] if self._wanted else self._now_ns
+            oldest_ns = self._wanted[0].reference_ns if self._wanted else self._now_ns
             self._measurements.transforms.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
             self._tidied_ns = self._now_ns
 
-    def _frame(self, reference_ns: int, token: str) -> Frame | None:
+    def _frame(self, wanted: _Wanted) -> Frame | None:
+        reference_ns = wanted.reference_ns
+        near = (s.nearest(reference_ns, self._tolerance_ns, self._wait_ns) for s in self._sensors.values())
+        newest_ns = max((message.timestamp_ns for message in near if message is not None), default=None)
+        if newest_ns is None or (wanted.is_tick and newest_ns <= self._shown_ns):  # nothing but what has been shown
+            self.counts[self._nothing] += 1
+            return None
         world_T_ego = self._measurements.world_T_ego(reference_ns)
         if world_T_ego is None:
             self.counts["frames left out: no ego pose"] += 1
             return None
+        self._shown_ns = max(self._shown_ns, newest_ns)
         ego_T_world = inverse(world_T_ego)
         lidar = self._cloud("lidar", reference_ns, ego_T_world, len(LidarCloud.fields))
         radar = self._cloud("radar", reference_ns, ego_T_world, len(RadarCloud.fields))
+        cameras = self._cameras(reference_ns, ego_T_world)
+        if lidar is None and radar is None and not cameras:
+            self.counts["frames left out: no measurement that can be used"] += 1
+            return None
         return Frame(
-            token=token,
+            token=wanted.token,
             timestamp_ns=reference_ns,
             world_SE3_ego=SE3.from_matrix(world_T_ego),
-            cameras=self._cameras(reference_ns, ego_T_world),
+            cameras=cameras,
             radar=None if radar is None else RadarCloud(radar),
             lidar=None if lidar is None else LidarCloud(lidar),
             scene=self._scene,
@@ -212,10 +257,9 @@ class Assembler:
         """The sensors of a kind, by name, and of each the measurement nearest to the reference time."""
         for sensor in self._sensors.values():
             if sensor.kind == kind:
-                offsets = ((message.timestamp_ns - reference_ns, message) for message in sensor.recent)
-                near = [(abs(t), m) for t, m in offsets if -self._tolerance_ns <= t <= self._wait_ns]
-                if near:
-                    yield sensor, min(near, key=lambda pair: pair[0])[1]
+                message = sensor.nearest(reference_ns, self._tolerance_ns, self._wait_ns)
+                if message is not None:
+                    yield sensor, message
                 else:
                     self.counts[f"frames without {sensor.name}"] += 1
 
