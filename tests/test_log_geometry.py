@@ -289,7 +289,7 @@ def test_of_measurements_around_the_reference_the_nearest_is_taken_if_it_is_near
         return message("/radar", seconds, Cloud("radar", np.array([(x, 0, 0, 0, 0)], dtype)))
 
     def nearest(*radars):
-        (frame,), _ = frames([*MOUNTS, *driving(2.0, speed=1e-6), cloud(1.0, (5, 0, 0)), *radars])
+        (frame, *_), _ = frames([*MOUNTS, *driving(2.0, speed=1e-6), cloud(1.0, (5, 0, 0)), *radars])
         return None if frame.radar is None else round(float(frame.radar.points[0, 0]))
 
     assert nearest(radar(0.96, 10), radar(1.03, 20)) == 23  # 3 m ahead of the vehicle's origin
