@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from perception.errors import PerceptionError
+from perception.yaml_text import check_yaml
 
-MAX_BYTES, MAX_DEPTH, MAX_VALUES = 1 << 20, 50, 100_000  # of a file; aliases count as often as they are used
+MAX_BYTES = 1 << 20  # of a file
 
 
 class ConfigError(PerceptionError):
@@ -67,11 +68,10 @@ def read_yaml(path: Path, what: str = "config") -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """:func:`read_yaml` for the text of a file."""
     try:
-        _check_depth(text, where)
+        check_yaml(text)
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-    _check_count(values, where)
     return resolved_references(values, where)
 
 
@@ -84,23 +84,6 @@ def resolved_references(values: Any, where: str) -> Any:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {str(error).splitlines()[0][:300]} (key '{error.full_key}')") from None
-
-
-def _check_depth(text: str, where: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"{where}: at most {MAX_DEPTH} levels were expected, found more")
-
-
-def _check_count(values: Any, where: str) -> None:
-    count, left = 0, [values]
-    while left:
-        value, count = left.pop(), count + 1
-        if count > MAX_VALUES:
-            raise ConfigError(f"{where}: at most {MAX_VALUES} values were expected, found more")
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def literal(values: Any) -> Any:

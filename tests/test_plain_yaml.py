@@ -61,9 +61,9 @@ def test_other_readers_see_texts(text):
         ("a: [", "not valid YAML"),
         ("a: \0", "not valid YAML"),
         ("a: !!set {b}", "key 'a'"),
-        ("a: " + "[" * 100_000, "at most 50 levels"),
-        ("{a: " * 100_000, "at most 50 levels"),
-        ("a: &a [x, *a]", "at most 100000 values"),
+        ("a: " + "[" * 100_000, "at most 100000 values, 50 deep"),
+        ("{a: " * 100_000, "at most 100000 values, 50 deep"),
+        ("a: &a [x, *a]", "the alias .a. was expected to be complete"),
         (
             "a0: &a0 [" + "x," * 9 + "]\n" + "".join(f"a{i}: &a{i} [{(f'*a{i - 1},') * 9}]\n" for i in range(1, 9)),
             "100000",

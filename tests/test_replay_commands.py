@@ -80,7 +80,7 @@ def test_every_option_arrives(logs, taken):
         "-m", "/a:=/x", "/b:=/y:=z", "--start-offset", "1.5", "--duration", "3", "--sensors", "camera, radar",
         "--frame-rate", "2", "--fault", "drop:lidar", "--fault", "blank:camera@1-2", "--truth", "tables",
         "--score-threshold", "0.5", "--outputs", "rrd,mcap", "--deadline-ms", "80", "--skip-damaged",
-        "--rate", "2", "--realtime", "--loop", "--start-paused",
+        "--limits", "3", "--rate", "2", "--realtime", "--loop", "--start-paused",
     ]  # fmt: skip
     assert main([str(argument) for argument in arguments]) == 0
     [(job, playback, loop)] = taken
@@ -105,6 +105,7 @@ def test_every_option_arrives(logs, taken):
         outputs=("rrd", "mcap"),
         deadline_ms=80.0,
         skip_damaged=True,
+        limits=3.0,
     )
     assert dataclasses.asdict(job) == dataclasses.asdict(expected)
     default = Job("", "", "")

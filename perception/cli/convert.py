@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     from perception.logs.mcap_writer import McapLogWriter
     from perception.logs.rosbag_writer import RosbagWriter
 
-    with open_log(args.log, version=args.version, scene=args.scene, strict=not args.skip_damaged) as log:
+    options = {"version": args.version, "scene": args.scene, "limits": args.limits}
+    with open_log(args.log, strict=not args.skip_damaged, **options) as log:
         writer = McapLogWriter(args.out) if args.to == "mcap" else RosbagWriter(args.out, args.storage)
         total = args.repeat * sum(topic.count or 0 for topic in log.topics.values() if topic.kind)
         with writer, tqdm(desc="convert", unit="msg", total=total or None, disable=not args.progress) as bar:

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     if len(args.logs) > 1:
         return _overview(args)
     rig = None if args.rig is None else load_rig(args.rig)
-    with open_log(args.logs[0], version=args.version, scene=args.scene, strict=False) as log:
+    options = {"version": args.version, "scene": args.scene, "limits": args.limits}
+    with open_log(args.logs[0], strict=False, **options) as log:
         info = inspect(log, rig, progress=args.progress and sys.stderr.isatty())
         rehearsal = rehearse(log, rig, info.duration_s) if args.doctor else None
     print(table(info))

@@ -117,6 +117,13 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add options that select a scene, for logs that are nuScenes folders."""
+    """Add options on how to open one log."""
     parser.add_argument("--version", help="of a nuScenes folder, such as v1.0-mini; optional if it has only one")
     parser.add_argument("--scene", help="of a nuScenes folder; optional if it has only one")
+    add_limits_option(parser)
+
+
+def add_limits_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--limits``, as :func:`perception.logs.log.open_log` takes it."""
+    help = "accept logs that ask for N times the memory and work that is allowed by default"
+    parser.add_argument("--limits", type=float, default=1.0, metavar="N", help=help)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from perception.cli.options import add_device_option, names
+from perception.cli.options import add_device_option, add_limits_option, names
 from perception.errors import PerceptionError
 
 _EPILOG = """In a terminal: SPACE pauses, RIGHT steps one frame while paused, UP and DOWN change the rate, q quits.
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--sensors", type=names, help="such as camera,radar; default: all sensors of the detector")
     what.add_argument("--frame-rate", type=float, metavar="HZ", help="maximum frames per second of log time")
     what.add_argument("--skip-damaged", action="store_true", help="skip and count data that cannot be decoded")
+    add_limits_option(what)
     what.add_argument(
         "--fault",
         action="append",
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         outputs=tuple(name for name in args.outputs if name != "none"),
         deadline_ms=args.deadline_ms,
         skip_damaged=args.skip_damaged,
+        limits=args.limits,
     )
     jobs = fleet.jobs_of(args.logs, template, args.scenes)
     paced = args.rate or args.realtime or args.loop or args.start_paused

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from perception.logs.limits import DEFAULT, Limits
 from perception.logs.messages import (
     Calibration,
     LogError,
@@ -202,6 +203,7 @@ def open_log(
     start_offset_s: float = 0.0,
     duration_s: float | None = None,
     strict: bool = True,
+    limits: float = 1.0,
 ) -> Log:
     """Open a recorded drive of any format.
 
@@ -214,15 +216,18 @@ def open_log(
         start_offset_s: how far into the drive to begin, and duration_s: how much of it. Transforms and calibrations
             from before the beginning still come.
         strict: a message that cannot be decoded is an error, else it is left out and listed in ``damage``.
+        limits: how many times what :class:`perception.logs.limits.Limits` allows the recording may ask for.
 
     Raises:
-        LogError: no such log, no log at all, or a topic that is not in it.
+        LogError: no such log, one that goes beyond its limits, no log at all, or a topic that is not in it.
         DataError: nuScenes tables that are missing or damaged.
     """
     if not 0 <= start_offset_s < math.inf or not (duration_s is None or 0 < duration_s < math.inf):
         raise LogError(f"start offset >= 0 and duration > 0 were expected, found {start_offset_s} s, {duration_s} s")
+    if not 0 < limits < math.inf:
+        raise LogError(f"limits > 0 were expected, found {limits}")
     path = Path(path)
-    reader, name = _open(path, version, scene)
+    reader, name = _open(path, version, scene, DEFAULT.times(limits))
     try:
         return Log(reader, name, topics, exclude_topics, remap or {}, start_offset_s, duration_s, strict)
     except LogError:
@@ -244,7 +249,7 @@ def is_log(path: Path) -> bool:
     return path.name.endswith(_FILES)
 
 
-def _open(path: Path, version: str | None, scene: str | None) -> tuple[Reader, str]:
+def _open(path: Path, version: str | None, scene: str | None, limits: Limits) -> tuple[Reader, str]:
     if not path.exists():
         raise LogError(f"{path}: a log was expected, found nothing")
     if is_nuscenes(path):
@@ -257,11 +262,11 @@ def _open(path: Path, version: str | None, scene: str | None) -> tuple[Reader, s
     if path.suffix == ".mcap":
         from perception.logs.mcap_log import McapReader
 
-        return McapReader(path), path.stem
+        return McapReader(path, limits), path.stem
     if path.is_dir() or path.name.endswith(_FILES):
         from perception.logs.rosbag_log import RosbagReader
 
-        return RosbagReader(path), path.stem
+        return RosbagReader(path, limits), path.stem
     raise LogError(
         f"{path}: a nuScenes folder, an .mcap file or a ROS 2 bag was expected, found {path.suffix or 'a file'}"
     )

@@ -19,8 +19,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
+from perception.logs.limits import DEFAULT, FACTOR, Limits, check_limit
 from perception.logs.mcap_records import (
-    LARGEST,
     MAGIC,
     MESSAGE,
     MESSAGE_HEAD,
@@ -37,14 +37,14 @@ from perception.logs.mcap_records import (
     records,
     unpack,
 )
+from perception.logs.mcap_work import RawMessage, Work
 from perception.logs.messages import LogError
 
 _FOOTER_SIZE = 20
 _RUN = 1 << 20  # bytes of messages outside of chunks that make one segment
 
-# Channel id, its publisher's sequence number, log time, publish time, data; not a class, since it is made so often.
-RawMessage = tuple[int, int, int, int, memoryview]
 _LOG_TIME = itemgetter(2)
+_LATEST = 1 << 64
 
 
 @dataclass(slots=True)
@@ -67,15 +67,16 @@ class McapFile:
 
     channels, schemas: by id, known after opening.  counts: channel id -> messages, known after opening.
     start_ns, end_ns: first and last recording time, None without messages.
+    limits: what it may ask for.
     stopped: None, or one line on where and why the file ends before its proper end; what is whole before that is read.
     damage: lines on what was left out, such as chunks with a wrong checksum; reading may add to them.
 
     Raises:
-        LogError: it cannot be opened, or is not an MCAP file.
+        LogError: it cannot be opened, is not an MCAP file, or goes beyond its limits.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT):
+        self.path, self.limits = Path(path), limits
         self.schemas: dict[int, Schema] = {}
         self.channels: dict[int, Channel] = {}
         self.counts: dict[int, int] = Counter()
@@ -85,6 +86,8 @@ class McapFile:
         self._damage: dict[object, str] = {}
         self._segments: list[_Segment] = []
         try:
+            if self.path.exists() and not self.path.is_file():  # which might never end, or never begin
+                raise LogError(f"{self.path}: an MCAP file was expected, found a folder, device or pipe")
             with self.path.open("rb") as file:
                 self.size = file.seek(0, 2)
                 file.seek(0)
@@ -103,20 +106,27 @@ class McapFile:
     def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
         """Those of ``topics``, or all, by log time. Their data are views, which keep the memory of their chunk.
 
+        What is taken out of ``topics`` meanwhile is not read any more.
+
         Raises:
-            LogError: the file cannot be read any more.
+            LogError: the file cannot be read any more, or goes beyond its limits.
         """
-        wanted = _Wanted(self, topics)
+        wanted, work = _Wanted(self, topics), Work(self.path, self.size, self.limits)
         held: list[RawMessage] = []  # of segments that overlap with the next one
         try:
             with self.path.open("rb") as file:
                 for segment, following in zip(self._segments, [*self._segments[1:], None]):
+                    next_ns = following.start_ns if following else _LATEST
+                    wanted.update_topics()
                     if segment.channels is None or any(wanted[channel] for channel in segment.channels):
-                        held += (message for message in self._messages_in(file, segment) if wanted[message[0]])
+                        for message in self._messages_in(file, segment, work):
+                            if wanted[message[0]]:
+                                held.append(message if message[2] < next_ns else work.keep(message))
                     held.sort(key=_LOG_TIME)
-                    ready = bisect_left(held, following.start_ns, key=_LOG_TIME) if following else len(held)
+                    ready = bisect_left(held, next_ns, key=_LOG_TIME)
                     yield from held[:ready]
                     del held[:ready]
+                    work.check_held(held)
         except OSError as error:
             raise LogError(f"{self.path}: reading it failed: {error.strerror}") from None
 
@@ -178,6 +188,7 @@ class McapFile:
         The walk relies on the lengths of the records; their contents are checked where they are read.
         """
         position, run, run_channels = begin, None, set[int]()
+        work, unknown = Work(self.path, self.size, self.limits), 0
         while position < end:
             file.seek(position)
             head = file.read(RECORD.size + MESSAGE_HEAD.size)
@@ -197,8 +208,8 @@ class McapFile:
                 start_ns, end_ns = (
                     int.from_bytes(head[at : at + 8], "little") for at in (RECORD.size, RECORD.size + 8)
                 )
-                self._add_chunk(file, _Segment(position, after, start_ns, end_ns, None, chunk=True))
-            elif opcode == MESSAGE and MESSAGE_HEAD.size <= length <= LARGEST:
+                self._add_chunk(file, _Segment(position, after, start_ns, end_ns, None, chunk=True), work)
+            elif opcode == MESSAGE and MESSAGE_HEAD.size <= length <= self.limits.record:
                 channel, _, log_time_ns, _ = MESSAGE_HEAD.unpack_from(head, RECORD.size)
                 if run is None or run.end != position or run.end - run.begin > _RUN:
                     run_channels = set()
@@ -210,15 +221,19 @@ class McapFile:
                 self.counts[channel] += 1
             elif opcode == MESSAGE:
                 self._note(f"the message at byte {position} is left out: it has {length} bytes")
-            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= LARGEST:
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= self.limits.record:
                 file.seek(body)
                 self._define(opcode, file.read(length))
+            elif opcode > Opcode.DATA_END:
+                unknown += 1
+                if unknown > self.limits.small_records:
+                    return position, f"more than {self.limits.small_records} records of unknown types; {FACTOR}"
             position = after
         return position, "the recording was not finished"
 
-    def _add_chunk(self, file: BinaryIO, segment: _Segment) -> None:
-        counts, first, last = Counter[int](), 1 << 64, 0
-        for channel, _, log_time_ns, _, _ in self._messages_in(file, segment):
+    def _add_chunk(self, file: BinaryIO, segment: _Segment, work: Work) -> None:
+        counts, first, last = Counter[int](), _LATEST, 0
+        for channel, _, log_time_ns, _, _ in self._messages_in(file, segment, work):
             counts[channel] += 1
             first, last = min(first, log_time_ns), max(last, log_time_ns)
         if counts:
@@ -226,13 +241,13 @@ class McapFile:
             self._segments.append(segment)
             self.counts.update(counts)
 
-    def _messages_in(self, file: BinaryIO, segment: _Segment) -> Iterator[RawMessage]:
+    def _messages_in(self, file: BinaryIO, segment: _Segment, work: Work) -> Iterator[RawMessage]:
         """Channels and schemas on the way are kept; what cannot be read is added to ``damage``."""
         left_out = "it"
         try:
-            data = self._load(file, segment)
+            data = self._load(file, segment, work)
             left_out = "the rest of it"
-            for opcode, begin, end in records(data):
+            for opcode, begin, end in work.counted(records(data)):
                 if opcode == MESSAGE:
                     yield *MESSAGE_HEAD.unpack_from(data, begin), data[begin + MESSAGE_HEAD.size : end]
                 elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
@@ -243,11 +258,11 @@ class McapFile:
             where += f", {segment.end - segment.begin} bytes, {span}"
             self._note(f"{where}: {error}; {left_out} is left out", about=segment.begin)
 
-    def _load(self, file: BinaryIO, segment: _Segment) -> memoryview:
+    def _load(self, file: BinaryIO, segment: _Segment, work: Work) -> memoryview:
         """The records in a segment."""
         size = segment.end - segment.begin
-        if size > LARGEST + 2 * _RUN:
-            raise ValueError(f"it is larger than the {LARGEST} bytes allowed")
+        if size > self.limits.record + 2 * _RUN:
+            raise ValueError(f"it is larger than the {self.limits.record} bytes allowed; {FACTOR}")
         file.seek(segment.begin)
         head = file.read(RECORD.size) if segment.chunk else b""
         body = file.read(size - len(head))
@@ -257,19 +272,26 @@ class McapFile:
             return memoryview(body)
         if RECORD.unpack(head) != (Opcode.CHUNK, len(body)):
             raise ValueError("no chunk is there, though the summary says so")
-        return unpack(parse(Chunk, body))
+        chunk = parse(Chunk, body)
+        work.inflate(chunk.uncompressed_size)
+        return unpack(chunk, self.limits.record)
 
     def _define(self, opcode: int, data: bytes | memoryview) -> None:
         """Keep a schema or a channel; of repeated definitions, which must be equal, the first."""
         try:
+            self.limits.check_definition(len(data))
             if opcode == Opcode.SCHEMA:
                 schema = parse(Schema, data)
+                self.limits.check_name(schema.name)
                 self.schemas.setdefault(schema.id, schema)
             else:
                 channel = parse(Channel, data)
+                self.limits.check_name(channel.topic)
                 self.channels.setdefault(channel.id, channel)
         except ValueError as error:
             self._note(f"the definition of a {Opcode(opcode).name.lower()} is left out: {error}")
+
+        check_limit(self.path, "topics and types", max(len(self.channels), len(self.schemas)), self.limits.topics)
 
     def _note(self, line: str, about: object = None) -> None:
         """Keep a line of damage, once for each subject: reading twice finds it twice."""
@@ -295,7 +317,7 @@ class McapFile:
         begin, end = footer.summary_start, self.size - len(MAGIC) - len(footer_record)
         if begin == 0:
             return None
-        if not len(MAGIC) <= begin <= end or end - begin > LARGEST:
+        if not len(MAGIC) <= begin <= end or end - begin > self.limits.record:
             raise ValueError(f"byte {begin} is not where it can begin")
         file.seek(begin)
         data = memoryview(file.read(end - begin))
@@ -330,6 +352,12 @@ class _Wanted(dict[int, bool]):
     def __init__(self, file: McapFile, topics: Collection[str] | None):
         super().__init__()
         self._file, self._topics = file, topics
+        self._known = -1
+
+    def update_topics(self) -> None:
+        if self._topics is not None and len(self._topics) != self._known:
+            self._known = len(self._topics)
+            self.clear()
 
     def __missing__(self, channel_id: int) -> bool:
         channel = self._file.channels.get(channel_id)

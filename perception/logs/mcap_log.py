@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from perception.logs.limits import DEFAULT, Limits
 from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_records import Channel, Schema
 from perception.logs.messages import Decode, LogError, Message, Topic, merged
-from perception.logs.ros_messages import as_static, is_static
+from perception.logs.ros_messages import as_static, decompressed_size, is_static
 
 _LINES = 10  # on messages of one topic that cannot be decoded; the others are counted
 
@@ -23,8 +24,8 @@ class McapReader:
         PerceptionError: a package that its messages need is not installed.
     """
 
-    def __init__(self, path: str | Path):
-        self._file = McapFile(path)
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT):
+        self._file = McapFile(path, limits)
         self.path = self._file.path
         self.topics: dict[str, Topic] = {}
         self._decoders: dict[int, tuple[str, Decode]] = {}
@@ -48,18 +49,27 @@ class McapReader:
         wanted = {topic for topic, _ in self._decoders.values() if topics is None or topic in topics}
         self._failures.clear()
         sequence = 0
+        budget = self._file.limits.budget(self.path, "bytes of messages when decompressed", self._file.size)
         for channel_id, _, log_time_ns, _, data in self._file.messages(wanted):
             if channel_id not in self._decoders:
                 continue  # another channel of this topic can be decoded
             topic, decode = self._decoders[channel_id]
+            if topic not in wanted:
+                continue  # given up, and in this segment still
+            budget.spend(decompressed_size(data))
             try:
                 payloads = decode(data, log_time_ns)
             except LogError as error:
                 line = f"{topic} at {log_time_ns} ns: {error}"
                 if strict:
                     raise LogError(f"{self.path}: {line}") from None
-                self._failures.setdefault(topic, _Failures(topic, str(error))).add(line)
+                failures = self._failures.setdefault(topic, _Failures(topic, str(error)))
+                failures.add(line)
+                if failures.in_a_row == self._file.limits.undecodable:
+                    wanted.discard(topic)
                 continue
+            if topic in self._failures:
+                self._failures[topic].in_a_row = 0
             for timestamp_ns, payload in payloads:
                 yield Message(topic, timestamp_ns, log_time_ns, sequence, payload)
                 sequence += 1
@@ -84,14 +94,18 @@ class McapReader:
 
 
 class _Failures:
-    """Messages of a topic that cannot be decoded: lines on the few first ones, and a count. first: the first reason."""
+    """Messages of a topic that cannot be decoded: lines on the few first ones, and a count.
+
+    first: the first reason.  in_a_row: how many of them since the last one that could be decoded.
+    """
 
     def __init__(self, topic: str, first: str):
-        self._topic, self.first, self._count = topic, first, 0
+        self._topic, self.first, self._count, self.in_a_row = topic, first, 0, 0
         self._lines: list[str] = []
 
     def add(self, line: str) -> None:
         self._count += 1
+        self.in_a_row += 1
         if len(self._lines) < _LINES:
             self._lines.append(line)
 

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Protocol, TypeVar
 
 from perception.errors import PerceptionError, missing_extra
+from perception.logs.limits import FACTOR
 
 try:
     import lz4.frame
@@ -31,9 +32,6 @@ MAGIC = b"\x89MCAP0\r\n"
 MESSAGE = int(Opcode.MESSAGE)  # compared for every message, where an enum is slow
 RECORD = struct.Struct("<BQ")  # opcode, length of what follows
 MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel id, sequence, log time, publish time; the rest is its data
-
-# What one chunk or one message may take, before and after decompression. Writers make chunks of about a megabyte.
-LARGEST = 256 << 20
 
 T = TypeVar("T", covariant=True)
 
@@ -65,15 +63,15 @@ def records(data: memoryview) -> Iterator[tuple[int, int, int]]:
         yield opcode, begin, end
 
 
-def unpack(chunk: Chunk) -> memoryview:
+def unpack(chunk: Chunk, largest: int) -> memoryview:
     """The records of a chunk, decompressed and checked.
 
     Raises:
-        ValueError: they do not match the chunk. Allocates at most the declared size, and at most LARGEST.
+        ValueError: they do not match the chunk. Allocates at most the declared size, and at most ``largest``.
     """
     size = chunk.uncompressed_size
-    if size > LARGEST:
-        raise ValueError(f"{size} bytes when decompressed, more than the {LARGEST} allowed")
+    if size > largest:
+        raise ValueError(f"{size} bytes when decompressed, more than the {largest} allowed; {FACTOR}")
     if chunk.compression not in _DECOMPRESS:
         raise ValueError(f"compression {chunk.compression[:20]!r} is not known")
     records = _DECOMPRESS[chunk.compression](chunk.data, size)

@@ -214,6 +214,18 @@ def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore
     return store
 
 
+def decompressed_size(data: bytes | memoryview) -> int:
+    """Bytes that a message compressed by itself says it becomes; 0 of another one."""
+    if bytes(data[:4]) != _ZSTD:
+        return 0
+    import zstandard
+
+    try:
+        return max(zstandard.frame_content_size(data), 0)
+    except zstandard.ZstdError:
+        return 0
+
+
 def _decompressed(data: bytes | memoryview) -> bytes:
     try:
         import zstandard

@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from perception.errors import PerceptionError, missing_extra
+from perception.logs.limits import DEFAULT, Limits
 from perception.logs.messages import LogError, Message, Reader, Topic, merged
 from perception.logs.sqlite_log import SqliteReader
+from perception.yaml_text import LARGEST, Loader, check_yaml
 
 _SUFFIXES = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd")
-_LARGEST_METADATA = 1 << 24  # bytes
-_MOST_INFLATION = 200  # times that a compressed file may grow, beside 64 MiB: recordings shrink by two to ten
 
 
 class RosbagReader:
@@ -33,8 +33,8 @@ class RosbagReader:
         LogError: no bag there, or nothing in it that can be opened.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, limits: Limits = DEFAULT) -> None:
+        self.path, self._limits = Path(path), limits
         self._unpacked: tempfile.TemporaryDirectory | None = None
         self._notes: list[str] = []
         self._parts: list[tuple[Path, Reader]] = []
@@ -98,7 +98,7 @@ class RosbagReader:
             return [self.path]
         if not self.path.is_dir():
             raise LogError(f"{self.path}: a ROS 2 bag was expected, found no such file or folder")
-        there = sorted((f for f in self.path.iterdir() if f.name.endswith(_SUFFIXES)), key=_by_number)
+        there = sorted((f for f in self.path.iterdir() if f.name.endswith(_SUFFIXES) and _is_file(f)), key=_by_number)
         if not there:
             raise LogError(f"{self.path}: a folder with files {', '.join(_SUFFIXES)} was expected, found none")
         metadata = self.path / "metadata.yaml"
@@ -109,7 +109,7 @@ class RosbagReader:
             return there
         files = []
         for name in names:
-            file = next((f for f in (self.path / name, self.path / PurePosixPath(name).name) if f.is_file()), None)
+            file = next((f for f in (self.path / name, self.path / PurePosixPath(name).name) if _is_file(f)), None)
             if file is None:
                 self._notes.append(f"{metadata}: '{name}' was expected beside it, found no such file")
             elif file not in files:
@@ -120,10 +120,10 @@ class RosbagReader:
         if file.suffix == ".zstd":
             file = self._decompressed(file)
         if file.suffix == ".db3":
-            return SqliteReader(file)
+            return SqliteReader(file, self._limits)
         from perception.logs.mcap_log import McapReader
 
-        return McapReader(file)
+        return McapReader(file, self._limits)
 
     def _decompressed(self, file: Path) -> Path:
         """A copy for as long as the bag is open; of a file that was cut, what there is of it."""
@@ -133,15 +133,16 @@ class RosbagReader:
             raise PerceptionError(missing_extra("logs", "compressed bags need an extra")) from None
         self._unpacked = self._unpacked or tempfile.TemporaryDirectory(prefix="rosbag-")
         unpacked = Path(self._unpacked.name) / file.stem
-        left = _MOST_INFLATION * file.stat().st_size + (64 << 20)
-        left = min(left, shutil.disk_usage(self._unpacked.name).free // 2)
+        budget = self._limits.budget(file, "bytes when decompressed", file.stat().st_size)
+        free = shutil.disk_usage(self._unpacked.name).free // 2
         try:
             with file.open("rb") as packed, unpacked.open("wb") as out:
                 with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as stream:
                     while block := stream.read(1 << 20):
-                        left -= len(block)
-                        if left < 0:
-                            raise LogError(f"{file}: a recording was expected, found one that grows beyond all measure")
+                        budget.spend(len(block))
+                        free -= len(block)
+                        if free < 0:
+                            raise LogError(f"{file}: half of the space in {unpacked.parent} would not hold it")
                         out.write(block)
         except zstandard.ZstdError as error:
             self._notes.append(f"{file}: a file compressed by zstd was expected, found a damaged one: {error}")
@@ -154,12 +155,13 @@ def _named_files(metadata: Path) -> list[str]:
     Raises:
         LogError: no metadata, or none that name the files of this folder.
     """
+    if metadata.exists() and not _is_file(metadata):
+        raise LogError(f"{metadata}: a file was expected, found a folder, device or pipe")
     try:
         with metadata.open("rb") as file:
-            text = file.read(_LARGEST_METADATA + 1)
-        if len(text) > _LARGEST_METADATA:
-            raise LogError(f"{metadata}: up to {_LARGEST_METADATA} bytes were expected, found more")
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            text = file.read(LARGEST + 1)
+        check_yaml(text)
+        content = yaml.load(text, Loader)
     except FileNotFoundError:
         raise LogError(f"{metadata}: the contents of the bag were expected, found no such file") from None
     except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
@@ -174,6 +176,14 @@ def _named_files(metadata: Path) -> list[str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not name.endswith(_SUFFIXES):
             raise LogError(f"{metadata}: the name of a file in its folder was expected, found '{name[:100]}'")
     return names
+
+
+def _is_file(path: Path) -> bool:
+    """Devices and pipes are none: they might never end, or never begin. Neither is what has an impossible name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _by_number(file: Path) -> list[str | int]:

@@ -9,17 +9,21 @@ are read one at a time.
 from __future__ import annotations
 
 import sqlite3
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from perception.logs.limits import DEFAULT, LimitError, Limits, check_limit
 from perception.logs.messages import Decode, LogError, Message, Topic, merged
-from perception.logs.ros_messages import as_static, decoder, is_static
+from perception.logs.ros_messages import as_static, decoder, decompressed_size, is_static
 from perception.logs.sqlite_pages import Pages, Row, columns, serial_types
 
 _INDEX = np.dtype([("timestamp_ns", "<i8"), ("id", "<i8"), ("topic", "<i8"), ("place", "<i8")])
+_NO_LIMIT = (1 << 31) - 1
 _BLOCK = 4096  # entries of the index turned into Python numbers at a time
 _DATA = "SELECT data FROM messages WHERE rowid = ?"
 _DAMAGED = (sqlite3.Error, ValueError)  # the latter when SQLite's own words quote damaged text
@@ -30,17 +34,18 @@ class SqliteReader:
     """A :class:`perception.logs.messages.Reader`: in the order of recording time and id, numbered as they come.
 
     Raises:
-        LogError: no such file, or nothing of a bag in it.
+        LogError: no such file, nothing of a bag in it, or more than its limits allow.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, limits: Limits = DEFAULT) -> None:
+        self.path, self._limits = Path(path), limits
         self.stopped: str | None = None
         self._notes: list[str] = []  # on the file; those on messages are in _lost
         self._lost: dict[str, tuple[int, str, str]] = {}  # topic -> how many messages, a line on the first, the reason
         self._tables = self._open()
         self._decoders: dict[int, tuple[str, Decode]] = {}
         self.topics: dict[str, Topic] = {}
+        check_limit(self.path, "topics", len(self._tables.topics), limits.topics)
         ids, counts = np.unique(self._tables.index["topic"], return_counts=True)
         counted = dict(zip(ids.tolist(), counts.tolist()))
         for topic_id, name, type_name, serialization in self._tables.topics:
@@ -58,7 +63,8 @@ class SqliteReader:
         return {topic: reason for topic, (_, _, reason) in self._lost.items()}
 
     def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
-        self._lost, sequence = {}, 0
+        self._lost, sequence, in_a_row = {}, 0, Counter[str]()
+        budget = self._limits.budget(self.path, "bytes of messages", self._tables.file_bytes)
         wanted = {key: pair for key, pair in self._decoders.items() if topics is None or pair[0] in topics}
         index = self._tables.index
         index = index[np.isin(index["topic"], list(wanted))]
@@ -66,15 +72,23 @@ class SqliteReader:
         for first in range(0, len(index), _BLOCK):
             for log_time_ns, number, topic_id, place in index[first : first + _BLOCK].tolist():
                 name, decode = wanted[topic_id]
+                if in_a_row[name] >= self._limits.undecodable:
+                    continue
                 try:
-                    payloads = decode(self._tables.data(number, place), log_time_ns)
+                    data = self._tables.data(number, place)
+                    budget.spend(max(len(data), decompressed_size(data)))
+                    payloads = decode(data, log_time_ns)
+                except LimitError:
+                    raise
                 except LogError as error:
                     line = f"{name} at {log_time_ns} ns: {error}"
                     if strict:
                         raise LogError(f"{self.path}: {line}") from None
                     count, line, reason = self._lost.get(name, (0, line, str(error)))
                     self._lost[name] = (count + 1, line, reason)
+                    in_a_row[name] += 1
                     continue
+                in_a_row[name] = 0
                 for timestamp_ns, payload in payloads:
                     payload = as_static(payload) if is_static(name) else payload
                     yield Message(name, timestamp_ns, log_time_ns, sequence, payload)
@@ -96,7 +110,7 @@ class SqliteReader:
         reason = "" if pages.is_sqlite else "its header is damaged"
         for mode in modes:
             try:
-                database = _Database(self.path, mode)
+                database = _Database(self.path, mode, self._limits)
                 pages.close()
                 if has_journal and mode == "immutable=1":
                     self._notes.append("without what its journal holds, which SQLite could not read here")
@@ -104,7 +118,7 @@ class SqliteReader:
             except _DAMAGED as error:
                 reason = str(error)
         try:
-            tables = _Salvage(pages)
+            tables = _Salvage(pages, self._limits)
         except (OSError, ValueError) as error:
             pages.close()
             raise LogError(f"{self.path}: an unchanging file was expected, found it shrinking: {error}") from None
@@ -135,6 +149,7 @@ class SqliteReader:
 class _Tables(Protocol):
     """topics: (id, name, type, serialization format).  definitions: type -> (encoding, text).  index: [N] of _INDEX."""
 
+    file_bytes: int
     topics: list[tuple[int, str, str, str]]
     definitions: dict[str, tuple[str, str]]
     index: np.ndarray
@@ -151,13 +166,14 @@ class _Tables(Protocol):
 
 
 class _Database:
-    """Through SQLite, read-only and without trusting the schema: nothing in the file is executed.
+    """Through SQLite, read-only and without trusting the schema: nothing in the file is executed or computed.
 
     Raises:
         sqlite3.Error, ValueError: not a database of a bag, or damaged.
     """
 
-    def __init__(self, path: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: str, limits: Limits) -> None:
+        self._limits, self.file_bytes = limits, path.stat().st_size
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, check_same_thread=False)
         self._connection.text_factory = lambda raw: raw.decode(errors="replace")
         try:
@@ -169,23 +185,52 @@ class _Database:
     def _read(self) -> None:
         ask = self._connection.execute
         ask("PRAGMA trusted_schema = OFF")
-        tables = {name for (name,) in ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        self._limit_values(self._limits.definition)
+        tables = {name for name in ("topics", "messages", "message_definitions") if self._is_stored(name)}
         if not {"topics", "messages"} <= tables:
-            raise sqlite3.DatabaseError(f"its tables are {', '.join(sorted(map(str, tables))) or 'none'}")
-        self.topics = ask("SELECT id, name, type, serialization_format FROM topics ORDER BY id").fetchall()
+            found = sorted(str(name)[:40] for (name,) in ask("SELECT name FROM sqlite_master LIMIT 20"))
+            raise sqlite3.DatabaseError(f"its tables are {', '.join(found) or 'none'}")
+        most = self._limits.topics + 1  # one more shows that there are more
+        topics = ask(f"SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT {most}")
+        self.topics = topics.fetchall()
         if any([*map(type, topic)] != [int, str, str, str] for topic in self.topics):
             raise sqlite3.DatabaseError("a row of its table topics is damaged")
+        for _, name, type_name, _ in self.topics:
+            self._limits.check_name(name)
+            self._limits.check_name(type_name)
         self.definitions = {}
         if "message_definitions" in tables:
-            rows = ask("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
+            rows = ask(f"SELECT topic_type, encoding, encoded_message_definition FROM message_definitions LIMIT {most}")
             self.definitions = {name: (str(encoding), str(text)) for name, encoding, text in rows}
+        self._limit_values(_NO_LIMIT)  # data are not looked at yet
         # Not by the file's own index of times: one tree less that may be damaged.
         rows = ask(
             "SELECT timestamp, rowid, topic_id, 0 FROM messages NOT INDEXED"
             " WHERE typeof(timestamp) = 'integer' AND typeof(topic_id) = 'integer'"
         )
         self.index = np.fromiter(rows, _INDEX)
+        self._limit_values(self._limits.record)
         ask(_DATA, (0,))  # fails now, not once a message, if the column is not there
+
+    def _is_stored(self, name: str) -> bool:
+        """Whether a table is there as such: views, virtual tables and computed columns are queries of the file's own.
+
+        Raises:
+            sqlite3.DatabaseError: it is one of those.
+        """
+        found = self._connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            return False
+        kind, sql = found
+        hidden = (column[-1] for column in self._connection.execute(f"PRAGMA table_xinfo({name})"))
+        if kind != "table" or str(sql).upper().startswith("CREATE VIRTUAL") or any(hidden):
+            raise sqlite3.DatabaseError(f"its table {name} is not stored but computed")
+        return True
+
+    def _limit_values(self, most: int) -> None:
+        """Rows that are longer, or values that would be, are an error."""
+        if sys.version_info >= (3, 11):
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
 
     def data(self, number: int, place: int) -> bytes:
         try:
@@ -207,8 +252,9 @@ class _Salvage:
     broken: rows that could not be read.
     """
 
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
+    def __init__(self, pages: Pages, limits: Limits) -> None:
+        self._pages, self._limits, self.file_bytes = pages, limits, pages.file_bytes
+        self._read_bytes = 0  # of topics and definitions
         self.definitions: dict[str, tuple[str, str]] = {}
         self.cut = 0
         self._topics: dict[int, tuple[int, str, str, str]] = {}
@@ -234,7 +280,10 @@ class _Salvage:
             if isinstance(timestamp_ns, int) and isinstance(topic_id, int):
                 return timestamp_ns, row.rowid, topic_id, row.place
         elif len(types) in (4, 5, 6) and types[0] == 0 and all(serial >= 13 and serial % 2 for serial in types[1:]):
-            record = self._pages.record(row.place)
+            if self._read_bytes > self._pages.file_bytes or len(self._topics) > self._limits.topics:
+                raise ValueError("rows that share their pages, or too many")
+            record = self._pages.record(row.place, self._limits.definition)
+            self._read_bytes += len(record or b"")
             first, second, third = map(str, columns(record)[1:4] if record else [""] * 3)
             if second in _ENCODINGS:
                 self.definitions[first] = (second, third)
@@ -259,13 +308,13 @@ class _Salvage:
 
     def _is_cut(self, place: int) -> bool:
         try:
-            return self._pages.record(place) is None
+            return self._pages.record(place, self._limits.record) is None
         except ValueError:
             return False
 
     def data(self, number: int, place: int) -> bytes:
         try:
-            record = self._pages.record(place)
+            record = self._pages.record(place, self._limits.record)
             data = columns(record)[3] if record else None
         except ValueError as error:
             raise LogError(f"its data were expected, found damaged pages: {error}") from None

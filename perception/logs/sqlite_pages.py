@@ -67,17 +67,19 @@ class Pages:
                 page = block[index * self.page_bytes : (index + 1) * self.page_bytes]
                 yield from self._cells(first + int(index), page)
 
-    def record(self, place: int) -> bytes | None:
+    def record(self, place: int, most: int) -> bytes | None:
         """The whole record of a row that :meth:`rows` found; None where part of it lies beyond the end of the file.
 
         Raises:
-            ValueError: its chain of pages is broken.
+            ValueError: its chain of pages is broken, or it has more than ``most`` bytes.
         """
         number, start = divmod(place, self.page_bytes)
         page = self._read(number + 1)
         size, _, start, local = self._cell(page, start)
         if size > self.file_bytes:
             return None
+        if size > most:
+            raise ValueError(f"up to {most} bytes were expected, found {size}")
         parts, rest = [page[start : start + local]], size - local
         follower = page[start + local : start + local + 4]
         while rest:  # ends: every page takes away some of it
@@ -110,12 +112,17 @@ class Pages:
         if header + 8 + 2 * count > self._usable:
             self.broken += 1
             return
+        used = 0
         for at in struct.unpack_from(f">{count}H", page, header + 8):
             try:
                 _, rowid, start, local = self._cell(page, at)
             except ValueError:
                 self.broken += 1
                 continue
+            used += local
+            if used > self._usable:  # cells that overlap, which would be more rows than the page can hold
+                self.broken += 1
+                return
             yield Row(rowid, (number - 1) * self.page_bytes + at, page[start : start + local])
 
     def _cell(self, page: bytes, at: int) -> tuple[int, int, int, int]:

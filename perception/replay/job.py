@@ -30,7 +30,8 @@ from perception.task import Task
 class Job:
     """Which log to replay and how, in plain values that can be sent to another process or machine.
 
-    log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s: as :func:`open_log` takes them.
+    log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s, limits: as :func:`open_log` takes
+        them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
     sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
     frame_rate_hz: the most frames a second.
@@ -59,11 +60,12 @@ class Job:
     outputs: tuple[str, ...] = ("mp4",)
     deadline_ms: float | None = None
     skip_damaged: bool = False
+    limits: float = 1.0
 
     @property
     def digest(self) -> str:
         """SHA-256 of all options that determine the result, the contents of files apart."""
-        values = {name: value for name, value in asdict(self).items() if name != "out"}
+        values = {name: value for name, value in asdict(self).items() if name not in ("out", "limits")}
         return _sha256(values)
 
     @property
@@ -148,6 +150,7 @@ def _opened(job: Job) -> Log:
         start_offset_s=job.start_offset_s,
         duration_s=job.duration_s,
         strict=not job.skip_damaged,
+        limits=job.limits,
     )
 
 
