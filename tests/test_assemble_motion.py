@@ -277,4 +277,4 @@ def test_buffers_do_not_grow_where_there_are_no_frames():
         for m in (vehicle.tf(0.05 * i), vehicle.sweep(0.05 * i)):
             assert list(assembler.push(m)) == []
     (lidar,) = assembler._sensors.values()
-    assert len(lidar.recent) < 40 and len(assembler._measurements.transforms._edges["base_link"].poses) < 60
+    assert len(lidar.recent) < 40 and len(assembler._measurements.transforms._edges["map", "base_link"].poses) < 60

@@ -211,9 +211,12 @@ def test_a_transform():
     assert found.pose.tolist() == [0.1, -2.0, 3e-300, 0.8, 0.0, 0.0, 0.6]
 
 
-def test_a_transform_that_is_not_finite_is_refused():
-    with pytest.raises(LogError, match="translation and rotation: finite numbers"):
-        decode(fox.FrameTransform(translation=fox.Vector3(x=np.inf)))
+def test_a_transform_that_is_not_finite_does_not_cost_the_others_of_its_message():
+    """What is none is refused where it is used, one by one."""
+    broken = fox.FrameTransform(child_frame_id="a", translation=fox.Vector3(x=np.nan), rotation=QUARTER)
+    whole = fox.FrameTransform(child_frame_id="b", translation=fox.Vector3(x=1.0), rotation=QUARTER)
+    (_, first), (_, second) = decode(fox.FrameTransforms(transforms=[broken, whole]))
+    assert np.isnan(first.pose[0]) and second.pose.tolist() == [1.0, 0.0, 0.0, 0.8, 0.0, 0.0, 0.6]
 
 
 def test_several_transforms_have_their_own_times():

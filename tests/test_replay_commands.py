@@ -81,6 +81,7 @@ def test_every_option_arrives(logs, taken):
         "--frame-rate", "2", "--fault", "drop:lidar", "--fault", "blank:camera@1-2", "--truth", "tables",
         "--score-threshold", "0.5", "--outputs", "rrd,mcap", "--deadline-ms", "80", "--skip-damaged",
         "--limits", "3", "--rate", "2", "--realtime", "--loop", "--start-paused",
+        "--exclude-transforms", "gps:base", "/a:/b",
     ]  # fmt: skip
     assert main([str(argument) for argument in arguments]) == 0
     [(job, playback, loop)] = taken
@@ -106,6 +107,7 @@ def test_every_option_arrives(logs, taken):
         deadline_ms=80.0,
         skip_damaged=True,
         limits=3.0,
+        exclude_transforms=(("gps", "base"), ("a", "b")),
     )
     assert dataclasses.asdict(job) == dataclasses.asdict(expected)
     default = Job("", "", "")
@@ -176,13 +178,23 @@ def test_info_saves_the_rig_that_a_replay_takes(replayed, logs, tmp_path, capsys
     assert main(["info", str(logs["sqlite3"]), "--save-rig", str(tmp_path / "rigs/rig.yaml")]) == 0
     out = capsys.readouterr().out
     assert "/lidar_top" in out and "RADAR_FRONT" in out and "6 " in out
-    assert list(load_rig(tmp_path / "rigs/rig.yaml").sensors) == ["CAM_FRONT", "LIDAR_TOP", "RADAR_FRONT"]
+    rig = load_rig(tmp_path / "rigs/rig.yaml")
+    assert list(rig.sensors) == ["CAM_FRONT", "LIDAR_TOP", "RADAR_FRONT"]
+    assert all(len(source.ego_SE3_sensor) == 7 for source in rig.sensors.values())
     _, proposed = replayed(logs["sqlite3"])
     _, given = replayed(logs["sqlite3"], "--rig", tmp_path / "rigs/rig.yaml")
     assert given["detections_sha256"] == proposed["detections_sha256"]
     capsys.readouterr()
     assert main(["info", str(logs["sqlite3"]), "--rig", str(tmp_path / "rigs/rig.yaml")]) == 0
-    assert capsys.readouterr().out == out
+    assert capsys.readouterr().out.split("\nrig\n")[0] == out.split("\nrig\n")[0]
+
+
+def test_info_excludes_transforms(logs, capsys):
+    assert main(["info", str(logs["mcap"]), "--exclude-transforms", "map:base_link", "a:b"]) == 0
+    assert "no odometry or map frame above base_link" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["info", str(logs["mcap"]), "--exclude-transforms", "map"])
+    assert "PARENT:CHILD was expected, found 'map'" in capsys.readouterr().err
 
 
 def test_the_doctor_finds_nothing_and_something(logs, tmp_path, capsys):

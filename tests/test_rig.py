@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perception.config import ConfigError
 from perception.logs import rig as rig_module
 from perception.logs.messages import Topic
-from perception.logs.propose import Frames, complete, propose
+from perception.logs.propose import complete, propose
 from perception.logs.rig import CameraSource, CloudSource, Rig, check_rig, load_rig, to_yaml
 
 LIDAR = ("x", "y", "z", "intensity")
@@ -294,12 +294,6 @@ def test_a_rig_is_proposed_for_anything_in_any_order(topics, data):
         for camera in rig.cameras.values():
             camera.calibration = "/info"
         check_rig(rig, "proposed")
-
-
-def test_the_chain_between_two_frames_does_not_pass_what_is_above_both():
-    frames = Frames({("map", "base"), ("base", "mast"), ("mast", "lidar"), ("base", "cam")})
-    assert frames.between("cam", "lidar") == [("base", "cam"), ("mast", "lidar"), ("base", "mast")]
-    assert not frames.connected("cam", "other") and frames.up("lidar") == ["lidar", "mast", "base", "map"]
 
 
 def test_a_proposal_to_replay_with_has_only_sensors_that_lack_nothing():

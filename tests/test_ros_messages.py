@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Sample, Transform
 from perception.logs.ros_messages import as_static, decoder, is_static
+from perception.logs.transforms import checked_pose
 
 rosbags_typesys = pytest.importorskip("rosbags.typesys")
 from perception.logs.ros_messages import known_types  # noqa: E402
@@ -343,9 +344,11 @@ def test_every_transform_has_its_own_time():
 
 
 @pytest.mark.parametrize("w", [0.0, 1e300, float("nan"), 2.0])
-def test_transforms_without_a_rotation(w):
-    with pytest.raises(LogError, match="expected"):
-        decoded(make("TFMessage", [transform(w)]))
+def test_a_transform_without_a_rotation_does_not_cost_the_others_of_its_message(w):
+    (_, broken), (_, whole) = decoded(make("TFMessage", [transform(w), transform(1.0)]))
+    assert np.array_equal(broken.pose[3], w, equal_nan=True) and whole.pose[3] == 1
+    with pytest.raises(LogError, match="metres and a unit quaternion were expected"):
+        checked_pose(broken)
 
 
 def test_topics_of_static_transforms():

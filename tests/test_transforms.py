@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from perception.geometry import pose_matrix
 from perception.logs.messages import LogError, Transform
-from perception.logs.transforms import HOLD_NS, Transforms, inverse
+from perception.logs.transforms import HOLD_NS, Refused, Transforms, inverse
 
 S = 1_000_000_000
 
@@ -124,7 +124,7 @@ def test_an_origin_that_was_said_once_does_not_end_what_is_known():
 
 def test_history_of_what_never_changes_is_not_kept():
     transforms = known(*[("base", "lidar", t, pose(1)) for t in range(1000)])
-    assert len(transforms._edges["lidar"].poses) == 2
+    assert len(transforms._edges["base", "lidar"].poses) == 2
     assert transforms.measured("base", "lidar") == (0, 999 * S)
 
 
@@ -149,11 +149,49 @@ def test_no_pose(broken):
     assert transforms.lookup("map", "car", 0) is None  # and nothing of it is kept
 
 
-def test_a_circle_of_three():
+def test_two_localisers_do_not_disturb_each_other():
+    transforms = known(("map", "odom", 0, pose(100)), ("odom", "base", 0, pose(10)), ("gps", "base", 0, pose(7)))
+    assert transforms.lookup("map", "base", 0)[0, 3] == 110
+    assert transforms.lookup("gps", "base", 0)[0, 3] == 7
+    assert transforms.lookup("map", "gps", 0)[0, 3] == 103
+    assert transforms.doubts() == []
+
+
+def test_the_mount_of_a_frame_that_odometry_locates_is_walked_both_ways():
+    transforms = known(("base", "camera", 0, pose(1)), ("base", "lidar", 0, pose(0, 2)), static=True)
+    for seconds in (0, 1):  # the camera looks to the left, and moves to the left
+        transforms.add(seconds * S, Transform("odom", "camera", pose(1, 10 * seconds, yaw=np.pi / 2)))
+    # The vehicle's x axis is the camera's, and the camera is 1 m ahead: at 0.5 s (1, 5) - 1 m along (0, 1) = (1, 4).
+    assert np.allclose(transforms.lookup("odom", "base", S // 2)[:3, 3], [1, 4, 0])
+    assert np.allclose(transforms.lookup("odom", "lidar", S // 2)[:3, 3], [-1, 4, 0])
+    assert transforms.measured("odom", "lidar") == (0, S)
+
+
+def test_two_ways_are_said_of_frames_that_were_asked_for_only():
+    transforms = known(("map", "odom", 0, pose(1)), ("odom", "base", 0, pose(1)), ("map", "base", 0, pose(5)))
+    transforms.lookup("map", "odom", 0)
+    assert transforms.doubts() == []
+    assert transforms.lookup("map", "base", 0)[0, 3] == 5
+    (line,) = transforms.doubts()
+    assert line.startswith("two ways from base to map: map -> base is taken")
+
+
+def test_only_so_many_transforms_are_kept(monkeypatch):
+    monkeypatch.setattr("perception.logs.transforms._MOST_EDGES", 2)
     transforms = known(("a", "b", 0, pose()), ("b", "c", 0, pose()))
-    with pytest.raises(LogError, match="transform c -> a: a tree was expected, found a circle"):
-        transforms.add(0, Transform("c", "a", pose()))
-    assert transforms.lookup("a", "c", 0) is not None
+    with pytest.raises(LogError, match="up to 2 transforms between frames were expected, found more"):
+        transforms.add(0, Transform("c", "d", pose()))
+    transforms.add(1, Transform("b", "c", pose(1)))
+
+
+def test_of_refused_transforms_the_first_of_each_pair_is_said_and_all_are_counted():
+    refused = Refused()
+    for child in ("wheel", "wheel", *map(str, range(12))):
+        refused.add(Transform("base", child, pose()), LogError(f"base -> {child}: none"))
+    first, *_, last = refused.lines()
+    assert first == "base -> wheel: none; left out: 2"
+    assert last == "transforms of 3 more pairs of frames are left out" and len(refused.lines()) == 11
+    assert refused.lines([("base", "7")]) == ["base -> 7: none; left out: 1"]
 
 
 def test_a_slightly_long_quaternion_still_gives_a_rotation():

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from perception.cli.options import add_log_options
+from perception.cli.options import add_log_options, add_transforms_option
 from perception.errors import PerceptionError
 
 
@@ -18,15 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="nuScenes folder, .mcap file, ROS 2 bag (folder or .db3); several: a row each",
     )
     add_log_options(parser)
+    add_transforms_option(parser)
     parser.add_argument("--rig", help="check the log against this rig file instead of proposing one")
     parser.add_argument("--doctor", action="store_true", help="diagnose the log; exit code 1 for errors")
-    parser.add_argument("--save-rig", metavar="PATH", help="write the proposed rig to this file")
+    parser.add_argument("--save-rig", metavar="PATH", help="write the rig, with the mounts, to this file")
 
 
 def run(args: argparse.Namespace) -> int:
     from perception.files import write_file
     from perception.logs import doctor
-    from perception.logs.inspect import inspect, table
+    from perception.logs.inspect import inspect, table, with_mounts
     from perception.logs.log import open_log
     from perception.logs.rehearsal import rehearse
     from perception.logs.rig import load_rig, to_yaml
@@ -35,12 +36,13 @@ def run(args: argparse.Namespace) -> int:
         return _overview(args)
     rig = None if args.rig is None else load_rig(args.rig)
     options = {"version": args.version, "scene": args.scene, "limits": args.limits}
+    options["exclude_transforms"] = args.exclude_transforms
     with open_log(args.logs[0], strict=False, **options) as log:
         info = inspect(log, rig, progress=args.progress and sys.stderr.isatty())
         rehearsal = rehearse(log, rig, info.duration_s) if args.doctor else None
     print(table(info))
     if args.save_rig is not None:
-        write_file(Path(args.save_rig), to_yaml(info.rig).encode())
+        write_file(Path(args.save_rig), to_yaml(with_mounts(info)).encode())
     if rehearsal is None:
         return 0
     findings = doctor.diagnose(info, rehearsal)

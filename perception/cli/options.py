@@ -79,6 +79,25 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def add_transforms_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--exclude-transforms``, as :func:`perception.logs.log.open_log` takes them."""
+    parser.add_argument(
+        "--exclude-transforms",
+        nargs="+",
+        default=(),
+        type=_transform,
+        metavar="PARENT:CHILD",
+        help="transforms to ignore, by their two frames, such as gps_map:base_link",
+    )
+
+
+def _transform(text: str) -> tuple[str, str]:
+    parent, colon, child = text.partition(":")
+    if not (parent and colon and child):
+        raise argparse.ArgumentTypeError(f"PARENT:CHILD was expected, found {text!r}")
+    return parent.removeprefix("/"), child.removeprefix("/")
+
+
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, to be validated with :func:`perception.device.checked_device`."""
     parser.add_argument(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from perception.cli.options import add_device_option, add_limits_option, names
+from perception.cli.options import add_device_option, add_limits_option, add_transforms_option, names
 from perception.errors import PerceptionError
 
 _EPILOG = """In a terminal: SPACE pauses, RIGHT steps one frame while paused, UP and DOWN change the rate, q quits.
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topics", nargs="+", metavar="TOPIC", help="only these topics; include those of transforms and calibrations"
     )
     what.add_argument("--exclude-topics", nargs="+", default=(), metavar="TOPIC", help="all topics except these")
+    add_transforms_option(what)
     what.add_argument("-m", "--remap", nargs="+", default=(), metavar="OLD:=NEW", help="rename topics")
     what.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="start S seconds into the log")
     what.add_argument("--duration", "--playback-duration", type=float, metavar="S", help="seconds to replay")
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         deadline_ms=args.deadline_ms,
         skip_damaged=args.skip_damaged,
         limits=args.limits,
+        exclude_transforms=tuple(args.exclude_transforms),
     )
     jobs = fleet.jobs_of(args.logs, template, args.scenes)
     paced = args.rate or args.realtime or args.loop or args.start_paused

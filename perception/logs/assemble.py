@@ -28,7 +28,7 @@ from perception.logs.frame_times import FrameTimes
 from perception.logs.measurements import Assembly, Measurements, UnknownPose
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
-from perception.logs.transforms import inverse
+from perception.logs.transforms import Refused, inverse
 from perception.logs.video import NoPicture
 from perception.sample import Frame, LidarCloud, RadarCloud, SampleError
 
@@ -98,6 +98,7 @@ class Assembler:
         self._measurements = Measurements(rig, assembly)
         self.counts = self._measurements.counts
         self._reasons: dict[str, str] = {}  # topic -> what is wrong with the first measurement that cannot be used
+        self._refused = Refused()
         self._sensors = {sensor.source.topic: sensor for sensor in _sensors(rig, assembly)}
         reference = rig.sensors.get(rig.reference)
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
@@ -128,9 +129,17 @@ class Assembler:
     def learn(self, message: Message) -> None:
         """Take a calibration or a transform; before the first ``push`` it is one that holds from the beginning."""
         if isinstance(message.data, Transform):
-            self._attempt(message, lambda m: self._measurements.transforms.add(m.timestamp_ns, m.data))
+            try:
+                self._measurements.transforms.add(message.timestamp_ns, message.data)
+            except LogError as error:
+                self._refused.add(message.data, error)
         elif isinstance(message.data, Calibration) and message.topic in self._calibration_topics:
             self._measurements.calibrations[message.topic] = message.data
+
+    @property
+    def doubts(self) -> list[str]:
+        """Lines on transforms that were left out, or that contradict each other."""
+        return [*self._refused.lines(), *self._measurements.transforms.doubts()]
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the log completes."""
@@ -267,8 +276,8 @@ class Assembler:
         """The result of ``read``. An error is raised with file, topic and time, or counted if damage is skipped."""
         try:
             return read(message, *args)
-        except UnknownPose:
-            self.counts[f"{message.topic}: measurements without an ego pose"] += 1
+        except UnknownPose as unknown:
+            self.counts[f"{message.topic}: measurements without {unknown}"] += 1
             return None
         except NoPicture as error:  # what a lost packet costs, as a lost message costs its measurement
             self.counts[f"{message.topic}: {error}"] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from perception.logs.messages import Calibration, Cloud, Image, Message, is_timeless
+from perception.logs.messages import Calibration, Cloud, Image, Message, Transform, is_timeless
 
 BEGINNING_S = 5.0
 
@@ -24,16 +24,30 @@ def beginning(
         yield message
 
 
-def known_from_the_start(messages: Iterable[Message]) -> list[Message]:
-    """The static transforms in the beginning of a log, and the first calibration of every topic.
+class Lasting:
+    """What holds from the beginning of a log, whenever it was first recorded.
 
-    Recorders often start before the publishers of these do, but the sensors were mounted before that.
+    That is the first calibration of every topic, and what was said about mounts: static transforms, and others of which
+    nothing that was added says that they move. Recorders often start before the publishers of these do, but the sensors
+    were mounted before that.
     """
-    known, calibrated = [], set()
-    for message in messages:
-        if is_timeless(message):
-            known.append(message)
-        elif isinstance(message.data, Calibration) and message.topic not in calibrated:
-            calibrated.add(message.topic)
-            known.append(message)
-    return known
+
+    def __init__(self):
+        self._messages: dict[object, Message] = {}
+        self._moving: set[object] = set()
+
+    def add(self, message: Message) -> None:
+        data = message.data
+        if isinstance(data, Calibration):
+            self._messages.setdefault(message.topic, message)
+        elif is_timeless(message):  # the latest holds
+            self._messages[data.parent, data.child, True] = message
+        elif isinstance(data, Transform):
+            key = data.parent, data.child, False
+            first = self._messages.setdefault(key, message)
+            if first.data.pose.tobytes() != data.pose.tobytes():
+                self._moving.add(key)
+
+    @property
+    def messages(self) -> list[Message]:
+        return [message for key, message in self._messages.items() if key not in self._moving]

@@ -56,9 +56,9 @@ def numbers(what: str, values, *shape: int) -> np.ndarray:
 
 
 def pose(translation: Vector, rotation: Quaternion) -> np.ndarray:
-    """As in :class:`perception.logs.messages.Transform`."""
+    """As in :class:`perception.logs.messages.Transform`. Not checked, so that others in its message can be used."""
     at, q = translation, rotation
-    return numbers("translation and rotation", (at.x, at.y, at.z, q.w, q.x, q.y, q.z), 7)
+    return np.array((at.x, at.y, at.z, q.w, q.x, q.y, q.z), dtype=np.float64)
 
 
 def compressed_image(frame_id: str, text: str, data: bytes | memoryview) -> Image:

@@ -5,7 +5,6 @@ Errors keep a log, a sensor or a part of the drive from being used as recorded. 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median_high, median_low
@@ -13,11 +12,12 @@ from typing import Literal
 
 from perception.logs.assemble import LONGEST_WAIT_NS
 from perception.logs.default_rig import left_out
+from perception.logs.frame_graph import FrameGraph
 from perception.logs.inspect import EdgeInfo, LogInfo, counted, first_lines, seconds_in
-from perception.logs.propose import Frames, doubts, lacks
+from perception.logs.propose import doubts, lacks
 from perception.logs.rehearsal import Rehearsal
 from perception.logs.timing import Times
-from perception.logs.transforms import HOLD_NS
+from perception.logs.transforms import HOLD_NS, two_ways
 
 _MOST_BACK_NS = 1_000_000_000  # what sorting a stream mends; further back, the clock was set
 _OFFSET_NS = 1_000_000_000  # between measurement and recording
@@ -154,21 +154,28 @@ def _sensors(info: LogInfo) -> Iterator[Finding]:
 
 
 def _frames(info: LogInfo) -> Iterator[Finding]:
-    rig, edges, frames = info.rig, info.transforms, Frames(info.transforms.keys())
-    parents = defaultdict(list)
-    for parent, child in sorted(edges):
-        parents[child].append(parent)
-    for child, several in parents.items():
-        if len(several) > 1:
-            yield Finding("error", f"frame {child} has several parents, {', '.join(several)}: drop all but one")
-    if rig.world_frame is None or not frames.connected(rig.world_frame, rig.ego_frame):
-        return
-    chain = [(pair, edges[pair]) for pair in frames.between(rig.world_frame, rig.ego_frame)]
-    if chain and all(edge.constant for _, edge in chain):
+    rig, edges, frames = info.rig, info.transforms, FrameGraph(info.transforms)
+    sensors = {source.frame_id or info.frame_ids.get(source.topic, "") for source in rig.sensors.values()}
+    pairs = [(rig.ego_frame, frame) for frame in sorted(sensors)]
+    if rig.world_frame is not None:
+        pairs.insert(0, (rig.world_frame, rig.ego_frame))
+    used = {edge for pair in pairs for edge in frames.way(*pair) or ()}
+    for line in filter(None, (two_ways(frames, *pair) for pair in pairs)):
+        yield Finding("warning", line)
+    for edge in info.refused:
+        (line,) = info.refused.lines([edge])
+        if line not in info.missing:
+            yield Finding("warning" if edge in used else "note", line)
+    for child in frames.names:
+        parents = frames.parents(child)
+        if len(parents) > 1 and not used.issuperset((parent, child) for parent in parents):
+            yield Finding("note", f"frame {child} has several parents, {', '.join(parents)}")
+    chain = frames.way(*pairs[0]) if rig.world_frame is not None else None
+    if chain and all(edges[edge].constant for edge in chain):
         yield Finding("warning", f"{rig.ego_frame} never moves in {rig.world_frame}: right if the vehicle stood still")
-    for (parent, child), edge in chain:
-        if not edge.constant:
-            yield from _pose(f"{parent} -> {child}", edge, info)
+    for edge in sorted(chain or ()):
+        if not edges[edge].constant:
+            yield from _pose(" -> ".join(edge), edges[edge], info)
 
 
 def _pose(name: str, edge: EdgeInfo, info: LogInfo) -> Iterator[Finding]:

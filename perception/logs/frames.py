@@ -8,8 +8,9 @@ from dataclasses import replace
 from perception.config import DataConfig
 from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ  # whose sweeps a configuration counts
 from perception.logs.assemble import LONGEST_WAIT_NS, Assembler, sweep_span_s
-from perception.logs.beginning import beginning, known_from_the_start
+from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import Corruption, Corruptions, biases
+from perception.logs.inspect import inspect
 from perception.logs.log import Log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import LogError, Message, is_timeless
@@ -62,8 +63,7 @@ class LogFrames:
         transforms = {"/tf", "/tf_static"}  # a truncated file may not list them before it is read
         transforms |= {topic.name for topic in log.topics.values() if topic.kind == "transform"}
         if self._known is None:
-            opening = log.messages(calibrations | sensors | transforms, strict=False)
-            self._known = known_from_the_start(beginning(opening, is_measurement=lambda m: m.topic in sensors))
+            self._known = inspect(log, self._rig, BEGINNING_S, topics=calibrations | sensors | transforms).known
         for message in self._known:
             self._assembler.learn(message)
         empty = True
@@ -100,5 +100,8 @@ class LogFrames:
             for name, topic in topics.items()
             if topic is not None and topic.kind is None
         ]
+        excluded = [f"transform {p} -> {c}: {n} excluded" for (p, c), n in self._log.excluded.items()]
+        doubts = [] if self._assembler is None else self._assembler.doubts
         left_out = (f"{what}: {n}" for what, n in sorted(counts.items()))
-        return [*stopped, *unread, *self._log.damage, *self._log.order.problems, *unstamped, *left_out]
+        log = [*stopped, *unread, *self._log.damage, *self._log.order.problems, *unstamped]
+        return [*log, *excluded, *doubts, *left_out]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from perception.data.image_files import ImageError, decode_image
-from perception.logs.beginning import beginning, known_from_the_start
+from perception.geometry import SE3
+from perception.logs.beginning import Lasting, beginning
 from perception.logs.decoding import CODECS
-from perception.logs.messages import Calibration, Cloud, Image, Message, Reader, Topic, Transform, is_timeless
-from perception.logs.propose import lacks, propose
+from perception.logs.frame_graph import Edge, FrameGraph
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Reader, Topic, Transform, is_timeless
+from perception.logs.propose import is_vehicle_frame, lacks, propose, unplaced
 from perception.logs.rig import Rig, to_yaml
+from perception.logs.ros_messages import is_static
 from perception.logs.timing import Times
+from perception.logs.transforms import Refused, Transforms, checked_pose
 from perception.logs.video import Decoder, why_not
 from perception.text import aligned
 
@@ -59,10 +65,10 @@ class TopicInfo:
 
 @dataclass
 class EdgeInfo:
-    """One transform. constant: it had a single pose throughout, whether or not it is declared static."""
+    """One transform. pose: the first.  constant: it had no other, whether or not it is declared static."""
 
     static: bool
-    first: bytes
+    pose: np.ndarray
     constant: bool = True
     times: Times = field(default_factory=Times)
 
@@ -71,13 +77,15 @@ class EdgeInfo:
 class LogInfo:
     """topics: by name.  transforms: (parent, child) -> EdgeInfo.  start_ns, end_ns: of the sensors' measurements.
 
-    rig: the given or the proposed one.  missing: what it lacks, a line each.  stopped, damage: as of the reader.
-    known: what is known from the start (``beginning.py``), where no more than the beginning was read.
+    refused: transforms that are none.  rig: the given or the proposed one.  missing: what it lacks, a line each.
+    stopped, damage: as of the reader.  known: what holds from the start (``beginning.py``), where no more than the
+    beginning was read.
     """
 
     path: Path
     topics: dict[str, TopicInfo]
-    transforms: dict[tuple[str, str], EdgeInfo]
+    transforms: dict[Edge, EdgeInfo]
+    refused: Refused
     start_ns: int | None
     end_ns: int | None
     rig: Rig
@@ -96,42 +104,85 @@ class LogInfo:
         return {name: info.frame_ids[0] for name, info in self.topics.items() if info.frame_ids}
 
 
-def inspect(reader: Reader, rig: Rig | None = None, seconds: float | None = None, progress: bool = False) -> LogInfo:
+def inspect(
+    reader: Reader,
+    rig: Rig | None = None,
+    seconds: float | None = None,
+    progress: bool = False,
+    topics: Collection[str] | None = None,
+) -> LogInfo:
     """Read a log once.
 
     Args:
         rig: compared with the log; None: the proposed one.
-        seconds: how much of it since the first image or cloud, by the clock it was recorded with; None: all.
+        seconds: how much of it since the first image or cloud, by the clock it was recorded with; None: all. Where a
+            sensor's mount is not known by then, static transforms are looked for in the rest.
+        topics: only these; None: all.
     """
-    topics: dict[str, TopicInfo] = {}
-    edges: dict[tuple[str, str], EdgeInfo] = {}
+    seen: dict[str, TopicInfo] = {}
+    edges, refused, lasting = dict[Edge, EdgeInfo](), Refused(), Lasting()
     total = sum(topic.count or 0 for topic in reader.topics.values() if topic.kind) or None
-    messages = reader.messages(strict=False)
-    lasting: list[Message] = []  # static transforms and calibrations of the beginning
+    messages = reader.messages(topics, strict=False)
     if seconds is not None:
         messages = beginning(messages, seconds)
     for message in tqdm(messages, total=total, desc="inspect", unit="msg", disable=not progress):
-        topic = topics.get(message.topic)
+        topic = seen.get(message.topic)
         if topic is None:
-            topic = topics[message.topic] = TopicInfo(reader.topics[message.topic])
-        if seconds is not None and (isinstance(message.data, Calibration) or is_timeless(message)):
-            lasting.append(message)
+            topic = seen[message.topic] = TopicInfo(reader.topics[message.topic])
         _add(topic, message)
-        if isinstance(message.data, Transform):
-            _add_edge(edges, message)
+        if _add_edge(edges, refused, message) and seconds is not None:
+            lasting.add(message)
     for name, reason in reader.failed.items():
-        topics.setdefault(name, TopicInfo(reader.topics[name])).failure = reason
-    topics = {name: topics.get(name) or TopicInfo(reader.topics[name]) for name in sorted(reader.topics)}
-
-    info = LogInfo(reader.path, topics, edges, *_time_range(topics), Rig(), [], reader.stopped, list(reader.damage))
-    info.known = known_from_the_start(lasting)
-    known = {name: replace(t.topic, count=t.times.count if t.topic.kind else t.count) for name, t in topics.items()}
-    if rig is None:
-        fields = {name: t.fields for name, t in topics.items()}
-        info.rig, info.missing = propose(known, edges.keys(), info.frame_ids, fields)
-    else:
-        info.rig, info.missing = rig, lacks(rig, known, edges.keys(), info.frame_ids)
+        seen.setdefault(name, TopicInfo(reader.topics[name])).failure = reason
+    seen = {name: seen.get(name) or TopicInfo(reader.topics[name]) for name in sorted(reader.topics)}
+    times = _time_range(seen)
+    info = LogInfo(reader.path, seen, edges, refused, *times, Rig(), [], reader.stopped, list(reader.damage))
+    info.rig, info.missing = _described(info, rig)
+    if seconds is not None and _lacks_transforms(info, is_proposed=rig is None):
+        late = [name for name in seen if is_static(name)]
+        for message in reader.messages(late, strict=False) if late else ():
+            is_new = isinstance(message.data, Transform) and (message.data.parent, message.data.child) not in edges
+            if is_new and _add_edge(edges, refused, message):
+                lasting.add(message)
+        info.rig, info.missing = _described(info, rig)
+    info.known = lasting.messages
     return info
+
+
+def _described(info: LogInfo, rig: Rig | None) -> tuple[Rig, list[str]]:
+    """The rig, or the proposed one, and what it lacks."""
+    known = {n: replace(t.topic, count=t.times.count if t.topic.kind else t.count) for n, t in info.topics.items()}
+    if rig is None:
+        fields = {name: topic.fields for name, topic in info.topics.items()}
+        rig, missing = propose(known, info.transforms.keys(), info.frame_ids, fields)
+    else:
+        missing = lacks(rig, known, info.transforms.keys(), info.frame_ids)
+    if rig.world_frame is None or unplaced(rig, FrameGraph(info.transforms), info.frame_ids):
+        missing = missing + info.refused.lines([edge for edge in info.refused if edge not in info.transforms])
+    return rig, missing
+
+
+def _lacks_transforms(info: LogInfo, is_proposed: bool) -> bool:
+    is_lost = is_proposed and not is_vehicle_frame(info.rig.ego_frame)
+    return is_lost or bool(unplaced(info.rig, FrameGraph(info.transforms), info.frame_ids))
+
+
+def with_mounts(info: LogInfo) -> Rig:
+    """The rig with the places of its sensors, as far as the log's transforms say that they do not move."""
+    transforms, graph = Transforms(), FrameGraph(info.transforms)
+    for (parent, child), edge in info.transforms.items():
+        transforms.add(0, Transform(parent, child, edge.pose, static=True))
+    placed = copy.deepcopy(info.rig)
+    for source in placed.sensors.values():
+        frame = source.frame_id or info.frame_ids.get(source.topic, "")
+        way = graph.way(placed.ego_frame, frame)
+        if source.ego_SE3_sensor is None and way and all(info.transforms[edge].constant for edge in way):
+            pose = SE3.from_matrix(transforms.lookup(placed.ego_frame, frame, 0)).pose
+            recorded = info.transforms[way[0]].pose
+            if way == [(placed.ego_frame, frame)] and np.allclose(recorded, pose):  # then to the last bit
+                pose = recorded
+            source.ego_SE3_sensor = pose.tolist()
+    return placed
 
 
 def _add(info: TopicInfo, message: Message) -> None:
@@ -172,11 +223,20 @@ def _video_size(info: TopicInfo, image: Image) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _add_edge(edges: dict[tuple[str, str], EdgeInfo], message: Message[Transform]) -> None:
-    data, pose = message.data, message.data.pose.tobytes()
+def _add_edge(edges: dict[Edge, EdgeInfo], refused: Refused, message: Message) -> bool:
+    """Takes note of a transform. Returns False for one that is none."""
+    data = message.data
+    if not isinstance(data, Transform):
+        return True
+    try:
+        pose = checked_pose(data)
+    except LogError as error:
+        refused.add(data, error)
+        return False
     edge = edges.setdefault((data.parent, data.child), EdgeInfo(data.static, pose))
-    edge.constant = edge.constant and edge.first == pose
+    edge.constant = edge.constant and edge.pose.tobytes() == pose.tobytes()
     edge.times.add(message.timestamp_ns, message.log_time_ns)
+    return True
 
 
 def _time_range(topics: dict[str, TopicInfo]) -> tuple[int | None, int | None]:

@@ -53,6 +53,7 @@ class Log:
         order: the sorting of the last iteration, which knows what was late or left out.
         failed: topic -> what was wrong with the first of its messages that could not be decoded.
         unstamped: topic -> how many had no stamp of their own.
+        excluded: (parent, child) -> how many transforms were excluded.
         part_ns: from when to when the chosen part lasts, known when the first message has come.
     """
 
@@ -68,6 +69,7 @@ class Log:
         start_offset_s: float,
         duration_s: float | None,
         strict: bool,
+        exclude_transforms: Collection[tuple[str, str]] = (),
     ):
         self.reader, self.name, self.path = reader, name, reader.path
         self._remap, self._strict = dict(remap), strict
@@ -83,6 +85,7 @@ class Log:
         self.offsets_ns: Mapping[str, int] = {}
         self.order = Order()
         self.unstamped: Counter[str] = Counter()
+        self.excluded = dict.fromkeys(exclude_transforms, 0)
         self._jumps: Counter = Counter()
 
     @property
@@ -131,6 +134,7 @@ class Log:
         """
         self.order = Order()
         self.unstamped.clear()
+        self.excluded = dict.fromkeys(self.excluded, 0)
         self._jumps.clear()
         first_ns = None
         for message in self._in_order(topics):
@@ -149,6 +153,11 @@ class Log:
             wanted = recorded if wanted is None else recorded & wanted
         for message in self.reader.messages(wanted, strict):
             message = self._named(message)
+            if isinstance(message.data, Transform) and self.excluded:
+                edge = message.data.parent, message.data.child
+                if edge in self.excluded:
+                    self.excluded[edge] += 1
+                    continue
             if topics is None or message.topic in topics:
                 yield message
 
@@ -204,6 +213,7 @@ def open_log(
     duration_s: float | None = None,
     strict: bool = True,
     limits: float = 1.0,
+    exclude_transforms: Collection[tuple[str, str]] = (),
 ) -> Log:
     """Open a recorded drive of any format.
 
@@ -217,6 +227,7 @@ def open_log(
             from before the beginning still come.
         strict: a message that cannot be decoded is an error, else it is left out and listed in ``damage``.
         limits: how many times what :class:`perception.logs.limits.Limits` allows the recording may ask for.
+        exclude_transforms: (parent, child) of transforms that are left out.
 
     Raises:
         LogError: no such log, one that goes beyond its limits, no log at all, or a topic that is not in it.
@@ -229,7 +240,8 @@ def open_log(
     path = Path(path)
     reader, name = _open(path, version, scene, DEFAULT.times(limits))
     try:
-        return Log(reader, name, topics, exclude_topics, remap or {}, start_offset_s, duration_s, strict)
+        part = start_offset_s, duration_s
+        return Log(reader, name, topics, exclude_topics, remap or {}, *part, strict, exclude_transforms)
     except LogError:
         reader.close()
         raise

@@ -22,7 +22,7 @@ _ALL_RINGS = True, np.zeros(0, dtype=bool)
 
 
 class UnknownPose(LogError):
-    """The pose of the vehicle at the time of a measurement is unknown, as at the ends of a log."""
+    """What is unknown at the time of a measurement: the pose of the vehicle, as at the ends of a log, or a mount."""
 
 
 @dataclass(frozen=True)
@@ -149,20 +149,19 @@ class Measurements:
 
         Poses may end before the last point of a sweep, or begin after its first: constant motion is assumed there.
         """
-        ego = self._rig.ego_frame
-        since_ns, until_ns = self.transforms.measured(world, ego) or (0, 0)
+        since_ns, until_ns = self.transforms.measured(world, self._rig.ego_frame) or (0, 0)
         shift_ns = int(max(0, since_ns - first_ns) + min(0, until_ns - last_ns))
         shift_ns = int(min(max(stamp_ns + shift_ns, since_ns), until_ns)) - stamp_ns
         first_ns, last_ns = int(max(first_ns + shift_ns, since_ns)), int(min(last_ns + shift_ns, until_ns))
         if first_ns >= last_ns:
-            raise UnknownPose(f"poses of {ego} in {world} at two times were expected, to know how it moves")
+            raise UnknownPose("an ego pose")
         return first_ns, last_ns, shift_ns
 
     def _world_T_sensor(self, message: Message[Image | Cloud], source: Mount, time_ns: int) -> np.ndarray:
         """[4, 4] at a time that may differ from the message's."""
         world_T_ego = self.world_T_ego(time_ns)
         if world_T_ego is None:
-            raise UnknownPose(f"a pose of {self._rig.ego_frame} in {self._rig.world_frame} was expected, found none")
+            raise UnknownPose("an ego pose")
         world_T_sensor = world_T_ego @ self._ego_T_sensor(message, source, time_ns)
         bias = self._assembly.bias.get(message.topic)
         return world_T_sensor if bias is None else world_T_sensor @ bias
@@ -173,7 +172,7 @@ class Measurements:
         ego, frame = self._rig.ego_frame, source.frame_id or message.data.frame_id
         ego_T_sensor = self.transforms.lookup(ego, frame, time_ns)
         if ego_T_sensor is None:
-            raise LogError(f"a transform from {ego} to {frame} was expected, found none")
+            raise UnknownPose(f"a transform from {ego} to {frame}" if frame else "a frame_id")
         return ego_T_sensor
 
     def _count_defects(self, message: Message[Cloud]) -> None:

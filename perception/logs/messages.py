@@ -85,14 +85,11 @@ class Cloud:
     defects: tuple[str, ...] = ()
 
 
-QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Transform:
     """parent_SE3_child: float64 [7], translation (x, y, z) in metres, then quaternion (w, x, y, z).
 
-    static: holds at all times.
+    They are as recorded: see :func:`perception.logs.transforms.checked_pose`.  static: holds at all times.
     """
 
     parent: str

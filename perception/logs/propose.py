@@ -11,11 +11,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from perception.logs.frame_graph import FrameGraph
 from perception.logs.messages import Topic
 from perception.logs.rig import CameraSource, CloudSource, Rig, is_rectified
 
-_EGO_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle")
-_WORLD_FRAMES = ("map", "odom")
+_EGO_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle", "hero", "base")
+_WORLD_FRAMES = ("map", "world", "odom")
 # Words of topic names that do not tell one sensor from another of its kind.
 _IMAGE_WORDS = frozenset(
     "image images img raw rect rectified color colour mono gray grey compressed jpeg jpg png rgb bgr data info"
@@ -79,7 +80,7 @@ def propose(
     rig.samples = next((topic.name for topic in heard if topic.kind == "sample"), None)
     rig.reference = _reference(rig, topics)
 
-    frames = Frames(transforms)
+    frames = FrameGraph(transforms)
     rig.ego_frame = _ego_frame(rig, frames, frame_ids)
     rig.world_frame = _world_frame(rig.ego_frame, frames)
     derived = [topic.name for topic in heard if topic.kind in measured and _is_derived(topic)]
@@ -94,7 +95,8 @@ def lacks(
     """What a rig needs and a log lacks, one line each. Arguments as of :func:`propose`."""
     if not rig.sensors:
         return ["no sensor: of what can be decoded, nothing is an image or a cloud"]
-    frames = Frames(transforms)
+    frames = FrameGraph(transforms)
+    places = unplaced(rig, frames, frame_ids)
     lines = []
     for name, source in rig.sensors.items():
         if source.topic not in topics:
@@ -105,16 +107,21 @@ def lacks(
                 lines.append(f"no camera calibration for {source.image}: give {name} intrinsics, [fx, fy, cx, cy]")
             elif source.calibration not in topics:
                 lines.append(f"no topic {source.calibration}, which {name} is calibrated by")
-        frame = source.frame_id or frame_ids.get(source.topic)
-        if source.ego_SE3_sensor is not None:
+        if name not in places:
             continue
-        if not frame:
+        if not (frame := places[name]):
             lines.append(f"no frame in the messages of {source.topic}: give {name} a frame_id or ego_SE3_sensor")
-        elif not frames.connected(rig.ego_frame, frame):
+        else:
             lines.append(f"no transform from {rig.ego_frame} to {frame}: give {name} ego_SE3_sensor")
     if rig.world_frame is not None and not frames.connected(rig.world_frame, rig.ego_frame):
         lines.append(f"no transform from {rig.world_frame} to {rig.ego_frame}: world_frame null where it stands still")
     return lines
+
+
+def unplaced(rig: Rig, frames: FrameGraph, frame_ids: Mapping[str, str]) -> dict[str, str]:
+    """Sensor -> its frame, "" for none, of those whose place on the vehicle neither the rig nor a transform says."""
+    found = {name: s.frame_id or frame_ids.get(s.topic, "") for name, s in rig.sensors.items() if not s.ego_SE3_sensor}
+    return {name: frame for name, frame in found.items() if not frame or not frames.connected(rig.ego_frame, frame)}
 
 
 def complete(
@@ -155,31 +162,6 @@ def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
 def is_vehicle_frame(frame: str) -> bool:
     """Whether the name of a frame is one of a vehicle's, not of a sensor's."""
     return _last(frame) in _EGO_FRAMES
-
-
-class Frames:
-    """The tree that transforms (parent, child) make. Where a frame has two parents, the first by name counts."""
-
-    def __init__(self, transforms: Collection[tuple[str, str]]):
-        self.names = sorted({frame for pair in transforms for frame in pair})
-        self._parents: dict[str, str] = {}
-        for parent, child in sorted(transforms):
-            self._parents.setdefault(child, parent)
-
-    def up(self, frame: str) -> list[str]:
-        """The frame, its parent and so on to the root; a cycle is followed once."""
-        chain = {frame: None}
-        while (parent := self._parents.get(frame)) is not None and parent not in chain:
-            frame = parent
-            chain[frame] = None
-        return list(chain)
-
-    def connected(self, a: str, b: str) -> bool:
-        return a == b or self.up(a)[-1] == self.up(b)[-1]
-
-    def between(self, a: str, b: str) -> list[tuple[str, str]]:
-        """The transforms (parent, child) of the chain between two connected frames."""
-        return [(self._parents[frame], frame) for frame in sorted(set(self.up(a)) ^ set(self.up(b)))]
 
 
 def _words(text: str) -> list[str]:
@@ -296,7 +278,7 @@ def _reference(rig: Rig, topics: Mapping[str, Topic]) -> str:
     return min(rig.cameras or rig.radars, key=lambda n: ("front" not in _words(n), len(n), n), default="")
 
 
-def _ego_frame(rig: Rig, frames: Frames, frame_ids: Mapping[str, str]) -> str:
+def _ego_frame(rig: Rig, frames: FrameGraph, frame_ids: Mapping[str, str]) -> str:
     """By name; else the lowest frame above all sensors that is above the reference."""
     own = [frame for source in rig.sensors.values() if (frame := frame_ids.get(source.topic))]
     named = [
@@ -311,18 +293,23 @@ def _ego_frame(rig: Rig, frames: Frames, frame_ids: Mapping[str, str]) -> str:
         return Rig.ego_frame
     chains = [frames.up(frame) for frame in own if frames.connected(frame, reference)]
     above = [frame for frame in frames.up(reference) if all(frame in chain for chain in chains)]
-    carriers = [frame for frame in above if frame not in own and _last(frame) not in (*_WORLD_FRAMES, "world", "earth")]
+    carriers = [frame for frame in above if frame not in own and _last(frame) not in (*_WORLD_FRAMES, "earth")]
     return next(iter([*carriers, *above, reference]))
 
 
-def _world_frame(ego: str, frames: Frames) -> str | None:
-    """map, else odom, else the root above the ego frame, else None."""
-    for name in _WORLD_FRAMES:
-        found = [f for f in frames.names if _last(f) == name and f != ego and frames.connected(f, ego)]
-        if found:
-            return min(found, key=lambda frame: (len(frame), frame))
-    root = frames.up(ego)[-1]
-    return None if _last(root) in (_last(ego), *_EGO_FRAMES) else root
+def _world_frame(ego: str, frames: FrameGraph) -> str | None:
+    """map, else world, else odom, above the ego frame if any is; else the root above it, else None."""
+    above = frames.up(ego)
+    connected = [frame for frame in frames.names if frames.connected(frame, ego)]
+    for candidates in (above, connected):
+        named = [
+            (_WORLD_FRAMES.index(_last(frame)), len(frame), frame)
+            for frame in candidates
+            if _last(frame) in _WORLD_FRAMES and frame != ego
+        ]
+        if named:
+            return min(named)[-1]
+    return None if _last(above[-1]) in (_last(ego), *_EGO_FRAMES) else above[-1]
 
 
 def _last(frame: str) -> str:

@@ -13,7 +13,6 @@ makers of radars read as against the radar or as over ground in its axes. What t
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +34,6 @@ from perception.logs.decoding import (
     video_image,
 )
 from perception.logs.messages import (
-    QUATERNION_TOLERANCE,
     SAMPLE_NAME,
     Calibration,
     Cloud,
@@ -308,9 +306,6 @@ def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
             child=_frame(each.child_frame_id),
             pose=pose(each.transform.translation, each.transform.rotation),
         )
-        quaternion = transform.pose[3:].tolist()
-        if not abs(math.hypot(*quaternion) - 1) <= QUATERNION_TOLERANCE:
-            raise LogError(f"a unit quaternion was expected, found (w, x, y, z) {quaternion}")
         stamped += _stamped(each.header, log_time_ns, transform)
     return stamped
 

@@ -30,8 +30,8 @@ from perception.task import Task
 class Job:
     """Which log to replay and how, in plain values that can be sent to another process or machine.
 
-    log, version, scene, topics, exclude_topics, remap, start_offset_s, duration_s, limits: as :func:`open_log` takes
-        them.
+    log, version, scene, topics, exclude_topics, exclude_transforms, remap, start_offset_s, duration_s, limits: as
+        :func:`open_log` takes them.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
     sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
     frame_rate_hz: the most frames a second.
@@ -61,6 +61,7 @@ class Job:
     deadline_ms: float | None = None
     skip_damaged: bool = False
     limits: float = 1.0
+    exclude_transforms: tuple[tuple[str, str], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -151,6 +152,7 @@ def _opened(job: Job) -> Log:
         duration_s=job.duration_s,
         strict=not job.skip_damaged,
         limits=job.limits,
+        exclude_transforms=job.exclude_transforms,
     )
 
 
