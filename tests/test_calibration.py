@@ -1,5 +1,7 @@
 """What a score is worth: which detections are right, and that calibrated scores say how often that is so."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from perception.eval.calibration import (
     matched,
     reliability,
 )
+from perception.eval.truth import EvaluationError
 from perception.model.detector import build
 from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
 from perception.task import CLASSES, NUSCENES
@@ -173,3 +176,23 @@ def test_a_detector_is_calibrated_for_every_set_of_sensors():
         np.testing.assert_allclose(after.boxes.center, before[name].boxes.center)
     again = calibrate(detector, [frame])  # starts from what the network says, not from what was fitted before
     np.testing.assert_allclose(list(again.values()), list(fitted.values()), rtol=1e-3, atol=1e-3)
+
+
+def test_sets_that_the_drives_do_not_have_stay_as_they_are(caplog):
+    torch.manual_seed(0)
+    detector = build(small_config("head.max_detections=50")).eval()
+    detector.calibration.by_set = {"radar": (2.0, 0.5), "camera": (3.0, 1.0)}
+    fitted = calibrate(detector, [make_frame().only(["camera", "lidar"])])
+    assert set(fitted) == {"camera+lidar", "camera", "lidar"}
+    assert detector.calibration.by_set == {"radar": (2.0, 0.5), **fitted}
+    assert "left as they are, without a detection: camera+radar+lidar, camera+radar, radar+lidar, radar" in caplog.text
+
+
+def test_nothing_to_calibrate_on_is_an_error_and_changes_nothing():
+    detector = build(small_config()).eval()
+    detector.calibration.by_set = before = {"radar": (2.0, 0.5)}
+    unlabelled, empty = replace(make_frame(), boxes=None), replace(make_frame(), boxes=Boxes3D.empty())
+    for frames in ([], [None], [unlabelled], [empty]):
+        with pytest.raises(EvaluationError, match=f"were expected in {len(frames)} frames, found detections of"):
+            calibrate(detector, frames)
+        assert detector.calibration.by_set is before

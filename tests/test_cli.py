@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from perception.cli.options import add_device_option, names, run_main
 from perception.config import ConfigError, find_config
 from perception.device import checked_device
 from perception.errors import PerceptionError
+from perception.model.detector import find_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,9 +166,14 @@ def test_openmp_threads_do_not_spin(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize(("option", "notes", "bar"), [("-q", 0, False), (None, 1, True), ("-v", 2, True)])
-def test_verbosity(where, option, notes, bar, tmp_path):
-    """A stand-in for a command that logs, shows a bar and a result; in a process, for tqdm reads its setting once."""
+@pytest.mark.parametrize(("option", "notes"), [("-q", 0), (None, 1), ("-v", 2)])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_verbosity(where, option, notes, terminal):
+    """A stand-in for a command that logs, shows a bar and a result; in a process, for tqdm reads its setting once.
+
+    The bar is for terminals only: in a file it would be a line for every change.
+    """
+    bar = terminal and option != "-q"
     code = """
 import logging, sys, types
 import perception.cli as cli
@@ -182,11 +190,16 @@ sys.modules["perception.cli.demo"] = types.SimpleNamespace(__doc__="", add_argum
 cli.main()
 """
     words = {"before": [option, "demo"], "after": ["demo", option]}[where] if option else ["demo"]
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    ours, its = pty.openpty() if terminal else os.pipe()
+    if terminal:
+        termios.tcsetwinsize(its, (24, 80))
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=its, text=True)
+    said = os.read(ours, 65536).decode()
+    os.close(ours), os.close(its)
     assert (done.returncode, done.stdout) == (0, f"result {bar}\n")
-    assert [f"said {level}" in done.stderr for level in ("debug", "info", "warning")] == [notes > 1, notes > 0, True]
-    assert "other debug" not in done.stderr and "other warning" in done.stderr
-    assert ("bar: 100%" in done.stderr) == bar
+    assert [f"said {level}" in said for level in ("debug", "info", "warning")] == [notes > 1, notes > 0, True]
+    assert "other debug" not in said and "other warning" in said
+    assert ("bar: 100%" in said) == bar
 
 
 def test_verbose_shows_where_an_error_comes_from():
@@ -252,3 +265,18 @@ def test_an_interrupted_training_says_so(tmp_path, monkeypatch):
 def test_calibrate_wants_to_know_what_to_do(given):
     with pytest.raises(PerceptionError, match="--fit ROOT, or --report ROOT with --json FILE, or both"):
         run(["calibrate", "--checkpoint", "sim", *given])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "--out: a folder was expected, for the shipped checkpoint 'sim' stays as it is"),
+        (["--out", str(find_checkpoint("sim"))], "the shipped checkpoint 'sim' stays as it is"),
+    ],
+)
+def test_a_shipped_checkpoint_is_never_calibrated_in_place(tmp_path, given, message):
+    weights = find_checkpoint("sim") / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    with pytest.raises(PerceptionError, match=message):
+        run(["calibrate", "--checkpoint", "sim", "--fit", str(tmp_path), *given])
+    assert weights.stat().st_mtime_ns == before

@@ -97,12 +97,16 @@ def test_two_runs_are_the_same(tmp_path):
     assert fewer["detections_sha256"] != first["detections_sha256"]
 
 
-def test_without_outputs_those_of_an_earlier_run_go(tmp_path):
-    replay(Oracle(), drive(2), tmp_path, outputs=("mp4", "rrd", "mcap"))
-    assert {path.name for path in tmp_path.iterdir()} == {*ALWAYS, "replay.mp4", "replay.rrd", "replay.mcap"}
-    (tmp_path / "replay.part.mp4").write_text("of an interrupted run")
-    replay(Oracle(), drive(3), tmp_path, outputs=())
-    assert {path.name for path in tmp_path.iterdir()} == ALWAYS
+def test_what_an_earlier_run_left_is_not_deleted_but_said(tmp_path, caplog):
+    replay(Oracle(), drive(2), tmp_path, outputs=("mp4", "mcap"))
+    assert {path.name for path in tmp_path.iterdir()} == {*ALWAYS, "replay.mp4", "replay.mcap"}
+    (tmp_path / "replay.part.rrd").write_text("of an interrupted run")
+    before = (tmp_path / "replay.mp4").read_bytes()
+    replay(Oracle(), drive(3), tmp_path, outputs=("mcap",))
+    names = {*ALWAYS, "replay.mp4", "replay.mcap", "replay.part.rrd"}
+    assert {path.name for path in tmp_path.iterdir()} == names and (tmp_path / "replay.mp4").read_bytes() == before
+    assert f"{tmp_path / 'replay.mp4'}: left as it is, of an earlier replay" in caplog.messages
+    assert not any("replay.mcap" in message for message in caplog.messages)
 
 
 def test_an_output_that_there_is_not_is_an_error(tmp_path):

@@ -7,7 +7,9 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,8 +19,11 @@ from torch import distributed
 from perception.batch import InputSpec
 from perception.errors import PerceptionError
 from perception.model.score_calibration import ScoreCalibration
+from perception.sample import Boxes3D
+from perception.task import NUSCENES
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
+from perception.train.labels import LabelError
 from perception.train.optim import one_cycle
 from perception.train.processes import any_process, of_first_process, process_group, stop_signals
 from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
@@ -124,6 +129,48 @@ def test_a_run_on_other_frames_is_not_resumed(tmp_path):
     trainer(tmp_path).run()
     with pytest.raises(TrainingError, match="a run of 8 steps was expected, found 10: the number of frames"):
         trainer(tmp_path, Frames(11)).resume()
+
+
+def test_a_finished_run_goes_on_for_more_epochs(tmp_path):
+    """Of 4 steps each; the learning rate is that of 12 steps from then on."""
+    trainer(tmp_path, config=make_config(epochs=2)).run()
+    run = trainer(tmp_path, config=make_config(epochs=3))
+    run.resume()
+    assert (run.step, run.total_steps) == (8, 12)
+    assert run.learning_rate == pytest.approx(1e-3 * one_cycle(8 / 12))
+    assert run.run() and run.step == 12
+    assert [line["epoch"] for line in lines(tmp_path) if line["kind"] == "epoch"] == [1, 2, 3]
+    with pytest.raises(TrainingError, match=r"train\.epochs of at least 3, which are done, was expected, found 2"):
+        trainer(tmp_path, config=make_config(epochs=2)).resume()
+
+
+def test_a_run_that_is_not_there_is_not_resumed(tmp_path, stubbed):
+    with pytest.raises(TrainingError, match="nowhere: a training run to resume was expected, found no such folder"):
+        train(make_config(), tmp_path / "nowhere", resume=True, device="cpu", source=Frames(4), build=build_stub)
+    assert not (tmp_path / "nowhere").exists()
+
+
+class Elsewhere(Frames):
+    """Frames whose boxes are all outside the grid, or that have none."""
+
+    def __init__(self, count, empty=False):
+        super().__init__(count)
+        self.empty = empty
+
+    def __getitem__(self, index):
+        frame = super().__getitem__(index)
+        boxes = Boxes3D.empty() if self.empty else replace(frame.boxes, center=frame.boxes.center + [500, 0, 0])
+        return replace(frame, boxes=boxes)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_epoch_without_a_box_to_learn_from_ends_the_run(tmp_path, empty):
+    class NoLoss(StubLoss):
+        def forward(self, prediction, batch):
+            return {"total": prediction.square().mean()}
+
+    with pytest.raises(LabelError, match="epoch 1: boxes to learn from were expected, found none that is in the grid"):
+        trainer(tmp_path, Elsewhere(4, empty), loss=NoLoss()).run()
 
 
 def test_weights_of_another_model_are_named(tmp_path):
@@ -393,7 +440,21 @@ def test_only_the_first_process_says_so(tmp_path, capsys, stubbed, monkeypatch):
 
 
 class Annotated(Frames):
-    root, version, annotated = Path("data"), "v1", True
+    """As a folder has them: a car in the middle of every frame, a meter ahead."""
+
+    root, version, task = Path("data"), "v1", NUSCENES
+
+    @property
+    def poses(self):
+        return np.tile([100.0, 0, 0, 1, 0, 0, 0], (len(self), 1))
+
+    @property
+    def annotations(self):
+        count, offsets = np.full(len(self), 5), np.arange(len(self) + 1)
+        center = np.tile([101.0, 0, 0], (len(self), 1))
+        return SimpleNamespace(
+            box_offsets=offsets, center=center, label=0 * count, num_lidar_points=count, num_radar_points=count
+        )
 
 
 @pytest.mark.parametrize("scenes", [[], ["one", "two"]])
@@ -422,10 +483,9 @@ def test_frames_without_images_have_no_size_and_ones_without_annotations_are_ref
         model.inputs = InputSpec(INPUTS.sensors)
         return model
 
-    frames = Annotated(8)
-    frames.annotated = False
+    frames = SimpleNamespace(root=Path("data"), version="v1", annotations=None, task=NUSCENES)
     stubbed.append(frames)
-    with pytest.raises(TrainingError, match="data/v1: annotations were expected to train on, found none"):
+    with pytest.raises(LabelError, match="data/v1: annotations were expected to train on, found none"):
         train(make_config(), tmp_path, device="cpu", build=build)
     assert stubbed[1][1]["image_size"] is None
 
@@ -434,7 +494,7 @@ class Bar:
     """In place of tqdm."""
 
     def __init__(self, **given):
-        self.given, self.done, self.said = given, 0, []
+        self.given, self.done, self.said, self.disable = given, 0, [], given["disable"]
 
     def __enter__(self):
         return self
@@ -462,10 +522,17 @@ def test_progress_is_shown_by_the_first_process_unless_it_is_to_be_quiet(tmp_pat
     run = trainer(tmp_path, Frames(22), make_config(epochs=2, batch_size=1), Counted())
     run.rank, run.step = rank, 4
     assert run.run() and bars[0].done == 40
-    interval_s = 0.5 if terminal else 30.0
-    want = {"total": 44, "initial": 4, "unit": "step", "mininterval": interval_s, "disable": quiet or rank > 0}
+    hidden = quiet or rank > 0 or not terminal
+    want = {"total": 44, "initial": 4, "unit": "step", "mininterval": 0.5, "disable": hidden}
     assert bars[0].given == want and len(bars) == 1
     assert bars[0].said == ["loss 8.500", "loss 26.500"]  # of calls 1 to 16 and 17 to 36
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_it_goes(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("perception.train.trainer.SAY_EVERY_S", 0.0)
+    trainer(tmp_path, Frames(22), make_config(epochs=2, batch_size=1), Counted()).run()
+    assert [m for m in caplog.messages if "loss" in m] == ["step 20 of 44, loss 10.500", "step 40 of 44, loss 30.500"]
 
 
 class Seeds(StubModel):

@@ -116,11 +116,11 @@ def add_verbosity_options(parser: argparse.ArgumentParser) -> None:
 
 
 def set_verbosity(level: int | None) -> bool:
-    """Set the log level, INFO by default; returns whether to show progress bars."""
+    """Set the log level, INFO by default; returns whether to show progress bars: on a terminal, unless quiet."""
     level = level or logging.INFO
     logging.getLogger().setLevel(max(level, logging.INFO))  # -v applies to this package only
     log.setLevel(level)
-    progress = level < logging.WARNING
+    progress = level < logging.WARNING and sys.stderr.isatty()
     if not progress:
         os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; worker processes inherit it
     return progress

@@ -1,4 +1,4 @@
-"""Train a detector. Ctrl-C saves the state; --resume continues.
+"""Train a detector. Ctrl-C saves the state; --resume continues, also a finished run with more train.epochs.
 
     perception train sim_single
     perception train my/config.yaml train.epochs=3 --out runs/short

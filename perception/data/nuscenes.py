@@ -262,10 +262,15 @@ class NuScenes:
         return None if every is None else every.of(self._samples).of_task(self.task)
 
     @property
-    def ego_positions(self) -> np.ndarray:
-        """float64 [len(self), 3]: translation of every frame's ``world_SE3_ego``; NaN without a row in sample_data."""
+    def poses(self) -> np.ndarray:
+        """float64 [len(self), 7]: every frame's ``world_SE3_ego.pose``; NaN without a row in sample_data."""
         row = self._recording.reference[self._samples]
-        return np.where(row[:, None] >= 0, self._recording.rows.world_SE3_ego[row, :3], np.nan)
+        return np.where(row[:, None] >= 0, self._recording.rows.world_SE3_ego[row], np.nan)
+
+    @property
+    def ego_positions(self) -> np.ndarray:
+        """float64 [len(self), 3]: the translations of :attr:`poses`."""
+        return self.poses[:, :3]
 
     @property
     def timestamps_ns(self) -> np.ndarray:

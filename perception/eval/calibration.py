@@ -8,6 +8,7 @@ are correct for any set of sensors. Calibration preserves the order of scores wi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,14 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from perception.data.sources import FrameSource
+from perception.eval.truth import EvaluationError
 from perception.model.detector import Detector
 from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
 from perception.task import Task
 
 BINS = 15
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,7 +47,7 @@ def match_all(
 ) -> dict[str, MatchedDetections]:
     """Match all detections of all frames, by set of sensors; confusion counts scores of at least ``confident`` only.
 
-    Frames that cannot be read, are not annotated, or have none of a set's sensors are skipped.
+    Frames that cannot be read, are not annotated, or lack one of a set's sensors are skipped.
 
     Raises:
         TaskError: a label or attribute index that the task does not have.
@@ -57,7 +61,7 @@ def match_all(
         truth = _in_range(frame.boxes[frame.boxes.measured], detector.task)
         for name in parts:
             seen = frame.only(name.split("+"))
-            if not seen.sensors:
+            if set(seen.sensors) != set(name.split("+")):
                 continue
             detections = detector.detect(seen)
             detections = detections[_in_range_mask(detections.boxes, detector.task)]
@@ -112,12 +116,28 @@ def fit(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
 def calibrate(detector: Detector, source: FrameSource) -> dict[str, tuple[float, float]]:
     """Fit the detector's score calibration in place; returns slope and offset by set of sensors.
 
-    Sets without detections are not calibrated.
+    Sets without detections, such as those of sensors that the source does not have, stay as they are.
+
+    Raises:
+        EvaluationError: there are no detections at all, or no annotated boxes.
     """
+    before = detector.calibration.by_set
     detector.calibration.by_set = {}
-    matches = match_all(detector, source, sensor_sets(detector.sensors))
+    try:
+        matches = match_all(detector, source, sensor_sets(detector.sensors))
+    finally:
+        detector.calibration.by_set = before
     fitted = {name: fit(m.score, m.right) for name, m in matches.items() if len(m.score)}
-    detector.calibration.by_set = fitted
+    boxes = max(int((m.truth < len(detector.task.classes)).sum()) for m in matches.values())
+    if not fitted or not boxes:
+        raise EvaluationError(
+            f"detections and annotated boxes to calibrate on were expected in {len(source)} frames, "
+            f"found detections of {len(fitted)} sets of sensors, {boxes} boxes"
+        )
+    others = [name for name in matches if name not in fitted]
+    if others:
+        log.warning("left as they are, without a detection: %s", ", ".join(others))
+    detector.calibration.by_set = {**before, **fitted}
     return fitted
 
 

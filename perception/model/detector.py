@@ -279,9 +279,14 @@ def find_checkpoint(name: str | Path) -> Path:
     )
 
 
+def is_shipped(folder: Path) -> bool:
+    """Whether a folder is that of a shipped checkpoint."""
+    return folder.resolve().parent == _SHIPPED.resolve()
+
+
 def warn_of_simulation(name: str | Path, source: str) -> None:
     """Warn that a shipped checkpoint, trained on simulated drives only, is being run on recorded data."""
-    if find_checkpoint(name).parent == _SHIPPED:
+    if is_shipped(find_checkpoint(name)):
         log.warning(
             "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
             "(docs/model-card.md)", source, name,

@@ -20,6 +20,7 @@ one, readable ``*.part.*`` files.
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -37,7 +38,7 @@ from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.eval.truth import EvaluationError
-from perception.files import check_writable, part_path, write_file, write_json, writing
+from perception.files import check_writable, write_file, write_json
 from perception.health import HealthMonitor
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.interrupts import Interrupts
@@ -51,6 +52,8 @@ from perception.replay.video import VideoSink
 from perception.sample import Detections, Frame
 from perception.tracking import Tracker
 from perception.viz import Layout, draw_frame
+
+log = logging.getLogger(__name__)
 
 FILES: dict[str, Callable[..., Sink]] = {"mp4": VideoSink, "rrd": RerunSink, "mcap": FoxgloveSink}
 RECORDS = ("results.json", "tracks.json", "result.jsonl", "replay.png", "summary.json")
@@ -144,8 +147,9 @@ def replay(
                 raise KeyboardInterrupt
             found = f"{run.empty} without any of {', '.join(sensors)}" if run.empty else "none"
             raise ReplayError(f"replay: at least one frame was expected, the source has {found}")
-    for kind in set(FILES) - set(outputs):
-        _remove(out, kind)
+    for kind in sorted(set(FILES) - set(outputs)):
+        if (out / f"replay.{kind}").exists():
+            log.warning("%s: left as it is, of an earlier replay", out / f"replay.{kind}")
     write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
     summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
     summary["versions"] = versions()
@@ -313,11 +317,3 @@ def _sink(kind: str, out: Path, score_threshold: float, layout: Layout) -> Sink:
     if kind == "live":
         return LiveSink(score_threshold=score_threshold, layout=layout)
     return FILES[kind](out / f"replay.{kind}", score_threshold=score_threshold, layout=layout)
-
-
-def _remove(out: Path, kind: str) -> None:
-    """Remove what an earlier run left, which shows other results."""
-    path = out / f"replay.{kind}"
-    with writing(path):
-        path.unlink(missing_ok=True)
-        part_path(path).unlink(missing_ok=True)

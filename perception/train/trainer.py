@@ -30,11 +30,13 @@ from perception.data.sources import FrameSource
 from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.files import ResultsError
+from perception.grid import BEVGrid
 from perception.model.detector import Detector, build, find_checkpoint, read_weights
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData, training_image_size
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.journal import Journal, Window
+from perception.train.labels import LabelError, check_labels, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
 from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_groups
@@ -42,7 +44,8 @@ from perception.train.processes import any_process, of_all_processes, of_first_p
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
-MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_minutes")  # config keys that a resumed run may change
+MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_minutes", "train.epochs")  # when a run is resumed
+SAY_EVERY_S = 60.0  # how training goes, where no progress bar shows it
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +84,12 @@ class Trainer:
         self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
         self.total_steps = config.train.epochs * self.schedule.steps_per_epoch
         self.step, self.elapsed_before_s, self.start_s = 0, 0.0, time.monotonic()
-        self.saved_step, self.saved_s = 0, self.start_s
+        self.saved_step, self.saved_s, self.said_s = 0, self.start_s, self.start_s
         self.whole = True  # whether the weights are those of a step, not of half of one
         self.broken: list[list[str]] = []  # tokens of the broken steps since the last good one
         self.recent, self.epoch = Window(), Window()
         self.counts: Counter[str] = Counter()  # of the epoch
+        self.grid = BEVGrid(**vars(config.grid))
 
     @property
     def checkpoint(self) -> Path:
@@ -100,18 +104,14 @@ class Trainer:
 
         Raises:
             TrainingError: an epoch has no usable batch, or loss or gradient is not finite for many steps in a row.
+            LabelError: an epoch has no box to learn from.
         """
         totals = of_all_processes(self.total_steps)
         if len(set(totals)) > 1:
             raise TrainingError(f"data: the same frames were expected in every process, found those of {totals} steps")
         self.out.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            disable=self.rank > 0 or "TQDM_DISABLE" in os.environ,  # set by --quiet
-        )
+        hidden = self.rank > 0 or "TQDM_DISABLE" in os.environ or not sys.stderr.isatty()
+        bar = tqdm(total=self.total_steps, initial=self.step, unit="step", mininterval=0.5, disable=hidden)
         with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
             ended = True
             if self.processes > 1:  # parameters of a sensor that is not in the batch are unused
@@ -120,7 +120,7 @@ class Trainer:
                 while ended and self.step < self.total_steps:
                     ended = self._run_epoch(journal, bar, stop)
                     self.save()
-            except (TrainingError, ResultsError):
+            except (TrainingError, LabelError, ResultsError):
                 raise
             except Exception:  # of the data or of the machine
                 self._save_what_there_is()
@@ -153,20 +153,26 @@ class Trainer:
             self.counts["dropped_frames"] += self.config.train.batch_size - samples
             self.counts["empty_steps"] += empty
             self.counts["broken_steps"] += not (empty or losses)
+            self.counts["labels"] += 0 if batch is None else count_labels(batch, self.grid)
             self.step += 1
             self.whole = True
             bar.update()
             if self.step % LOG_EVERY_STEPS == 0 and (means := self.recent.pop()):
                 bar.set_postfix_str(f"loss {means['total']:.3f}")
+                if bar.disable and self.rank == 0 and time.monotonic() - self.said_s > SAY_EVERY_S:
+                    self.said_s = time.monotonic()
+                    log.info("step %d of %d, loss %.3f", self.step, self.total_steps, means["total"])
                 journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
             if time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
                 self.save()
-        names = ("dropped_frames", "empty_steps", "broken_steps")
-        dropped, unused, broken = (self.counts.pop(name, 0) for name in names)
+        names = ("dropped_frames", "empty_steps", "broken_steps", "labels")
+        dropped, unused, broken, labels = (self.counts.pop(name, 0) for name in names)
         if unused == self.schedule.steps_per_epoch:
             raise TrainingError(
                 f"epoch {epoch + 1}: not one batch could be used, {dropped} frames are unreadable or empty"
             )
+        if not any_process([labels > 0], self.device)[0]:
+            raise LabelError(f"epoch {epoch + 1}: boxes to learn from were expected, found none that is in the grid")
         counts = {"dropped_frames": dropped, "broken_steps": broken}
         journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
         if dropped or broken:
@@ -254,11 +260,21 @@ class Trainer:
                 f"{self.checkpoint}: was written under another config: {', '.join(changed)}; "
                 f"to train further, start another run with train.init={self.out}"
             )
-        if state["total_steps"] != self.total_steps:
+        epochs = state["config"]["train"]["epochs"]
+        if state["total_steps"] != epochs * self.schedule.steps_per_epoch:
+            expected = epochs * self.schedule.steps_per_epoch
             raise TrainingError(
-                f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {self.total_steps}: "
+                f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {expected}: "
                 "the number of frames or processes has changed"
             )
+        if state["step"] > self.total_steps:
+            done = f"{state['step'] / self.schedule.steps_per_epoch:g}"
+            raise TrainingError(
+                f"{self.checkpoint}: train.epochs of at least {done}, which are done, was expected, found "
+                f"{self.config.train.epochs}"
+            )
+        if epochs != self.config.train.epochs:
+            log.info("train.epochs is %d, was %d: so is the learning rate's", self.config.train.epochs, epochs)
         self.model.load_state_dict(tensors["model"])
         for name, tensor in self.ema.state.items():
             tensor.copy_(tensors["ema"][name])
@@ -345,11 +361,14 @@ def train(
         build: builds the detector from a config; pass your own for a detector with custom parts.
 
     Raises:
-        PerceptionError: data cannot be read, or ``out`` already holds a run and ``resume`` is false.
+        PerceptionError: data cannot be read or has nothing to learn from; ``out`` already holds a run and ``resume`` is
+            false, or is no folder and ``resume`` is true.
     """
     out = Path(out)
 
     def check() -> None:
+        if resume and not out.is_dir():
+            raise TrainingError(f"{out}: a training run to resume was expected, found no such folder")
         if current(out / "checkpoint.safetensors").exists() and not resume:
             raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
 
@@ -398,6 +417,5 @@ def _recorded(config: Config, model: Detector) -> NuScenes:
         image_size=None if covering is None else training_image_size(covering, config.augment),
         on_error=data.on_error,
     )
-    if not frames.annotated:
-        raise TrainingError(f"{frames.root / frames.version}: annotations were expected to train on, found none")
+    check_labels(frames, BEVGrid(**vars(config.grid)))
     return frames
