@@ -79,11 +79,13 @@ def test_a_part_of_a_scene(drive, tmp_path):
     "text, message",
     [
         ("{", "a submission, an object with meta and results, was expected"),
-        ('{"results": []}', "at least one sample"),
+        ('{"results": []}', "a submission, .* was expected: Expected `object`"),
+        ('{"meta": {}, "results": {}}', "at least one sample"),
         ('{"meta": {}, "results": {"elsewhere": []}}', "sample elsewhere is not in the dataset"),
-        ('{"meta": {}, "results": {"sample0": [{}]}}', "the devkit cannot read it as tracks"),
-        ('{"meta": {}, "results": {"sample0": 3}}', "the devkit cannot read it as tracks"),
-        ('{"results": {"sample0": []}}', "the devkit cannot read it as tracks"),
+        ('{"meta": {}, "results": {"sample0": [{}]}}', "sample sample0: Object missing required field `sample_token`"),
+        ('{"meta": {}, "results": {"sample0": 3}}', "sample sample0: Expected `array`, got `int`"),
+        ('{"results": {"sample0": []}}', "a submission, .* missing required field `meta`"),
+        ('{"meta": {}, "results": {"sample0": ' + "[" * 100_000, "a submission, an object with meta and results, was"),
         (None, "cannot be read: No such file"),
     ],
 )

@@ -1,6 +1,7 @@
 """Reading a submission: what was written comes back, and what is no submission is one clear error."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -42,6 +43,29 @@ def test_a_velocity_may_be_unknown(tmp_path):
     assert np.isnan(boxes.velocity).all()
 
 
+def test_an_unknown_velocity_is_joined_as_it_is(tmp_path):
+    unknown = [BOX | {"velocity": [float("nan"), 1.0], "sample_token": token} for token in "ab"]
+    paths = [write(tmp_path / f"{i}.json", {box["sample_token"]: [box]}) for i, box in enumerate(unknown)]
+    with joined(paths, 2) as path:
+        assert "NaN" in path.read_text()
+        np.testing.assert_array_equal(read_submission(path, ["a", "b"]).velocity, [[np.nan, 1.0]] * 2)
+
+
+def test_scores_of_any_scale_are_read(tmp_path):
+    """Some detectors write logits: only their order counts."""
+    results = {"a": [BOX | {"detection_score": score} for score in (3.5, -0.5, 0.0)]}
+    assert read_submission(write(tmp_path / "r.json", results), ["a"]).score.tolist() == [3.5, -0.5, 0.0]
+
+
+def test_the_word_sample_token_elsewhere_is_no_box(tmp_path):
+    box = BOX | {"from": "sample_token"}
+    text = json.dumps(
+        {"meta": {"sorted_by": "sample_token", "sample_token": [1, {"sample_token": 2}]}, "results": {"a": [box]}}
+    )
+    (tmp_path / "r.json").write_text(text)
+    assert len(read_submission(tmp_path / "r.json", ["a"])) == 1
+
+
 def test_nothing_found_anywhere(tmp_path):
     assert len(read_submission(write(tmp_path / "r.json", {"a": []}), ["a"])) == 0
 
@@ -58,6 +82,12 @@ def test_nothing_found_anywhere(tmp_path):
         ({"detection_score": float("nan")}, "finite numbers"),
         ({"velocity": [float("inf"), 0.0]}, "finite numbers"),
         ({"rotation": [0.0, 0.0, 0.0, 0.0]}, "quaternion of zeros"),
+        ({"rotation": [1e-200, 0.0, 0.0, 0.0]}, "quaternion of zeros"),
+        ({"rotation": [1e300, 0.0, 0.0, 0.0]}, "finite numbers.*1e\\+300"),
+        ({"size": [1e300, 1.0, 1.0]}, "finite numbers.*1e\\+300"),
+        ({"translation": [1e300, 1.0, 1.0]}, "finite numbers.*1e\\+300"),
+        ({"velocity": [1e300, 1.0]}, "finite numbers.*1e\\+300"),
+        ({"velocity": None}, "Expected `array`, got `null`"),
     ],
 )
 def test_what_is_no_box_is_named(tmp_path, change, message):
@@ -90,17 +120,52 @@ def test_what_is_no_submission(tmp_path, text):
         read_submission(tmp_path / "r.json", ["a"])
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"meta": {DEEP}, "results": {{"a": []}}}}',
+        f'{{"meta": {{"x": {DEEP}}}, "results": {{"a": []}}}}',
+        f'{{"meta": {{}}, "results": {{"a": {DEEP}}}}}',
+        f'{{"meta": {{}}, "results": {{"a": [{{"x": {DEEP}}}]}}}}',
+        f'{{"meta": {{}}, "results": {{"a": [NaN, {DEEP}]}}}}',
+        '{"a":' * 100_000,
+    ],
+)
+def test_files_of_many_levels_are_refused(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(DataError, match=r"r\.json"):
+        read_submission(tmp_path / "r.json", ["a"])
+
+
+def test_files_without_an_end_or_larger_than_their_samples_need_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    for path, found in (
+        ("/dev/zero", "none"),
+        (tmp_path / "pipe", "none"),
+        (tmp_path / "large", "one of 1099511627776"),
+    ):
+        with pytest.raises(
+            DataError, match=f"a file of at most 17801216 bytes, for 1 samples, was expected, found {found}"
+        ):
+            read_submission(path, ["a"])
+
+
 def test_submissions_of_several_drives_are_joined(tmp_path):
     first, second = (write(tmp_path / f"{token}.json", {token: [BOX | {"sample_token": token}]}) for token in "ab")
-    with joined([first, second]) as path:
+    with joined([first, second], 2) as path:
         assert len(read_submission(path, ["a", "b"])) == 2
     assert not path.exists()
-    with joined([first]) as path:
+    with joined([first], 2) as path:
         assert path == first
     with pytest.raises(DataError, match="sample a was expected in one submission, found it in two"):
-        with joined([first, first]):
+        with joined([first, first], 2):
             pass
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(DataError, match="a submission"):
-        with joined([first, second]):
+        with joined([first, second], 2):
             pass

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         check_writable(args.json)
     task = NUSCENES if args.config is None else load_config(args.config).task
     dataset = NuScenes(args.root, args.version, split=args.split, scenes=args.scenes, task=task)
-    with joined(args.results) as results:
+    with joined(args.results, len(dataset)) as results:
         metrics = score_tracks(dataset, results) if args.tracks else score_file(results, dataset)
     if args.tracks:
         print("\n".join(f"{name:<8} {value}" for name, value in metrics.items() if name != "classes"))

@@ -14,8 +14,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from perception.data.nuscenes_files import DataError
 from perception.errors import missing_extra
 from perception.eval.official import OfficialError, in_range, open_devkit
+from perception.eval.submission_reader import tracked_samples
 from perception.files import writing
 
 _FIGURES = (
@@ -81,11 +83,9 @@ def _require_devkit() -> None:
 def _tokens(path: Path, known: set[str]) -> list[str]:
     """The samples of a submission."""
     try:
-        tokens = list(json.loads(path.read_bytes())["results"])
-    except OSError as error:
-        raise OfficialError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, LookupError, TypeError):
-        raise OfficialError(f"{path}: a submission, an object with meta and results, was expected") from None
+        tokens = tracked_samples(path, len(known))
+    except DataError as error:
+        raise OfficialError(str(error)) from None
     for token in tokens:
         if token not in known:
             raise OfficialError(f"{path}: sample {token} is not in the dataset")

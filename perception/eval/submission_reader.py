@@ -1,14 +1,16 @@
-"""Reads a nuScenes submission, a ``results.json`` of the official detection benchmark, into arrays.
+"""Reads a nuScenes submission, a ``results.json`` of the official benchmarks, into arrays.
 
 Format: https://www.nuscenes.org/object-detection. The file is decoded sample by sample into typed records, which checks
-every field and keeps only the raw bytes and the arrays of a large file in memory.
+every field and keeps only the raw bytes and the arrays of a large file in memory. Its size is bounded by what the
+samples can need.
 """
 
 from __future__ import annotations
 
-import json
+import re
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,14 @@ from perception.data.nuscenes_files import DataError, read_bytes
 from perception.eval.metric import MetricBoxes
 from perception.eval.submission import MAX_BOXES
 from perception.task import NUSCENES, Task
+
+_BYTES_A_BOX, _BYTES_BESIDE = 2048, 1 << 24  # a box takes 350 bytes, indented 700; what else is in the file
+_MOST = np.array(
+    [1e9] * 3 + [1e4] * 3 + [1e3] * 4 + [1e4] * 2 + [np.inf]
+)  # of translation, size, rotation, velocity, score
+# JSON has neither NaN nor infinity, which Python's json and hence the devkit write; they are read as these numbers.
+_NAN, _INFINITY = float(np.nextafter(-np.finfo(float).max, 0)), float(np.finfo(float).max)
+_WORDS = {b"NaN": repr(_NAN).encode(), b"Infinity": repr(_INFINITY).encode()}
 
 
 class _Box(msgspec.Struct, gc=False):
@@ -33,19 +43,28 @@ class _Box(msgspec.Struct, gc=False):
     attribute_name: str
 
 
+class _Track(msgspec.Struct, gc=False):
+    sample_token: str
+    translation: tuple[float, float, float]
+    size: tuple[float, float, float]
+    rotation: tuple[float, float, float, float]
+    velocity: tuple[float, float]
+    tracking_id: str
+    tracking_name: str
+    tracking_score: float
+
+
 class _Submission(msgspec.Struct):
-    meta: dict
+    meta: msgspec.Raw
     results: dict[str, msgspec.Raw]
 
 
-class _LenientSubmission(msgspec.Struct):
-    meta: dict
-    results: dict[str, list]
-
-
 @contextmanager
-def joined(paths: Sequence[Path]) -> Iterator[Path]:
+def joined(paths: Sequence[Path], samples: int) -> Iterator[Path]:
     """Yield one file with the samples of several submissions, such as those of a fleet; a single file as it is.
+
+    Args:
+        samples: how many there can be, which bounds the size of a file.
 
     Raises:
         DataError: a file cannot be read or is not a submission, or a sample occurs in two files.
@@ -53,19 +72,17 @@ def joined(paths: Sequence[Path]) -> Iterator[Path]:
     if len(paths) == 1:
         yield paths[0]
         return
-    meta: dict = {}
+    meta: Any = {}
     results: dict[str, msgspec.Raw] = {}
     for path in paths:
-        try:
-            part = msgspec.json.decode(read_bytes(path), type=_Submission)
-        except msgspec.DecodeError as error:
-            raise DataError(f"{path}: a submission, an object with meta and results, was expected: {error}") from None
+        part, _ = _decoded(path, samples)
         for token in results.keys() & part.results.keys():
             raise DataError(f"{path}: sample {token} was expected in one submission, found it in two")
         meta, results = part.meta, results | part.results
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "joined.json"
-        path.write_bytes(msgspec.json.encode({"meta": meta, "results": results}))
+        data = msgspec.json.encode({"meta": meta, "results": results})
+        path.write_bytes(data.replace(_WORDS[b"NaN"], b"NaN").replace(_WORDS[b"Infinity"], b"Infinity"))
         yield path
 
 
@@ -77,32 +94,70 @@ def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCEN
             does not contain exactly the samples of ``tokens``.
     """
     path = Path(path)
-    data = read_bytes(path)
     place = {token: i for i, token in enumerate(tokens)}
-    try:
-        results: Mapping[str, Any] = msgspec.json.decode(data, type=_Submission).results
-    except msgspec.DecodeError:  # the devkit writes unknown velocities as NaN, which is not valid JSON
-        results = _lenient(path, data)
-    _check_samples(path, results.keys(), place.keys())
-    decode = msgspec.json.Decoder(list[_Box]).decode
-    parts = []
-    for token, raw in results.items():
-        try:
-            records = decode(raw) if isinstance(raw, msgspec.Raw) else msgspec.convert(raw, list[_Box])
-            parts.append(_columns(records, token, place[token], task))
-        except (msgspec.DecodeError, ValueError) as error:
-            raise DataError(f"{path}: sample {token}: {error}") from None
+    submission, rows = _decoded(path, len(tokens))
+    _check_samples(path, submission.results.keys(), place.keys())
+    parts = [
+        _columns(path, _records(path, token, raw, _Box), token, place[token], task)
+        for token, raw in submission.results.items()
+    ]
     boxes = MetricBoxes.joined(parts)
-    if data.count(b'"sample_token"') > len(boxes):  # JSON keeps the last of duplicate keys
+    if rows > len(boxes):  # JSON keeps the last of duplicate keys
         raise DataError(f"{path}: each sample once was expected, found one twice")
     return boxes
 
 
-def _lenient(path: Path, data: bytes) -> dict[str, list]:
+def tracked_samples(path: Path, samples: int) -> list[str]:
+    """The tokens of a tracking submission, whose records are checked for fields and types.
+
+    Raises:
+        DataError: the file cannot be read, or is not a submission of tracks.
+    """
+    results = _decoded(path, samples)[0].results
+    for token, raw in results.items():
+        _records(path, token, raw, _Track)
+    return list(results)
+
+
+def _decoded(path: Path, samples: int) -> tuple[_Submission, int]:
+    """A submission, and the number of rows that stand in the file."""
+    most = samples * MAX_BOXES * _BYTES_A_BOX + _BYTES_BESIDE
     try:
-        return msgspec.convert(json.loads(data), _LenientSubmission).results
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: a submission, with meta and results, was expected: {error}") from None
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+        size = f"one of {found.st_size}" if stat.S_ISREG(found.st_mode) else "none"
+        raise DataError(f"{path}: a file of at most {most} bytes, for {samples} samples, was expected, found {size}")
+    data = read_bytes(path)
+    try:
+        submission = _submission(data)
+    except msgspec.DecodeError:
+        data = re.sub(rb'(?<![\w"])(NaN|Infinity)(?![\w"])', lambda word: _WORDS[word[1]], data)
+        try:
+            submission = _submission(data)
+        except msgspec.DecodeError as error:
+            wanted = "a submission, an object with meta and results, was expected"
+            raise DataError(f"{path}: {wanted}: {error}") from None
+    rows = (len(re.findall(rb'"sample_token"\s*:', part)) for part in (data, bytes(submission.meta)))
+    return submission, next(rows) - next(rows)
+
+
+def _submission(data: bytes) -> _Submission:
+    try:
+        submission = msgspec.json.decode(data, type=_Submission)
+    except RecursionError:
+        raise msgspec.DecodeError("too many levels") from None
+    if not bytes(submission.meta).startswith(b"{"):
+        raise msgspec.DecodeError("meta is no object")
+    return submission
+
+
+def _records(path: Path, token: str, raw: msgspec.Raw, kind: type) -> list:
+    try:
+        return msgspec.json.decode(raw, type=list[kind])  # type: ignore[valid-type]  # a type that is an argument
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DataError(f"{path}: sample {token}: {error}") from None
 
 
 def _check_samples(path: Path, found, wanted) -> None:
@@ -112,25 +167,28 @@ def _check_samples(path: Path, found, wanted) -> None:
         raise DataError(f"{path}: results of exactly the {len(wanted)} samples were expected, found {counts}")
 
 
-def _columns(boxes: list[_Box], token: str, sample: int, task: Task) -> MetricBoxes:
-    if len(boxes) > MAX_BOXES:
-        raise ValueError(f"at most {MAX_BOXES} boxes were expected, found {len(boxes)}")
+def _columns(path: Path, boxes: list[_Box], token: str, sample: int, task: Task) -> MetricBoxes:
+    def require(holds: bool, expected: str, found: str = "another") -> None:
+        if not holds:
+            raise DataError(f"{path}: sample {token}: {expected} expected, found {found}")
+
+    require(len(boxes) <= MAX_BOXES, f"at most {MAX_BOXES} boxes were", str(len(boxes)))
     attributes = {"", *task.attributes}
     for box in boxes:
-        if box.sample_token != token:
-            raise ValueError(f"its own token was expected in each box, found {box.sample_token!r}")
-        if box.detection_name not in task.classes or box.attribute_name not in attributes:
-            named = f"{box.detection_name!r}, {box.attribute_name!r}"
-            raise ValueError(f"a known class and attribute were expected, found {named}")
+        require(box.sample_token == token, "its own token was", repr(box.sample_token))
+        known = box.detection_name in task.classes and box.attribute_name in attributes
+        require(known, "a known class and attribute were", f"{box.detection_name!r}, {box.attribute_name!r}")
     numbers = np.array([(*b.translation, *b.size, *b.rotation, *b.velocity, b.detection_score) for b in boxes], float)
     numbers = numbers.reshape(-1, 13)
-    known = np.delete(numbers, [10, 11], axis=1)  # a velocity may be unknown
-    if not np.isfinite(known).all() or np.isinf(numbers).any() or (numbers[:, 3:6] <= 0).any():
-        raise ValueError("finite numbers and positive sizes were expected")
-    if not numbers[:, 6:10].any(axis=1).all():
-        raise ValueError("a rotation was expected, found a quaternion of zeros")
+    numbers[numbers == _NAN], numbers[np.abs(numbers) == _INFINITY] = np.nan, np.inf
+    possible = (np.abs(numbers) <= _MOST) & np.isfinite(numbers)
+    possible[:, 10:12] |= np.isnan(numbers[:, 10:12])  # a velocity may be unknown
+    require(bool(possible.all()), "finite numbers were", str(numbers[~possible].tolist()[:1]))
+    require(bool((numbers[:, 3:6] > 0).all()), "positive sizes were", "others")
+    norm = np.linalg.norm(numbers[:, 6:10], axis=1, keepdims=True)
+    require(bool((norm > 1e-6).all()), "a rotation was", "a quaternion of zeros")
     label = {name: k for k, name in enumerate(task.classes)}
-    w, x, y, z = (numbers[:, 6:10] / np.linalg.norm(numbers[:, 6:10], axis=1, keepdims=True)).T
+    w, x, y, z = (numbers[:, 6:10] / norm).T
     return MetricBoxes(
         np.full(len(boxes), sample),
         numbers[:, :3],
