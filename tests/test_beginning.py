@@ -81,7 +81,7 @@ def test_a_log_is_read_once_for_its_beginning_and_once_for_its_frames(monkeypatc
 
     info = inspect(log, seconds=BEGINNING_S)
     rig = proposed_rig(log, info)
-    from_inspection = [frame.token for frame in LogFrames(log, rig, Assembly(), known=info.known)]
+    from_inspection = [frame.token for frame in LogFrames(log, rig, Assembly(), info=info)]
     assert len(reads) == 2 and len(from_inspection) > 5
 
     frames = LogFrames(log, rig, Assembly())  # as with a rig file

@@ -22,7 +22,7 @@ from perception.logs.convert import convert
 from perception.logs.foxglove_messages import decoder
 from perception.logs.mcap_log import McapReader
 from perception.logs.mcap_writer import McapLogWriter
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Topic, Transform
+from perception.logs.messages import Attitude, Calibration, Cloud, Image, LogError, Message, Sample, Topic, Transform
 from perception.logs.nuscenes_log import NuScenesReader
 
 
@@ -48,6 +48,9 @@ class Collected:
 
     def write(self, message):
         self.messages.append(message)
+
+    def holds(self, message):
+        return not isinstance(message.data, Attitude)
 
 
 def message(data, topic="/topic", timestamp_ns=10**9 + 1, log_time_ns=2 * 10**9):
@@ -294,6 +297,14 @@ def test_damage_is_left_out_and_reported(tmp_path, caplog):
     assert Counter(m.topic for m in collected.messages) == counts
     assert len(reader.damage) == 1 and "lidar0" in reader.damage[0]
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: {line}" for line in reader.damage]
+
+
+def test_what_the_format_does_not_have_is_left_out_and_said(caplog):
+    attitude = message(Attitude("imu", np.array([1.0, 0, 0, 0])), "/imu")
+    collected = Collected()
+    assert convert(Recorded(message(Sample("a")), attitude, attitude), collected) == {"/topic": 1}
+    assert len(collected.messages) == 1
+    assert "/imu: 2 messages left out, which the format does not have" in caplog.text
 
 
 def test_of_much_damage_the_first_lines_are_said(caplog):

@@ -23,7 +23,7 @@ def load(tmp_path, text: str) -> Rig:
 
 
 def test_the_example_of_the_documentation_loads(tmp_path):
-    example = rig_module.__doc__.split("below:\n\n")[1].split("\n\nThe ego frame")[0]
+    example = rig_module.__doc__.split("below:\n\n")[1].split("\n\nWhere the log")[0]
     rig = load(tmp_path, textwrap.dedent(example))
     assert rig == Rig(
         "map",

@@ -402,7 +402,7 @@ def test_times():
         ("autoware_auto_msgs/msg/UdpFrame", "raw packets of a driver: its driver"),
         ("event_camera_msgs/msg/EventPacket", "events of an event camera"),
         ("std_msgs/msg/String", "not used, only images"),
-        ("sensor_msgs/msg/NavSatFix", "not used, only images"),
+        ("sensor_msgs/msg/MagneticField", "not used, only images"),
         ("sensor_msgs/msg/LaserScan", "a scan in one plane"),
         ("somebody_msgs/msg/Something", "type not known"),
         ("", "type not known"),

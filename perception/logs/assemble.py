@@ -11,7 +11,8 @@ Sensors     Of every camera, LiDAR and radar the measurement nearest to the refe
             is near enough is absent from the frame.
 Clouds      That sweep and those shortly before it, each moved to where the vehicle is at the reference time; where
             points have times of their own, each point by its own.
-Poses       ``transforms.py`` says how they are interpolated. A frame waits for them, half a second at most.
+Poses       ``transforms.py`` says how they are interpolated, ``ego_pose.py`` which they are. A frame waits for them,
+            half a second at most, longer where they come slowly.
 """
 
 from __future__ import annotations
@@ -26,13 +27,22 @@ import numpy as np
 from perception.geometry import SE3
 from perception.logs.frame_times import FrameTimes
 from perception.logs.measurements import Assembly, Measurements, UnknownPose
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
+from perception.logs.messages import (
+    Calibration,
+    Cloud,
+    Image,
+    Located,
+    LogError,
+    Message,
+    Motion,
+    Sample,
+    Transform,
+)
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import Refused, inverse
 from perception.logs.video import NoPicture
 from perception.sample import Frame, LidarCloud, RadarCloud, SampleError
 
-LONGEST_WAIT_NS = 500_000_000
 UNUSABLE = "measurements that cannot be used"
 
 
@@ -104,6 +114,7 @@ class Assembler:
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
         self._calibration_topics = {source.calibration for source in rig.cameras.values()}
         self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
+        self._longest_wait_ns = round(1e9 * assembly.pose_wait_s)
         self._longest_span_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
         self._times = FrameTimes(assembly)
         self._wanted: deque[_Wanted] = deque()
@@ -118,7 +129,7 @@ class Assembler:
         self._tick(self._now_ns - self._wait_ns)
         yield from self._complete(self._is_ready)
         self._forget()
-        if isinstance(data, Calibration | Transform):
+        if isinstance(data, Calibration | Motion):
             self.learn(message)
         elif isinstance(data, Sample):
             if message.topic == self._rig.samples:
@@ -127,19 +138,25 @@ class Assembler:
             self._take(message)
 
     def learn(self, message: Message) -> None:
-        """Take a calibration or a transform; before the first ``push`` it is one that holds from the beginning."""
+        """Take a calibration, a transform or a pose. Before the first ``push`` they hold from the beginning."""
         if isinstance(message.data, Transform):
             try:
                 self._measurements.transforms.add(message.timestamp_ns, message.data)
             except LogError as error:
                 self._refused.add(message.data, error)
+        elif isinstance(message.data, Located):
+            try:
+                self._measurements.ego_pose.learn(message)
+            except LogError as error:
+                self.counts[str(error)] += 1
         elif isinstance(message.data, Calibration) and message.topic in self._calibration_topics:
             self._measurements.calibrations[message.topic] = message.data
 
     @property
     def doubts(self) -> list[str]:
         """Lines on transforms that were left out, or that contradict each other."""
-        return [*self._refused.lines(), *self._measurements.transforms.doubts()]
+        measurements = self._measurements
+        return [*self._refused.lines(), *measurements.transforms.doubts(), *measurements.ego_pose.doubts()]
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the log completes."""
@@ -171,7 +188,8 @@ class Assembler:
     @property
     def _kept_ns(self) -> int:
         """How long measurements are kept; those of sweeps for their span as well."""
-        late_ns = max(LONGEST_WAIT_NS, self._times.silence_ns - self._times.interval_ns)  # for a pose, or the reference
+        reference_wait_ns = self._times.silence_ns - self._times.interval_ns
+        late_ns = max(self._longest_wait_ns, reference_wait_ns)
         return self._tolerance_ns + self._wait_ns + late_ns
 
     def _tick(self, until_ns: int) -> None:
@@ -191,9 +209,9 @@ class Assembler:
         latest_ns = reference_ns + self._wait_ns
         if self._now_ns <= latest_ns:
             return False
-        if self._rig.world_frame is None or self._now_ns > reference_ns + LONGEST_WAIT_NS:
+        if self._rig.world_frame is None or self._now_ns > reference_ns + self._longest_wait_ns:
             return True
-        measured = self._measurements.transforms.measured(self._rig.world_frame, self._rig.ego_frame)
+        measured = self._measurements.ego_pose.measured()
         return measured is not None and measured[1] >= latest_ns
 
     def _complete(self, is_ready: Callable[[int], bool]) -> Iterator[Frame]:
@@ -204,9 +222,9 @@ class Assembler:
 
     def _forget(self) -> None:
         """Drop poses that no future frame needs, every so often, whether or not there are frames."""
-        if self._now_ns - self._tidied_ns > LONGEST_WAIT_NS:
+        if self._now_ns - self._tidied_ns > self._longest_wait_ns:
             oldest_ns = self._wanted[0].reference_ns if self._wanted else self._now_ns
-            self._measurements.transforms.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
+            self._measurements.forget_before(oldest_ns - self._kept_ns - self._longest_span_ns)
             self._tidied_ns = self._now_ns
 
     def _frame(self, wanted: _Wanted) -> Frame | None:
@@ -216,7 +234,7 @@ class Assembler:
         if newest_ns is None or (wanted.is_tick and newest_ns <= self._shown_ns):  # nothing but what has been shown
             self.counts[self._nothing] += 1
             return None
-        world_T_ego = self._measurements.world_T_ego(reference_ns)
+        world_T_ego = self._measurements.ego_pose.at(reference_ns)
         if world_T_ego is None:
             self.counts["frames left out: no ego pose"] += 1
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perception.logs.messages import Cloud, Image, Message, Transform
+from perception.logs.messages import Cloud, Image, Message, Pose, Transform
 
 _SENSOR, _POSES, _RECORDER = 1.0, 0.5, 0.25  # where as many sensors say one thing as another, the poses decide
 _SILENT = 4  # messages of an average sensor, during which one that does not deliver is still waited for
@@ -45,7 +45,7 @@ class AgreedTime:
             self._heard += 1
             self._set(f"sensor {message.topic}", message.timestamp_ns, _SENSOR)
             self._set("recorder", message.log_time_ns, _RECORDER)
-        elif isinstance(message.data, Transform):
+        elif isinstance(message.data, Transform | Pose):
             self._set("poses", message.timestamp_ns, _POSES)
         if self._heard:
             self._agree()

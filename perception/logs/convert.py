@@ -22,6 +22,10 @@ class Writer(Protocol):
 
     def write(self, message: Message) -> None: ...
 
+    def holds(self, message: Message) -> bool:
+        """Whether the format has messages of the kind."""
+        ...
+
 
 def convert(
     reader: Reader, writer: Writer, progress: Callable[[int], object] = lambda count: None, repeat: int = 1
@@ -43,18 +47,22 @@ def convert(
     if repeat < 1:
         raise LogError(f"repeat: at least 1 was expected, found {repeat}")
     shift_ns = _period_ns(reader.messages()) if repeat > 1 else 0
-    counts: Counter[str] = Counter()
+    counts, left_out = Counter[str](), Counter[str]()
     for lap in range(repeat):
         for message in reader.messages():
+            if not writer.holds(message):
+                left_out[message.topic] += 1
+                continue
             writer.write(_moved(message, lap, lap * shift_ns, counts.total()))
             counts[message.topic] += 1
             progress(1)
     if not counts:
         raise LogError(f"{reader.path}: messages that can be decoded were expected, found none")
-    left_out = [f"{topic.name} ({topic.type}, {_counted(topic)})" for topic in reader.topics.values() if not topic.kind]
-    if left_out:
-        logger.warning("%s: left out, for they cannot be decoded: %s", reader.path, ", ".join(left_out))
-    lines = [*filter(None, [reader.stopped]), *reader.damage]
+    unread = [f"{topic.name} ({topic.type}, {_counted(topic)})" for topic in reader.topics.values() if not topic.kind]
+    if unread:
+        logger.warning("%s: left out, for they cannot be decoded: %s", reader.path, ", ".join(unread))
+    lines = [f"{topic}: {n} messages left out, which the format does not have" for topic, n in left_out.items()]
+    lines += [*filter(None, [reader.stopped]), *reader.damage]
     for line in lines[:_LINES]:
         logger.warning("%s: %s", reader.path, line)
     if len(lines) > _LINES:

@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.data.image_files import ImageError, image_size
 from perception.errors import PerceptionError
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Payload, Sample, Transform
+from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Motion, Payload, Sample
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.video import VideoImage
 from perception.seeding import keyed_rng
@@ -66,7 +66,7 @@ class Corruptions:
         self._before: dict[tuple[int, str], Payload] = {}  # corruption, topic -> what was measured before it froze
 
     def __call__(self, message: Message) -> Message | None:
-        if isinstance(message.data, Transform | Calibration | Sample):
+        if isinstance(message.data, Motion | Calibration | Sample):
             return message
         self._first_ns = message.timestamp_ns if self._first_ns is None else self._first_ns
         at_ns = message.timestamp_ns - self._first_ns

@@ -9,7 +9,8 @@ from perception.logs.beginning import BEGINNING_S
 from perception.logs.inspect import LogInfo, inspect, unread
 from perception.logs.log import Log
 from perception.logs.messages import LogError
-from perception.logs.propose import complete, is_vehicle_frame
+from perception.logs.propose import complete
+from perception.logs.propose_ego import is_vehicle_frame
 from perception.logs.rig import Rig, load_rig
 
 logger = logging.getLogger(__name__)

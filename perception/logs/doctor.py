@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from statistics import median_high, median_low
 from typing import Literal
 
-from perception.logs.assemble import LONGEST_WAIT_NS
 from perception.logs.default_rig import left_out
 from perception.logs.frame_graph import FrameGraph
-from perception.logs.inspect import EdgeInfo, LogInfo, counted, first_lines, seconds_in
+from perception.logs.inspect import LogInfo, counted, first_lines, seconds_in
 from perception.logs.propose import doubts, lacks
 from perception.logs.rehearsal import Rehearsal
 from perception.logs.timing import Times
@@ -62,6 +61,8 @@ def _file(info: LogInfo) -> Iterator[Finding]:
 def _topics(info: LogInfo) -> Iterator[Finding]:
     for name, topic in info.topics.items():
         if topic.topic.kind is None or (topic.topic.kind == "sample" and not topic.times.count):  # another log
+            continue
+        if topic.topic.kind in ("pose", "fix", "attitude"):  # see _frames
             continue
         if not topic.times.count:
             why = f" ({topic.failure})" if topic.failure else ""
@@ -157,7 +158,7 @@ def _frames(info: LogInfo) -> Iterator[Finding]:
     rig, edges, frames = info.rig, info.transforms, FrameGraph(info.transforms)
     sensors = {source.frame_id or info.frame_ids.get(source.topic, "") for source in rig.sensors.values()}
     pairs = [(rig.ego_frame, frame) for frame in sorted(sensors)]
-    if rig.world_frame is not None:
+    if rig.world_frame is not None and rig.ego_pose is None:
         pairs.insert(0, (rig.world_frame, rig.ego_frame))
     used = {edge for pair in pairs for edge in frames.way(*pair) or ()}
     for line in filter(None, (two_ways(frames, *pair) for pair in pairs)):
@@ -170,20 +171,21 @@ def _frames(info: LogInfo) -> Iterator[Finding]:
         parents = frames.parents(child)
         if len(parents) > 1 and not used.issuperset((parent, child) for parent in parents):
             yield Finding("note", f"frame {child} has several parents, {', '.join(parents)}")
-    chain = frames.way(*pairs[0]) if rig.world_frame is not None else None
+    chain = frames.way(*pairs[0]) if rig.world_frame is not None and rig.ego_pose is None else None
     if chain and all(edges[edge].constant for edge in chain):
         yield Finding("warning", f"{rig.ego_frame} never moves in {rig.world_frame}: right if the vehicle stood still")
-    for edge in sorted(chain or ()):
-        if not edges[edge].constant:
-            yield from _pose(" -> ".join(edge), edges[edge], info)
+    for name, times in info.pose_times.items():
+        yield from _pose(name, times, info)
 
 
-def _pose(name: str, edge: EdgeInfo, info: LogInfo) -> Iterator[Finding]:
-    times = edge.times
+def _pose(name: str, times: Times, info: LogInfo) -> Iterator[Finding]:
+    if not times.count:
+        yield Finding("error", f"{name}: none of its messages says where {info.rig.ego_frame} is")
     yield from _order(name, times)
-    if times.gap_ns > LONGEST_WAIT_NS:
+    wait_ns = 1e9 * info.pose_wait_s
+    if times.gap_ns > wait_ns:
         longest = f"{_s(times.gap_ns)} from {seconds_in(info, times.gap_at_ns)}"
-        effect = f"frames that would wait for one longer than {_s(LONGEST_WAIT_NS)} are left out"
+        effect = f"frames that would wait for one longer than {_s(wait_ns)} are left out"
         yield Finding("warning", f"{name}: no pose for {longest}; {effect}")
     if times.first_ns is None or times.last_ns is None or info.start_ns is None or info.end_ns is None:
         return

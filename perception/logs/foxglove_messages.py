@@ -32,8 +32,10 @@ from perception.logs.messages import (
     Calibration,
     Cloud,
     Decode,
+    GnssFix,
     LogError,
     Payload,
+    Pose,
     Sample,
     Transform,
     pinhole_projection,
@@ -59,6 +61,9 @@ _FIELDS = {  # those that are used
     "fixed32 point_stride; repeated foxglove.PackedElementField fields; bytes data",
     "foxglove.FrameTransform": "google.protobuf.Timestamp timestamp; string parent_frame_id; string child_frame_id; "
     "foxglove.Vector3 translation; foxglove.Quaternion rotation",
+    "foxglove.PoseInFrame": "google.protobuf.Timestamp timestamp; string frame_id; foxglove.Pose pose",
+    "foxglove.LocationFix": "google.protobuf.Timestamp timestamp; string frame_id; double latitude; double longitude; "
+    "double altitude",
     "foxglove.FrameTransforms": "repeated foxglove.FrameTransform transforms",
     "foxglove.Log": "google.protobuf.Timestamp timestamp; string message; string name",
 }
@@ -189,6 +194,16 @@ def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     return [stamped for transform in message.transforms for stamped in _transform(transform, log_time_ns)]
 
 
+def _pose(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    found = pose(message.pose.position, message.pose.orientation)
+    return _stamped(message, log_time_ns, Pose("", message.frame_id, found))
+
+
+def _fix(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    fix = GnssFix(message.frame_id, message.latitude, message.longitude, message.altitude)
+    return _stamped(message, log_time_ns, fix)
+
+
 def _sample(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     return _stamped(message, log_time_ns, Sample(message.message)) if message.name == SAMPLE_NAME else []
 
@@ -205,5 +220,7 @@ _PAYLOADS: dict[str, tuple[str, Callable]] = {
     "foxglove.PointCloud": ("cloud", _cloud),
     "foxglove.FrameTransform": ("transform", _transform),
     "foxglove.FrameTransforms": ("transform", _transforms),
+    "foxglove.PoseInFrame": ("pose", _pose),
+    "foxglove.LocationFix": ("fix", _fix),
     "foxglove.Log": ("sample", _sample),
 }

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from perception.config import DataConfig
 from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ  # whose sweeps a configuration counts
-from perception.logs.assemble import LONGEST_WAIT_NS, Assembler, sweep_span_s
+from perception.logs.assemble import Assembler, sweep_span_s
 from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import Corruption, Corruptions, biases
-from perception.logs.inspect import inspect
+from perception.logs.inspect import LogInfo, inspect
 from perception.logs.log import Log
 from perception.logs.measurements import Assembly
-from perception.logs.messages import LogError, Message, is_timeless
+from perception.logs.messages import LogError, is_timeless
 from perception.logs.rig import Rig
 from perception.sample import Frame
 
@@ -35,7 +35,7 @@ class LogFrames:
 
     Args:
         corruptions: what is put into the log while it is read.
-        known: transforms and calibrations that hold from the start, where the log's beginning has been read already.
+        info: of the log's beginning with this rig, where it has been read already.
 
     Attributes:
         problems: one line each of what was left out; complete once it has been iterated.
@@ -47,9 +47,9 @@ class LogFrames:
         rig: Rig,
         assembly: Assembly,
         corruptions: Sequence[Corruption] = (),
-        known: Sequence[Message] | None = None,
+        info: LogInfo | None = None,
     ):
-        self._log, self._rig, self._corruptions, self._known = log, rig, corruptions, known
+        self._log, self._rig, self._corruptions, self._info = log, rig, corruptions, info
         self._assembly = replace(assembly, bias=biases(corruptions))
         self._assembler: Assembler | None = None
 
@@ -57,19 +57,17 @@ class LogFrames:
         """Raises LogError at the end of a log that gave no frame, saying what is missing."""
         log = self._log
         log.change, log.offsets_ns = Corruptions(self._corruptions), self._rig.offsets_ns
-        self._assembler = Assembler(self._rig, self._assembly, log.name, str(log.path), self._is_in_part)
-        calibrations = {source.calibration for source in self._rig.cameras.values() if source.calibration is not None}
-        sensors = {source.topic for source in self._rig.sensors.values()}
-        transforms = {"/tf", "/tf_static"}  # a truncated file may not list them before it is read
-        transforms |= {topic.name for topic in log.topics.values() if topic.kind == "transform"}
-        if self._known is None:
-            self._known = inspect(log, self._rig, BEGINNING_S, topics=calibrations | sensors | transforms).known
-        for message in self._known:
+        topics = self._topics()
+        if self._info is None:
+            self._info = inspect(log, self._rig, BEGINNING_S, topics=topics)
+        assembly = replace(self._assembly, pose_wait_s=max(self._assembly.pose_wait_s, self._info.pose_wait_s))
+        self._assembler = Assembler(self._rig, assembly, log.name, str(log.path), self._is_in_part)
+        for message in self._info.known:
             self._assembler.learn(message)
         empty = True
-        marks = {self._rig.samples} if self._rig.samples is not None else set()
-        for message in log.whole(calibrations | sensors | transforms | marks):
-            if message.timestamp_ns > log.part_ns[1] + LONGEST_WAIT_NS and not is_timeless(message):
+        for message in log.whole(topics):
+            late_ns = message.timestamp_ns - log.part_ns[1]
+            if late_ns > 1e9 * assembly.pose_wait_s and not is_timeless(message):
                 break
             for frame in self._assembler.push(message):
                 empty = False
@@ -81,6 +79,16 @@ class LogFrames:
             wanted = self._rig.samples or self._rig.reference or "a sensor in the rig"
             reasons = "; ".join(self.problems) or f"nothing on {wanted}"
             raise LogError(f"{log.path}: at least one frame was expected, found none: {reasons}")
+
+    def _topics(self) -> set[str]:
+        """Those of the log that the rig needs, transforms included."""
+        rig = self._rig
+        topics = {source.topic for source in rig.sensors.values()}
+        topics |= {source.calibration for source in rig.cameras.values() if source.calibration is not None}
+        topics |= {rig.samples} if rig.samples is not None else set()
+        topics |= set(rig.ego_pose.topics) if rig.ego_pose is not None else set()
+        topics |= {"/tf", "/tf_static"}  # a truncated file may not list them before it is read
+        return topics | {topic.name for topic in self._log.topics.values() if topic.kind == "transform"}
 
     def _is_in_part(self, reference_ns: int) -> bool:
         since_ns, until_ns = self._log.part_ns

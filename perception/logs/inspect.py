@@ -18,8 +18,20 @@ from perception.geometry import SE3
 from perception.logs.beginning import Lasting, beginning
 from perception.logs.decoding import CODECS
 from perception.logs.frame_graph import Edge, FrameGraph
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Reader, Topic, Transform, is_timeless
-from perception.logs.propose import is_vehicle_frame, lacks, propose, unplaced
+from perception.logs.messages import (
+    Calibration,
+    Cloud,
+    Image,
+    Located,
+    LogError,
+    Message,
+    Reader,
+    Topic,
+    Transform,
+    is_timeless,
+)
+from perception.logs.propose import lacks, propose, unplaced
+from perception.logs.propose_ego import is_vehicle_frame
 from perception.logs.rig import Rig, to_yaml
 from perception.logs.ros_messages import is_static
 from perception.logs.timing import Times
@@ -32,6 +44,8 @@ _FRAMES_KEPT = 8
 _LINES_OF_DAMAGE = 5
 _FIELDS_SHOWN = 5
 _SENSOR_TYPES = re.compile("image|video|ffmpeg|cloud|points|scan|packet|radar|lidar|livox", re.IGNORECASE)
+_POSE_WAIT_S = 0.5
+_LONGEST_POSE_WAIT_S = 3.0  # measurements are kept so long in memory
 _NUMBERS = (2, 3, 5)  # columns of the table of topics
 
 
@@ -97,6 +111,21 @@ class LogInfo:
     @property
     def duration_s(self) -> float:
         return 0.0 if self.start_ns is None or self.end_ns is None else (self.end_ns - self.start_ns) * 1e-9
+
+    @property
+    def pose_times(self) -> dict[str, Times]:
+        """Of what moves of that which says where the vehicle is, by its name."""
+        if self.rig.ego_pose is not None:
+            return {topic: self.topics[topic].times for topic in self.rig.ego_pose.topics if topic in self.topics}
+        way = FrameGraph(self.transforms).way(self.rig.world_frame or "", self.rig.ego_frame)
+        edges = {" -> ".join(edge): self.transforms[edge] for edge in sorted(way or ())}
+        return {name: edge.times for name, edge in edges.items() if not edge.constant}
+
+    @property
+    def pose_wait_s(self) -> float:
+        """How long a frame has to wait for a pose: for the next one, and half an interval more."""
+        intervals_ns = [times.interval_ns or 0 for times in self.pose_times.values()]
+        return min(max([_POSE_WAIT_S, *(1.5e-9 * interval_ns for interval_ns in intervals_ns)]), _LONGEST_POSE_WAIT_S)
 
     @property
     def frame_ids(self) -> dict[str, str]:
@@ -187,6 +216,8 @@ def with_mounts(info: LogInfo) -> Rig:
 
 def _add(info: TopicInfo, message: Message) -> None:
     data = message.data
+    if isinstance(data, Located) and not data.is_valid:
+        return
     stamp_ns = message.log_time_ns if is_timeless(message) else message.timestamp_ns  # theirs may be years old
     info.times.add(stamp_ns, message.log_time_ns)
     frame_id = getattr(data, "frame_id", None)

@@ -25,6 +25,7 @@ from perception.logs.messages import (
     Calibration,
     LogError,
     Message,
+    Motion,
     Reader,
     RecordingTime,
     Topic,
@@ -122,7 +123,7 @@ class Log:
                 since_ns, until_ns = self.part_ns
                 if message.timestamp_ns > until_ns:
                     return
-                if message.timestamp_ns < since_ns and not isinstance(message.data, Calibration | Transform):
+                if message.timestamp_ns < since_ns and not isinstance(message.data, Calibration | Motion):
                     continue
             yield message
 
@@ -139,7 +140,7 @@ class Log:
         first_ns = None
         for message in self._in_order(topics):
             # What is latched may have been stamped long before the drive.
-            if first_ns is None and not isinstance(message.data, Calibration | Transform):
+            if first_ns is None and not isinstance(message.data, Calibration | Motion):
                 first_ns = message.timestamp_ns
                 self.part_ns = self._part_of(first_ns)
             yield message

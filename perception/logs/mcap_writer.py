@@ -22,12 +22,15 @@ from perception.logs.decoding import CODECS, compressed_format
 from perception.logs.foxglove_messages import NUMERIC_TYPES
 from perception.logs.messages import (
     SAMPLE_NAME,
+    Attitude,
     Calibration,
     Cloud,
+    GnssFix,
     Image,
     LogError,
     Message,
     Payload,
+    Pose,
     Sample,
     Transform,
 )
@@ -99,6 +102,11 @@ class McapLogWriter:
             )
         self._count += 1
 
+    def holds(self, message: Message) -> bool:
+        """Foxglove's messages have no attitude, and no pose that says whose it is."""
+        data = message.data
+        return not (isinstance(data, Attitude) or (isinstance(data, Pose) and data.frame_id))
+
     def _channel(self, topic: str, kind: Any) -> int:
         """The number of the channel for messages of a class of ``foxglove.messages``."""
         if kind not in self._schemas:
@@ -161,17 +169,32 @@ def _to_foxglove(payload: Payload, timestamp_ns: int):
                 data=records.tobytes(),
             )
         case Transform():
-            translation, rotation = payload.pose[:3].tolist(), to_xyzw(payload.pose[3:]).tolist()
+            translation, rotation = _vector_and_quaternion(payload.pose)
             return fox.FrameTransform(
                 timestamp=timestamp,
                 parent_frame_id=payload.parent,
                 child_frame_id=payload.child,
-                translation=fox.Vector3(**dict(zip("xyz", translation))),
-                rotation=fox.Quaternion(**dict(zip("xyzw", rotation))),
+                translation=translation,
+                rotation=rotation,
+            )
+        case Pose():
+            position, orientation = _vector_and_quaternion(payload.pose)
+            pose = fox.Pose(position=position, orientation=orientation)
+            return fox.PoseInFrame(timestamp=timestamp, frame_id=payload.parent, pose=pose)
+        case GnssFix(frame_id, latitude, longitude, altitude):
+            return fox.LocationFix(
+                timestamp=timestamp, frame_id=frame_id, latitude=latitude, longitude=longitude, altitude=altitude
             )
         case Sample(token):
             return fox.Log(timestamp=timestamp, level=fox.LogLevel.Info, message=token, name=SAMPLE_NAME)
     raise LogError(f"a payload of perception.logs.messages was expected, found {type(payload).__name__}")
+
+
+def _vector_and_quaternion(pose: np.ndarray) -> tuple:
+    from foxglove.messages import Quaternion, Vector3
+
+    rotation = dict(zip("xyzw", to_xyzw(pose[3:]).tolist()))
+    return Vector3(**dict(zip("xyz", pose[:3].tolist()))), Quaternion(**rotation)
 
 
 @lru_cache(maxsize=64)

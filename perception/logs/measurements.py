@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.geometry import SE3, pose_matrix
 from perception.logs.clouds import lidar_points, point_times_ns, radar_records
+from perception.logs.ego_pose import EgoPose
 from perception.logs.images import rectified_image
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
@@ -33,6 +34,7 @@ class Assembly:
     lidar_span_s, radar_span_s: how far the sweeps of a cloud reach back from its newest one.
     rate_hz: at most so many frames a second.
     tolerance_s: how far a measurement may be from the reference time; wait_s: how much later it may be.
+    pose_wait_s: how long a frame waits for the pose of the vehicle.
     bias: topic -> float64 [4, 4], where its sensor is, as seen from where it is said to be (``corruptions.py``).
     skip_damaged: a measurement that cannot be decoded counts as not delivered, instead of being an error.
     """
@@ -46,6 +48,7 @@ class Assembly:
     rate_hz: float | None = None
     tolerance_s: float = 0.1
     wait_s: float = 0.05
+    pose_wait_s: float = 0.5
     bias: Mapping[str, np.ndarray] = field(default_factory=dict)
     skip_damaged: bool = False
 
@@ -58,19 +61,15 @@ class Measurements:
 
     def __init__(self, rig: Rig, assembly: Assembly):
         self.transforms = Transforms()
+        self.ego_pose = EgoPose(rig, self.transforms)
         self.calibrations: dict[str, Calibration] = {}  # topic -> the latest
         self.counts: Counter = Counter()
         self._rig, self._assembly = rig, assembly
 
-    def world_T_ego(self, time_ns: int) -> np.ndarray | None:
-        """float64 [4, 4]; the identity where the rig says that the vehicle stands still; None where it is unknown."""
-        world, ego = self._rig.world_frame, self._rig.ego_frame
-        if world is None:
-            return np.eye(4)
-        measured = self.transforms.measured(world, ego)
-        if measured is None or not measured[0] - HOLD_NS <= time_ns <= measured[1] + HOLD_NS:
-            return None
-        return self.transforms.lookup(world, ego, time_ns)
+    def forget_before(self, time_ns: int) -> None:
+        """Drop poses that are not needed any more."""
+        self.transforms.forget_before(time_ns)
+        self.ego_pose.forget_before(time_ns)
 
     def camera(self, message: Message[Image], source: CameraSource, ego_T_world: np.ndarray) -> CameraImage:
         calibration = self._calibration(message, source)
@@ -119,12 +118,12 @@ class Measurements:
 
         Those near enough to be dropped stay: they are the vehicle, and move with the sensor.
         """
-        world, stamp_ns = self._rig.world_frame, message.timestamp_ns
+        stamp_ns = message.timestamp_ns
         times_ns = point_times_ns(message.data, stamp_ns - source.offset_ns)
-        if times_ns is None or world is None or times_ns.min() == times_ns.max():
+        if times_ns is None or self._rig.world_frame is None or times_ns.min() == times_ns.max():
             return
         times_ns += source.offset_ns
-        first, last, shift = self._known_motion(world, int(times_ns.min()), stamp_ns, int(times_ns.max()))
+        first, last, shift = self._known_motion(int(times_ns.min()), stamp_ns, int(times_ns.max()))
         stamp_T_world = inverse(self._world_T_sensor(message, source, stamp_ns + shift))
         start, end = (stamp_T_world @ self._world_T_sensor(message, source, time_ns) for time_ns in (first, last))
         share = ((times_ns + shift - first) / (last - first))[:, None]
@@ -136,20 +135,19 @@ class Measurements:
 
     def _velocity(self, message: Message[Cloud], source: CloudSource) -> np.ndarray:
         """[3] of the sensor over ground, in its own axes, m/s; from where it was around the time of measurement."""
-        world = self._rig.world_frame
-        if world is None:
+        if self._rig.world_frame is None:
             return np.zeros(3)
         stamp_ns, half_ns = message.timestamp_ns, HOLD_NS // 2
-        first, last, shift = self._known_motion(world, stamp_ns - half_ns, stamp_ns, stamp_ns + half_ns)
+        first, last, shift = self._known_motion(stamp_ns - half_ns, stamp_ns, stamp_ns + half_ns)
         before, at, after = (self._world_T_sensor(message, source, t) for t in (first, stamp_ns + shift, last))
         return at[:3, :3].T @ (after[:3, 3] - before[:3, 3]) / (1e-9 * (last - first))
 
-    def _known_motion(self, world: str, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
+    def _known_motion(self, first_ns: int, stamp_ns: int, last_ns: int) -> tuple[int, int, int]:
         """An interval with poses in which the vehicle moved as around this stamp, and how much later it is.
 
         Poses may end before the last point of a sweep, or begin after its first: constant motion is assumed there.
         """
-        since_ns, until_ns = self.transforms.measured(world, self._rig.ego_frame) or (0, 0)
+        since_ns, until_ns = self.ego_pose.measured() or (0, 0)
         shift_ns = int(max(0, since_ns - first_ns) + min(0, until_ns - last_ns))
         shift_ns = int(min(max(stamp_ns + shift_ns, since_ns), until_ns)) - stamp_ns
         first_ns, last_ns = int(max(first_ns + shift_ns, since_ns)), int(min(last_ns + shift_ns, until_ns))
@@ -159,7 +157,7 @@ class Measurements:
 
     def _world_T_sensor(self, message: Message[Image | Cloud], source: Mount, time_ns: int) -> np.ndarray:
         """[4, 4] at a time that may differ from the message's."""
-        world_T_ego = self.world_T_ego(time_ns)
+        world_T_ego = self.ego_pose.at(time_ns)
         if world_T_ego is None:
             raise UnknownPose("an ego pose")
         world_T_sensor = world_T_ego @ self._ego_T_sensor(message, source, time_ns)

@@ -98,6 +98,55 @@ class Transform:
     static: bool = False
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Pose:
+    """Where something was: pose as in :class:`Transform`.  frame_id: what was located, "" if it is not said."""
+
+    frame_id: str
+    parent: str
+    pose: np.ndarray
+
+    @property
+    def is_valid(self) -> bool:
+        return bool(np.isfinite(self.pose).all()) and _is_rotation(self.pose[3:])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GnssFix:
+    """Latitude and longitude in degrees, altitude in metres above the ellipsoid, NaN where it is not known.
+
+    frame_id: the antenna. Without a fix the numbers are NaN.
+    """
+
+    frame_id: str
+    latitude: float
+    longitude: float
+    altitude: float
+
+    @property
+    def is_valid(self) -> bool:
+        return abs(self.latitude) <= 90 and abs(self.longitude) <= 180  # nor is NaN less than anything
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Attitude:
+    """The orientation of an IMU against east, north and up: rotation float64 [4], w, x, y, z; NaN where unknown."""
+
+    frame_id: str
+    rotation: np.ndarray
+
+    @property
+    def is_valid(self) -> bool:
+        return _is_rotation(self.rotation)
+
+
+QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
+
+
+def _is_rotation(quaternion: np.ndarray) -> bool:
+    return abs(float(np.linalg.norm(quaternion)) - 1) <= QUATERNION_TOLERANCE
+
+
 SAMPLE_NAME = "sample"  # of a foxglove.Log or rcl_interfaces/Log that marks a sample, its message being the token
 
 
@@ -108,13 +157,18 @@ class Sample:
     token: str
 
 
-Payload = Image | Calibration | Cloud | Transform | Sample
+Located = Pose | GnssFix | Attitude
+Motion = Transform | Located  # where things are
+Payload = Image | Calibration | Cloud | Motion | Sample
 P = TypeVar("P", bound=Payload, covariant=True)
 KINDS: dict[type, str] = {
     Image: "image",
     Calibration: "calibration",
     Cloud: "cloud",
     Transform: "transform",
+    Pose: "pose",
+    GnssFix: "fix",
+    Attitude: "attitude",
     Sample: "sample",
 }
 

@@ -13,10 +13,9 @@ from dataclasses import replace
 
 from perception.logs.frame_graph import FrameGraph
 from perception.logs.messages import Topic
+from perception.logs.propose_ego import EGO_FRAMES, ego_frame, ego_pose, is_vehicle_frame, words, world_frame
 from perception.logs.rig import CameraSource, CloudSource, Rig, is_rectified
 
-_EGO_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle", "hero", "base")
-_WORLD_FRAMES = ("map", "world", "odom")
 # Words of topic names that do not tell one sensor from another of its kind.
 _IMAGE_WORDS = frozenset(
     "image images img raw rect rectified color colour mono gray grey compressed jpeg jpg png rgb bgr data info"
@@ -81,8 +80,14 @@ def propose(
     rig.reference = _reference(rig, topics)
 
     frames = FrameGraph(transforms)
-    rig.ego_frame = _ego_frame(rig, frames, frame_ids)
-    rig.world_frame = _world_frame(rig.ego_frame, frames)
+    rig.ego_frame = ego_frame(rig, heard, frames, frame_ids)
+    rig.world_frame = world_frame(rig.ego_frame, frames)
+    if rig.world_frame is None:
+        rig.ego_pose = ego_pose(rig.ego_frame, heard, frames, frame_ids)
+    if rig.ego_pose is not None:
+        rig.world_frame = Rig.world_frame
+        topics_of_pose = " and ".join(rig.ego_pose.topics)
+        notes.append(f"no odometry or map frame above {rig.ego_frame}: where it is, is taken from {topics_of_pose}")
     derived = [topic.name for topic in heard if topic.kind in measured and _is_derived(topic)]
     if derived:
         notes.append(f"left out, for they are computed from others by their names: {', '.join(derived)}")
@@ -113,7 +118,10 @@ def lacks(
             lines.append(f"no frame in the messages of {source.topic}: give {name} a frame_id or ego_SE3_sensor")
         else:
             lines.append(f"no transform from {rig.ego_frame} to {frame}: give {name} ego_SE3_sensor")
-    if rig.world_frame is not None and not frames.connected(rig.world_frame, rig.ego_frame):
+    if rig.ego_pose is not None:
+        unknown = [topic for topic in rig.ego_pose.topics if topic not in topics]
+        lines += [f"no topic {topic}, which ego_pose is mapped to" for topic in unknown]
+    elif rig.world_frame is not None and not frames.connected(rig.world_frame, rig.ego_frame):
         lines.append(f"no transform from {rig.world_frame} to {rig.ego_frame}: world_frame null where it stands still")
     return lines
 
@@ -146,26 +154,17 @@ def doubts(rig: Rig, frame_ids: Mapping[str, str]) -> list[str]:
     lines = []
     if rig.world_frame is None:
         lines.append(
-            f"no odometry or map frame above {rig.ego_frame}: world_frame null means that the vehicle stands still,"
-            " clouds of several sweeps smear where it does not"
+            f"no odometry or map frame above {rig.ego_frame}, and no topic with its poses: world_frame null means that"
+            " the vehicle stands still, clouds of several sweeps smear where it does not"
         )
     if not is_vehicle_frame(rig.ego_frame):
         owner = next((name for name, s in rig.sensors.items() if frame_ids.get(s.topic) == rig.ego_frame), None)
         whose = f"that of {owner}" if owner else "the lowest above all sensors"
         lines.append(
-            f"no frame {', '.join(_EGO_FRAMES)}: ego_frame {rig.ego_frame} is {whose}; give ego_SE3_sensor if it is not"
+            f"no frame {', '.join(EGO_FRAMES)}: ego_frame {rig.ego_frame} is {whose}; give ego_SE3_sensor if it is not"
             " on the ground, x forward, z up"
         )
     return lines
-
-
-def is_vehicle_frame(frame: str) -> bool:
-    """Whether the name of a frame is one of a vehicle's, not of a sensor's."""
-    return _last(frame) in _EGO_FRAMES
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def _parts(topic: str) -> list[str]:
@@ -175,13 +174,13 @@ def _parts(topic: str) -> list[str]:
 def _namespace(topic: str, generic: frozenset[str]) -> tuple[str, ...]:
     """The parts of a topic's name without those at its end that only say what kind of data it is."""
     parts = _parts(topic)
-    while parts and set(_words(parts[-1])) <= generic:
+    while parts and set(words(parts[-1])) <= generic:
         parts.pop()
     return tuple(parts)
 
 
 def _is_derived(topic: Topic) -> bool:
-    return not _DERIVED_WORDS.isdisjoint(_words(topic.name))
+    return not _DERIVED_WORDS.isdisjoint(words(topic.name))
 
 
 def _is_radar(topic: Topic, fields: Iterable[str]) -> bool:
@@ -199,7 +198,7 @@ def _image_rank(topic: Topic) -> tuple:
 
 
 def _cloud_rank(topic: Topic) -> tuple:
-    processed = len(_PROCESSED_WORDS.intersection(_words(topic.name)))
+    processed = len(_PROCESSED_WORDS.intersection(words(topic.name)))
     return processed, -(topic.count or 0), len(topic.name), topic.name
 
 
@@ -219,7 +218,7 @@ def _one_a_sensor(topics: list[Topic], generic: frozenset[str], rank, notes: lis
 
 def _whole(topics: list[Topic], notes: list[str]) -> list[Topic]:
     """The concatenated clouds of several sensors, where there are any; else all."""
-    whole = [topic for topic in topics if not _WHOLE_WORDS.isdisjoint(_words(topic.name))]
+    whole = [topic for topic in topics if not _WHOLE_WORDS.isdisjoint(words(topic.name))]
     if not whole or whole == topics:
         return topics
     others = ", ".join(topic.name for topic in topics if topic not in whole)
@@ -231,13 +230,13 @@ def _sensor_name(kind: str, topic: str) -> str:
     """/cam_front/image_rect -> CAM_FRONT, /sensing/camera/camera0/image_raw -> CAM_0."""
     generic = (_IMAGE_WORDS if kind == "CAM" else _CLOUD_WORDS) | _PLACE_WORDS
     own = re.compile(rf"(?:{'|'.join(_KIND_WORDS[kind])})(\d*)")
-    words = []
-    for word in _words(topic):
+    own_words = []
+    for word in words(topic):
         match = own.fullmatch(word)
         word = match.group(1) if match else word
-        if word and word not in generic and word not in words:
-            words.append(word)
-    return "_".join([kind, *words]).upper()
+        if word and word not in generic and word not in own_words:
+            own_words.append(word)
+    return "_".join([kind, *own_words]).upper()
 
 
 def _unique_names(chosen: dict[str, list[Topic]]) -> dict[str, str]:
@@ -274,43 +273,5 @@ def _calibration_of(image: str, calibrations: list[str], frame_ids: Mapping[str,
 def _reference(rig: Rig, topics: Mapping[str, Topic]) -> str:
     """The LiDAR on top or with the most messages; else the camera, else the radar, that looks ahead."""
     if rig.lidars:
-        return min(rig.lidars, key=lambda n: ("top" not in _words(n), -(topics[rig.lidars[n].cloud].count or 0), n))
-    return min(rig.cameras or rig.radars, key=lambda n: ("front" not in _words(n), len(n), n), default="")
-
-
-def _ego_frame(rig: Rig, frames: FrameGraph, frame_ids: Mapping[str, str]) -> str:
-    """By name; else the lowest frame above all sensors that is above the reference."""
-    own = [frame for source in rig.sensors.values() if (frame := frame_ids.get(source.topic))]
-    named = [
-        (-sum(frames.connected(frame, other) for other in own), _EGO_FRAMES.index(_last(frame)), len(frame), frame)
-        for frame in {*frames.names, *own}
-        if _last(frame) in _EGO_FRAMES
-    ]
-    if named:
-        return min(named)[-1]
-    reference = frame_ids.get(rig.sensors[rig.reference].topic) if rig.reference else None
-    if not reference:
-        return Rig.ego_frame
-    chains = [frames.up(frame) for frame in own if frames.connected(frame, reference)]
-    above = [frame for frame in frames.up(reference) if all(frame in chain for chain in chains)]
-    carriers = [frame for frame in above if frame not in own and _last(frame) not in (*_WORLD_FRAMES, "earth")]
-    return next(iter([*carriers, *above, reference]))
-
-
-def _world_frame(ego: str, frames: FrameGraph) -> str | None:
-    """map, else world, else odom, above the ego frame if any is; else the root above it, else None."""
-    above = frames.up(ego)
-    connected = [frame for frame in frames.names if frames.connected(frame, ego)]
-    for candidates in (above, connected):
-        named = [
-            (_WORLD_FRAMES.index(_last(frame)), len(frame), frame)
-            for frame in candidates
-            if _last(frame) in _WORLD_FRAMES and frame != ego
-        ]
-        if named:
-            return min(named)[-1]
-    return None if _last(above[-1]) in (_last(ego), *_EGO_FRAMES) else above[-1]
-
-
-def _last(frame: str) -> str:
-    return frame.rsplit("/", 1)[-1]
+        return min(rig.lidars, key=lambda n: ("top" not in words(n), -(topics[rig.lidars[n].cloud].count or 0), n))
+    return min(rig.cameras or rig.radars, key=lambda n: ("front" not in words(n), len(n), n), default="")

@@ -13,6 +13,9 @@ A YAML file, keys as the dataclasses below:
     radars:
       RADAR_FRONT: {cloud: /radar_front}
 
+Where the log has no transforms from the ego frame to the world frame, ``ego_pose: {odometry: /odom}`` or
+``ego_pose: {fix: /gps/fix, imu: /imu/data}`` names topics that say where it is.
+
 The ego frame must be what the detector was trained with: x forward, y left, z up, origin on the ground below the rear
 axle. A log whose base_link lies elsewhere wants a frame that does not, or mounts that say so.
 """
@@ -77,6 +80,19 @@ class CloudSource(Mount):
 
 
 @dataclass
+class PoseSource:
+    """Topics that say where the vehicle is, instead of the log's transforms: see ``ego_pose.py``."""
+
+    odometry: str | None = None  # of Odometry, PoseStamped, PoseInFrame, ...
+    fix: str | None = None  # of NavSatFix, LocationFix; with an imu
+    imu: str | None = None  # of Imu with an orientation
+
+    @property
+    def topics(self) -> list[str]:
+        return [topic for topic in (self.odometry, self.fix, self.imu) if topic is not None]
+
+
+@dataclass
 class Rig:
     world_frame: str | None = "map"
     ego_frame: str = "base_link"
@@ -85,6 +101,7 @@ class Rig:
     cameras: dict[str, CameraSource] = field(default_factory=dict)
     lidars: dict[str, CloudSource] = field(default_factory=dict)
     radars: dict[str, CloudSource] = field(default_factory=dict)
+    ego_pose: PoseSource | None = None  # None: the log's transforms from ego_frame to world_frame
 
     @property
     def sensors(self) -> dict[str, CameraSource | CloudSource]:
@@ -147,6 +164,13 @@ def check_rig(rig: Rig, where: str) -> None:
     for name, topic in zip(names, topics):
         if topics.count(topic) > 1:
             raise ConfigError(f"{where}: {name}: a topic of its own was expected, found {topic} of two sensors")
+    if rig.ego_pose is not None:
+        given = [f.name for f in dataclasses.fields(PoseSource) if getattr(rig.ego_pose, f.name) is not None]
+        if given not in (["odometry"], ["fix", "imu"]):
+            found = ", ".join(given) or "nothing"
+            raise ConfigError(f"{where}: ego_pose: odometry, or fix and imu, were expected, found {found}")
+        if rig.world_frame is None:
+            raise ConfigError(f"{where}: world_frame: a name was expected beside ego_pose, found null: it stands still")
     if rig.reference not in names and (rig.reference or rig.samples is None):
         closest = difflib.get_close_matches(rig.reference, names, n=1, cutoff=0.0)
         hint = f"; the closest is '{closest[0]}'" if closest else ""

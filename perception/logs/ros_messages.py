@@ -13,6 +13,7 @@ makers of radars read as against the radar or as over ground in its axes. What t
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,11 +36,14 @@ from perception.logs.decoding import (
 )
 from perception.logs.messages import (
     SAMPLE_NAME,
+    Attitude,
     Calibration,
     Cloud,
     Decode,
+    GnssFix,
     LogError,
     Payload,
+    Pose,
     Sample,
     Transform,
 )
@@ -310,6 +314,39 @@ def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     return stamped
 
 
+def _odometry(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    return _pose(message.header, _frame(message.child_frame_id), message.pose.pose, log_time_ns)
+
+
+def _pose_stamped(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    return _pose(message.header, "", message.pose, log_time_ns)
+
+
+def _pose_with_covariance(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    return _pose(message.header, "", message.pose.pose, log_time_ns)
+
+
+def _pose(header, frame_id: str, found, log_time_ns: int) -> list[tuple[int, Payload]]:
+    payload = Pose(frame_id, _frame(header.frame_id), pose(found.position, found.orientation))
+    return _stamped(header, log_time_ns, payload)
+
+
+def _fix(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    numbers = (message.latitude, message.longitude, message.altitude)
+    if message.status.status < 0:
+        numbers = (math.nan,) * 3
+    return _stamped(message.header, log_time_ns, GnssFix(_frame(message.header.frame_id), *numbers))
+
+
+def _attitude(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    """A covariance that begins with -1 says that there is none."""
+    q = message.orientation
+    rotation = np.array((q.w, q.x, q.y, q.z), dtype=np.float64)
+    if message.orientation_covariance[0] == -1:
+        rotation[:] = np.nan
+    return _stamped(message.header, log_time_ns, Attitude(_frame(message.header.frame_id), rotation))
+
+
 def _radar_scan(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     returns = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in message.returns]
     cloud = Cloud(_frame(message.header.frame_id), np.array(returns, dtype=RETURN))
@@ -346,6 +383,11 @@ _PAYLOADS: dict[str, tuple[str, Callable]] = {
     "sensor_msgs/msg/CameraInfo": ("calibration", _calibration),
     "sensor_msgs/msg/PointCloud2": ("cloud", _cloud),
     "tf2_msgs/msg/TFMessage": ("transform", _transforms),
+    "nav_msgs/msg/Odometry": ("pose", _odometry),
+    "geometry_msgs/msg/PoseStamped": ("pose", _pose_stamped),
+    "geometry_msgs/msg/PoseWithCovarianceStamped": ("pose", _pose_with_covariance),
+    "sensor_msgs/msg/NavSatFix": ("fix", _fix),
+    "sensor_msgs/msg/Imu": ("attitude", _attitude),
     "radar_msgs/msg/RadarScan": ("cloud", _radar_scan),
     "radar_msgs/msg/RadarTracks": ("cloud", _radar_tracks),
     "rcl_interfaces/msg/Log": ("sample", _sample),

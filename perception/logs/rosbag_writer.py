@@ -22,7 +22,19 @@ import numpy as np
 from perception.files import part_path
 from perception.geometry import to_xyzw
 from perception.logs.decoding import CODECS, PIXEL_BYTES, compressed_format
-from perception.logs.messages import SAMPLE_NAME, Calibration, Cloud, Image, LogError, Message, Sample, Transform
+from perception.logs.messages import (
+    SAMPLE_NAME,
+    Attitude,
+    Calibration,
+    Cloud,
+    GnssFix,
+    Image,
+    LogError,
+    Message,
+    Pose,
+    Sample,
+    Transform,
+)
 from perception.logs.ros_messages import POINT_TYPES, is_static, known_types
 
 _POINT_NUMBERS = {name: number for number, name in enumerate(POINT_TYPES, start=1)}
@@ -64,6 +76,9 @@ class RosbagWriter:
             self._writer = Writer(self._partial / self.path.name, version=9, storage_plugin=plugin)
             self._writer.open()
         return self
+
+    def holds(self, message: Message) -> bool:
+        return True
 
     def write(self, message: Message) -> None:
         try:
@@ -132,13 +147,43 @@ class RosbagWriter:
                 type_name = "tf2_msgs/msg/TFMessage"
                 header = t["std_msgs/msg/Header"](stamp, payload.parent)
                 translation = t["geometry_msgs/msg/Vector3"](*payload.pose[:3].tolist())
-                rotation = t["geometry_msgs/msg/Quaternion"](*to_xyzw(payload.pose[3:]).tolist())
-                transform = t["geometry_msgs/msg/Transform"](translation, rotation)
+                transform = t["geometry_msgs/msg/Transform"](translation, self._quaternion(payload.pose[3:]))
                 content = t[type_name]([t["geometry_msgs/msg/TransformStamped"](header, payload.child, transform)])
+            case Pose() | GnssFix() | Attitude():
+                type_name, content = self._location(header, payload)
             case Sample():
                 type_name = "rcl_interfaces/msg/Log"
                 content = t[type_name](stamp, _INFO, SAMPLE_NAME, payload.token, "", "", 0)
         return type_name, content
+
+    def _location(self, header: Any, payload: Pose | GnssFix | Attitude) -> tuple[str, Any]:
+        """What the payload does not say is zero, or said to be unknown."""
+        t = self._types.types
+        zero, unknown = t["geometry_msgs/msg/Vector3"](0.0, 0.0, 0.0), np.array([-1.0] + [0.0] * 8)
+        match payload:
+            case Pose():
+                header = t["std_msgs/msg/Header"](header.stamp, payload.parent)
+                position = t["geometry_msgs/msg/Point"](*payload.pose[:3].tolist())
+                pose = t["geometry_msgs/msg/Pose"](position, self._quaternion(payload.pose[3:]))
+                if not payload.frame_id:
+                    return "geometry_msgs/msg/PoseStamped", t["geometry_msgs/msg/PoseStamped"](header, pose)
+                located = t["geometry_msgs/msg/PoseWithCovariance"](pose, np.zeros(36))
+                twist = t["geometry_msgs/msg/Twist"](zero, zero)
+                moving = t["geometry_msgs/msg/TwistWithCovariance"](twist, np.zeros(36))
+                type_name = "nav_msgs/msg/Odometry"
+                return type_name, t[type_name](header, payload.frame_id, located, moving)
+            case GnssFix(_, latitude, longitude, altitude):
+                status = t["sensor_msgs/msg/NavSatStatus"](0 if payload.is_valid else -1, 0)
+                type_name = "sensor_msgs/msg/NavSatFix"
+                return type_name, t[type_name](header, status, latitude, longitude, altitude, np.zeros(9), 0)
+            case Attitude():
+                known = np.zeros(9) if payload.is_valid else unknown
+                orientation = self._quaternion(payload.rotation)
+                type_name = "sensor_msgs/msg/Imu"
+                return type_name, t[type_name](header, orientation, known, zero, unknown, zero, unknown)
+
+    def _quaternion(self, wxyz: np.ndarray) -> Any:
+        return self._types.types["geometry_msgs/msg/Quaternion"](*to_xyzw(wxyz).tolist())
 
     def _cloud(self, header: Any, records: np.ndarray) -> Any:
         t, fields, orders = self._types.types, [], set()

@@ -20,10 +20,9 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from perception.geometry import pose_matrix, to_wxyz, to_xyzw
 from perception.logs.frame_graph import Edge, FrameGraph
-from perception.logs.messages import LogError, Transform
+from perception.logs.messages import QUATERNION_TOLERANCE, LogError, Transform
 
 HOLD_NS = 100_000_000
-_QUATERNION_TOLERANCE = 0.05  # how far its norm may be from 1
 _FARTHEST_M = 1e9  # further than any map or planet; keeps products of transforms finite
 _MOST_EDGES = 10_000
 _LINES = 10  # on transforms that are left out
@@ -80,7 +79,7 @@ def checked_pose(transform: Transform) -> np.ndarray:
     pose = np.asarray(transform.pose, dtype=np.float64)
     name = f"transform {transform.parent} -> {transform.child}"
     far = not np.abs(pose[:3]).max() < _FARTHEST_M  # nor is NaN less than anything
-    if far or not abs(float(np.linalg.norm(pose[3:])) - 1) <= _QUATERNION_TOLERANCE:
+    if far or not abs(float(np.linalg.norm(pose[3:])) - 1) <= QUATERNION_TOLERANCE:
         raise LogError(f"{name}: metres and a unit quaternion were expected, found {pose.tolist()}")
     if transform.parent == transform.child:
         raise LogError(f"{name}: two frames were expected, found one")

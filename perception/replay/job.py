@@ -116,9 +116,8 @@ def run_job(
             "rate_hz": job.frame_rate_hz,
             "skip_damaged": job.skip_damaged,
         }
-        known = info.known if info else None
         corruptions = parse_corruptions(job.faults, rig)
-        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), corruptions, known)
+        frames = LogFrames(log, rig, assembly_for(detector.config.data, **options), corruptions, info)
         about = about_detector(detector, job.checkpoint)
         about |= {"source": job.log, "scene": log.name, "job_sha256": job.digest, "files_sha256": files}
         about |= {"rig": to_yaml(rig), "injected_faults": list(job.faults)}
