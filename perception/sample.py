@@ -248,8 +248,11 @@ class Boxes3D:
 
     @property
     def measured(self) -> np.ndarray:
-        """bool [N]: whether each box has LiDAR or radar points, or unknown counts; other boxes are not scored."""
-        return (self.num_lidar_points != 0) | (self.num_radar_points != 0)
+        """bool [N]: whether each box has LiDAR or radar points, or unknown counts; other boxes are not scored.
+
+        As the devkit has it: the sum of both is not 0.
+        """
+        return self.num_lidar_points + self.num_radar_points != 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,6 +64,13 @@ def test_boxes_are_selected_by_mask_slice_and_index():
     assert len(boxes[np.zeros(3, bool)]) == 0 and len(Boxes3D.empty()) == 0
 
 
+def test_boxes_are_measured_as_the_devkit_counts():
+    """The sum of both numbers is not 0; -1 is unknown."""
+    points = np.array([(0, 0), (1, 0), (0, 2), (-1, 0), (-1, -1), (-1, 1)]).T
+    boxes = some_boxes(6, num_lidar_points=points[0], num_radar_points=points[1])
+    assert boxes.measured.tolist() == [False, True, True, True, True, False]
+
+
 CLOUD_AND_IMAGES = [
     Frame("t", 0, others={"x": PointCloud(np.zeros((0, 3)))}),
     Frame("u", 0, others={"x": {"A": a_camera()}}),

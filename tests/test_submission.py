@@ -51,10 +51,10 @@ def test_an_unknown_velocity_is_joined_as_it_is(tmp_path):
         np.testing.assert_array_equal(read_submission(path, ["a", "b"]).velocity, [[np.nan, 1.0]] * 2)
 
 
-def test_scores_of_any_scale_are_read(tmp_path):
-    """Some detectors write logits: only their order counts."""
-    results = {"a": [BOX | {"detection_score": score} for score in (3.5, -0.5, 0.0)]}
-    assert read_submission(write(tmp_path / "r.json", results), ["a"]).score.tolist() == [3.5, -0.5, 0.0]
+def test_scores_above_1_are_read(tmp_path):
+    """Only their order counts; the devkit takes them, too."""
+    results = {"a": [BOX | {"detection_score": score} for score in (3.5, 0.5, 0.0)]}
+    assert read_submission(write(tmp_path / "r.json", results), ["a"]).score.tolist() == [3.5, 0.5, 0.0]
 
 
 def test_the_word_sample_token_elsewhere_is_no_box(tmp_path):
@@ -87,6 +87,7 @@ def test_nothing_found_anywhere(tmp_path):
         ({"size": [1e300, 1.0, 1.0]}, "finite numbers.*1e\\+300"),
         ({"translation": [1e300, 1.0, 1.0]}, "finite numbers.*1e\\+300"),
         ({"velocity": [1e300, 1.0]}, "finite numbers.*1e\\+300"),
+        ({"detection_score": -0.5}, "detection_score of 0 or more was expected, found -0.5"),
         ({"velocity": None}, "Expected `array`, got `null`"),
     ],
 )

@@ -185,6 +185,8 @@ def _columns(path: Path, boxes: list[_Box], token: str, sample: int, task: Task)
     possible[:, 10:12] |= np.isnan(numbers[:, 10:12])  # a velocity may be unknown
     require(bool(possible.all()), "finite numbers were", str(numbers[~possible].tolist()[:1]))
     require(bool((numbers[:, 3:6] > 0).all()), "positive sizes were", "others")
+    lowest = numbers[:, 12].min(initial=0)  # below 0 the metric, and the devkit, take for a recall never reached
+    require(lowest >= 0, "a detection_score of 0 or more was", str(lowest))
     norm = np.linalg.norm(numbers[:, 6:10], axis=1, keepdims=True)
     require(bool((norm > 1e-6).all()), "a rotation was", "a quaternion of zeros")
     label = {name: k for k, name in enumerate(task.classes)}

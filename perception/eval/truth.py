@@ -35,8 +35,9 @@ class Annotated:
 class Truth:
     """Ground truth of the frames of a source, in the world frame.
 
-    boxes: the annotations that are scored: within class range, with at least one LiDAR or radar point (or an unknown
-        number of points), and not in a bicycle rack. Range is measured from the ego pose at the reference time.
+    boxes: the annotations that are scored: within class range, which is measured from the ego pose at the reference
+        time; with points (as the devkit has it: the sum of the numbers of LiDAR and radar points, -1 where unknown, is
+        not 0); and not in a bicycle rack.
     visibility, lidar, radar: int64 [G], visibility level and point counts of each box.  ego_positions: [S, 3].
     racks: bicycle racks.
     """
@@ -106,7 +107,7 @@ class Truth:
         racks: Racks,
         where: str = "",
     ) -> Truth:
-        measured, in_place = (lidar != 0) | (radar != 0), counted(boxes, ego_positions, racks, task)
+        measured, in_place = lidar + radar != 0, counted(boxes, ego_positions, racks, task)
         kept = in_place & measured
         if not kept.any():
             points, elsewhere = int((~measured).sum()), int((measured & ~in_place).sum())

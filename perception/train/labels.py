@@ -36,7 +36,7 @@ def check_labels(frames: NuScenes, grid: BEVGrid) -> None:
     pose = pose[known]
     ego_R_world = Rotation.from_quat(to_xyzw(pose[:, 3:])).inv()
     x, y, _ = ego_R_world.apply(boxes.center[known] - pose[:, :3]).T
-    measured = (boxes.num_lidar_points[known] != 0) | (boxes.num_radar_points[known] != 0)
+    measured = boxes.num_lidar_points[known] + boxes.num_radar_points[known] != 0
     inside = grid.contains(x, y)
     per_class = np.bincount(boxes.label[known][measured & inside], minlength=len(classes))
     left_out = (
