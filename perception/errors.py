@@ -10,4 +10,7 @@ class PerceptionError(Exception):
 def missing_extra(extra: str, message: str) -> str:
     """``message`` and the command that installs an extra: into a checkout as well as beside an installed wheel."""
     checkout = (Path(__file__).parents[1] / "pyproject.toml").is_file()
-    return f"{message}: pip install " + (f'-e ".[{extra}]"' if checkout else f'"perception-bev[{extra}]"')
+    command = "pip install " + (f'-e ".[{extra}]"' if checkout else f'"perception-bev[{extra}]"')
+    if extra == "nuscenes":
+        command += " && pip install --no-deps nuscenes-devkit"  # whose dependencies contradict ours
+    return f"{message}: {command}"
