@@ -1,4 +1,4 @@
-# make setup | lint | test | mutate | test-numpy1 | test-python3.12 | docs | demo | clean
+# make setup | lint | test | mutate | test-numpy1 | test-python3.12 | docs | audit | demo | clean
 # Needs make and Python 3.11 or 3.12 (another one: make PYTHON=python3.12 setup).
 PYTHON ?= python3
 PYTHON312 ?= $(firstword $(shell python3.12 -c "import sys; print(sys.executable)" 2>/dev/null) \
@@ -19,7 +19,7 @@ IMPORT_OPEN3D = $(BIN)/python -c "import open3d" 2>/dev/null
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(1); } >/dev/null 2>&1
 
-.PHONY: setup lint test mutate test-numpy1 test-python3.12 docs demo clean
+.PHONY: setup lint test mutate test-numpy1 test-python3.12 docs audit demo clean
 
 setup: $(STAMP)
 
@@ -55,10 +55,14 @@ test-python3.12:
 docs: setup
 	$(BIN)/python tools/make_docs.py
 
+audit:
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; }
+	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
 demo: setup
 	$(BIN)/perception demo --out out/demo
 
 clean:
-	rm -rf $(VENV) .venv-numpy1 .venv-python3.12 out build dist *.egg-info
+	rm -rf $(VENV) .venv-numpy1 .venv-python3.12 .venv-audit out build dist *.egg-info
 	rm -rf .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

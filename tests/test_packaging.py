@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import perception
+import perception.errors
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
