@@ -56,7 +56,9 @@ def finish_commit(folder: Path) -> None:
     """
     shutil.rmtree(folder / _NEXT, ignore_errors=True)
     commit = folder / _COMMIT
-    if commit.is_dir():
+    if commit.is_symlink():  # not made here: files of others would be moved
+        commit.unlink()
+    elif commit.is_dir():
         for path in commit.iterdir():
             path.replace(folder / path.name)
         commit.rmdir()

@@ -70,6 +70,7 @@ def replacing(path: Path, *, contended: bool = False) -> Iterator[Path]:
     """
     part = part_path(path.with_stem(f"{path.stem}.{secrets.token_hex(4)}") if contended else path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    part.unlink(missing_ok=True)  # it may be a link, or a pipe
     try:
         yield part
         _rename(part, path)
@@ -83,14 +84,37 @@ def part_path(path: Path) -> Path:
 
 
 def begin_part(path: Path) -> Path:
-    """Create the folder and return the part file to write; one left by an interrupted run may exist.
+    """Create the folder and return the part file to write; one left by an interrupted run, or planted, is removed.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
     _probe(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return part_path(path)
+    part = part_path(path)
+    part.unlink(missing_ok=True)  # it may be a link, or a pipe
+    return part
+
+
+def make_folder(root: Path, *names: str) -> Path:
+    """Create a folder below ``root``, through no link: an output folder of others may have some that lead out of it.
+
+    Raises:
+        OSError: it cannot be created, or is a link.
+    """
+    folder = root
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        folder = folder / name
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "a folder was expected, found a link", str(folder))
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+def not_through_a_link(path: str, flags: int) -> int:
+    """An opener, as :func:`open` takes it, of files that are written where they are."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def finish_part(path: Path) -> None:

@@ -61,7 +61,7 @@ def wheel(built) -> Path:
 
 def test_the_wheel_holds_the_package_its_configs_and_its_checkpoints_and_nothing_else(wheel):
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "perception").rglob("*.py")}
-    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "perception/checkpoints").rglob("*.*")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "perception/checkpoints").rglob("*") if path.is_file()}
     expected |= {f"perception/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
     expected |= {"perception/py.typed"}
     assert {"perception/checkpoints/sim/model.safetensors", "perception/configs/sim.yaml"} < expected

@@ -8,6 +8,7 @@ a single value, such as the mounting of a sensor, holds for good.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -79,7 +80,7 @@ def checked_pose(transform: Transform) -> np.ndarray:
     pose = np.asarray(transform.pose, dtype=np.float64)
     name = f"transform {transform.parent} -> {transform.child}"
     far = not np.abs(pose[:3]).max() < _FARTHEST_M  # nor is NaN less than anything
-    if far or not abs(float(np.linalg.norm(pose[3:])) - 1) <= QUATERNION_TOLERANCE:
+    if far or not abs(math.hypot(*pose[3:]) - 1) <= QUATERNION_TOLERANCE:
         raise LogError(f"{name}: metres and a unit quaternion were expected, found {pose.tolist()}")
     if transform.parent == transform.child:
         raise LogError(f"{name}: two frames were expected, found one")

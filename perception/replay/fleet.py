@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from perception.device import keep_memory
 from perception.errors import PerceptionError, missing_extra
-from perception.files import check_writable, write_json
+from perception.files import ResultsError, check_writable, write_json
 from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
 
@@ -162,6 +162,9 @@ def run_fleet(
         run = run_job
     out = Path(out)
     check_writable(out / "batch.json")
+    for job in jobs:
+        if Path(job.out).is_symlink():  # an output folder of others may lead elsewhere
+            raise ResultsError(f"{job.out}: a folder for the results of {job.log} was expected, found a link")
     statuses = [Status(os.path.relpath(job.out, out), job.log, job.scene) for job in jobs]
     for i, summary in enumerate(_summaries(jobs)):
         if summary is not None and not again:

@@ -23,7 +23,7 @@ from typing import Any
 
 from perception.data.nuscenes_constants import KEYFRAME_HZ
 from perception.errors import PerceptionError
-from perception.files import ResultsError
+from perception.files import ResultsError, make_folder, writing
 from perception.sim import tables
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
@@ -175,8 +175,10 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
             raise SimulationError(
                 f"{root}: holds a simulation of other settings ({differing}); use --overwrite or another folder"
             )
-    for channel in _CHANNELS:
-        (root / "samples" / channel).mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        make_folder(root, settings.version)
+        for channel in _CHANNELS:
+            make_folder(root, "samples", channel)
     tables.write_json(note, wanted)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from perception.errors import missing_extra
-from perception.files import write_file, writing
+from perception.files import make_folder, not_through_a_link, write_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Journal:
             from torch.utils.tensorboard import SummaryWriter
 
             with writing(self.path.with_name("tensorboard")):
-                self.tensorboard = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+                self.tensorboard = SummaryWriter(str(make_folder(out, "tensorboard")), purge_step=step or None)
         except ImportError:
             log.info(missing_extra("train", "log.jsonl has the same numbers as TensorBoard logs, which need an extra"))
 
@@ -77,7 +77,7 @@ class Journal:
         """kind: "steps", "epoch" or "broken".  numbers: values that are also written to TensorBoard."""
         if not self.writes:
             return
-        with writing(self.path), self.path.open("a") as file:
+        with writing(self.path), open(self.path, "a", opener=not_through_a_link) as file:
             file.write(json.dumps({"kind": kind, "step": step, **numbers, **other}) + "\n")
         if self.tensorboard is not None:
             with writing(self.path.with_name("tensorboard")):
