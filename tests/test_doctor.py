@@ -221,6 +221,7 @@ def test_faults_of_topics():
     log.topic("/silent", "sensor_msgs/msg/PointCloud2", "cloud", count=0)
     log.topic("/broken", "sensor_msgs/msg/PointCloud2", "cloud", count=9)
     log.topic("/packets", "velodyne_msgs/msg/VelodyneScan", None, "raw packets", 9)
+    log.topic("/words", "std_msgs/msg/String", None, "", 9)
     log.add("/left/points", cloud("lidar"), every(0.1)[:50])
     log.add("/left/points", cloud("other", points=0), every(0.1)[50:])
     found = findings(log)
@@ -228,8 +229,9 @@ def test_faults_of_topics():
         "warning: /broken: none of 9 messages could be decoded",
         "warning: /left/points: messages of several frames (lidar, other): give the rig a frame_id",
         "warning: /left/points: 51 of 101 clouds have no point",
+        "warning: /packets: velodyne_msgs/msg/VelodyneScan cannot be decoded: raw packets",
         "warning: /silent: no message",
-        "note: 1 topic of 7 not decoded: /packets",
+        "note: 1 topic of 8 not decoded: /words",
     ]
 
 
@@ -259,7 +261,7 @@ def test_nothing_and_packets_alone():
     ]
     log = MemoryLog()
     log.topic("/packets", "nebula_msgs/msg/NebulaPackets", None, "raw packets", 9)
-    assert [f.split(":")[0] for f in findings(log)] == ["error", "note"]
+    assert [f.split(":")[0] for f in findings(log)] == ["error", "warning"]
 
 
 def test_the_report_counts():

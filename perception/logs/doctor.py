@@ -12,7 +12,7 @@ from typing import Literal
 
 from perception.logs.default_rig import left_out
 from perception.logs.frame_graph import FrameGraph
-from perception.logs.inspect import LogInfo, counted, first_lines, seconds_in
+from perception.logs.inspect import LogInfo, counted, first_lines, seconds_in, why_unread
 from perception.logs.propose import doubts, lacks
 from perception.logs.rehearsal import Rehearsal
 from perception.logs.timing import Times
@@ -60,7 +60,11 @@ def _file(info: LogInfo) -> Iterator[Finding]:
 
 def _topics(info: LogInfo) -> Iterator[Finding]:
     for name, topic in info.topics.items():
-        if topic.topic.kind is None or (topic.topic.kind == "sample" and not topic.times.count):  # another log
+        if topic.topic.kind is None:
+            if topic.count and (why := why_unread(topic)):
+                yield Finding("warning", f"{name}: {why}")
+            continue
+        if topic.topic.kind == "sample" and not topic.times.count:  # another log
             continue
         if topic.topic.kind in ("pose", "fix", "attitude"):  # see _frames
             continue
@@ -206,7 +210,7 @@ def _replay(rehearsal: Rehearsal, said: set[str]) -> Iterator[Finding]:
 
 
 def _notes(info: LogInfo) -> Iterator[Finding]:
-    silent = [name for name, topic in info.topics.items() if topic.topic.kind is None]
+    silent = [name for name, topic in info.topics.items() if topic.topic.kind is None and not why_unread(topic)]
     if silent:
         yield Finding("note", f"{counted(len(silent), 'topic')} of {len(info.topics)} not decoded: {', '.join(silent)}")
 

@@ -315,13 +315,16 @@ def not_decodable(info: TopicInfo) -> str:
 
 def unread(info: LogInfo) -> list[str]:
     """Why topics that look like those of sensors have given nothing, one line each."""
-    lines = []
-    for name, topic in info.topics.items():
-        if topic.topic.kind in ("image", "cloud") and not topic.times.count:
-            lines.append(f"{name}: left out, {topic.failure or 'no message in the first seconds'}")
-        elif topic.topic.kind is None and _SENSOR_TYPES.search(topic.topic.type):
-            lines.append(f"{name}: left out, {topic.topic.type} cannot be decoded: {topic.topic.note}")
-    return lines
+    return [f"{name}: left out, {why}" for name, topic in info.topics.items() if (why := why_unread(topic))]
+
+
+def why_unread(info: TopicInfo) -> str:
+    """Why a topic that looks like that of a sensor has given nothing; "" for all others."""
+    if info.topic.kind in ("image", "cloud") and not info.times.count:
+        return info.failure or "no message in the first seconds"
+    if info.topic.kind is None and _SENSOR_TYPES.search(info.topic.type):
+        return f"{info.topic.type} cannot be decoded: {info.topic.note}"
+    return ""
 
 
 def first_lines(lines: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from perception.logs.log import open_log
 from perception.logs.rehearsal import rehearse
 from perception.logs.rig import Rig
 
-HEADER = ("log", "seconds", "messages", "sensors", "frames tried", "found", "first of it")
+HEADER = ("log", "seconds", "messages", "sensors", "frames tried", "found", "above all")
 
 
 def rows(paths: Iterable[str | Path], rig: Rig | None = None, **options) -> Iterator[tuple[tuple[str, ...], bool]]:
@@ -31,7 +31,7 @@ def rows(paths: Iterable[str | Path], rig: Rig | None = None, **options) -> Iter
         findings = diagnose(info, rehearsal)
         messages = sum(topic.count or 0 for topic in info.topics.values())
         contents = (f"{info.duration_s:.1f}", f"{messages:,}", _sensors(info), str(rehearsal.frames))
-        first = findings[0].text if findings else ""
+        first = "; ".join(finding.text for finding in findings[:2])
         yield (
             (str(path), *contents, counts(findings) or "nothing", first),
             "error" not in {f.severity for f in findings},
