@@ -288,7 +288,7 @@ def test_of_several_scenes_one_is_to_be_named(tmp_path):
     ("name", "options", "message"),
     [
         ("nowhere.mcap", {}, "a log was expected, found nothing"),
-        ("drive.txt", {}, "a nuScenes folder, an .mcap file or a ROS 2 bag was expected, found .txt"),
+        ("drive.txt", {}, "a nuScenes folder, an .mcap file or a ROS bag was expected, found .txt"),
         ("drive", {}, "found a file"),
         ("empty", {}, "a folder with files .db3, .mcap"),
         ("drive.mcap", {}, "drive.mcap: "),

@@ -9,7 +9,7 @@ from perception.cli.options import add_log_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="ROOT", help="nuScenes folder, .mcap file or ROS 2 bag")
+    parser.add_argument("log", metavar="ROOT", help="nuScenes folder, .mcap file or ROS bag")
     add_log_options(parser)
     parser.add_argument(
         "--to",

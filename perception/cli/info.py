@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "logs",
         metavar="LOG",
         nargs="+",
-        help="nuScenes folder, .mcap file, ROS 2 bag (folder or .db3); several: a row each",
+        help="nuScenes folder, .mcap file, ROS bag (folder, .db3 or .bag); several: a row each",
     )
     add_log_options(parser)
     add_transforms_option(parser)
@@ -58,6 +58,6 @@ def _overview(args: argparse.Namespace) -> int:
     if args.save_rig is not None:
         raise PerceptionError(f"--save-rig: one log was expected, found {len(args.logs)}")
     rig = None if args.rig is None else load_rig(args.rig)
-    found = list(rows(args.logs, rig, version=args.version, scene=args.scene))
+    found = list(rows(args.logs, rig, version=args.version, scene=args.scene, limits=args.limits))
     print(aligned([HEADER, *(row for row, _ in found)], left=(0, 3, 5, 6)))
     return int(args.doctor and not all(sound for _, sound in found))

@@ -19,7 +19,7 @@ Exit codes: 0 success, 1 some of several logs failed, 2 bad input, 130 Ctrl-C or
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument(
-        "logs", metavar="LOG", nargs="+", help="nuScenes folder, .mcap, ROS 2 bag (folder or .db3), globs"
+        "logs", metavar="LOG", nargs="+", help="nuScenes folder, .mcap, ROS bag (folder, .db3 or .bag), globs"
     )
     parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
     parser.add_argument("--out", required=True, help="output folder; with several logs, one subfolder each")

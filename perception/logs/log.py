@@ -4,8 +4,8 @@
         for message in log:                       # by measurement time, then topic, then place in the file
             message.topic, message.timestamp_ns, message.data
 
-Formats: folders in the nuScenes layout (one scene), MCAP files (Foxglove protobuf or ROS 2 messages), ROS 2 bags (a
-folder, or one ``.db3``). What a message holds is said in ``perception/logs/messages.py``.
+Formats: folders in the nuScenes layout (one scene), MCAP files (messages of Foxglove or ROS), ROS 2 bags (a folder, or
+one ``.db3``), ROS 1 bags (``.bag``). What a message holds is said in ``perception/logs/messages.py``.
 
 Recordings hold messages in order of arrival. They are sorted by time of measurement, as ``order.py`` says; what arrives
 too late for that is passed on at once, and counted as ``late``. Left out are messages of a sensor whose clock is ahead
@@ -220,7 +220,7 @@ def open_log(
 
     Args:
         path: a folder in the nuScenes layout, an ``.mcap`` file, a ROS 2 bag (folder or ``.db3`` file, which may be
-            compressed: ``.zstd``).
+            compressed: ``.zstd``), a ROS 1 bag (``.bag``).
         version, scene: of a nuScenes folder; may be left out where there is one only.
         topics: to read only these; exclude_topics: to read all but these. As they are named in the log.
         remap: topic in the log -> what it is called from here on.
@@ -259,7 +259,7 @@ def is_log(path: Path) -> bool:
         parts = (part.name for part in path.iterdir() if part.name.endswith(_FILES))
         is_bag = (path / "metadata.yaml").is_file() or any(part.startswith(path.name) for part in parts)
         return is_bag or is_nuscenes(path)
-    return path.name.endswith(_FILES)
+    return path.name.endswith((*_FILES, ".bag"))
 
 
 def _open(path: Path, version: str | None, scene: str | None, limits: Limits) -> tuple[Reader, str]:
@@ -280,6 +280,10 @@ def _open(path: Path, version: str | None, scene: str | None, limits: Limits) ->
         from perception.logs.rosbag_log import RosbagReader
 
         return RosbagReader(path, limits), path.stem
+    if path.suffix == ".bag":
+        from perception.logs.ros1_log import Ros1Reader
+
+        return Ros1Reader(path, limits), path.stem
     raise LogError(
-        f"{path}: a nuScenes folder, an .mcap file or a ROS 2 bag was expected, found {path.suffix or 'a file'}"
+        f"{path}: a nuScenes folder, an .mcap file or a ROS bag was expected, found {path.suffix or 'a file'}"
     )

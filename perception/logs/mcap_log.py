@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from perception.logs.failures import Failures
 from perception.logs.limits import DEFAULT, Limits
 from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_records import Channel, Schema
 from perception.logs.messages import Decode, LogError, Message, Topic, merged
 from perception.logs.ros_messages import as_static, decompressed_size, is_static
 
-_LINES = 10  # on messages of one topic that cannot be decoded; the others are counted
+_ROS_SCHEMAS = {"cdr": ("ros2msg", "ros2idl", ""), "ros1": ("ros1msg",)}  # "": identified by name alone
 
 
 class McapReader:
@@ -29,7 +30,7 @@ class McapReader:
         self.path = self._file.path
         self.topics: dict[str, Topic] = {}
         self._decoders: dict[int, tuple[str, Decode]] = {}
-        self._failures: dict[str, _Failures] = {}
+        self._failures: dict[str, Failures] = {}
         for channel_id, channel in sorted(self._file.channels.items()):
             self._add(channel_id, channel)
 
@@ -63,7 +64,7 @@ class McapReader:
                 line = f"{topic} at {log_time_ns} ns: {error}"
                 if strict:
                     raise LogError(f"{self.path}: {line}") from None
-                failures = self._failures.setdefault(topic, _Failures(topic, str(error)))
+                failures = self._failures.setdefault(topic, Failures(topic, str(error)))
                 failures.add(line)
                 if failures.in_a_row == self._file.limits.undecodable:
                     wanted.discard(topic)
@@ -93,31 +94,10 @@ class McapReader:
         self.topics[channel.topic] = topic if known is None else merged(known, topic)  # of several publishers
 
 
-class _Failures:
-    """Messages of a topic that cannot be decoded: lines on the few first ones, and a count.
-
-    first: the first reason.  in_a_row: how many of them since the last one that could be decoded.
-    """
-
-    def __init__(self, topic: str, first: str):
-        self._topic, self.first, self._count, self.in_a_row = topic, first, 0, 0
-        self._lines: list[str] = []
-
-    def add(self, line: str) -> None:
-        self._count += 1
-        self.in_a_row += 1
-        if len(self._lines) < _LINES:
-            self._lines.append(line)
-
-    def lines(self) -> list[str]:
-        more = self._count - len(self._lines)
-        return self._lines + ([f"{self._topic}: {more} more messages cannot be decoded"] if more else [])
-
-
 def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, Decode | None]:
     """Kind, or a note on why there is none, and decoder of the messages of a channel."""
     encoding = channel.message_encoding
-    if encoding not in ("protobuf", "json", "cdr"):
+    if encoding not in ("protobuf", "json", "cdr", "ros1"):
         return None, f"{encoding or 'unnamed'} messages are not decoded", None
     if schema is None:
         return None, f"{encoding} messages without a schema", None
@@ -125,7 +105,7 @@ def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, 
         from perception.logs import foxglove_messages
 
         kind, note, decode = foxglove_messages.decoder(schema.name, schema.data, encoding)
-    elif encoding == "cdr" and schema.encoding in ("ros2msg", "ros2idl", ""):  # "": identified by name alone
+    elif schema.encoding in _ROS_SCHEMAS.get(encoding, ()):
         from perception.logs import ros_messages
 
         definition = schema.data.decode("utf-8", "replace") if schema.encoding else None

@@ -14,6 +14,7 @@ makers of radars read as against the radar or as over ground in its axes. What t
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,7 +62,8 @@ TRACK = np.dtype(
     + [(name, "<f4") for name in ("size_x", "size_y", "size_z")]
 )
 
-_MORE_DEFINITIONS = {  # of packages that do not belong to ROS itself
+_MORE_DEFINITIONS = {  # of packages that do not belong to ROS itself, or not to the types of ROS 1 that rosbags has
+    "tf2_msgs/msg/TFMessage": "geometry_msgs/TransformStamped[] transforms",
     "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": """
         std_msgs/Header header
         int32 width
@@ -113,25 +115,29 @@ def decoder(type_name: str, definition: str | None, definition_encoding: str) ->
     Transforms come with static=False: a message does not know its topic. See :func:`is_static` and :func:`as_static`.
 
     Args:
-        definition: of the type and those it is made of, as recorded.  definition_encoding: "ros2msg" or "ros2idl".
+        definition: of the type and those it is made of, as recorded.  definition_encoding: "ros2msg", "ros2idl", or
+            "ros1msg", whose messages are serialised as ROS 1 does it.
 
     Raises:
         PerceptionError: rosbags is not installed.
     """
+    type_name = ros2_name(type_name)
     if type_name not in _PAYLOADS:
         return None, undecoded.why_not(type_name, known_types().fielddefs), None
     kind, payloads = _PAYLOADS[type_name]
     if payloads in (_compressed_video, _ffmpeg_packet) and why_not():
         return None, why_not(), None
-    store = (definition and _recorded_types(type_name, definition, definition_encoding)) or known_types()
+    is_ros1 = definition_encoding == "ros1msg"
+    store = (definition and _recorded_types(type_name, definition, definition_encoding)) or known_types(is_ros1)
+    read = store.deserialize_ros1 if is_ros1 else store.deserialize_cdr
     from rosbags.serde import SerdeError
 
     def decode(data: bytes | memoryview, log_time_ns: int) -> list[tuple[int, Payload]]:
-        if bytes(data[:4]) == _ZSTD:  # a bag with compression_mode: message; CDR begins with a zero
+        if not is_ros1 and bytes(data[:4]) == _ZSTD:  # a bag with compression_mode: message; CDR begins with a zero
             data = _decompressed(data)
         try:
-            return payloads(store.deserialize_cdr(data, type_name), log_time_ns)
-        except (SerdeError, struct.error, ValueError, IndexError, OverflowError, MemoryError) as error:
+            return payloads(read(data, type_name), log_time_ns)
+        except (SerdeError, struct.error, ValueError, LookupError, OverflowError, MemoryError) as error:
             raise LogError(f"a {type_name} was expected, found {len(data)} bytes that are none: {error}") from None
         except (AttributeError, TypeError) as error:  # a recorded definition with other fields
             raise LogError(f"the fields of {type_name} were expected, found others: {error}") from None
@@ -149,9 +155,18 @@ def as_static(payload: Payload) -> Payload:
     return replace(payload, static=True) if isinstance(payload, Transform) else payload
 
 
-@lru_cache(maxsize=1)
-def known_types() -> Typestore:
-    """The types of ROS 2 Humble, radar_msgs and videos.
+def ros2_name(type_name: str) -> str:
+    """The name of a type as ROS 2 spells it, from those of ROS 1, DDS and C++."""
+    parts = re.split("/|::", type_name)
+    if len(parts) < 2 or set(parts[1:-1]) - {"msg", "dds_"}:
+        return type_name
+    name = f"{parts[0]}/msg/{parts[-1].removesuffix('_') if 'dds_' in parts else parts[-1]}"
+    return "tf2_msgs/msg/TFMessage" if name == "tf/msg/tfMessage" else name
+
+
+@lru_cache(maxsize=2)
+def known_types(is_ros1: bool = False) -> Typestore:
+    """The types of ROS 2 Humble, or of ROS 1 Noetic, radar_msgs and videos.
 
     Raises:
         PerceptionError: rosbags is not installed.
@@ -160,7 +175,7 @@ def known_types() -> Typestore:
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError:
         raise PerceptionError(missing_extra("logs", "ROS 2 messages need an extra")) from None
-    store = get_typestore(Stores.ROS2_HUMBLE)
+    store = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_HUMBLE)
     for name, text in _MORE_DEFINITIONS.items():
         store.register(get_types_from_msg(text, name))
     return store
@@ -168,7 +183,7 @@ def known_types() -> Typestore:
 
 def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore | None:
     """Types as the recording defines them; None where its definition cannot be used."""
-    known = known_types()  # first: it says what to install
+    known = known_types(encoding == "ros1msg")  # first: it says what to install
     from rosbags.interfaces import Nodetype
     from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -266,15 +281,17 @@ def _ffmpeg_packet(message, log_time_ns: int) -> list[tuple[int, Payload]]:
 
 
 def _calibration(message, log_time_ns: int) -> list[tuple[int, Payload]]:
+    letters = "kdrp" if hasattr(message, "k") else "KDRP"  # as ROS 1 has them
+    k, d, r, p = (getattr(message, letter) for letter in letters)
     calibration = Calibration(
         frame_id=_frame(message.header.frame_id),
         width=message.width,
         height=message.height,
-        intrinsics=numbers("k", message.k, 3, 3),
-        distortion=numbers("d", message.d),
+        intrinsics=numbers("k", k, 3, 3),
+        distortion=numbers("d", d),
         model=message.distortion_model,
-        rectification=numbers("r", message.r, 3, 3),
-        projection=numbers("p", message.p, 3, 4),
+        rectification=numbers("r", r, 3, 3),
+        projection=numbers("p", p, 3, 4),
     )
     return _stamped(message.header, log_time_ns, calibration)
 
