@@ -186,6 +186,7 @@ class Log:
             if not is_timeless(message):
                 if isinstance(message.timestamp_ns, RecordingTime):
                     self.unstamped[message.topic] += 1
+                    message = replace(message, timestamp_ns=int(message.timestamp_ns))  # which JSON takes
                 elif message.topic in self.offsets_ns:
                     message = replace(message, timestamp_ns=message.timestamp_ns + self.offsets_ns[message.topic])
                 ahead_ns = message.timestamp_ns - message.log_time_ns
