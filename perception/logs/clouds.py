@@ -19,7 +19,7 @@ from perception.logs.messages import Cloud, LogError
 _INTENSITY = ("intensity", "i", "reflectivity", "reflectance")
 _RING = ("ring", "channel", "laser_id", "line")
 _TIME = ("time", "t", "timestamp", "time_stamp", "offset_time", "time_offset")
-_RADIAL = ("doppler_velocity", "doppler", "radial_velocity", "radial_speed", "range_rate", "v_r", "velocity")
+_RADIAL = ("doppler_velocity", "doppler", "radial_velocity", "radial_speed", "range_rate", "v_r", "vrad", "velocity")
 _STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
 _FARTHEST_NS = 1_000_000_000  # from a point to its cloud's stamp; no sweep takes longer
 _STATES = ("invalid_state", "dyn_prop", "ambig_state")
