@@ -12,6 +12,7 @@ from perception.logs.log import Log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Transform, pinhole
 from perception.logs.rig import CloudSource, Rig, check_rig
+from perception.logs.units import SWEEPS
 from perception.replay.job import proposed_rig
 
 S = 1_000_000_000
@@ -63,7 +64,8 @@ def test_mounts_and_first_calibrations_are_known_from_the_start():
         message("/other_info", 2, other),
         message("/tf_static", 2, static[1]),
     ]
-    assert lasting(messages) == [first, static[1], other]  # of a mount that is said twice the latest holds
+    assert lasting(messages) == [first, static[1], CLOUD, other]  # of a mount that is said twice the latest holds
+    assert len(lasting(message("/lidar", i, CLOUD) for i in range(100))) == SWEEPS
 
 
 def test_a_transform_that_is_repeated_is_a_mount_until_it_moves():

@@ -9,13 +9,14 @@ from scipy.spatial.transform import Rotation
 from perception.data.nuscenes import NuScenes
 from perception.geometry import pose_matrix
 from perception.logs.assemble import Assembler, sweep_span_s
-from perception.logs.clouds import lidar_points, point_times_ns, radar_records
+from perception.logs.clouds import lidar_points, radar_records
 from perception.logs.frames import LogFrames
 from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, Sample, Transform
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import HOLD_NS, Transforms
+from perception.logs.units import point_times_ns, units_of
 from perception.replay.job import rig_of
 
 S = 1_000_000_000
@@ -139,6 +140,14 @@ def test_forgetting_keeps_what_interpolation_needs():
 # Clouds
 
 
+def points_of(cloud):
+    return lidar_points(cloud, units_of([(0, cloud)]).intensity_max)
+
+
+def times_of(cloud, stamp_ns):
+    return point_times_ns(cloud, stamp_ns, units_of([(stamp_ns, cloud)]))
+
+
 def test_names_types_and_scales_of_drivers():
     ouster = np.zeros(2, np.dtype({
         "names": ["x", "y", "z", "intensity", "t", "reflectivity", "ring", "ambient", "range"],
@@ -146,17 +155,17 @@ def test_names_types_and_scales_of_drivers():
         "offsets": [0, 4, 8, 16, 20, 24, 26, 28, 32], "itemsize": 48,
     }))  # fmt: skip
     ouster["x"], ouster["intensity"], ouster["ring"], ouster["t"] = [1, 2], [300, 10], [7, 8], [0, 50_000_000]
-    assert lidar_points(Cloud("l", ouster), None).tolist() == [[1, 0, 0, 255, 7], [2, 0, 0, 10, 8]]
+    assert points_of(Cloud("l", ouster)).tolist() == [[1, 0, 0, 255, 7], [2, 0, 0, 10, 8]]
     assert lidar_points(Cloud("l", ouster), 1000.0)[:, 3] == pytest.approx([76.5, 2.55])
-    assert point_times_ns(Cloud("l", ouster), 7 * S).tolist() == [7 * S, 7 * S + 50_000_000]
+    assert times_of(Cloud("l", ouster), 7 * S).tolist() == [7 * S, 7 * S + 50_000_000]
     autoware = np.zeros(1, [("x", ">f4"), ("y", ">f4"), ("z", ">f4"), ("intensity", "u1"), ("channel", ">u2")])
     autoware["z"], autoware["intensity"], autoware["channel"] = 3, 200, 5
-    assert lidar_points(Cloud("l", autoware), None).tolist() == [[0, 0, 3, 200, 5]]
+    assert points_of(Cloud("l", autoware)).tolist() == [[0, 0, 3, 200, 5]]
     wide = np.zeros(1, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<u2")])
     wide["intensity"] = 65535
-    assert lidar_points(Cloud("l", wide), None).tolist() == [[0, 0, 0, 255, 0]]
+    assert points_of(Cloud("l", wide)).tolist() == [[0, 0, 0, 255, 0]]
     with pytest.raises(LogError, match="a field z was expected, found x y"):
-        lidar_points(Cloud("l", np.zeros(1, [("x", "<f4"), ("y", "<f4")])), None)
+        points_of(Cloud("l", np.zeros(1, [("x", "<f4"), ("y", "<f4")])))
 
 
 @pytest.mark.parametrize(
@@ -173,9 +182,9 @@ def test_times_of_points(name, kind, values, expected):
     records = np.zeros(2, [("x", "<f4"), (name, kind)])
     records[name] = values
     stamp_ns = 1_600_000_000 * S
-    assert (point_times_ns(Cloud("l", records), stamp_ns) - stamp_ns) * 1e-9 == pytest.approx(expected, abs=1e-6)
-    assert point_times_ns(Cloud("l", records[:0]), stamp_ns) is None
-    assert point_times_ns(Cloud("l", records[["x"]]), stamp_ns) is None
+    assert (times_of(Cloud("l", records), stamp_ns) - stamp_ns) * 1e-9 == pytest.approx(expected, abs=1e-6)
+    assert times_of(Cloud("l", records[:0]), stamp_ns) is None
+    assert times_of(Cloud("l", records[["x"]]), stamp_ns) is None
 
 
 def test_a_standing_target_has_no_speed_over_ground_whatever_the_radar_does():

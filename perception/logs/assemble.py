@@ -138,7 +138,7 @@ class Assembler:
             self._take(message)
 
     def learn(self, message: Message) -> None:
-        """Take a calibration, a transform or a pose. Before the first ``push`` they hold from the beginning."""
+        """Take a calibration, a transform, a pose or a sweep. Before the first ``push`` they tell of the whole log."""
         if isinstance(message.data, Transform):
             try:
                 self._measurements.transforms.add(message.timestamp_ns, message.data)
@@ -151,6 +151,8 @@ class Assembler:
                 self.counts[str(error)] += 1
         elif isinstance(message.data, Calibration) and message.topic in self._calibration_topics:
             self._measurements.calibrations[message.topic] = message.data
+        elif isinstance(message.data, Cloud):
+            self._look(message, message.timestamp_ns)
 
     @property
     def doubts(self) -> list[str]:
@@ -181,9 +183,16 @@ class Assembler:
         if not isinstance(message.data, expected):
             found = type(message.data).__name__
             raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
+        self._look(message, message.timestamp_ns - sensor.source.offset_ns)
         sensor.remember(message)
         while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
+
+    def _look(self, message: Message, recorded_ns: int) -> None:
+        """At a sweep, for its units; with its stamp as recorded, by which points have their times."""
+        sensor = self._sensors.get(message.topic)
+        if sensor is not None and sensor.kind == "lidar" and isinstance(message.data, Cloud):
+            self._measurements.sweeps.look(message.topic, recorded_ns, message.data)
 
     @property
     def _kept_ns(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from perception.logs.messages import Calibration, Cloud, Image, Message, Transform, is_timeless
+from perception.logs.units import SWEEPS
 
 BEGINNING_S = 5.0
 
@@ -29,17 +31,21 @@ class Lasting:
 
     That is the first calibration of every topic, and what was said about mounts: static transforms, and others of which
     nothing that was added says that they move. Recorders often start before the publishers of these do, but the sensors
-    were mounted before that.
+    were mounted before that. And the first clouds of every topic, which tell the units of their numbers.
     """
 
     def __init__(self):
         self._messages: dict[object, Message] = {}
         self._moving: set[object] = set()
+        self._clouds: Counter[str] = Counter()
 
     def add(self, message: Message) -> None:
         data = message.data
         if isinstance(data, Calibration):
             self._messages.setdefault(message.topic, message)
+        elif isinstance(data, Cloud) and self._clouds[message.topic] < SWEEPS:
+            self._messages[message.topic, self._clouds[message.topic]] = message
+            self._clouds[message.topic] += 1
         elif is_timeless(message):  # the latest holds
             self._messages[data.parent, data.child, True] = message
         elif isinstance(data, Transform):

@@ -1,7 +1,7 @@
 """Recorded clouds, whatever their sensor calls its fields, as the columns that the package works on.
 
 LiDAR   Velodyne, Ouster, Hesai, Robosense, Livox and Autoware drivers differ in names, types and units of the same few
-        things; they are known by name, and the time of a point by the size of its numbers.
+        things; they are known by name, and their units by their numbers (``units.py``).
 Radar   Points as nuScenes has them keep their states, so that the filter of invalid returns works. Others are
         converted to velocities over ground: a Doppler speed is relative to the radar, so its own motion is added.
 """
@@ -21,7 +21,6 @@ _RING = ("ring", "channel", "laser_id", "line")
 _TIME = ("time", "t", "timestamp", "time_stamp", "offset_time", "time_offset")
 _RADIAL = ("doppler_velocity", "doppler", "radial_velocity", "radial_speed", "range_rate", "v_r", "vrad", "velocity")
 _STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
-_FARTHEST_NS = 1_000_000_000  # from a point to its cloud's stamp; no sweep takes longer
 _STATES = ("invalid_state", "dyn_prop", "ambig_state")
 
 _RADAR_NAMES = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", *_STATES)
@@ -32,51 +31,37 @@ _any_number: Callable = np.errstate(over="ignore", invalid="ignore")
 
 
 @_any_number
-def lidar_points(cloud: Cloud, intensity_max: float | None) -> np.ndarray:
+def lidar_points(cloud: Cloud, intensity_max: float) -> np.ndarray:
     """float32 [N, 5], the caller's own: x, y, z (sensor frame, metres), intensity 0..255, ring; 0 where not recorded.
 
     Args:
-        intensity_max: the recorded value that becomes 255. None: 65535 for 16-bit fields, 255 for all others.
+        intensity_max: the recorded value that becomes 255.
 
     Raises:
         LogError: no x, y, z.
     """
     records = cloud.records
     names = _require(cloud, ("x", "y", "z"))
-    intensity, ring = _first(records, _INTENSITY), _first(records, _RING)
+    intensity, ring = intensity_field(cloud), _first(records, _RING)
     names += filter(None, (intensity, ring))
     points = np.zeros((len(records), 5), dtype=np.float32)
     columns = [0, 1, 2] + [3] * (intensity is not None) + [4] * (ring is not None)
     for column, name in zip(columns, names):
         points[:, column] = records[name]
     if intensity is not None:
-        wide = records.dtype[intensity] in (np.dtype("<u2"), np.dtype(">u2"))
-        most = intensity_max or (65535.0 if wide else 255.0)
-        if most != 255.0:
-            points[:, 3] *= 255.0 / most
+        if intensity_max != 255.0:
+            points[:, 3] *= 255.0 / intensity_max
         np.clip(points[:, 3], 0, 255, out=points[:, 3])  # NaN stays, and is dropped with its point later
     return points
 
 
-@_any_number
-def point_times_ns(cloud: Cloud, stamp_ns: int) -> np.ndarray | None:
-    """int64 [N]: when each point was measured; None where the cloud does not say.
+def intensity_field(cloud: Cloud) -> str | None:
+    return _first(cloud.records, _INTENSITY)
 
-    Floating point is in seconds, integers in nanoseconds; numbers that are as large as the time since 1970 in either
-    unit are that, all others count from the cloud's stamp. A time that is not finite, or more than a second from the
-    stamp, such as the 0 of a point without return or what another clock says, is taken to be the stamp.
-    """
-    name = _first(cloud.records, _TIME)
-    if name is None or not len(cloud.records):
-        return None
-    times = cloud.records[name]
-    largest = float(np.max(np.abs(times.astype(np.float64)), initial=0.0, where=np.isfinite(times)))
-    in_seconds = times.dtype.kind == "f" and largest <= 1e17
-    since_1970 = largest > (1e8 if in_seconds else 1e17)
-    if in_seconds:  # doubles since 1970 resolve a quarter of a microsecond
-        times = np.round(times.astype(np.float64) * 1e9)
-    offsets = times.astype(np.int64) - (stamp_ns if since_1970 else 0)
-    return stamp_ns + np.where((-_FARTHEST_NS <= offsets) & (offsets <= _FARTHEST_NS), offsets, 0)
+
+def time_field(cloud: Cloud) -> str | None:
+    """Of the time at which each point was measured."""
+    return _first(cloud.records, _TIME)
 
 
 @_any_number

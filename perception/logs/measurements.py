@@ -11,12 +11,13 @@ from scipy.spatial.transform import Rotation
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.geometry import SE3, pose_matrix
-from perception.logs.clouds import lidar_points, point_times_ns, radar_records
+from perception.logs.clouds import lidar_points, radar_records
 from perception.logs.ego_pose import EgoPose
 from perception.logs.images import rectified_image
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
 from perception.logs.rig import CameraSource, CloudSource, Mount, Rig
 from perception.logs.transforms import HOLD_NS, Transforms, inverse
+from perception.logs.units import FirstSweeps, Units, point_times_ns
 from perception.sample import CameraImage
 
 _ALL_RINGS = True, np.zeros(0, dtype=bool)
@@ -56,11 +57,11 @@ class Assembly:
 class Measurements:
     """Reads messages with the poses and calibrations that were recorded so far. Raises LogError without the topic.
 
-    counts: what was left out, and how often.
+    counts: what was left out, and how often.  sweeps: the first of each LiDAR, which tell the units of its clouds.
     """
 
     def __init__(self, rig: Rig, assembly: Assembly):
-        self.transforms = Transforms()
+        self.transforms, self.sweeps = Transforms(), FirstSweeps()
         self.ego_pose = EgoPose(rig, self.transforms)
         self.calibrations: dict[str, Calibration] = {}  # topic -> the latest
         self.counts: Counter = Counter()
@@ -83,9 +84,14 @@ class Measurements:
     ) -> int:
         """Fill ``out``, float32 [>= N, 5], as in a LidarCloud; returns how many points."""
         pose = ego_T_world @ self._world_T_sensor(message, source, message.timestamp_ns)
+        self.sweeps.look(message.topic, message.timestamp_ns - source.offset_ns, message.data)
+        units = self.sweeps.units(message.topic)
         self._count_defects(message)
-        points = lidar_points(message.data, source.intensity_max)
-        self._deskew(points, message, source)
+        for note in units.notes:
+            if not (source.intensity_max and note.startswith("intensities")):
+                self.counts[f"{message.topic}: clouds with {note}"] += 1
+        points = lidar_points(message.data, source.intensity_max or units.intensity_max)
+        self._deskew(points, message, source, units)
         out = out[: len(points)]
         out[:] = points
         kept, not_finite = lidar_to_ego(out, pose, age_s, self._assembly.min_distance_m, *_ALL_RINGS)
@@ -113,13 +119,13 @@ class Measurements:
             raise LogError(f"a calibration on {source.calibration} was expected before, found none")
         return self.calibrations[source.calibration]
 
-    def _deskew(self, points: np.ndarray, message: Message[Cloud], source: CloudSource) -> None:
+    def _deskew(self, points: np.ndarray, message: Message[Cloud], source: CloudSource, units: Units) -> None:
         """Move every point from the sensor as it was when it was measured to the sensor as it was at the stamp.
 
         Those near enough to be dropped stay: they are the vehicle, and move with the sensor.
         """
         stamp_ns = message.timestamp_ns
-        times_ns = point_times_ns(message.data, stamp_ns - source.offset_ns)
+        times_ns = point_times_ns(message.data, stamp_ns - source.offset_ns, units)
         if times_ns is None or self._rig.world_frame is None or times_ns.min() == times_ns.max():
             return
         times_ns += source.offset_ns

@@ -72,7 +72,7 @@ class CameraSource(Mount):
 @dataclass
 class CloudSource(Mount):
     cloud: str = "???"
-    intensity_max: float | None = None  # LiDAR: what counts as 255; None: 255, or 65535 for 16-bit fields
+    intensity_max: float | None = None  # LiDAR: what counts as 255; None: told by the first sweeps
 
     @property
     def topic(self) -> str:
