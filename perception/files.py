@@ -1,7 +1,10 @@
-"""Atomic file writing: a file is written as a part file in the same folder, and renamed once it is complete.
+"""Files: those of others are read, and our own written atomically.
 
-Short writes are one call or one block: :func:`write_file`, :func:`write_json`, :func:`replacing`. Long recordings are
-written to ``part_path(path)``, such as ``drive.part.mcap`` for ``drive.mcap``, between :func:`begin_part` and
+Reading: :func:`open_regular` opens no FIFO and no device.
+
+Writing: a file is written as a part file in the same folder, and renamed once it is complete. Short writes are one call
+or one block: :func:`write_file`, :func:`write_json`, :func:`replacing`. Long recordings are written to
+``part_path(path)``, such as ``drive.part.mcap`` for ``drive.mcap``, between :func:`begin_part` and
 :func:`finish_part`; after an error the part file remains readable up to that point.
 """
 
@@ -11,9 +14,11 @@ import errno
 import json
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from perception.errors import PerceptionError
@@ -21,6 +26,31 @@ from perception.errors import PerceptionError
 
 class ResultsError(PerceptionError):
     """A file that cannot be written."""
+
+
+def open_regular(path: str | Path) -> FileIO:
+    """Open a file of somebody else for reading, unbuffered, if it is one.
+
+    A FIFO would wait for a writer, a device has no end, and opening one may do something: those are never opened.
+
+    Raises:
+        OSError: there is no such file, or what is there is no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"a file was expected, found {kind}")
+    return FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # should it be replaced now
+
+
+_KINDS = {
+    stat.S_ISFIFO: "a FIFO",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perception.data import nuscenes_json
 from perception.data.nuscenes_files import DataError
-from perception.data.nuscenes_json import Table, read_pieces
+from perception.data.nuscenes_json import Damage, Table, read_pieces
 from perception.data.nuscenes_rows import Row, Whole
 
 TRICKY = st.text(st.sampled_from('ab{}[],:"\\ \n}é'), max_size=8)
@@ -71,7 +71,7 @@ def test_a_table_comes_in_pieces_and_says_how_far_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(nuscenes_json, "_BLOCK_BYTES", 100)
     rows, sizes = [{"token": str(i), "value": i} for i in range(100)], []
     text = json.dumps(rows)
-    first, *pieces = read_pieces(written(tmp_path, text), "table", Number, sizes.append)
+    first, *pieces = read_pieces(written(tmp_path, text), "table", Number, Damage(), sizes.append)
     assert first.rows == [] and len(pieces) > 10 and all(0 < len(piece.rows) <= 5 for piece in pieces)
     assert builtins(row for piece in pieces for row in piece.rows) == rows
     assert sum(sizes) == len(text)

@@ -30,44 +30,44 @@ Broken      A file that exists but is damaged or not what the tables say is a Da
             file without a byte is a sweep without a point: the format has no header. The report counts them.)
             With ``on_error="skip"`` the whole frame is dropped: ``dataset[i]`` is None, which is left out
             of batches, ``frames()`` passes over it, ``skipped`` keeps the reason. Nothing takes its place.
+            Of the tables only the damaged rows are left out, with what refers to them; ``report`` counts them.
+Foreign     Times in seconds, milliseconds or nanoseconds are taken for what they are; categories and attributes that
+            nuScenes does not have are left out. Either is logged.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import logging
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import msgspec
 import numpy as np
 
 from perception.config import Config
 from perception.data.nuscenes_annotations import Annotations
-from perception.data.nuscenes_files import DataError, read_bytes
+from perception.data.nuscenes_constants import MODALITIES
+from perception.data.nuscenes_files import DataError
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
-from perception.errors import PerceptionError, missing_extra
+from perception.data.nuscenes_scenes import choose_scenes, find_version, is_simulated, part_of_scene, require_known
+from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sample import Boxes3D, Frame
 from perception.task import CLASSES, NUSCENES, Task
 
 logger = logging.getLogger(__name__)
 
-MODALITIES = ("camera", "radar", "lidar")  # of nuScenes' sensors
-
 
 class NuScenes:
     """Frames of a nuScenes version on disk, by index, ordered by scene and time.
 
     Args:
-        root: folder that holds the version folder, ``samples/`` and ``sweeps/``.
+        root: folder that holds the version folder, ``samples/`` and ``sweeps/``; ``~`` is the user's home.
         version: folder of the JSON tables, such as "v1.0-mini"; None takes the only one there is.
         split: an official split ("mini_val", "train", ...), or one of the version's own ``splits.json``, which comes
             first. Scenes of it that are not in this version are left out, and their number is logged.
@@ -114,12 +114,12 @@ class NuScenes:
         on_error: Literal["raise", "skip"] = "raise",
     ):
         for sensor in sensors:
-            _require_known("sensor", sensor, MODALITIES)
-        _require_known("on_error", on_error, ("raise", "skip"))
+            require_known("sensor", sensor, MODALITIES)
+        require_known("on_error", on_error, ("raise", "skip"))
         if min(lidar_sweeps, radar_sweeps) < 1:
             raise PerceptionError(f"sweeps: at least 1 was expected, found lidar {lidar_sweeps}, radar {radar_sweeps}")
-        self.root = Path(root)
-        self.version = _find_version(self.root, version)
+        self.root = Path(root).expanduser()
+        self.version = find_version(self.root, version)
         self.split, self.task = split, task
         self.on_error = on_error
 
@@ -133,20 +133,24 @@ class NuScenes:
         self._options = ReadOptions(sweeps, tuple(without), min_distance_m, radar_filter, rings, cover)
         self._attach()
         for channel in without:
-            _require_known("channel", channel, self._index.modality)
+            require_known("channel", channel, self._index.modality)
         for facts in task.objects:
             if not set(facts.sources or [facts.name]) & set(CLASSES):
                 logger.warning("%s: class %s has no source among nuScenes' classes, hence no box", folder, facts.name)
 
         number_of_scene = {name: number for number, name in enumerate(self._index.scenes)}
-        numbers = [number_of_scene[name] for name in _choose_scenes(folder, self._index.scenes, split, scenes)]
-        self._select(numbers, [_part_of_scene(self._index.samples(number), part) for number in numbers])
+        numbers = [number_of_scene[name] for name in choose_scenes(folder, self._index.scenes, split, scenes)]
+        self._select(numbers, [part_of_scene(self._index.samples(number), part) for number in numbers])
+        for note in self._index.notes:
+            logger.warning("%s: %s", folder, note)
+        for table, what, number, first in self._index.damage:
+            logger.warning("%s: %s: damaged %ss left out: %d, the first: %s", folder, table, what, number, first)
         if self._absent:
             counts = ", ".join(f"{n} {channel} {what}" for (channel, what), n in sorted(self._absent.items()))
             logger.warning("%s: going without what is absent: %s", folder, counts)
 
     def _attach(self) -> None:
-        self._index = open_index(self.root, self.version)
+        self._index = open_index(self.root, self.version, skip_damaged=self.on_error == "skip")
         modality, recording = self._index.modality, self._index.recording
         keyframes = {name: rows for name, rows in recording.keyframes.items() if modality[name] in self._options.sweeps}
         self._recording = dataclasses.replace(recording, keyframes=keyframes)
@@ -231,7 +235,7 @@ class NuScenes:
 
     def indices(self, scene: str) -> range:
         """The frames of one scene, in order of time."""
-        _require_known("scene", scene, self.scenes)
+        require_known("scene", scene, self.scenes)
         number = self.scenes.index(scene)
         return range(*self._scene_offsets[number : number + 2].tolist())
 
@@ -258,6 +262,7 @@ class NuScenes:
 
         Those of ``dataset[i]`` are ``box_offsets[i]:box_offsets[i + 1]``. They are gathered anew by every call.
         """
+        self._index.require_whole()
         every = self._index.annotations
         return None if every is None else every.of(self._samples).of_task(self.task)
 
@@ -286,12 +291,15 @@ class NuScenes:
     def report(self) -> dict[tuple[str, str], int]:
         """(channel, what) -> how many.
 
-        "keyframe row", "keyframe file" and "sweep file" are absent ones in the chosen scenes; "point not finite" are
-        points dropped so far, by this process.
+        "keyframe row", "keyframe file" and "sweep file" are absent ones in the chosen scenes; "point not finite" and
+        "point out of range" are points dropped so far, by this process. With the name of a table, "damaged row" and
+        "damaged link" (from one row to another) are what was left out of it in all scenes.
         """
-        return dict(self._absent + self._dropped_points)
+        damage = Counter({(table, f"damaged {what}"): number for table, what, number, _ in self._index.damage})
+        return dict(self._absent + self._dropped_points + damage)
 
     def _reader(self, index: int) -> SampleReader:
+        self._index.require_whole()
         token, sample = self.tokens[index], int(self._samples[index])
         if self._recording.reference[sample] < 0:
             raise DataError(f"{self.root / self.version}: sample {token}: no row in sample_data, so no ego pose")
@@ -328,15 +336,6 @@ class NuScenes:
         )
 
 
-def is_simulated(folder: Path) -> bool:
-    """Whether ``perception.sim`` made the version in this folder of tables, by what its ``log.json`` says."""
-    try:
-        logs = json.loads((folder / "log.json").read_bytes())
-        return any(row["location"] == "simulation" for row in logs)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
 def open_source(root: str | Path, config: Config, version: str | None = None, **selection: Any) -> NuScenes:
     """A dataset as the detector of ``config`` wants it: its task, and as many sweeps a cloud as it was trained on.
 
@@ -349,73 +348,3 @@ def open_source(root: str | Path, config: Config, version: str | None = None, **
 
 def _joined(samples: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *samples])
-
-
-def _part_of_scene(samples: np.ndarray, part: Sequence[float]) -> np.ndarray:
-    """Those samples of a scene, in order of time, that lie in the part."""
-    begin, end = part
-    if not 0 <= begin < end <= 1:
-        raise PerceptionError(f"part: two shares, 0 <= begin < end <= 1, were expected, found {begin}, {end}")
-    place = np.arange(len(samples)) / max(len(samples), 1)
-    return samples[(place >= begin) & (place < end)]
-
-
-def _require_known(kind: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        closest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-        hint = f"the closest is '{closest[0]}'" if closest else "there is none at all"
-        raise PerceptionError(f"unknown {kind} '{name}'; {hint}")
-
-
-def _find_version(root: Path, version: str | None) -> str:
-    if not root.is_dir():
-        raise DataError(f"{root}: a folder with nuScenes data was expected, found none")
-    candidates = sorted(path.parent.name for path in root.glob("*/scene.json"))
-    if version in candidates:
-        return version
-    if version is None and len(candidates) == 1:
-        return candidates[0]
-    wanted = f"version '{version}'" if version is not None else "exactly one version"
-    found = ", ".join(candidates) or "none"
-    raise DataError(f"{root}: {wanted}, a folder with scene.json, was expected, found {found}")
-
-
-def _choose_scenes(folder: Path, names: list[str], split: str | None, scenes: Sequence[str] | None) -> list[str]:
-    """Those of the names in the tables that are asked for."""
-    if split is not None and scenes:
-        raise PerceptionError(f"either split or scenes was expected, found both: '{split}' and {list(scenes)}")
-    if scenes:
-        scenes = [scenes] if isinstance(scenes, str) else list(dict.fromkeys(scenes))
-        for name in scenes:
-            _require_known("scene", name, names)
-        return scenes
-    if split is None:
-        return names
-    wanted = set(_split_scenes(folder, split))
-    present = [name for name in names if name in wanted]
-    if not present:
-        raise PerceptionError(f"{folder}: none of the {len(wanted)} scenes of split '{split}' is here")
-    if len(present) < len(wanted):
-        absent = len(wanted) - len(present)
-        logger.warning("%s: %d of %d scenes of split '%s' are absent", folder, absent, len(wanted), split)
-    return present
-
-
-def _split_scenes(folder: Path, split: str) -> list[str]:
-    """The names of a split's scenes, from the version's ``splits.json`` (the devkit's custom splits) or official."""
-    path, custom = folder / "splits.json", {}
-    if path.exists():
-        try:
-            custom = msgspec.json.decode(read_bytes(path), type=dict[str, list[str]])
-        except msgspec.MsgspecError as error:
-            raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
-    if split in custom:
-        return custom[split]
-    try:
-        from nuscenes.utils.splits import create_splits_scenes
-    except ImportError:
-        message = missing_extra("nuscenes", f"split '{split}': the official splits need an extra")
-        raise PerceptionError(message) from None
-    official = create_splits_scenes()
-    _require_known("split", split, [*official, *custom])
-    return official[split]

@@ -1,7 +1,8 @@
-"""What nuScenes fixes: channels, rates, and the names in its tables."""
+"""What nuScenes fixes: modalities, channels, rates, and the names in its tables."""
 
 from __future__ import annotations
 
+MODALITIES = ("camera", "radar", "lidar")  # of sensors, as perception.NuScenes names them
 REFERENCE_CHANNEL = "LIDAR_TOP"  # whose keyframe gives a sample its time and its ego pose
 KEYFRAME_HZ, LIDAR_HZ, RADAR_HZ = 2.0, 20.0, 13.0
 

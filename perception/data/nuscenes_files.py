@@ -15,6 +15,7 @@ import numpy as np
 
 from perception.data.image_files import ImageError, decode_image
 from perception.errors import PerceptionError
+from perception.files import open_regular
 
 LIDAR_BIN_COLUMNS = 5  # x, y, z, intensity, ring index, all float32
 _PCD_HEADER_BYTES = 4096  # a nuScenes header takes about 380; a file without DATA in the first 4 KiB is no PCD
@@ -27,16 +28,46 @@ class DataError(PerceptionError):
     """A file or table on disk that is missing, damaged or not what the tables say."""
 
 
-def read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """The content of a file, of ``most`` bytes if that is given."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open_regular(path) as file:
+            data = file.read() if most is None else file.read(most + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
+    if most is not None and len(data) > most:
+        raise DataError(f"{path}: at most {most} bytes were expected, found more")
+    return data
 
 
 def _unreadable(path: str | Path, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def path_below(root: str | Path, filename: str) -> str:
+    """The path of a file of the data set, as a table names it.
+
+    A folder may be a link, such as ``samples`` to another disk. The link of a single file leads to a file below the
+    root or below the folder it is in: a data set that was downloaded must not show other files of this machine.
+
+    Raises:
+        DataError: it leads out of the root.
+    """
+    path = os.path.join(root, filename)  # a Path takes as long as reading a radar
+    if not is_below_root(filename):
+        raise DataError(f"{path}: a file below the data root was expected, found {filename!r} in the index")
+    if os.path.islink(path):
+        target = os.path.realpath(path)
+        places = os.path.realpath(root), os.path.realpath(os.path.dirname(path))
+        if not any(target.startswith(place.rstrip("/") + "/") for place in places):
+            raise DataError(f"{path}: a file below the data root was expected, found a link to {target}")
+    return path
+
+
+def is_below_root(filename: str) -> bool:
+    """Whether the name of a file can lead nowhere but below its root, links aside."""
+    parts = filename.split("/")
+    return not (filename.startswith("/") or "\\" in filename or ".." in parts or parts[-1] in ("", "."))
 
 
 def lidar_bin_length(path: str | Path) -> int:
@@ -59,7 +90,7 @@ def read_lidar_bin(path: str | Path, out: np.ndarray) -> None:
     Columns: x, y, z (metres, sensor frame), intensity 0..255, ring index.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             size = file.readinto(out.data) + len(file.read(1))
     except OSError as error:
         raise _unreadable(path, error) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
-from perception.data.nuscenes_files import DataError, lidar_bin_length, read_image, read_lidar_bin, read_pcd
-from perception.data.nuscenes_tables import Calibration, Recording
+from perception.data.nuscenes_calibrations import Calibration
+from perception.data.nuscenes_files import DataError, lidar_bin_length, path_below, read_image, read_lidar_bin, read_pcd
+from perception.data.nuscenes_tables import Recording
 from perception.geometry import SE3, pose_matrix
 from perception.sample import CameraImage, LidarCloud, RadarCloud, scaling
 
@@ -39,27 +39,25 @@ class SampleReader:
     """
 
     def __init__(self, root: Path, recording: Recording, options: ReadOptions, token: str, i: int, dropped: Counter):
-        self._root, self._rows, self._calibrations = root, recording.rows, recording.calibrations
+        self._root, self._calibrations = root, recording.calibrations
         self._options, self._token, self._dropped = options, token, dropped
-        keyframes = (int(rows[i]) for rows in recording.keyframes.values())
-        self._keyframes = [
-            row
-            for row in keyframes
-            if row >= 0 and self._rows.present[row] and self._calibration(row).channel not in options.without
-        ]
         self.reference_us = int(recording.reference_us[i])
-        self.world_SE3_ego = self._world_SE3_ego(recording.reference[i])
+        self.world_SE3_ego = SE3.from_pose(recording.rows.world_SE3_ego[recording.reference[i]])
         self.ego_SE3_world = self.world_SE3_ego.inverse()
+        rows = {modality: self._sweep_rows(recording, i, modality) for modality in options.sweeps}
+        self._rows = recording.rows.of([row for own in rows.values() for row in own])
+        ends = np.cumsum([len(own) for own in rows.values()]).tolist()
+        self._own = {m: range(end - len(rows[m]), end) for m, end in zip(rows, ends)}  # modality -> places in _rows
 
     def cameras(self) -> dict[str, CameraImage]:
-        rows = self._keyframe_rows("camera")
+        rows = self._own.get("camera")
         if not rows:
             return {}
         poses = self._ego_T_sensor(rows)
         return {self._calibration(row).channel: self._camera(row, pose) for row, pose in zip(rows, poses)}
 
     def lidar(self) -> LidarCloud | None:
-        rows = self._sweep_rows("lidar")
+        rows = self._own.get("lidar")
         if not rows:
             return None
         lengths = [self._read(row, lidar_bin_length) for row in rows]
@@ -76,7 +74,7 @@ class SampleReader:
         return LidarCloud(points[:total])
 
     def radar(self) -> RadarCloud | None:
-        rows = self._sweep_rows("radar")
+        rows = self._own.get("radar")
         if not rows:
             return None
         sweeps = [self._radar_records(row) for row in rows]
@@ -104,28 +102,26 @@ class SampleReader:
             raise self._error(row, f"a field {missing[0]} was expected, found {found}")
         return records
 
-    def _keyframe_rows(self, modality: str) -> list[int]:
-        return [row for row in self._keyframes if self._calibration(row).modality == modality]
-
-    def _sweep_rows(self, modality: str) -> list[int]:
+    def _sweep_rows(self, recording: Recording, i: int, modality: str) -> list[int]:
         """Of every sensor the keyframe and the sweeps before it whose files exist, latest first."""
-        rows = []
-        for row in self._keyframe_rows(modality):
+        found = []
+        for channel, keyframes in recording.keyframes.items():
+            row = int(keyframes[i])
+            is_wanted = row >= 0 and recording.rows.present[row] and channel not in self._options.without
+            if not is_wanted or self._calibrations[recording.rows.calibration[row]].modality != modality:
+                continue
             for _ in range(self._options.sweeps[modality]):
                 if row < 0:
                     break
-                if self._rows.present[row]:
-                    rows.append(row)
-                row = int(self._rows.previous[row])
-        return rows
+                if recording.rows.present[row]:
+                    found.append(row)
+                row = int(recording.rows.previous[row])
+        return found
 
     def _calibration(self, row: int) -> Calibration:
         return self._calibrations[self._rows.calibration[row]]
 
-    def _world_SE3_ego(self, row: int) -> SE3:
-        return SE3.from_pose(self._rows.world_SE3_ego[row])
-
-    def _ego_T_sensor(self, rows: list[int]) -> np.ndarray:
+    def _ego_T_sensor(self, rows: range) -> np.ndarray:
         """float64 [M, 4, 4]: from each row's sensor at its time of measurement to the ego frame at the reference time.
 
         All at once, since there are dozens: to make and check an SE3 takes longer than to transform a radar's points.
@@ -135,7 +131,7 @@ class SampleReader:
         mount = {i: self._calibrations[i].ego_SE3_sensor.matrix for i in set(calibration)}
         return self.ego_SE3_world.matrix @ world_T_ego @ np.stack([mount[i] for i in calibration])
 
-    def _age_s(self, rows: list[int]) -> np.ndarray:
+    def _age_s(self, rows: range) -> np.ndarray:
         return 1e-6 * (self.reference_us - self._rows.timestamp_us[rows])
 
     def _count(self, row: int, what: str, number: int) -> None:
@@ -145,15 +141,15 @@ class SampleReader:
     def _read(self, row: int, reader, *args) -> np.ndarray:
         """What ``reader`` makes of the row's file; its errors gain the tokens."""
         try:
-            return reader(self._path(row), *args)
+            return reader(path_below(self._root, self._filename(row)), *args)
         except DataError as error:
             raise DataError(f"{error} ({self._tokens(row)})") from None
 
     def _error(self, row: int, message: str) -> DataError:
-        return DataError(f"{self._path(row)}: {message} ({self._tokens(row)})")
+        return DataError(f"{self._root / self._filename(row)}: {message} ({self._tokens(row)})")
 
-    def _path(self, row: int) -> str:
-        return os.path.join(self._root, self._rows.filename[row].decode())  # a Path takes as long as reading a radar
+    def _filename(self, row: int) -> str:
+        return self._rows.filename[row].decode()
 
     def _tokens(self, row: int) -> str:
         return f"sample {self._token}, sample_data {self._rows.token[row].decode()}"

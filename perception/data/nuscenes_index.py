@@ -30,23 +30,17 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.data.column_file import read_columns, write_columns
+from perception.data.column_file import MappedColumns, read_columns, write_columns
 from perception.data.nuscenes_annotations import Annotations, read_annotations
+from perception.data.nuscenes_calibrations import Calibrations, read_calibrations
 from perception.data.nuscenes_files import DataError
-from perception.data.nuscenes_tables import (
-    Calibrations,
-    Columns,
-    Recording,
-    SensorRows,
-    link_keyframes,
-    read_calibrations,
-    read_samples,
-    read_sensor_rows,
-)
+from perception.data.nuscenes_index_check import is_consistent, lists_files
+from perception.data.nuscenes_json import Columns, Damage
+from perception.data.nuscenes_tables import Recording, SensorRows, link_keyframes, read_samples, read_sensor_rows
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 3  # of the columns: another one is another index
+SCHEMA = 4  # of the columns: another one is another index
 FOLDER = ".perception-index"
 _BIG_TABLES = ("sample_data", "ego_pose", "sample_annotation")
 _TABLES = (*_BIG_TABLES, *"scene sample sensor calibrated_sensor category instance attribute visibility".split())
@@ -62,6 +56,9 @@ class Index:
     sample_token: bytes [S].  sample_scene: int32 [S].  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN
     without one.  absent: int32 [A, 4], one row each: scene, channel, sweeps after it until the keyframe, and how many
     files are absent.
+    damage: a table, "row" or "link", how many of them were left out, and what was wrong with the first.
+    files: those that are mapped.
+    notes: what else was left out or taken for something in all of the tables, in words.
     """
 
     sources: dict
@@ -74,6 +71,15 @@ class Index:
     annotations: Annotations | None
     modality: dict[str, str]
     absent: np.ndarray
+    damage: list[tuple[str, str, int, str]]
+    notes: list[str]
+    files: tuple[MappedColumns, ...]
+
+    def require_whole(self) -> None:
+        """Raises DataError if a mapped file has been cut: to read what was there would kill the process."""
+        for file in self.files:
+            if file.is_cut():
+                raise DataError(f"{file.path}: the index as it was opened was expected, found a part of it")
 
     def samples(self, scene: int) -> np.ndarray:
         return np.arange(self.scene_offsets[scene], self.scene_offsets[scene + 1])
@@ -95,20 +101,26 @@ class Index:
         return +counts
 
 
-def open_index(root: Path, version: str) -> Index:
+def open_index(root: Path, version: str, skip_damaged: bool = False) -> Index:
     """The index of a version, made first where there is none that fits.
+
+    Args:
+        skip_damaged: rows that are not what they should be are left out and counted, instead of being an error.
 
     Raises:
         DataError: tables that are missing, malformed or refer to nothing; no place to write to.
     """
     folder = root / version
     sources = {name: _state(folder / f"{name}.json") for name in _TABLES}
-    tables, names = _mapped(root, version, "tables", {"tables": sources}, partial(_read_tables, folder))
+    build: Callable = partial(_read_tables, folder, Damage(skip_damaged))
+    tables, names = _mapped(root, version, "tables", {"tables": sources}, build, is_consistent)
+    if names["damage"] and not skip_damaged:
+        raise DataError(names["damage"][0][-1])
     states = {"tables": sources, "folders": {name: _state(root / name) for name in names["folders"]}}
-    files, _ = _mapped(root, version, "files", states, partial(_list_files, root, tables, names))
+    build = partial(_list_files, root, tables, names)
+    files, _ = _mapped(root, version, "files", states, build, partial(lists_files, tables))
 
     modality, channels = names["modality"], list(names["modality"])
-    of_calibration = [channels[i] for i in tables["calibration.channel"].tolist()]
     keyframe = tables["link.keyframe"]
     return Index(
         sources=sources,
@@ -119,9 +131,7 @@ def open_index(root: Path, version: str) -> Index:
         ego_position=tables["link.ego_position"],
         recording=Recording(
             rows=SensorRows(present=files["present"], **_below(tables, "row")),
-            calibrations=Calibrations(
-                of_calibration, modality, tables["calibration.pose"], tables["calibration.intrinsics"]
-            ),
+            calibrations=Calibrations(modality, _below(tables, "calibration")),
             keyframes={name: keyframe[:, c] for c, name in enumerate(channels)},
             reference=tables["link.reference"],
             reference_us=tables["link.reference_us"],
@@ -129,6 +139,9 @@ def open_index(root: Path, version: str) -> Index:
         annotations=Annotations(**_below(tables, "annotation")) if "annotation.box_offsets" in tables else None,
         modality=modality,
         absent=files["absent"],
+        damage=[tuple(entry) for entry in names["damage"]],
+        notes=names["notes"],
+        files=(tables, files),
     )
 
 
@@ -149,19 +162,27 @@ def _state(path: Path) -> list[int] | None:
 
 
 def _mapped(
-    root: Path, version: str, part: str, states: dict[str, dict], build: Callable[[], tuple[Columns, dict]]
-) -> tuple[Columns, dict]:
+    root: Path,
+    version: str,
+    part: str,
+    states: dict[str, dict],
+    build: Callable[[], tuple[Columns, dict]],
+    fits: Callable[[Columns, dict], bool],
+) -> tuple[MappedColumns, dict]:
     """Columns and names of one file of the index; where none has been built from what is there now, one is.
 
     Args:
         states: of everything that they are built from.
+        fits: whether columns and names are what ``build`` makes, as far as that can be seen.
     """
     key = json.dumps([SCHEMA, states])
-    paths = [place / version / f"{part}.safetensors" for place in _places(root)]
+    paths = [place / version / f"{part}.safetensors" for place in _places(root, version)]
     for path in paths:
         found = read_columns(path)
         if found is not None and found[1].get("key") == key:
-            return found[0], json.loads(found[1]["names"])
+            names = json.loads(found[1]["names"])
+            if fits(found[0], names):
+                return found[0], names
 
     now = time.time_ns()
     times = [ns for group in states.values() for state in group.values() if state for ns in state[1:]]
@@ -180,32 +201,44 @@ def _mapped(
     )
 
 
-def _places(root: Path) -> list[Path]:
-    """Folders for the index, the best first. One without write permission is left alone, even by a superuser."""
+def _places(root: Path, version: str) -> list[Path]:
+    """Folders for the index, the best first.
+
+    One without write permission is left alone, even by a superuser, and so is one that is a link: it may lead anywhere.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     of_user = cache / "perception" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    return [root / FOLDER, of_user] if root.stat().st_mode & 0o222 else [of_user]
+    own = root / FOLDER
+    is_usable = root.stat().st_mode & 0o222 and not own.is_symlink() and not (own / version).is_symlink()
+    return [own, of_user] if is_usable else [of_user]
 
 
-def _read_tables(folder: Path) -> tuple[Columns, dict]:
+def _read_tables(folder: Path, damage: Damage) -> tuple[Columns, dict]:
     from tqdm import tqdm
 
     logger.info("%s: building the index of its tables, once", folder)
     quiet = "TQDM_DISABLE" in os.environ or None  # None: unless it is shown on a terminal
     sizes = [path.stat().st_size for path in (folder / f"{name}.json" for name in _BIG_TABLES) if path.exists()]
     with tqdm(desc=f"index of {folder.name}", total=sum(sizes), unit="B", unit_scale=True, disable=quiet) as bar:
-        samples, scenes, sample_position = read_samples(folder)
-        calibrations, modality, calibration_position = read_calibrations(folder)
-        rows, folders = read_sensor_rows(folder, sample_position, calibration_position, bar.update)
-        link = link_keyframes(rows, samples, calibrations["channel"], list(modality))
-        annotations = read_annotations(folder, sample_position, samples["timestamp_us"], bar.update)
+        notes: list[str] = []
+        samples, scenes, sample_position = read_samples(folder, damage, notes)
+        calibrations, modality, calibration_position = read_calibrations(folder, damage)
+        rows, folders = read_sensor_rows(
+            folder, samples, sample_position, calibrations, calibration_position, damage, notes, bar.update
+        )
+        link = link_keyframes(
+            folder / "sample_data.json", rows, samples, calibrations["channel"], list(modality), damage
+        )
+        annotations = read_annotations(folder, sample_position, samples["timestamp_us"], damage, notes, bar.update)
     files = {"folder": rows.pop("folder")}
     del rows["sample"], rows["key"]
     groups = {"sample": samples, "calibration": calibrations, "row": rows, "file": files, "link": link}
     groups["annotation"] = annotations or {}
     columns = {f"{group}.{name}": column for group, own in groups.items() for name, column in own.items()}
     columns["scene_offsets"] = np.searchsorted(samples["scene"], np.arange(len(scenes) + 1))
-    return columns, {"scenes": scenes, "modality": modality, "folders": folders}
+    names = {"scenes": scenes, "modality": modality, "folders": folders, "notes": notes}
+    found = [[*place, number, damage.first[place]] for place, number in damage.counts.items()]
+    return columns, {**names, "damage": found}
 
 
 def _list_files(root: Path, tables: Columns, names: dict) -> tuple[Columns, dict]:
@@ -232,8 +265,10 @@ def _list_files(root: Path, tables: Columns, names: dict) -> tuple[Columns, dict
 
 
 def _listing(folder: Path) -> set[bytes]:
+    """The names of what is in a folder. A link that leads nowhere is not: so git-annex has files not downloaded."""
     try:
-        return set(os.listdir(os.fsencode(folder)))
+        with os.scandir(os.fsencode(folder)) as entries:
+            return {entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)}
     except (FileNotFoundError, NotADirectoryError):
         return set()
     except OSError as error:

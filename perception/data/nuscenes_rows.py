@@ -11,6 +11,7 @@ import msgspec
 
 # Whole numbers, which some programs write as 5.0.
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
+Flag = bool | int | float | str
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]
 
@@ -44,6 +45,8 @@ class CalibratedSensor(Row, gc=False):
     translation: Vector
     rotation: Quaternion
     camera_intrinsic: list[list[float]]
+    camera_distortion: list[float] | None = None  # not nuScenes', but of others who took on its tables
+    distortion_model: str | None = None
 
 
 class SampleData(Row, gc=False):
@@ -51,7 +54,7 @@ class SampleData(Row, gc=False):
     ego_pose_token: str
     calibrated_sensor_token: str
     timestamp: Whole
-    is_key_frame: bool
+    is_key_frame: Flag
     height: Whole
     width: Whole
     filename: str

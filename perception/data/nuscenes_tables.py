@@ -7,54 +7,32 @@ They refer to each other by index, -1 standing for none. Poses stay as nuScenes 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from perception.data.nuscenes_calibrations import Calibrations
 from perception.data.nuscenes_constants import REFERENCE_CHANNEL
-from perception.data.nuscenes_json import Rows, Table, bad_value, read_pieces
-from perception.data.nuscenes_rows import CalibratedSensor, EgoPose, Named, Sample, SampleData, Sensor
-from perception.geometry import SE3
+from perception.data.nuscenes_files import DataError, is_below_root
+from perception.data.nuscenes_json import (
+    MAX_FILENAME,
+    Columns,
+    Damage,
+    Rows,
+    Table,
+    bad_value,
+    read_pieces,
+    repeated_token,
+)
+from perception.data.nuscenes_rows import EgoPose, Named, Sample, SampleData
+from perception.data.nuscenes_times import require_plausible, to_microseconds
 
+MOST_M = 1e9  # of a place in the world; the Earth's radius is 6.4e6
 _BLOCK_ROWS = 1 << 16
-
-Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """A sensor as it was mounted on one vehicle. intrinsics: [3, 3] for cameras, else None."""
-
-    channel: str
-    modality: str
-    ego_SE3_sensor: SE3
-    intrinsics: np.ndarray | None
-
-
-class Calibrations:
-    """Those of a version, by index, each made when it is first asked for: trainval has ten thousand.
-
-    Args:
-        channels: the channel of each.  modality: channel -> modality.
-        pose: [K, 7] translation, then quaternion.  intrinsics: [K, 3, 3], of cameras.
-    """
-
-    def __init__(self, channels: Sequence[str], modality: Mapping[str, str], pose: np.ndarray, intrinsics: np.ndarray):
-        self._channels, self._modality, self._pose, self._intrinsics = channels, modality, pose, intrinsics
-        self._made: dict[int, Calibration] = {}
-
-    def __len__(self) -> int:
-        return len(self._pose)
-
-    def __getitem__(self, i: int) -> Calibration:
-        if i not in self._made:
-            channel, pose = self._channels[i], self._pose[i]
-            intrinsics = self._intrinsics[i] if self._modality[channel] == "camera" else None
-            self._made[i] = Calibration(channel, self._modality[channel], SE3.from_pose(pose), intrinsics)
-        return self._made[i]
+_NEAR_US = 60_000_000  # from a measurement to its sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +53,10 @@ class SensorRows:
     present: np.ndarray
     image_size: np.ndarray
 
+    def of(self, rows: list[int]) -> SensorRows:
+        """Copies of some of the rows, in this order; ``previous`` stays as it is."""
+        return SensorRows(**{name: column[rows] for name, column in vars(self).items()})
+
 
 @dataclass(frozen=True, eq=False)
 class Recording:
@@ -91,52 +73,41 @@ class Recording:
     reference_us: np.ndarray
 
 
-def read_samples(folder: Path) -> tuple[Columns, list[str], dict[str, int]]:
+def read_samples(folder: Path, damage: Damage, notes: list[str]) -> tuple[Columns, list[str], dict[str, int]]:
     """Columns of all samples in order of scene and time; the scenes' names, in the table's order; token -> sample.
 
     token: bytes [S].  scene: int32 [S].  timestamp_us: int64 [S].
     """
-    scenes = Table(folder, "scene", Named)
+    scenes = Table(folder, "scene", Named, damage)
     names = scenes.strings("name")
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    table = Table(folder, "sample", Sample)
-    scene = np.array([number[name] for name in names], dtype=np.int32)[
-        table.references("scene_token", scenes.positions())
-    ]
-    timestamp_us = table.numbers("timestamp", np.int64)
+    if len(set(names)) < len(names):
+        name = next(name for name, number in Counter(names).items() if number > 1)
+        raise DataError(f"{scenes.path}: one scene of the name '{name}' was expected, found several")
+    table = Table(folder, "sample", Sample, damage)
+    scene = table.references("scene_token", scenes.positions())
+    timestamp_us, sound, unit = to_microseconds(_plain_numbers(table, "timestamp"))
+    table.refuse(~sound, "timestamp", f"a time in {unit} as most are")
+    notes += _note_of_unit(table.path, unit)
+    tokens = table.strings("token")
+    if len(tokens) and not table.sound.any():
+        raise DataError(damage.first["sample", "row"])
     order = np.lexsort((timestamp_us, scene))
+    order = order[table.sound[order]]
+    require_plausible(table.path, timestamp_us[order], scene[order])
     rows = table.chosen(order)
     columns = {"token": rows.bytes("token"), "scene": scene[order], "timestamp_us": timestamp_us[order]}
-    return columns, list(number), rows.positions()
-
-
-def read_calibrations(folder: Path) -> tuple[Columns, dict[str, str], dict[str, int]]:
-    """Columns of all calibrations, channel -> modality, and token -> calibration.
-
-    channel: int32 [K], place in the keys of the second.  pose: [K, 7].  intrinsics: [K, 3, 3], NaN where no camera.
-    """
-    sensors = Table(folder, "sensor", Sensor)
-    channels, modalities = sensors.strings("channel"), sensors.strings("modality")
-    table = Table(folder, "calibrated_sensor", CalibratedSensor)
-    sensor = table.references("sensor_token", sensors.positions())
-    used = sorted({channels[i] for i in sensor})
-    intrinsics = np.full((len(sensor), 3, 3), np.nan)
-    for i in np.flatnonzero([modalities[k] == "camera" for k in sensor]):
-        matrix = table.rows[i].camera_intrinsic
-        if [len(line) for line in matrix] != [3, 3, 3] or not np.isfinite(matrix).all():
-            table.fail(i, "camera_intrinsic", "a 3 x 3 matrix")
-        intrinsics[i] = matrix
-    columns = {
-        "channel": np.array([used.index(channels[i]) for i in sensor], dtype=np.int32),
-        "pose": np.concatenate([table.numbers("translation", np.float64, (3,)), table.quaternions("rotation")], axis=1),
-        "intrinsics": intrinsics,
-    }
-    modality = dict(zip(channels, modalities))
-    return columns, {channel: modality[channel] for channel in used}, table.positions()
+    return columns, names, rows.positions()
 
 
 def read_sensor_rows(
-    folder: Path, samples: dict[str, int], calibrations: dict[str, int], progress: Callable[[int], object]
+    folder: Path,
+    samples: Columns,
+    sample_position: dict[str, int],
+    calibrations: Columns,
+    calibration_position: dict[str, int],
+    damage: Damage,
+    notes: list[str],
+    progress: Callable[[int], object],
 ) -> tuple[Columns, list[str]]:
     """Columns of all sensor rows, ordered by sample, and the folders of their files.
 
@@ -145,46 +116,82 @@ def read_sensor_rows(
     folders: dict[str, int] = {}
 
     def columns_of(rows: Rows) -> Columns:
-        return {
-            "token": rows.bytes("token"),
-            "filename": rows.bytes("filename"),
-            "folder": _folders(rows, folders),
-            "sample": rows.references("sample_token", samples),
-            "calibration": rows.references("calibrated_sensor_token", calibrations),
-            "timestamp_us": rows.numbers("timestamp", np.int64),
-            "key": np.array(rows.values("is_key_frame"), dtype=bool),
-            "image_size": np.stack([rows.numbers("height", np.int32), rows.numbers("width", np.int32)], axis=1),
-            "previous": rows.bytes("prev"),
-            "ego_pose": rows.bytes("ego_pose_token"),
-        }
+        return rows.kept(
+            {
+                "token": rows.bytes("token"),
+                "filename": rows.bytes("filename", MAX_FILENAME),
+                "folder": _folders(rows, folders),
+                "sample": rows.references("sample_token", sample_position),
+                "calibration": rows.references("calibrated_sensor_token", calibration_position),
+                "timestamp_us": _plain_numbers(rows, "timestamp"),
+                "key": rows.flags("is_key_frame"),
+                "image_size": rows.columns_of_numbers("height", "width"),
+                "previous": rows.bytes("prev"),
+                "ego_pose": rows.bytes("ego_pose_token"),
+            }
+        )
 
-    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", SampleData, progress)))
+    columns = stacked(map(columns_of, read_pieces(folder, "sample_data", SampleData, damage, progress)))
     order = np.argsort(columns["sample"], kind="stable")
     for name in columns:
         columns[name] = columns[name][order]
-    resolve = Resolver(folder / "sample_data.json", columns["token"])
-    columns["previous"] = resolve("prev", columns["previous"], token_positions(columns["token"]), optional=True)
-    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", EgoPose, progress)))
-    pose = resolve("ego_pose_token", columns.pop("ego_pose"), token_positions(poses["token"]))
-    columns["world_SE3_ego"] = poses["pose"][pose]
+    columns = _timed(LinkedRows(folder / "sample_data.json", columns["token"], damage), columns, samples, notes)
+    columns = _posed(LinkedRows(folder / "sample_data.json", columns["token"], damage), columns, folder, progress)
+    channel = calibrations["channel"][columns["calibration"]]
+    columns["previous"] = _previous(LinkedRows(folder / "sample_data.json", columns["token"], damage), columns, channel)
     return columns, list(folders)
 
 
+def _timed(table: LinkedRows, columns: Columns, samples: Columns, notes: list[str]) -> Columns:
+    """With times in microseconds, near those of the samples."""
+    written = columns["timestamp_us"]
+    columns["timestamp_us"], sound, unit = to_microseconds(written)
+    notes += _note_of_unit(table.path, unit)
+    near = np.abs(columns["timestamp_us"] - samples["timestamp_us"][columns["sample"]]) <= _NEAR_US
+    table.refuse(~sound, "timestamp", f"a time in {unit} as most are", written)
+    table.refuse(~near, "timestamp", f"a time within {_NEAR_US // 10**6} s of its sample's", written)
+    return table.kept(columns)
+
+
+def _posed(table: LinkedRows, columns: Columns, folder: Path, progress: Callable[[int], object]) -> Columns:
+    """With ego poses instead of tokens."""
+    poses = stacked(map(_pose_columns, read_pieces(folder, "ego_pose", EgoPose, table.damage, progress)))
+    position = LinkedRows(folder / "ego_pose.json", poses["token"], table.damage).positions()
+    pose = table.resolve("ego_pose_token", columns.pop("ego_pose"), position)
+    columns = table.kept(columns)
+    columns["world_SE3_ego"] = poses["pose"][pose[table.sound]]
+    return columns
+
+
+def _previous(table: LinkedRows, columns: Columns, channel: np.ndarray) -> np.ndarray:
+    """int32 [N]: the row before each, of the same sensor and earlier, so that no walk along them goes in a circle."""
+    previous = table.resolve("prev", columns["previous"], table.positions(), optional=True)
+    before, time_us = np.maximum(previous, 0), columns["timestamp_us"]
+    wrong = (previous >= 0) & ((channel[before] != channel) | (time_us[before] >= time_us))
+    table.refuse(wrong, "prev", "an earlier row of the same channel", columns["previous"], loosely=True)
+    return np.where(wrong, -1, previous).astype(np.int32)
+
+
 def _pose_columns(rows: Rows) -> Columns:
-    pose = np.concatenate([rows.numbers("translation", np.float64, (3,)), rows.quaternions("rotation")], axis=1)
-    return {"token": rows.bytes("token"), "pose": pose}
+    pose = np.concatenate([rows.vectors("translation", most=MOST_M), rows.quaternions("rotation")], axis=1)
+    return rows.kept({"token": rows.bytes("token"), "pose": pose})
 
 
 def _folders(rows: Rows, folders: dict[str, int]) -> np.ndarray:
     """int32 [N]: which folder the file of each row is in; new ones join ``folders``, relative to the data root."""
-    found = np.empty(len(rows.rows), dtype=np.int32)
-    for i, filename in enumerate(rows.strings("filename")):
-        folder, _, name = filename.rpartition("/")
-        escapes = folder not in folders and (folder.startswith("/") or ".." in folder.split("/"))
-        if escapes or filename.startswith("/") or "\\" in filename or name in ("", ".", ".."):
-            rows.fail(i, "filename", "a file below the data root")
-        found[i] = folders.setdefault(folder, len(folders))
-    return found
+    filenames = rows.strings("filename", MAX_FILENAME)
+    rows.refuse([not is_below_root(name) for name in filenames], "filename", "a file below the data root")
+    parts = [name.rpartition("/")[0] if sound else "" for name, sound in zip(filenames, rows.sound)]
+    return np.array([folders.setdefault(folder, len(folders)) for folder in parts], dtype=np.int32)
+
+
+def _plain_numbers(rows: Rows, key: str) -> np.ndarray:
+    """[N] as they are written, whole numbers as int64."""
+    return np.array(rows.values(key)) if rows.rows else np.zeros(0, dtype=np.int64)
+
+
+def _note_of_unit(path: Path, unit: str) -> list[str]:
+    return [] if unit == "microseconds" else [f"the timestamps of {path.name} are taken for {unit}"]
 
 
 def stacked(pieces: Iterable[Columns]) -> Columns:
@@ -196,40 +203,68 @@ def stacked(pieces: Iterable[Columns]) -> Columns:
     return {name: np.concatenate(parts.pop(name)) for name in list(parts)}  # each is freed before the next is made
 
 
-def token_positions(tokens: np.ndarray) -> dict[bytes, int]:
-    """token -> index of tokens, bytes [N]."""
-    return dict(zip(tokens.tolist(), range(len(tokens))))
-
-
-class Resolver:
-    """Turns the tokens by which the rows of a table refer to others into indices.
+class LinkedRows:
+    """All rows of a large table, which others refer to, by their tokens.
 
     Args:
-        path: the table, and own: bytes [N], the tokens of its rows, for errors to name.
+        path: the table.  tokens: bytes [N], of its rows.
+
+    Attributes:
+        sound: bool [N], the rows without damage so far.
     """
 
-    def __init__(self, path: Path, own: np.ndarray):
-        self._path, self._own = path, own
+    def __init__(self, path: Path, tokens: np.ndarray, damage: Damage):
+        self.path, self.damage = path, damage
+        self._tokens = tokens
+        self.sound = np.ones(len(tokens), dtype=bool)
 
-    def __call__(self, key: str, tokens: np.ndarray, positions: dict[bytes, int], optional: bool = False) -> np.ndarray:
-        """int32 [N]: the position of each of the tokens, bytes [N]; -1 for an empty one where ``optional``."""
-        if optional:
-            positions[b""] = -1
+    def positions(self) -> dict[bytes, int]:
+        """token -> index. Raises DataError if two rows have one token."""
+        positions: dict[bytes, int] = dict(zip(self._tokens.tolist(), range(len(self._tokens))))
+        if len(positions) < len(self._tokens):
+            raise repeated_token(self.path, self._tokens.tolist())
+        return positions
+
+    def resolve(self, key: str, tokens: np.ndarray, positions: dict[bytes, int], optional: bool = False) -> np.ndarray:
+        """int32 [N]: the position of each of the tokens, bytes [N].
+
+        -1 for an empty one where ``optional``, and then for one that does not exist too, where damage is tolerated.
+        """
         found = np.empty(len(tokens), dtype=np.int32)
         for begin in range(0, len(tokens), _BLOCK_ROWS):  # not all at once: they become Python objects
             part = slice(begin, begin + _BLOCK_ROWS)
             found[part] = [positions.get(token, -2) for token in tokens[part].tolist()]
-        for i in np.flatnonzero(found == -2)[:1]:
-            own, token = self._own[i].decode(), tokens[i].decode()
-            raise bad_value(self._path, own, key, "a token that exists", token)
-        return found
+        if optional:
+            found[tokens == b""] = -1
+        self.refuse(found == -2, key, "a token that exists", tokens, loosely=optional)
+        return np.maximum(found, -1)
+
+    def refuse(self, bad: np.ndarray, key: str, expected: str, found: np.ndarray, loosely: bool = False) -> None:
+        """Rows, bool [N], are damaged: under ``key`` something else was expected than was found, [N].
+
+        Args:
+            loosely: only this link is left out, the rows are good for all else.
+        """
+        bad = bad & self.sound
+        for i in np.flatnonzero(bad)[:1]:
+            value = found[i].decode() if isinstance(found[i], bytes) else found[i].item()
+            message = bad_value(self.path, self._tokens[i].decode(), key, expected, value)
+            self.damage.add(self.path, message, int(bad.sum()), "link" if loosely else "row")
+        if not loosely:
+            self.sound &= ~bad
+
+    def kept(self, columns: Columns) -> Columns:
+        """The sound rows of columns."""
+        return columns if self.sound.all() else {name: column[self.sound] for name, column in columns.items()}
 
 
-def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channels: list[str]) -> Columns:
+def link_keyframes(
+    path: Path, rows: Columns, samples: Columns, channel: np.ndarray, channels: list[str], damage: Damage
+) -> Columns:
     """What leads from every sample to its sensor rows.
 
     Args:
-        channel: int32 [K], of every calibration, as a place in ``channels``.
+        path: of sample_data.  channel: int32 [K], of every calibration, as a place in ``channels``.
 
     Returns:
         keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  row_offsets: int64 [S + 1],
@@ -238,7 +273,14 @@ def link_keyframes(rows: Columns, samples: Columns, channel: np.ndarray, channel
     """
     key_row = np.flatnonzero(rows["key"])
     keyframe = np.full((len(samples["token"]), len(channels)), -1, dtype=np.int32)
-    keyframe[rows["sample"][key_row], channel[rows["calibration"][key_row]]] = key_row
+    cell = rows["sample"][key_row].astype(np.int64) * len(channels) + channel[rows["calibration"][key_row]]
+    _, first = np.unique(cell, return_index=True)
+    again = np.setdiff1d(np.arange(len(cell)), first)
+    for row in key_row[again[:1]]:
+        token, name = rows["token"][row].decode(), channels[channel[rows["calibration"][row]]]
+        message = bad_value(path, token, "is_key_frame", f"one key frame of {name} a sample", True)
+        damage.add(path, message, len(again), "link")
+    keyframe.flat[cell[first]] = key_row[first]
     offsets = np.searchsorted(rows["sample"], np.arange(len(keyframe) + 1))
 
     reference = np.full(len(keyframe), -1, dtype=np.int32)

@@ -26,9 +26,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_files import DataError, read_bytes, read_pcd
+from perception.data.nuscenes_files import DataError, path_below, read_bytes, read_pcd
 from perception.data.nuscenes_index import Index, open_index
-from perception.data.nuscenes_tables import read_calibrations
 from perception.logs.decoding import FIRST_BYTES
 from perception.logs.messages import Cloud, Image, LogError, Message, Payload, Sample, Topic, Transform, pinhole
 
@@ -71,8 +70,10 @@ class NuScenesReader:
         self.path, self.scene = dataset.root, _only(dataset)
         self.tables = dataset.root / dataset.version
         index = open_index(dataset.root, dataset.version)
-        calibrations, _, _ = read_calibrations(self.tables)
-        self._mounts = calibrations["pose"]  # as written: an SE3 is a matrix, and its quaternion another one
+        self._index = index
+        self._mounts = (
+            index.recording.calibrations.poses
+        )  # as written: an SE3 is a matrix, and its quaternion another one
         self._rows, self._calibrations = index.recording.rows, index.recording.calibrations
         self._tokens = dataset.tokens
 
@@ -129,6 +130,7 @@ class NuScenesReader:
         return {name: Topic(name, *_type_and_kind(name), count=counts[name]) for name in sorted(counts)}
 
     def _payload(self, event: _Event) -> Payload:
+        self._index.require_whole()
         if event.topic == SAMPLE:
             return Sample(self._tokens[event.row])
         if event.order == 0:
@@ -142,7 +144,8 @@ class NuScenesReader:
             height, width = self._rows.image_size[event.row].tolist()
             return pinhole(frame_id, width, height, calibration.intrinsics)
         try:
-            return _measured(self.path / self._rows.filename[event.row].decode(), calibration.modality, frame_id)
+            path = path_below(self.path, self._rows.filename[event.row].decode())
+            return _measured(path, calibration.modality, frame_id)
         except DataError as error:
             token = self._rows.token[event.row].decode()
             raise LogError(f"{error} ({event.topic} at {1000 * event.timestamp_us} ns, sample_data {token})") from None
@@ -178,7 +181,7 @@ def _rows_of_scene(index: Index, scene: int) -> np.ndarray:
     return begin + np.flatnonzero(np.isin(chain, chain[own - begin]))
 
 
-def _measured(path: Path, modality: str, frame_id: str) -> Image | Cloud:
+def _measured(path: str, modality: str, frame_id: str) -> Image | Cloud:
     """The unchanged content of a sensor file. Raises DataError."""
     if modality == "radar":
         return Cloud(frame_id, read_pcd(path))

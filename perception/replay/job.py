@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import perception
-from perception.data.nuscenes import is_simulated
+from perception.data.nuscenes_scenes import is_simulated
 from perception.device import checked_device
 from perception.logs.beginning import BEGINNING_S
 from perception.logs.corruptions import parse_corruptions
