@@ -48,7 +48,8 @@ def path_below(root: str | Path, filename: str) -> str:
     """The path of a file of the data set, as a table names it.
 
     A folder may be a link, such as ``samples`` to another disk. The link of a single file leads to a file below the
-    root or below the folder it is in: a data set that was downloaded must not show other files of this machine.
+    root, below the folder it is in or below one of the root's: a data set that was downloaded must not show other files
+    of this machine.
 
     Raises:
         DataError: it leads out of the root.
@@ -58,8 +59,8 @@ def path_below(root: str | Path, filename: str) -> str:
         raise DataError(f"{path}: a file below the data root was expected, found {filename!r} in the index")
     if os.path.islink(path):
         target = os.path.realpath(path)
-        places = os.path.realpath(root), os.path.realpath(os.path.dirname(path))
-        if not any(target.startswith(place.rstrip("/") + "/") for place in places):
+        places = [root, os.path.dirname(path), *(entry.path for entry in os.scandir(root) if entry.is_dir())]
+        if not any(target.startswith(os.path.realpath(place).rstrip("/") + "/") for place in places):
             raise DataError(f"{path}: a file below the data root was expected, found a link to {target}")
     return path
 
