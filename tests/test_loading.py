@@ -28,19 +28,21 @@ from perception.train.batches import training_image_size
 fast = settings(max_examples=60, deadline=None)
 POSE = SE3.from_quaternion([0.5, -0.1, 0.7, 0.5], [3.0, -2.0, 1.5])
 EVERY_RING = (True, np.zeros(0, bool))
-NUMBERS = st.floats(-100, 100, width=32) | st.sampled_from([0.5, -0.5, 1.0, np.nan, np.inf, -np.inf, 3e38])
+NUMBERS = st.floats(-100, 100, width=32) | st.sampled_from(
+    [0.5, -0.5, 1.0, np.nan, np.inf, -np.inf, 3e38, 1e30, 2e6, 1500.0]
+)
 
 
 def plain_lidar(points, age_s, min_distance_m, rings=None):
-    """What the fused pass does, a step at a time: the points that are kept, and how many are not finite."""
+    """What the fused pass does, a step at a time: the points that are kept, how many are not finite or out of range."""
     if rings is not None:
         points = points[np.isin(points[:, 4], rings)]
     points = points[~(np.abs(points[:, :2]) < min_distance_m).all(axis=1)].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         xyz = POSE.transform(points[:, :3])
         out = np.column_stack([xyz, points[:, 3], np.full(len(points), age_s)]).astype(np.float32)
-    finite = np.isfinite(out).all(axis=1)
-    return out[finite], (~finite).sum()
+    finite, possible = np.isfinite(out).all(axis=1), (np.abs(out) <= 1e6).all(axis=1)
+    return out[possible], (~finite).sum(), (finite & ~possible).sum()
 
 
 @fast
@@ -51,9 +53,9 @@ def plain_lidar(points, age_s, min_distance_m, rings=None):
 )
 def test_a_fused_lidar_pass_is_the_steps_one_by_one(rows, min_distance_m, rings):
     points = np.array(rows, np.float32).reshape(-1, 5)
-    expected, not_finite = plain_lidar(points, 0.25, min_distance_m, rings)
+    expected, *dropped = plain_lidar(points, 0.25, min_distance_m, rings)
     kept_rings = EVERY_RING if rings is None else (False, np.isin(np.arange(1 + max(rings, default=0)), rings))
-    assert lidar_to_ego(points, POSE.matrix, 0.25, min_distance_m, *kept_rings) == (len(expected), not_finite)
+    assert lidar_to_ego(points, POSE.matrix, 0.25, min_distance_m, *kept_rings) == (len(expected), *dropped)
     np.testing.assert_allclose(points[: len(expected)], expected, rtol=1e-6, atol=1e-5)
 
 
@@ -73,7 +75,7 @@ def test_a_fused_radar_pass_is_the_steps_one_by_one(rows, filtered, dtype):
     for name, values in zip((*RADAR_USED, *STATES), zip(*rows)):
         records[name] = values
     out = np.full((len(rows) + 1, 7), -7, np.float32)
-    kept, not_finite = radar_to_ego(records, POSE.matrix, 0.25, 1.0, filtered, out)
+    kept, *dropped = radar_to_ego(records, POSE.matrix, 0.25, 1.0, filtered, out)
 
     if filtered:
         valid, moving = records["invalid_state"] == 0, (records["dyn_prop"] >= 0) & (records["dyn_prop"] <= 6)
@@ -85,8 +87,9 @@ def test_a_fused_radar_pass_is_the_steps_one_by_one(rows, filtered, dtype):
         xyz = POSE.transform(np.stack([x, y, z], 1))
         expected = np.column_stack([xyz, rcs, velocity, np.full(len(x), 0.25)])[far].astype(np.float32)
     finite = np.isfinite(expected).all(axis=1)
-    assert (kept, not_finite) == (finite.sum(), (~finite).sum())
-    np.testing.assert_allclose(out[:kept], expected[finite], rtol=1e-5, atol=1e-5)
+    possible = (np.abs(expected) <= [1e6, 1e6, 1e6, 1e3, 1e3, 1e3, 1e4]).all(axis=1)
+    assert [kept, *dropped] == [possible.sum(), (~finite).sum(), (finite & ~possible).sum()]
+    np.testing.assert_allclose(out[:kept], expected[possible], rtol=1e-5, atol=1e-5)
     assert (out[-1] == -7).all()
 
 
@@ -94,7 +97,8 @@ def test_sweeps_of_any_length_follow_each_other(tmp_path):
     """They share one array, from which dropped points are closed up."""
     world, random = World(), np.random.default_rng(0)
     for name, count in (("samples/LIDAR_TOP/lidar0", 50), ("sweeps/LIDAR_TOP/sweep", 200)):
-        world.files[name] = random.uniform(-3, 3, (count, 5)).astype("<f4").tobytes()
+        points = np.c_[random.uniform(-3, 3, (count, 4)), random.integers(0, 32, count)]
+        world.files[name] = points.astype("<f4").tobytes()
     for name, count in (("samples/RADAR_FRONT/radar0", 3), ("sweeps/RADAR_FRONT/rsweep", 40)):
         world.files[name] = pcd_bytes(radar_points(*random.uniform(-3, 3, (count, 6))))
     root = world.write(tmp_path)
@@ -111,7 +115,7 @@ FIRST_USE = """
 import sys, numpy as np
 from perception.data.cloud_kernels import lidar_to_ego
 points = np.ones((4, 5), np.float32)
-assert lidar_to_ego(points, np.eye(4), 0.0, 0.5, True, np.zeros(0, bool)) == (4, 0)
+assert lidar_to_ego(points, np.eye(4), 0.0, 0.5, True, np.zeros(0, bool)) == (4, 0, 0)
 print(sum(lidar_to_ego.stats.cache_hits.values()))
 """
 

@@ -224,6 +224,72 @@ def test_points_that_are_not_finite_are_dropped_and_counted(load, world):
     assert dataset.report["RADAR_FRONT", "point not finite"] == 2  # read twice above
 
 
+def test_points_out_of_range_are_dropped_and_counted(load, world):
+    lidar = np.array([[5, 5, 0, value, 0] for value in (1e30, 1e20, *range(9))] + [[5, 2e6, 0, 3, 0]], "<f4")
+    world.files["samples/LIDAR_TOP/lidar1"] = lidar.tobytes()
+    radar = radar_points((5, 0, 0, 1, 0, 0), (5, 0, 0, 1e30, 0, 0), (5, 0, 0, 1, 0, -1e4), (3e6, 0, 0, 1, 0, 0))
+    world.files["samples/RADAR_FRONT/radar1"] = pcd_bytes(radar)
+    dataset = load()
+    frame = dataset[1]
+    assert frame.lidar.points[:, 3].tolist() == [*range(9)] and frame.radar.points[:, 3].tolist() == [1]
+    assert dataset.report == {("LIDAR_TOP", "point out of range"): 3, ("RADAR_FRONT", "point out of range"): 3}
+
+
+def doppler_points(**fields):
+    points = np.zeros(1, [(name, "<f4") for name in fields])
+    for name, value in fields.items():
+        points[name] = value
+    return points
+
+
+@pytest.mark.parametrize(
+    "fields, rcs",
+    [
+        ({"doppler": -20.0, "rcs": 4.0}, 4),
+        ({"radial_velocity": -20.0, "power": 3.0}, 3),
+        ({"vrel_x": -20.0, "vrel_y": 0.0, "vrel_z": 0.0}, 0),
+        ({"vx": -20.0, "vy": 0.0, "rcs": 4.0}, 4),
+        ({"vx_comp": 0.0, "vy_comp": 0.0, "rcs": 4.0}, 4),
+    ],
+)
+def test_radars_of_others_say_how_fast_over_ground(load, world, fields, rcs):
+    """A post 5 m ahead of a radar that looks forward comes nearer at the vehicle's 20 m/s."""
+    world.row("calibrated_sensor", "RADAR_FRONT")["rotation"] = [1.0, 0.0, 0.0, 0.0]
+    for name in [name for name in world.files if "RADAR" in name]:
+        world.files[name] = pcd_bytes(doppler_points(x=5.0, y=0.0, z=0.0, **fields))
+    points = load(sensors=["radar"])[0].radar.points
+    np.testing.assert_allclose(points, [[4, 0, 0.5, rcs, 0, 0, 0], [3, 0, 0.5, rcs, 0, 0, 0.05]], atol=1e-5)
+
+
+def test_a_radar_without_speed_is_refused_by_name(load, world):
+    world.files["samples/RADAR_FRONT/radar0"] = pcd_bytes(doppler_points(x=5.0, y=0.0, z=0.0, rcs=4.0))
+    with pytest.raises(DataError, match="a field of a radar's speed was expected, such as doppler, found x y z rcs"):
+        load()[0]
+
+
+@pytest.mark.parametrize(
+    "coefficients, model",
+    [([-0.3, 0.1, 0, 0, 0], None), ([-0.3, 0.1, 0, 0], "plumb_bob"), ([0.2, 0.0, 0.0, 0.0], "fisheye")],
+)
+def test_images_are_freed_of_distortion(load, world, coefficients, model):
+    """A point in space is seen where the intrinsics say, not where the lens put it."""
+    row = world.row("calibrated_sensor", "CAM_FRONT")
+    row["camera_intrinsic"] = k = [[100, 0, 80], [0, 100, 60], [0, 0, 1]]
+    row |= {"camera_distortion": coefficients, "distortion_model": model}
+    point = np.array([[[0.5, 0.3, 1.0]]])
+    project_with = cv2.fisheye.projectPoints if model == "fisheye" else cv2.projectPoints
+    seen = project_with(point, np.zeros(3), np.zeros(3), np.array(k, float), np.array(coefficients, float))[0].ravel()
+    image = np.zeros((120, 160, 3), np.uint8)
+    cv2.circle(image, (round(seen[0]), round(seen[1])), 2, (255, 255, 255), -1)
+    world.files["samples/CAM_FRONT/camera0.jpg"] = cv2.imencode(".png", image)[1].tobytes()
+    world.row("sample_data", "camera0").update(height=120, width=160)
+    camera = load(sensors=["camera"])[0].cameras["CAM_FRONT"]
+    v, u = np.argwhere(camera.image[..., 0] > 128).mean(axis=0)
+    assert np.hypot(seen[0] - 130, seen[1] - 90) > 2  # where it was on the distorted image
+    np.testing.assert_allclose([u, v], [130, 90], atol=0.8)
+    np.testing.assert_allclose(camera.intrinsics, k)
+
+
 @pytest.mark.parametrize("sensor, channel", [("camera", "CAM_FRONT"), ("radar", "RADAR_FRONT"), ("lidar", "LIDAR_TOP")])
 def test_sensors_not_asked_for_are_not_read(load, world, sensor, channel):
     for name in world.files:

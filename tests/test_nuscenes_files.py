@@ -62,7 +62,9 @@ def test_pcd_without_points(write):
         ("SIZE 4 1 2", "SIZE 3 1 2", "SIZE 3"),
         ("TYPE F I U", "TYPE F X U", "TYPE X"),
         ("TYPE F I U", "TYPE F I", "TYPE"),
-        ("COUNT 1 1 1", "COUNT 1 1 2", "COUNT 2"),
+        ("COUNT 1 1 1", "COUNT 1 1 0", "COUNT 0"),
+        ("COUNT 1 1 1", "COUNT 1 1 9999", "COUNT 9999"),
+        ("COUNT 1 1 1", "COUNT 1 1 2", "18 bytes of data"),
         ("WIDTH 2", "WIDTH -2", "WIDTH"),
         ("WIDTH 2", "WIDTH 99999999999999", "WIDTH"),
         ("WIDTH 2", "WIDTH 3", "POINTS"),
@@ -135,15 +137,58 @@ def lidar_points(path) -> np.ndarray:
     return points
 
 
+POINT = st.tuples(*[st.floats(-1e6, 1e6, width=32) | st.just(np.nan)] * 4, st.integers(-1, 65535))
+
+
 @fast
-@given(values=st.lists(st.floats(width=32), max_size=40))
-def test_lidar_bin_round_trip_or_refusal(write, values):
-    data = np.array(values, "<f4").tobytes()
-    if len(values) % 5 == 0:
+@given(points=st.lists(POINT, max_size=8), cut=st.integers(0, 19))
+def test_lidar_bin_round_trip_or_refusal(write, points, cut):
+    data = np.array(points, "<f4").tobytes()
+    if cut == 0 or not points:
         assert lidar_points(write(data)).tobytes() == data
     else:
         with pytest.raises(DataError):
-            lidar_points(write(data))
+            lidar_points(write(data[:-cut]))
+
+
+XYZI = np.random.default_rng(0).uniform(-25, 25, (400, 4))
+ELSE = {
+    "four columns": XYZI.astype("<f4").tobytes(),
+    "six columns": np.c_[XYZI, np.zeros(400), np.linspace(0, 0.1, 400)][:395].astype("<f4").tobytes(),
+    "doubles": np.c_[XYZI, np.zeros(400)].astype("<f8").tobytes(),
+    "integers": (1000 * XYZI).astype("<i2").tobytes(),
+    "random bytes": np.random.default_rng(0).bytes(20_000),
+    "a PCD file": pcd_bytes(np.zeros(40, [(name, "<f4") for name in "xyz"])).ljust(1000, b"\0"),
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:".ljust(140, b"a"),
+    "a web page": b"<!DOCTYPE html>\n<html>".ljust(100),
+}
+
+
+@pytest.mark.parametrize("name", ELSE)
+def test_a_file_of_another_format_is_no_cloud(write, name):
+    assert len(ELSE[name]) % 20 == 0  # so its size tells nothing
+    text = name in ("a PCD file", "a Git LFS pointer", "a web page")
+    with pytest.raises(DataError, match="found text: '" if text else "another format") as error:
+        lidar_points(write(ELSE[name]))
+    assert "\n" not in str(error.value)
+
+
+def test_points_of_four_numbers_are_guessed(write):
+    with pytest.raises(DataError, match="found 32: truncated, or points of four numbers"):
+        lidar_points(write(bytes(32)))
+
+
+def test_some_damaged_points_are_no_other_format(write):
+    points = np.zeros((100, 5), "<f4")
+    points[:10, 3], points[10:15, 4], points[25:50, 0] = 1e30, 0.5, np.nan
+    assert len(lidar_points(write(points.tobytes()))) == 100
+
+
+def test_pcd_fields_of_several_numbers_and_padding(write):
+    header = HEADER.replace("FIELDS x dyn_prop id", "FIELDS x _ _ v").replace("SIZE 4 1 2", "SIZE 4 1 1 4")
+    header = header.replace("TYPE F I U", "TYPE F U U F").replace("COUNT 1 1 1", "COUNT 1 3 1 2")
+    records = read_pcd(write(header.encode() + struct.pack("<f4x2f", 1, 2, 3) + struct.pack("<f4x2f", 4, 5, 6)))
+    assert records["x"].tolist() == [1, 4] and records["v"].tolist() == [[2, 3], [5, 6]]
 
 
 def test_lidar_bin_columns(write):

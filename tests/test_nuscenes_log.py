@@ -123,7 +123,7 @@ def test_a_sensor_without_a_file_has_no_topics(world, tmp_path):
 @pytest.mark.parametrize(
     "name, data, message",
     [
-        ("samples/LIDAR_TOP/lidar0", bytes(30), "a multiple of 20 bytes was expected, found 30 "),
+        ("samples/LIDAR_TOP/lidar0", bytes(30), "a multiple of 20 bytes was expected, found 30: truncated"),
         ("samples/RADAR_FRONT/radar0", b"VERSION 0.7", "a PCD header"),
     ],
 )

@@ -1,6 +1,7 @@
 """One pass over the points of a sweep: filter, transform, add the age. Compiled on first use and cached on disk.
 
-Numbers are float64 until they are stored: positions in the world reach kilometres.
+Numbers are float64 until they are stored: positions in the world reach kilometres. A point with a number that is not
+finite, or that its field cannot have (``perception.sample.LIMITS``), is dropped: one of 1e30 would empty the frame.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from perception.ops.compiled import compiled
+from perception.sample import LIMITS
 
+_MOST_M, _MOST_INTENSITY = LIMITS["x"], LIMITS["intensity"]
+_MOST_RCS_DBSM, _MOST_MPS = LIMITS["rcs_dbsm"], LIMITS["vx"]
 _BLOCK = 128  # points whose columns stay in the fastest cache; loops over columns become vector instructions
 
 
@@ -20,7 +24,7 @@ def lidar_to_ego(
     min_distance_m: float,
     all_rings: bool,
     ring_kept: np.ndarray,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Convert the points of one LiDAR sweep to those of a LidarCloud, in place; those that are kept move to the front.
 
     Args:
@@ -30,9 +34,9 @@ def lidar_to_ego(
         all_rings: keep the points of all rings, else of those for which ``ring_kept`` (bool [R]) holds.
 
     Returns:
-        How many points are kept, and how many were dropped because a number is not finite.
+        How many points are kept, and how many were dropped because a number is not finite, or out of range.
     """
-    kept = not_finite = 0
+    kept = not_finite = out_of_range = 0
     age = np.float32(age_s)
     x, y = np.empty(_BLOCK, dtype=np.float32), np.empty(_BLOCK, dtype=np.float32)
     z, intensity = np.empty(_BLOCK, dtype=np.float32), np.empty(_BLOCK, dtype=np.float32)
@@ -46,13 +50,14 @@ def lidar_to_ego(
             count += (not near) & (all_rings or _is_kept(block[i, 4], ring_kept))
         for i in range(count):
             x[i], y[i], z[i] = _moved(ego_T_sensor, np.float64(x[i]), np.float64(y[i]), np.float64(z[i]))
-        finite = _finite_first(x, y, z, intensity, count)
-        block = points[kept : kept + finite]
-        for i in range(finite):
+        possible, infinite = _possible_first(x, y, z, intensity, count)
+        block = points[kept : kept + possible]
+        for i in range(possible):
             block[i, 0], block[i, 1], block[i, 2], block[i, 3], block[i, 4] = x[i], y[i], z[i], intensity[i], age
-        kept += finite
-        not_finite += count - finite
-    return kept, not_finite
+        kept += possible
+        not_finite += infinite
+        out_of_range += count - possible - infinite
+    return kept, not_finite, out_of_range
 
 
 @compiled
@@ -63,7 +68,7 @@ def radar_to_ego(
     min_distance_m: float,
     filtered: bool,
     out: np.ndarray,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Write the returns of one radar sweep as points of a RadarCloud.
 
     Args:
@@ -73,9 +78,9 @@ def radar_to_ego(
         out: float32 [>= N, 7]: x, y, z, rcs, vx, vy, age.
 
     Returns:
-        How many points are written, and how many were dropped because a number is not finite.
+        How many points are written, and how many were dropped because a number is not finite, or out of range.
     """
-    kept = not_finite = 0
+    kept = not_finite = out_of_range = 0
     for i in range(len(records)):
         p = records[i]
         if filtered and not (p.invalid_state == 0 and 0 <= p.dyn_prop <= 6 and p.ambig_state == 3):
@@ -89,11 +94,13 @@ def radar_to_ego(
         out[kept, 4] = ego_T_sensor[0, 0] * vx + ego_T_sensor[0, 1] * vy
         out[kept, 5] = ego_T_sensor[1, 0] * vx + ego_T_sensor[1, 1] * vy
         out[kept, 6] = age_s
-        if np.isfinite(out[kept]).all():
+        if not np.isfinite(out[kept]).all():
+            not_finite += 1
+        elif _is_possible(out[kept]):
             kept += 1
         else:
-            not_finite += 1
-    return kept, not_finite
+            out_of_range += 1
+    return kept, not_finite, out_of_range
 
 
 @compiled(inline="always")
@@ -114,17 +121,27 @@ def _is_kept(ring: float, ring_kept: np.ndarray) -> bool:
 
 
 @compiled
-def _finite_first(x: np.ndarray, y: np.ndarray, z: np.ndarray, intensity: np.ndarray, count: int) -> int:
-    """Moves the finite ones of the first ``count`` points to the front; returns how many they are."""
+def _possible_first(x: np.ndarray, y: np.ndarray, z: np.ndarray, intensity: np.ndarray, count: int) -> tuple[int, int]:
+    """Moves the possible ones of the first ``count`` points to the front; how many they are, and how many infinite."""
     broken = 0
     for i in range(count):
-        total = np.float64(x[i]) + y[i] + z[i] + intensity[i]  # of float32, so it cannot overflow by itself
-        broken += total - total != 0
+        near = (abs(x[i]) <= _MOST_M) & (abs(y[i]) <= _MOST_M) & (abs(z[i]) <= _MOST_M)
+        broken += not (near & (abs(intensity[i]) <= _MOST_INTENSITY))  # NaN too
     if broken == 0:
-        return count
-    kept = 0
+        return count, 0
+    kept = infinite = 0
     for i in range(count):
-        total = np.float64(x[i]) + y[i] + z[i] + intensity[i]
+        total = np.float64(x[i]) + y[i] + z[i] + intensity[i]  # of float32, so it cannot overflow by itself
+        near = (abs(x[i]) <= _MOST_M) & (abs(y[i]) <= _MOST_M) & (abs(z[i]) <= _MOST_M)
+        possible = near & (abs(intensity[i]) <= _MOST_INTENSITY)
         x[kept], y[kept], z[kept], intensity[kept] = x[i], y[i], z[i], intensity[i]
-        kept += total - total == 0
-    return kept
+        kept += possible
+        infinite += total - total != 0
+    return kept, infinite
+
+
+@compiled(inline="always")
+def _is_possible(point: np.ndarray) -> bool:
+    """Whether a radar's point has no number out of range."""
+    near = max(abs(point[0]), abs(point[1]), abs(point[2])) <= _MOST_M
+    return near and abs(point[3]) <= _MOST_RCS_DBSM and max(abs(point[4]), abs(point[5])) <= _MOST_MPS

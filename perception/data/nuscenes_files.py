@@ -16,10 +16,13 @@ import numpy as np
 from perception.data.image_files import ImageError, decode_image
 from perception.errors import PerceptionError
 from perception.files import open_regular
+from perception.sample import LIMITS
 
 LIDAR_BIN_COLUMNS = 5  # x, y, z, intensity, ring index, all float32
+_LOOKED_AT, _MOST_RINGS = 64, 65535
 _PCD_HEADER_BYTES = 4096  # a nuScenes header takes about 380; a file without DATA in the first 4 KiB is no PCD
 _PCD_USUAL_END = b"\nDATA binary\n"
+_MOST_COUNT = 1024  # numbers in a field of a point
 _PCD_KINDS = {"F": "f", "I": "i", "U": "u"}
 _PCD_SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
 
@@ -81,7 +84,8 @@ def lidar_bin_length(path: str | Path) -> int:
     except OSError as error:
         raise _unreadable(path, error) from None
     if size % (4 * LIDAR_BIN_COLUMNS):
-        raise DataError(f"{path}: a multiple of {4 * LIDAR_BIN_COLUMNS} bytes was expected, found {size}: truncated?")
+        guess = "truncated?" if size % 16 else "truncated, or points of four numbers?"
+        raise DataError(f"{path}: a multiple of {4 * LIDAR_BIN_COLUMNS} bytes was expected, found {size}: {guess}")
     return size // (4 * LIDAR_BIN_COLUMNS)
 
 
@@ -97,14 +101,35 @@ def read_lidar_bin(path: str | Path, out: np.ndarray) -> None:
         raise _unreadable(path, error) from None
     if size != out.nbytes:
         raise DataError(f"{path}: {out.nbytes} bytes were expected, found {size}: is it being written?")
+    _require_lidar_points(path, out)
+
+
+def _require_lidar_points(path: str | Path, points: np.ndarray) -> None:
+    """Raises DataError for what has the size of points, but is something else: the format has no header.
+
+    Looked at are the first bytes and some points from all over the file. Those with a number that is not finite say
+    nothing: they are how a sensor says that there was no return. Ring -1 is of clouds merged from several sensors.
+    """
+    beginning = points[:1].tobytes()
+    if beginning and all(32 <= byte < 127 or byte in b"\t\n\r" for byte in beginning):
+        raise DataError(f"{path}: points were expected, found text: {beginning.decode()!r}")
+    some = points[:: max(1, len(points) // _LOOKED_AT)]
+    some = some[np.isfinite(some).all(axis=1)]
+    ring, most = some[:, 4], np.abs(some[:, :4]).max(axis=1, initial=0)
+    wrong = (ring != np.rint(ring)) | (ring < -1) | (ring > _MOST_RINGS) | (most > LIMITS["x"])
+    if wrong.sum() > max(1, 0.3 * len(some)):  # fewer are damaged numbers, which are dropped later
+        raise DataError(
+            f"{path}: points of x, y, z, intensity and a whole ring number, all float32, were expected, found one of "
+            f"{', '.join(f'{number:.4g}' for number in some[wrong.argmax()])}: another format?"
+        )
 
 
 def read_pcd(path: str | Path) -> np.ndarray:
     """A binary PCD file: structured array [N], one named field for every entry of FIELDS, types as the header declares.
 
-    https://pointclouds.org/documentation/tutorials/pcd_file_format.html; DATA binary and COUNT 1 only, which is what
-    nuScenes radars use. Bytes after the last point are ignored: nuScenes pads with several kilobytes of zeros, others
-    with a newline or nothing.
+    https://pointclouds.org/documentation/tutorials/pcd_file_format.html; DATA binary only, which is what nuScenes
+    radars use. A field of several numbers is an array. Bytes after the last point are ignored: nuScenes pads with
+    several kilobytes of zeros, others with a newline or nothing.
     """
     data = read_bytes(path)
     usual_end = data.find(_PCD_USUAL_END, 0, _PCD_HEADER_BYTES)
@@ -163,7 +188,7 @@ def _pcd_header(data: bytes) -> tuple[dict[str, list[str]], int]:
 
 def _pcd_dtype(header: dict[str, list[str]]) -> np.dtype:
     """The packed type of one point."""
-    fields = header.get("FIELDS", [])
+    fields = [f"_{i}" if name == "_" else name for i, name in enumerate(header.get("FIELDS", []))]  # _ is padding
     if not fields or len(set(fields)) != len(fields):
         raise DataError(f"distinct names in FIELDS were expected, found '{' '.join(fields)}'")
     sizes = _integers(header, "SIZE", len(fields))
@@ -172,9 +197,11 @@ def _pcd_dtype(header: dict[str, list[str]]) -> np.dtype:
     if len(kinds) != len(fields):
         raise DataError(f"{len(fields)} entries of TYPE were expected, found {len(kinds)}")
     for field, kind, size, count in zip(fields, kinds, sizes, counts):
-        if size not in _PCD_SIZES.get(kind, ()) or count != 1:
+        if size not in _PCD_SIZES.get(kind, ()) or not 1 <= count <= _MOST_COUNT:
             raise DataError(f"field {field}: a number was expected, found TYPE {kind} SIZE {size} COUNT {count}")
-    return np.dtype([(field, f"<{_PCD_KINDS[kind]}{size}") for field, kind, size in zip(fields, kinds, sizes)])
+    shapes = [() if count == 1 else (count,) for count in counts]
+    types = [f"<{_PCD_KINDS[kind]}{size}" for kind, size in zip(kinds, sizes)]
+    return np.dtype(list(zip(fields, types, shapes)))
 
 
 def _integers(header: dict[str, list[str]], key: str, length: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.data.nuscenes_calibrations import Calibration
 from perception.data.nuscenes_files import DataError, lidar_bin_length, path_below, read_image, read_lidar_bin, read_pcd
 from perception.data.nuscenes_tables import Recording
+from perception.data.radar_fields import radar_records
+from perception.data.rectification import undistorted
 from perception.geometry import SE3, pose_matrix
 from perception.sample import CameraImage, LidarCloud, RadarCloud, scaling
-
-_RADAR_USED = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", "invalid_state", "dyn_prop", "ambig_state")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class SampleReader:
 
     Args:
         i: index of the sample, which must have a reference row.
-        dropped: counts, by channel, the points that are not finite.
+        dropped: counts, by channel, the points that are not finite or out of range.
     """
 
     def __init__(self, root: Path, recording: Recording, options: ReadOptions, token: str, i: int, dropped: Counter):
@@ -67,9 +68,9 @@ class SampleReader:
         for row, length, pose, age_s in zip(rows, lengths, self._ego_T_sensor(rows), self._age_s(rows)):
             sweep = points[total : total + length]
             self._read(row, read_lidar_bin, sweep)
-            kept, not_finite = lidar_to_ego(sweep, pose, age_s, self._options.min_distance_m, *rings)
+            kept, *dropped = lidar_to_ego(sweep, pose, age_s, self._options.min_distance_m, *rings)
             self._count(row, "empty file", length == 0)
-            self._count(row, "point not finite", not_finite)
+            self._count_points(row, *dropped)
             total += kept
         return LidarCloud(points[:total])
 
@@ -78,29 +79,40 @@ class SampleReader:
         if not rows:
             return None
         sweeps = [self._radar_records(row) for row in rows]
-        points = np.empty((sum(map(len, sweeps)), len(RadarCloud.fields)), dtype=np.float32)
+        points = np.empty((sum(len(records) for records, _ in sweeps), len(RadarCloud.fields)), dtype=np.float32)
         total = 0
-        for row, sweep, pose, age_s in zip(rows, sweeps, self._ego_T_sensor(rows), self._age_s(rows)):
-            options = self._options.min_distance_m, self._options.radar_filter
-            kept, not_finite = radar_to_ego(sweep, pose, age_s, *options, points[total:])
-            self._count(row, "point not finite", not_finite)
+        for row, (sweep, has_states), pose, age_s in zip(rows, sweeps, self._ego_T_sensor(rows), self._age_s(rows)):
+            options = self._options.min_distance_m, self._options.radar_filter and has_states
+            kept, *dropped = radar_to_ego(sweep, pose, age_s, *options, points[total:])
+            self._count_points(row, *dropped)
             total += kept
         return RadarCloud(points[:total])
 
     def _camera(self, row: int, ego_T_camera: np.ndarray) -> CameraImage:
         size = tuple(self._rows.image_size[row].tolist())
         image, n = self._read(row, read_image, size, self._options.image_size)
-        intrinsics = scaling(1 / n, 1 / n) @ self._calibration(row).intrinsics
+        calibration = self._calibration(row)
+        intrinsics = scaling(1 / n, 1 / n) @ calibration.intrinsics
+        if calibration.distortion is not None:
+            image = undistorted(image, intrinsics, calibration.distortion)
         timestamp_ns = 1000 * int(self._rows.timestamp_us[row])
         return CameraImage(image, intrinsics, SE3.from_matrix(ego_T_camera), timestamp_ns)
 
-    def _radar_records(self, row: int) -> np.ndarray:
-        records = self._read(row, read_pcd)
-        missing = [name for name in _RADAR_USED if name not in records.dtype.names]
-        if missing:
-            found = " ".join(records.dtype.names)
-            raise self._error(row, f"a field {missing[0]} was expected, found {found}")
-        return records
+    def _radar_records(self, row: int) -> tuple[np.ndarray, bool]:
+        try:
+            return radar_records(self._read(row, read_pcd), partial(self._sensor_velocity, row))
+        except ValueError as error:
+            raise self._error(row, str(error)) from None
+
+    def _sensor_velocity(self, row: int) -> np.ndarray:
+        """[3] of the row's sensor over ground, in its own axes, m/s, from where the sample's rows were measured."""
+        time_us = self._rows.timestamp_us
+        first, last = int(time_us.argmin()), int(time_us.argmax())
+        if time_us[first] == time_us[last]:
+            raise self._error(row, "poses at two times were expected, to know how its radar moves")
+        mount = self._calibration(row).ego_SE3_sensor.matrix
+        before, now, after = pose_matrix(self._rows.world_SE3_ego[[first, row, last]]) @ mount
+        return now[:3, :3].T @ (after[:3, 3] - before[:3, 3]) / (1e-6 * (time_us[last] - time_us[first]))
 
     def _sweep_rows(self, recording: Recording, i: int, modality: str) -> list[int]:
         """Of every sensor the keyframe and the sweeps before it whose files exist, latest first."""
@@ -133,6 +145,10 @@ class SampleReader:
 
     def _age_s(self, rows: range) -> np.ndarray:
         return 1e-6 * (self.reference_us - self._rows.timestamp_us[rows])
+
+    def _count_points(self, row: int, not_finite: int, out_of_range: int) -> None:
+        self._count(row, "point not finite", not_finite)
+        self._count(row, "point out of range", out_of_range)
 
     def _count(self, row: int, what: str, number: int) -> None:
         if number:

@@ -94,8 +94,8 @@ class Measurements:
         self._deskew(points, message, source, units)
         out = out[: len(points)]
         out[:] = points
-        kept, not_finite = lidar_to_ego(out, pose, age_s, self._assembly.min_distance_m, *_ALL_RINGS)
-        self._count_not_finite(message, not_finite)
+        kept, *dropped = lidar_to_ego(out, pose, age_s, self._assembly.min_distance_m, *_ALL_RINGS)
+        self._count_dropped(message, *dropped)
         return kept
 
     def radar(
@@ -107,8 +107,8 @@ class Measurements:
         records, has_states = radar_records(message.data, lambda: self._velocity(message, source))
         filtered = self._assembly.radar_filter and has_states
         pose = ego_T_world @ world_T_sensor
-        kept, not_finite = radar_to_ego(records, pose, age_s, self._assembly.min_distance_m, filtered, out)
-        self._count_not_finite(message, not_finite)
+        kept, *dropped = radar_to_ego(records, pose, age_s, self._assembly.min_distance_m, filtered, out)
+        self._count_dropped(message, *dropped)
         return kept
 
     def _calibration(self, message: Message[Image], source: CameraSource) -> Calibration:
@@ -183,6 +183,7 @@ class Measurements:
         for line in message.data.defects:
             self.counts[f"{message.topic}: clouds used without: {line}"] += 1
 
-    def _count_not_finite(self, message: Message, number: int) -> None:
-        if number:
-            self.counts[f"{message.topic}: points that are not finite"] += int(number)
+    def _count_dropped(self, message: Message, not_finite: int, out_of_range: int) -> None:
+        for what, number in (("that are not finite", not_finite), ("out of range", out_of_range)):
+            if number:
+                self.counts[f"{message.topic}: points {what}"] += int(number)

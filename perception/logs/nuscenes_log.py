@@ -26,7 +26,15 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_files import DataError, path_below, read_bytes, read_pcd
+from perception.data.nuscenes_files import (
+    LIDAR_BIN_COLUMNS,
+    DataError,
+    lidar_bin_length,
+    path_below,
+    read_bytes,
+    read_lidar_bin,
+    read_pcd,
+)
 from perception.data.nuscenes_index import Index, open_index
 from perception.logs.decoding import FIRST_BYTES
 from perception.logs.messages import Cloud, Image, LogError, Message, Payload, Sample, Topic, Transform, pinhole
@@ -185,12 +193,12 @@ def _measured(path: str, modality: str, frame_id: str) -> Image | Cloud:
     """The unchanged content of a sensor file. Raises DataError."""
     if modality == "radar":
         return Cloud(frame_id, read_pcd(path))
-    data = read_bytes(path)
     if modality == "camera":
+        data = read_bytes(path)
         return Image(frame_id, "png" if data.startswith(FIRST_BYTES["png"]) else "jpeg", data)
-    if len(data) % LIDAR_DTYPE.itemsize:
-        raise DataError(f"{path}: a multiple of {LIDAR_DTYPE.itemsize} bytes was expected, found {len(data)}")
-    return Cloud(frame_id, np.frombuffer(data, LIDAR_DTYPE))
+    points = np.empty((lidar_bin_length(path), LIDAR_BIN_COLUMNS), dtype=np.float32)
+    read_lidar_bin(path, points)
+    return Cloud(frame_id, points.view(LIDAR_DTYPE)[:, 0])
 
 
 def _type_and_kind(topic: str) -> tuple[str, str]:

@@ -1,0 +1,62 @@
+"""The returns of a radar's file as nuScenes has them, whatever its radar calls its fields.
+
+Files with nuScenes' fields are taken as they are. Others have no states, so that nothing is filtered, and velocities
+relative to the radar, of which the radar's own motion along the line of sight is taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.lib.recfunctions import structured_to_unstructured
+
+STATES = ("invalid_state", "dyn_prop", "ambig_state")
+USED = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", *STATES)
+_RECORD = np.dtype([(name, "i1" if name in STATES else "<f4") for name in USED])
+_STRENGTH = ("rcs", "rcs_dbsm", "amplitude", "power", "snr", "intensity")
+_RADIAL = ("doppler", "doppler_velocity", "radial_velocity", "radial_speed", "range_rate", "v_r")
+_RELATIVE = (("vx", "vy"), ("vrel_x", "vrel_y"))  # nuScenes' own names, and those of TruckScenes
+
+
+def radar_records(records: np.ndarray, sensor_velocity: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """Records for :func:`perception.data.cloud_kernels.radar_to_ego`, and whether their states are the radar's.
+
+    Args:
+        records: structured [N].
+        sensor_velocity: gives the radar's own [3] over ground, in its axes, m/s; called where it is needed.
+
+    Raises:
+        ValueError: fields that do not tell where a return is and how fast.
+    """
+    names = [name for name in records.dtype.names if records.dtype[name].shape == ()]
+    if set(USED) <= set(names):
+        return records, True
+    for name in ("x", "y", "z"):
+        if name not in names:
+            raise ValueError(f"a field {name} was expected, found {' '.join(names)}")
+    found = np.zeros(len(records), dtype=_RECORD)  # always of this type: each new one would be compiled for
+    for name in ("x", "y", "z"):
+        found[name] = records[name]
+    strength = next((name for name in _STRENGTH if name in names), None)
+    if strength is not None:
+        found["rcs"] = records[strength]
+    found["vx_comp"], found["vy_comp"] = _over_ground(records, names, sensor_velocity).T
+    return found, False
+
+
+def _over_ground(records: np.ndarray, names: list[str], sensor_velocity: Callable[[], np.ndarray]) -> np.ndarray:
+    """float64 [N, 2]: vx, vy along the line of sight."""
+    if {"vx_comp", "vy_comp"} <= set(names):
+        return structured_to_unstructured(records[["vx_comp", "vy_comp"]], dtype=np.float64).reshape(-1, 2)
+    position = structured_to_unstructured(records[["x", "y", "z"]], dtype=np.float64).reshape(-1, 3)
+    direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
+    radial = next((name for name in _RADIAL if name in names), None)
+    relative = next((pair for pair in _RELATIVE if set(pair) <= set(names)), None)
+    if radial is not None:
+        measured = records[radial].astype(np.float64)[:, None] * direction[:, :2]
+    elif relative is not None:
+        measured = np.stack([records[name].astype(np.float64) for name in relative], axis=1)
+    else:
+        raise ValueError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {' '.join(names)}")
+    return measured + (direction @ sensor_velocity())[:, None] * direction[:, :2]
