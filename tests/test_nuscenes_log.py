@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from nuscenes_world import OPTICAL, RADAR_DTYPE, START_US, TURN_LEFT, World
 
+from perception.data.nuscenes_files import DataError
 from perception.errors import PerceptionError
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Sample, Transform
 from perception.logs.nuscenes_log import NuScenesReader
@@ -74,6 +75,38 @@ def test_a_camera_is_rectified_and_its_file_untouched(world, tmp_path):
     np.testing.assert_array_equal(calibration.rectification, np.eye(3))
     np.testing.assert_array_equal(calibration.projection, np.c_[calibration.intrinsics, np.zeros(3)])
     assert (image.data.encoding, image.data.data) == ("jpeg", world.files["samples/CAM_FRONT/camera0.jpg"])
+
+
+def test_a_camera_with_distortion_says_so(world, tmp_path):
+    world.row("calibrated_sensor", "CAM_FRONT")["camera_distortion"] = [-0.3, 0.1, 0, 0]
+    reader = NuScenesReader(world.write(tmp_path))
+    assert (
+        "/cam_front/image_raw_compressed" in reader.topics and "/cam_front/image_rect_compressed" not in reader.topics
+    )
+    info = next(message.data for message in reader.messages({"/cam_front/camera_info"}))
+    assert info.model == "plumb_bob" and info.distortion.tolist() == [-0.3, 0.1, 0, 0, 0]
+    np.testing.assert_array_equal(info.projection[:, :3], info.intrinsics)
+    world.row("calibrated_sensor", "CAM_FRONT")["distortion_model"] = "fisheye"
+    info = next(message.data for message in NuScenesReader(world.write(tmp_path)).messages({"/cam_front/camera_info"}))
+    assert info.model == "equidistant" and info.distortion.tolist() == [-0.3, 0.1, 0, 0]
+
+
+def test_channels_that_differ_in_case_have_topics_of_their_own(world, tmp_path):
+    world.tables["sensor"].append({"token": "low", "channel": "lidar_top", "modality": "lidar"})
+    mount = {**world.row("calibrated_sensor", "LIDAR_TOP"), "token": "lidar_top", "sensor_token": "low"}
+    world.tables["calibrated_sensor"].append(mount)
+    world.add("other", "s0", "lidar_top", 0, world.files["samples/LIDAR_TOP/lidar0"])
+    reader = NuScenesReader(world.write(tmp_path))
+    assert {"/LIDAR_TOP", "/lidar_top", "/radar_front"} <= set(reader.topics)
+    assert [message.data.frame_id for message in reader.messages({"/lidar_top"})] == ["lidar_top"]
+
+
+def test_damaged_rows_are_left_out_where_that_is_asked_for(world, tmp_path):
+    world.row("ego_pose", "lidar1")["rotation"] = [0, 0, 0, 0]
+    with pytest.raises(DataError, match="token lidar1: a unit quaternion was expected"):
+        NuScenesReader(world.write(tmp_path))
+    reader = NuScenesReader(tmp_path, strict=False)
+    assert times_s(reader.messages({"/lidar_top"})) == [-0.05, 0]
 
 
 def test_a_png_is_called_one(world, tmp_path):

@@ -240,7 +240,7 @@ def open_log(
     if not 0 < limits < math.inf:
         raise LogError(f"limits > 0 were expected, found {limits}")
     path = Path(path)
-    reader, name = _open(path, version, scene, DEFAULT.times(limits))
+    reader, name = _open(path, version, scene, strict, DEFAULT.times(limits))
     try:
         part = start_offset_s, duration_s
         return Log(reader, name, topics, exclude_topics, remap or {}, *part, strict, exclude_transforms)
@@ -263,13 +263,13 @@ def is_log(path: Path) -> bool:
     return path.name.endswith((*_FILES, ".bag"))
 
 
-def _open(path: Path, version: str | None, scene: str | None, limits: Limits) -> tuple[Reader, str]:
+def _open(path: Path, version: str | None, scene: str | None, strict: bool, limits: Limits) -> tuple[Reader, str]:
     if not path.exists():
         raise LogError(f"{path}: a log was expected, found nothing")
     if is_nuscenes(path):
         from perception.logs.nuscenes_log import NuScenesReader
 
-        reader = NuScenesReader(path, version, scene)
+        reader = NuScenesReader(path, version, scene, strict)
         return reader, reader.scene
     if version is not None or scene is not None:
         raise LogError(f"{path}: a folder in the nuScenes layout was expected, since a version or scene is named")

@@ -3,12 +3,14 @@
 Every sensor row whose file exists, keyframe or sweep, is there at its time of measurement:
 
 /tf                               map <- base_link, one for every time; base_link <- sensor, one for every row
-/cam_front/camera_info            images are rectified: D is empty, R the identity, and P is K
+/cam_front/camera_info            images are rectified: D is empty, R the identity, and P is K. Where the tables have a
+                                  distortion, D is that, and the images are on /cam_front/image_raw_compressed
 /cam_front/image_rect_compressed  the bytes of the file
 /lidar_top                        x, y, z, intensity, ring, all float32: the bytes of the file
 /radar_front                      the fields of the PCD file, all returns, unfiltered
 
-and so on for every channel, whose name in lower case is the frame of its sensor. Not of that converter: /sample holds
+and so on for every channel, whose name in lower case is the frame of its sensor (as written, where two differ in
+nothing else). Not of that converter: /sample holds
 the tokens of the samples at their reference times (see ``perception/data/nuscenes.py``), and /tf has the ego pose of
 these moments even where no file of them is there.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +48,7 @@ TF, SAMPLE = "/tf", "/sample"
 MAP, BASE_LINK = "map", "base_link"
 LIDAR_DTYPE = np.dtype([(name, "<f4") for name in ("x", "y", "z", "intensity", "ring")])
 _CAMERA_INFO, _IMAGE = "/camera_info", "/image_rect_compressed"  # behind the name of a camera
+_RAW_IMAGE = "/image_raw_compressed"  # of a camera with distortion
 _MAX_LISTED = 10
 
 
@@ -67,23 +71,27 @@ class NuScenesReader:
     Args:
         root, version: as for :class:`perception.NuScenes`.
         scene: its name; None takes the only one there is.
+        strict: damaged rows of the tables are an error, instead of being left out.
 
     Raises:
         LogError: several scenes, and none is named.
         PerceptionError: an unknown scene; tables that are missing or malformed.
     """
 
-    def __init__(self, root: str | Path, version: str | None = None, scene: str | None = None):
-        dataset = NuScenes(root, version, scenes=None if scene is None else [scene], sensors=())
+    def __init__(self, root: str | Path, version: str | None = None, scene: str | None = None, strict: bool = True):
+        scenes = None if scene is None else [scene]
+        dataset = NuScenes(root, version, scenes=scenes, sensors=(), on_error="raise" if strict else "skip")
         self.path, self.scene = dataset.root, _only(dataset)
         self.tables = dataset.root / dataset.version
-        index = open_index(dataset.root, dataset.version)
+        index = open_index(dataset.root, dataset.version, skip_damaged=not strict)
         self._index = index
         self._mounts = (
             index.recording.calibrations.poses
         )  # as written: an SE3 is a matrix, and its quaternion another one
         self._rows, self._calibrations = index.recording.rows, index.recording.calibrations
         self._tokens = dataset.tokens
+        lower = Counter(channel.lower() for channel in index.modality)
+        self._frame_ids = {name: name.lower() if lower[name.lower()] == 1 else name for name in index.modality}
 
         number = index.scenes.index(self.scene)
         rows = _rows_of_scene(index, number)
@@ -128,8 +136,9 @@ class NuScenesReader:
         for row, time_us in zip(rows.tolist(), self._rows.timestamp_us[rows].tolist()):
             ego_row.setdefault(time_us, row)
             calibration = self._calibrations[self._rows.calibration[row]]
-            topic = f"/{calibration.channel.lower()}"
-            endings = (_CAMERA_INFO, _IMAGE) if calibration.modality == "camera" else ("",)
+            topic = f"/{self._frame_ids[calibration.channel]}"
+            image = _IMAGE if calibration.distortion is None else _RAW_IMAGE
+            endings = (_CAMERA_INFO, image) if calibration.modality == "camera" else ("",)
             events += [_Event(time_us, 1, TF, row), *(_Event(time_us, 2, topic + ending, row) for ending in endings)]
         return sorted(events + [_Event(time_us, 0, TF, row) for time_us, row in ego_row.items()])
 
@@ -145,18 +154,28 @@ class NuScenesReader:
             return Transform(MAP, BASE_LINK, self._rows.world_SE3_ego[event.row])
         number = self._rows.calibration[event.row]
         calibration = self._calibrations[number]
-        frame_id = calibration.channel.lower()
+        frame_id = self._frame_ids[calibration.channel]
         if event.order == 1:
             return Transform(BASE_LINK, frame_id, self._mounts[number])
         if event.topic.endswith(_CAMERA_INFO) and calibration.intrinsics is not None:
             height, width = self._rows.image_size[event.row].tolist()
-            return pinhole(frame_id, width, height, calibration.intrinsics)
+            found = pinhole(frame_id, width, height, calibration.intrinsics)
+            return found if calibration.distortion is None else replace(found, **_lens(calibration.distortion))
         try:
             path = path_below(self.path, self._rows.filename[event.row].decode())
             return _measured(path, calibration.modality, frame_id)
         except DataError as error:
             token = self._rows.token[event.row].decode()
             raise LogError(f"{error} ({event.topic} at {1000 * event.timestamp_us} ns, sample_data {token})") from None
+
+
+def _lens(distortion: np.ndarray) -> dict:
+    """What a log's Calibration says of the distortion of one of nuScenes."""
+    if len(distortion) == 4:
+        return {"distortion": distortion, "model": "equidistant"}
+    if distortion[5:].any():
+        return {"distortion": distortion, "model": "rational_polynomial"}
+    return {"distortion": distortion[:5], "model": "plumb_bob"}
 
 
 def _only(dataset: NuScenes) -> str:
@@ -209,6 +228,6 @@ def _type_and_kind(topic: str) -> tuple[str, str]:
         return "foxglove.Log", "sample"
     if topic.endswith(_CAMERA_INFO):
         return "foxglove.CameraCalibration", "calibration"
-    if topic.endswith(_IMAGE):
+    if topic.endswith((_IMAGE, _RAW_IMAGE)):
         return "foxglove.CompressedImage", "image"
     return "foxglove.PointCloud", "cloud"
