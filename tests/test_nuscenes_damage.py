@@ -341,13 +341,18 @@ def test_an_index_folder_that_is_a_link_is_left_alone(tmp_path, world, monkeypat
     assert not list((tmp_path / "elsewhere").iterdir()) and list((tmp_path / "cache").rglob("tables.safetensors"))
 
 
-@pytest.mark.parametrize("use", ["dataset[0]", "dataset.boxes(0)", "dataset.annotations", "pickle.dumps(dataset)"])
+@pytest.mark.parametrize(
+    "use", ["dataset[0]", "dataset.boxes(0)", "dataset.annotations", "list(messages)", "pickle.dumps(dataset)"]
+)
 def test_an_index_that_is_cut_while_it_is_mapped_is_an_error(index, use):
-    """In a process of its own, which would be killed by SIGBUS."""
+    """In a process of its own, which would be killed by SIGBUS. What was read before is whole."""
     code = f"""if True:
         import os, pickle, sys, perception
-        dataset = perception.NuScenes(sys.argv[1])
+        from perception.logs.nuscenes_log import NuScenesReader
+        dataset, messages = perception.NuScenes(sys.argv[1]), NuScenesReader(sys.argv[1]).messages()
+        before = dataset[1], dataset.annotations, [next(messages).data for _ in range(6)]
         os.truncate(sys.argv[2], 100)
+        pickle.dumps(before)
         try:
             {use}
         except perception.PerceptionError as error:

@@ -37,7 +37,7 @@ class Calibrations:
     """Those of a version, by index, each made when it is first asked for: trainval has ten thousand.
 
     Args:
-        modality: channel -> modality.  columns: as :func:`read_calibrations` returns them.
+        modality: channel -> modality.  columns: as :func:`read_calibrations` returns them; they may be mapped.
     """
 
     def __init__(self, modality: Mapping[str, str], columns: Columns):
@@ -51,12 +51,12 @@ class Calibrations:
 
     @property
     def poses(self) -> np.ndarray:
-        """[K, 7], translation, then quaternion, as nuScenes has them."""
-        return self._columns["pose"]
+        """[K, 7], translation, then quaternion, as nuScenes has them; a copy."""
+        return self._columns["pose"].copy()
 
     def __getitem__(self, i: int) -> Calibration:
         if i not in self._made:
-            channel, own = self._channels[i], {name: column[i] for name, column in self._columns.items()}
+            channel, own = self._channels[i], {name: np.array(column[i]) for name, column in self._columns.items()}
             modality, distortion = self._modality[channel], own["distortion"][: 4 if own["fisheye"] else None]
             self._made[i] = Calibration(
                 channel,

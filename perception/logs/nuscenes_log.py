@@ -151,7 +151,7 @@ class NuScenesReader:
         if event.topic == SAMPLE:
             return Sample(self._tokens[event.row])
         if event.order == 0:
-            return Transform(MAP, BASE_LINK, self._rows.world_SE3_ego[event.row])
+            return Transform(MAP, BASE_LINK, self._rows.world_SE3_ego[event.row].copy())  # of the mapped file
         number = self._rows.calibration[event.row]
         calibration = self._calibrations[number]
         frame_id = self._frame_ids[calibration.channel]
