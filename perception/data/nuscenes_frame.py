@@ -43,7 +43,9 @@ class SampleReader:
         self._root, self._calibrations = root, recording.calibrations
         self._options, self._token, self._dropped = options, token, dropped
         self.reference_us = int(recording.reference_us[i])
-        self.world_SE3_ego = SE3.from_pose(recording.rows.world_SE3_ego[recording.reference[i]])
+        self.world_SE3_ego = SE3.from_pose(
+            recording.rows.world_SE3_ego[recording.reference[i]].copy()
+        )  # of a mapped file
         self.ego_SE3_world = self.world_SE3_ego.inverse()
         rows = {modality: self._sweep_rows(recording, i, modality) for modality in options.sweeps}
         self._rows = recording.rows.of([row for own in rows.values() for row in own])
