@@ -86,6 +86,7 @@ def read_columns(path: Path) -> tuple[MappedColumns, dict[str, str]] | None:
         blocks = [whole[start + begin : start + end] for begin, end in offsets]
         if digest != _digest(header, blocks) or start + sum(map(len, blocks)) != len(data):
             return None
+        data.madvise(mmap.MADV_DONTNEED)  # this process needs a small part of it, the page cache keeps the rest
         del header["__metadata__"]
         columns = {name: _view(data, start, **entry) for name, entry in header.items()}
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
