@@ -146,14 +146,21 @@ class PointCloud:
             raise SampleError(f"{type(self).__name__}.fields: vy behind vx was expected, found {self.fields}")
         name = f"{type(self).__name__} points"
         points = _checked(name, self.points, np.float32, (None, len(self.fields)), finite=False)
-        possible = np.abs(points) <= np.array([LIMITS.get(name, np.inf) for name in self.fields], np.float32)
-        if not possible.all():
-            _checked(name, points, np.float32, points.shape)  # NaN is an error
-            kept = possible.all(axis=1)
-            _warn_of(type(self).__name__, self.fields[(~possible).any(axis=0).argmax()])
-            object.__setattr__(self, "dropped", int((~kept).sum()))
-            points = points[kept]
+        limits = np.array([LIMITS.get(name, np.inf) for name in self.fields], np.float32)
+        least = limits.min()
+        if points.size and not (-least <= points.min() and points.max() <= least):  # ten times as fast as what follows
+            points = self._possible(_checked(name, points, np.float32, points.shape), limits)  # NaN is an error
         object.__setattr__(self, "points", points)
+
+    def _possible(self, points: np.ndarray, limits: np.ndarray) -> np.ndarray:
+        """The points without those beyond the limits of a field, which are counted."""
+        possible = np.abs(points) <= limits
+        if possible.all():
+            return points
+        kept = possible.all(axis=1)
+        _warn_of(type(self).__name__, self.fields[(~possible).any(axis=0).argmax()])
+        object.__setattr__(self, "dropped", int((~kept).sum()))
+        return points[kept]
 
     def column(self, field_name: str) -> int | None:
         """The column of a field; None if there is no such field."""

@@ -7,6 +7,7 @@ relative to the radar, of which the radar's own motion along the line of sight i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
@@ -29,9 +30,9 @@ def radar_records(records: np.ndarray, sensor_velocity: Callable[[], np.ndarray]
     Raises:
         ValueError: fields that do not tell where a return is and how fast.
     """
-    names = [name for name in records.dtype.names if records.dtype[name].shape == ()]
-    if set(USED) <= set(names):
+    if _has_all(records.dtype):
         return records, True
+    names = _single(records.dtype)
     for name in ("x", "y", "z"):
         if name not in names:
             raise ValueError(f"a field {name} was expected, found {' '.join(names)}")
@@ -43,6 +44,16 @@ def radar_records(records: np.ndarray, sensor_velocity: Callable[[], np.ndarray]
         found["rcs"] = records[strength]
     found["vx_comp"], found["vy_comp"] = _over_ground(records, names, sensor_velocity).T
     return found, False
+
+
+@lru_cache  # asked for every file
+def _has_all(dtype: np.dtype) -> bool:
+    return set(USED) <= set(_single(dtype))
+
+
+def _single(dtype: np.dtype) -> list[str]:
+    """The fields of single numbers; others hold several."""
+    return [name for name in dtype.names or () if dtype[name].shape == ()]
 
 
 def _over_ground(records: np.ndarray, names: list[str], sensor_velocity: Callable[[], np.ndarray]) -> np.ndarray:
