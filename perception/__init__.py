@@ -12,7 +12,8 @@ through all of them are in `perception.sample` and `perception.task`.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # true to type checkers; to import it takes longer than all else here
 
 __version__ = "0.2.0.dev0"
 

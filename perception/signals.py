@@ -23,7 +23,7 @@ class Stopped(KeyboardInterrupt):
     """A signal other than Ctrl-C's; ``number`` is its number."""
 
     def __init__(self, number: int):
-        super().__init__(f"signal {number}")
+        super().__init__(number)
         self.number = number
 
 
@@ -37,6 +37,27 @@ def raise_on_signals() -> None:
     Nothing is written by then, and C code that is being imported may swallow an exception, or turn it into another.
     """
     _install(_raise_or_exit)
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """In the block, signals wait, also in processes that are started in it until they call :func:`ignore_signals`."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals() -> None:
+    """For workers: terminals and service managers send signals to all processes, and the first one ends the others."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager

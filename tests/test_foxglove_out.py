@@ -300,12 +300,12 @@ def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
 class Client:
     """As much of a WebSocket client as the server needs."""
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, origin: str = "file://"):
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         key = base64.b64encode(bytes(16)).decode()
         self._socket.sendall(
             "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+            f"Origin: {origin}\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Protocol: foxglove.sdk.v1\r\n\r\n".encode()
         )
         self._file = self._socket.makefile("rb")
@@ -377,6 +377,17 @@ def test_a_live_view_gets_the_boxes_and_the_time_of_the_recording():
         update = ProtobufDecoders().decoder_for("protobuf", schema)(message[13:])
         assert (kind, subscription) == (1, 5) and nanoseconds(update.entities[0].timestamp) == log_time
         assert [entity.texts[0].text for entity in update.entities] == ["car 0.87", "pedestrian 0.50"]
+        client.close()
+
+
+def test_a_live_view_ends_although_clients_are_idle_and_refuses_web_pages():
+    with LiveSink(port=0) as sink:
+        port = int(sink.url.rpartition(":")[2])
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3)]
+        connected = [Client(port) for _ in range(3)]
+        assert Client(port, "https://evil.example").head.startswith("HTTP/1.1 403 ")
+        sink.add(make_step(0))
+    for client in [*silent, *connected]:
         client.close()
 
 

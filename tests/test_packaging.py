@@ -74,7 +74,7 @@ def test_the_metadata(wheel):
     with zipfile.ZipFile(wheel) as opened:
         (folder,) = {name.split("/")[0] for name in opened.namelist() if ".dist-info/" in name}
         metadata = email.message_from_bytes(opened.read(f"{folder}/METADATA"))
-        assert "perception = perception.cli:main" in opened.read(f"{folder}/entry_points.txt").decode()
+        assert "perception = perception.__main__:main" in opened.read(f"{folder}/entry_points.txt").decode()
     assert (metadata["Name"], metadata["Version"]) == ("perception-bev", perception.__version__)
     assert metadata["License-Expression"] == "MIT" and metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload().startswith("# perception")

@@ -1,6 +1,6 @@
 """The command ``perception demo``, from a checkout."""
 
-from perception.cli import main
+from perception.__main__ import main
 
 if __name__ == "__main__":
     main("demo")

@@ -26,6 +26,7 @@ from perception.eval.metric import ERRORS, MetricBoxes, Metrics, counted, found,
 from perception.eval.submission import MAX_BOXES, ResultsWriter, WorldDetections, to_submission, to_world
 from perception.eval.truth import Annotated, EvaluationError, Truth
 from perception.sample import Detections, Frame, sensor_set, sensor_sets
+from perception.signals import Interrupts
 from perception.task import CLASSES, Task
 from perception.text import aligned
 
@@ -91,18 +92,19 @@ def evaluate_subsets(
 
     def detect(submissions: dict[str, Submission]) -> None:
         unannotated = 0
-        for index in tqdm(range(len(source)), desc="evaluate", unit="frame"):
-            frame = source[index]
-            if frame is None:
-                continue
-            if frame.boxes is None:
-                unannotated += 1
-                continue
-            frames_with.update(frame.sensors)
-            for name, sensors in names.items():
-                seen = frame.only(sensors)
-                # A frame with none of these sensors still counts: all its objects are missed.
-                submissions[name].add(seen, detector.detect(seen) if seen.sensors else None)
+        with Interrupts() as interrupts:
+            for index in interrupts.between(tqdm(range(len(source)), desc="evaluate", unit="frame")):
+                frame = source[index]
+                if frame is None:
+                    continue
+                if frame.boxes is None:
+                    unannotated += 1
+                    continue
+                frames_with.update(frame.sensors)
+                for name, sensors in names.items():
+                    seen = frame.only(sensors)
+                    # A frame with none of these sensors still counts: all its objects are missed.
+                    submissions[name].add(seen, detector.detect(seen) if seen.sensors else None)
         if unannotated and not next(iter(submissions.values())).frames:
             raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
 

@@ -21,15 +21,15 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
@@ -37,11 +37,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from perception.device import keep_memory
+from perception.device import is_out_of_memory, keep_memory
 from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, check_writable, write_json
+from perception.lock import locked
 from perception.logs.log import is_log, is_nuscenes
 from perception.replay.playback import Playback
+from perception.signals import Interrupts, blocked, ignore_signals
 
 if TYPE_CHECKING:  # imports torch, which would delay a worker that has to stop
     from perception.replay.job import Job
@@ -165,6 +167,13 @@ def run_fleet(
     for job in jobs:
         if Path(job.out).is_symlink():  # an output folder of others may lead elsewhere
             raise ResultsError(f"{job.out}: a folder for the results of {job.log} was expected, found a link")
+    with locked(out) if all(Path(job.out) != out for job in jobs) else nullcontext():  # a replay locks its own folder
+        return _run_all(jobs, out, workers, engine, again, run)
+
+
+def _run_all(
+    jobs: Sequence[Job], out: Path, workers: int, engine: str, again: bool, run: Callable[..., dict]
+) -> list[Status]:
     statuses = [Status(os.path.relpath(job.out, out), job.log, job.scene) for job in jobs]
     for i, summary in enumerate(_summaries(jobs)):
         if summary is not None and not again:
@@ -271,35 +280,43 @@ def _on_this_machine(run: Callable, jobs: Sequence[Job], workers: int) -> Genera
     waiting = deque(enumerate(jobs))
     idle = [new_worker() for _ in range(min(workers, len(jobs)))]
     busy: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
-    try:
-        while waiting or busy:
-            while waiting and idle:
-                worker, (number, job) = idle.pop(), waiting[0]
-                try:
-                    busy[worker.submit(_work, run, job)] = number, worker
-                except BrokenProcessPool:  # while it had nothing to do
-                    idle.append(new_worker())
-                else:
-                    waiting.popleft()
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                number, worker = busy.pop(future)
-                idle.append(worker)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    outcome = _failure("its worker process died: killed, perhaps for want of memory, or crashed")
-                    idle[-1] = new_worker()
-                yield number, outcome
-    finally:
-        stop.close()
-        for worker in [*idle, *(worker for _, worker in busy.values())]:
-            worker.shutdown(cancel_futures=True)
-        alive.close()
+    resource_tracker.ensure_running()  # its start unblocks signals
+    with Interrupts() as interrupts:
+        try:
+            while waiting or busy:
+                while waiting and idle:
+                    worker, (number, job) = idle.pop(), waiting[0]
+                    try:
+                        with blocked():  # the first job starts the process
+                            busy[worker.submit(_work, run, job)] = number, worker
+                    except BrokenProcessPool:  # while it had nothing to do
+                        idle.append(new_worker())
+                    else:
+                        waiting.popleft()
+                with interrupts.allowed():
+                    done = wait(busy, return_when=FIRST_COMPLETED).done
+                for future in done:
+                    number, worker = busy.pop(future)
+                    idle.append(worker)
+                    try:
+                        outcome = future.result()
+                    except BrokenProcessPool:
+                        outcome = _failure("its worker process died: killed, perhaps for want of memory, or crashed")
+                        idle[-1] = new_worker()
+                    yield number, outcome
+        finally:
+            stop.close()
+            for worker in [*idle, *(worker for _, worker in busy.values())]:
+                worker.shutdown(cancel_futures=True)
+            alive.close()
 
 
 def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Generator[tuple[int, dict], None, None]:
     """The same as tasks of Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unless the user says so
+    if "RAY_ADDRESS" not in os.environ:
+        # Listen on loopback only: what Ray does by default on Windows and macOS. Read when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:
@@ -312,24 +329,26 @@ def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Generator[tuple
     gpu = min(1, ray.cluster_resources().get("GPU", 0))
     task = ray.remote(num_cpus=1, max_retries=0)(_work_on_node)
     busy: dict = {}
-    try:
-        for number, job in enumerate(jobs):
-            busy[task.options(num_gpus=0 if job.device == "cpu" else gpu).remote(os.getcwd(), run, job)] = number
-        while busy:
-            (reference,), _ = ray.wait(list(busy))
-            number = busy.pop(reference)
-            try:
-                outcome = ray.get(reference)
-            except ray.exceptions.RayError as error:
-                outcome = _failure(f"its Ray task died: {str(error).strip().splitlines()[0]}")
-            yield number, outcome
-    finally:
-        for reference in busy:
-            ray.cancel(reference)
-        if busy:
-            ray.wait(list(busy), num_returns=len(busy), timeout=_RAY_SHUTDOWN_S)
-        if ours:
-            ray.shutdown()
+    with Interrupts() as interrupts:
+        try:
+            for number, job in enumerate(jobs):
+                busy[task.options(num_gpus=0 if job.device == "cpu" else gpu).remote(os.getcwd(), run, job)] = number
+            while busy:
+                with interrupts.allowed():
+                    (reference,), _ = ray.wait(list(busy))
+                number = busy.pop(reference)
+                try:
+                    outcome = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    outcome = _failure(f"its Ray task died: {str(error).strip().splitlines()[0]}")
+                yield number, outcome
+        finally:
+            for reference in busy:
+                ray.cancel(reference)
+            if busy:
+                ray.wait(list(busy), num_returns=len(busy), timeout=_RAY_SHUTDOWN_S)
+            if ours:
+                ray.shutdown()
 
 
 _ENGINES = {"local": _on_this_machine, "ray": _on_ray}
@@ -340,7 +359,7 @@ _playback = Playback()  # of this process; setting ``quit`` stops the current jo
 
 
 def _start_worker(alive: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: between two jobs it means nothing
+    ignore_signals()  # while it works on a job, the replay handles them
     threading.Thread(target=_end_with, args=(alive,), name="end of the fleet", daemon=True).start()
     _compute_on_one_core()
 
@@ -380,6 +399,8 @@ def _work(run: Callable, job: Job) -> dict:
     except PerceptionError as error:
         return _failure(str(error), started)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _failure(f"out of memory: {error}", started)
         logger.exception("%s", job.log)
         return _failure(f"{type(error).__name__}: {error}", started)
     if _playback.quit:

@@ -6,13 +6,14 @@ Both get the same messages; :mod:`perception.replay.foxglove_publisher` lists th
 from __future__ import annotations
 
 import logging
-import socket
-import time
+import secrets
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from perception.errors import PerceptionError, missing_extra
 from perception.files import ResultsError, begin_part, finish_part, writing
+from perception.replay.live_gate import Gate
 from perception.replay.step import Step
 from perception.viz import Layout
 
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"  # a live view shows camera images: it is for this machine only
 BACKLOG = 128  # messages kept for an app that is slow, a few frames; then the oldest are dropped
-CLOSING_S = 5.0  # the longest wait for the port of a server that was stopped
 
 
 class FoxgloveSink:
@@ -101,20 +101,22 @@ class LiveSink:
 
         from perception.replay.foxglove_publisher import Publisher
 
-        context = foxglove.Context()
+        context, host = foxglove.Context(), _unguessable_host()
+        self._server = foxglove.start_server(
+            name="perception",
+            host=host,
+            port=0,
+            context=context,
+            # Apps would else take the time of arrival, at which the boxes of a recording are long gone.
+            capabilities=[Capability.Time],
+            message_backlog_size=BACKLOG,
+        )
         try:
-            self._server = foxglove.start_server(
-                name="perception",
-                host=HOST,
-                port=self._port,
-                context=context,
-                # Apps would else take the time of arrival, at which the boxes of a recording are long gone.
-                capabilities=[Capability.Time],
-                message_backlog_size=BACKLOG,
-            )
-        except RuntimeError as error:
+            self._gate = Gate(HOST, self._port, (host, self._server.port))
+        except OSError as error:
+            self._server.stop()
             raise ResultsError(f"{self.url}: cannot be served: {error}") from None
-        self._port = self._server.port
+        self._port = self._gate.port
         logger.info("live view for Foxglove: %s", self.url)
         self._publisher = Publisher(context, *self._options)
         return self
@@ -126,24 +128,16 @@ class LiveSink:
         self._publisher.publish(step)
 
     def __exit__(self, kind, error, trace) -> None:
+        self._gate.close()
         self._server.stop()
         self._publisher.close()
-        if not _freed(self._port):
-            logger.warning("%s: the port is still taken %g s after the live view ended", self.url, CLOSING_S)
 
 
-def _freed(port: int) -> bool:
-    """Wait for the port to be closed: the SDK's ``stop`` returns before its server thread has done so."""
-    deadline = time.monotonic() + CLOSING_S
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no listener
-            try:
-                probe.bind((HOST, port))
-                return True
-            except OSError:
-                time.sleep(0.005)
-    return False
+def _unguessable_host() -> str:
+    """One of the 16 million addresses that Linux has for this machine; elsewhere there is only the usual one."""
+    if sys.platform != "linux":
+        return HOST
+    return ".".join(["127", *(str(1 + secrets.randbelow(254)) for _ in range(3))])
 
 
 class _File:

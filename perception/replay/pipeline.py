@@ -12,9 +12,9 @@ one in which none of the sensors delivered.
     replay.png     the frame with the most boxes drawn
     summary.json   metrics, latency, versions, config, digests
 
-Each file gets its name when it is complete. Ctrl-C ends a run after the current frame, like the end of the drive, and
-``summary.json`` says that it is not complete. An error leaves the results of an earlier run untouched and, of this
-one, readable ``*.part.*`` files.
+Each file gets its name when it is complete. Ctrl-C, SIGTERM and SIGHUP end a run after the current frame, like the end
+of the drive, and ``summary.json`` says that it is not complete. An error leaves the results of an earlier run untouched
+and, of this one, readable ``*.part.*`` files. No two runs write into one folder at a time.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from perception.eval.tracks import to_tracking_submission
 from perception.eval.truth import EvaluationError
 from perception.files import check_writable, write_file, write_json
 from perception.health import HealthMonitor
+from perception.lock import locked
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
-from perception.replay.interrupts import Interrupts
 from perception.replay.latency import DETECTOR_STAGES, Clock
 from perception.replay.rerun_log import RerunSink
 from perception.replay.result import LinesSink
@@ -50,6 +50,7 @@ from perception.replay.step import Sink, Step
 from perception.replay.truth import FrameTruth, GroundTruth
 from perception.replay.video import VideoSink
 from perception.sample import Detections, Frame
+from perception.signals import Interrupts
 from perception.tracking import Tracker
 from perception.viz import Layout, draw_frame
 
@@ -104,7 +105,7 @@ def replay(
     Raises:
         ReplayError: see the class.
         ResultsError: a file cannot be written. And whatever the source and the detector raise.
-        KeyboardInterrupt: after Ctrl-C, once all is written.
+        KeyboardInterrupt: after a signal, once all is written.  InUseError: another run is writing to ``out``.
     """
     out, layout = Path(out), Layout.of(detector) if hasattr(detector, "task") else Layout()
     sensors = layout.sensors if sensors is None else sensors
@@ -116,46 +117,46 @@ def replay(
         raise ReplayError(f"sensors: at least one of {', '.join(layout.sensors)} was expected, found none")
     for name in (*RECORDS, *(f"replay.{kind}" for kind in FILES)):
         check_writable(out / name)
-    interrupted = False
     if isinstance(frames, FrameSource):
         source, total = frames, len(frames)
         frames = (source[index] for index in range(len(source)))
-    with ExitStack() as stack:
-        results, tracks = (
-            stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
-        )
-        record = LinesSink(out / "result.jsonl", layout.task, layout.sensors)
-        sinks: dict[str, Sink] = {"record": stack.enter_context(record)}
-        for kind in outputs:
-            sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, layout))
-        run = Replay(detector, results, tracks, sinks, score_threshold, truth, layout)
-        interrupts = stack.enter_context(Interrupts())
-        try:
-            paced = run.timed(frames) if pace is None else pace(run.timed(frames))
-            stack.enter_context(closing(paced))
-            for frame in tqdm(paced, desc="replay", unit="frame", total=total, disable=not progress):
-                frame = frame.only(sensors)
-                if not frame.sensors:
-                    run.empty += 1
-                    continue
-                with interrupts.deferred():
-                    run.step(frame)
-        except KeyboardInterrupt:
-            interrupted = True
-        if run.best is None:
-            if interrupted:
-                raise KeyboardInterrupt
-            found = f"{run.empty} without any of {', '.join(sensors)}" if run.empty else "none"
-            raise ReplayError(f"replay: at least one frame was expected, the source has {found}")
-    for kind in sorted(set(FILES) - set(outputs)):
-        if (out / f"replay.{kind}").exists():
-            log.warning("%s: left as it is, of an earlier replay", out / f"replay.{kind}")
-    write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
-    summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
-    summary["versions"] = versions()
-    write_json(out / "summary.json", summary)
-    if interrupted:
-        raise KeyboardInterrupt
+    interrupted: KeyboardInterrupt | None = None
+    with locked(out), Interrupts() as interrupts:
+        with ExitStack() as stack:
+            results, tracks = (
+                stack.enter_context(ResultsWriter(out / name, sensors)) for name in ("results.json", "tracks.json")
+            )
+            record = LinesSink(out / "result.jsonl", layout.task, layout.sensors)
+            sinks: dict[str, Sink] = {"record": stack.enter_context(record)}
+            for kind in outputs:
+                sinks[kind] = stack.enter_context(_sink(kind, out, score_threshold, layout))
+            run = Replay(detector, results, tracks, sinks, score_threshold, truth, layout)
+            try:
+                paced = run.timed(frames) if pace is None else pace(run.timed(frames))
+                stack.enter_context(closing(paced))
+                bar = tqdm(paced, desc="replay", unit="frame", total=total, disable=not progress)
+                for frame in interrupts.between(bar):
+                    frame = frame.only(sensors)
+                    if frame.sensors:
+                        run.step(frame)
+                    else:
+                        run.empty += 1
+            except KeyboardInterrupt as interrupt:
+                interrupted = interrupt
+            if run.best is None:
+                if interrupted:
+                    raise interrupted
+                found = f"{run.empty} without any of {', '.join(sensors)}" if run.empty else "none"
+                raise ReplayError(f"replay: at least one frame was expected, the source has {found}")
+        for kind in sorted(set(FILES) - set(outputs)):
+            if (out / f"replay.{kind}").exists():
+                log.warning("%s: left as it is, of an earlier replay", out / f"replay.{kind}")
+        write_picture(out / "replay.png", draw_frame(*run.best, score_threshold, layout=layout))
+        summary = {**(about or {}), "complete": not interrupted, **run.summary(deadline_ms), **ending()}
+        summary["versions"] = versions()
+        write_json(out / "summary.json", summary)
+        if interrupted:
+            raise interrupted
     return summary
 
 

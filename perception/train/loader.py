@@ -26,7 +26,7 @@ from perception.data.sources import FrameSource
 from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.sample import Frame
-from perception.signals import STOP_SIGNALS
+from perception.signals import ignore_signals
 from perception.train.batches import Draw, TrainingData
 
 AHEAD = 2  # batches that each worker prepares before they are needed
@@ -191,8 +191,7 @@ class _Noted:
 
 
 def _work(data: TrainingData, pipe: Connection, note: Any, inherited: list[Connection]) -> None:
-    for number in STOP_SIGNALS:  # sent to the whole process group; the trainer handles them
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     for connection in inherited:
         connection.close()
     torch.set_num_threads(1)

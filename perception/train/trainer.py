@@ -31,6 +31,7 @@ from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.grid import BEVGrid
+from perception.lock import locked
 from perception.model.detector import Detector, build, find_checkpoint, read_weights
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData, training_image_size
@@ -372,7 +373,8 @@ def train(
         if current(out / "checkpoint.safetensors").exists() and not resume:
             raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
 
-    with process_group(device) as place, _memory_errors():
+    with process_group(device) as place, _memory_errors(), contextlib.ExitStack() as stack:
+        of_first_process(lambda: stack.enter_context(locked(out)), place)
         of_first_process(check, place)
         torch.manual_seed(config.train.seed)
         model = build(config)
