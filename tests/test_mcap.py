@@ -442,7 +442,7 @@ def test_topics_that_are_not_decoded_say_why(tmp_path):
     assert [(topic.kind, topic.count) for topic in reader.topics.values()] == [(None, 1)] * 5
     assert [topic.note for topic in reader.topics.values()][:4] == [
         "not used, only images, clouds, calibrations and poses are",
-        "cdr messages with a schema in omgidl are not decoded",
+        "type not known",
         "cdr messages without a schema",
         "unnamed messages are not decoded",
     ]

@@ -12,7 +12,8 @@ from perception.logs.mcap_records import Channel, Schema
 from perception.logs.messages import Decode, LogError, Message, Topic, merged
 from perception.logs.ros_messages import as_static, decompressed_size, is_static
 
-_ROS_SCHEMAS = {"cdr": ("ros2msg", "ros2idl", ""), "ros1": ("ros1msg",)}  # "": identified by name alone
+_ROS_SCHEMAS = {"cdr": ("ros2msg", "ros2idl", "omgidl", ""), "ros1": ("ros1msg", "")}
+_BY_NAME = ("omgidl", "")  # schemas that are not read; types are known by their names alone
 
 
 class McapReader:
@@ -108,8 +109,9 @@ def _decoder(channel: Channel, schema: Schema | None) -> tuple[str | None, str, 
     elif schema.encoding in _ROS_SCHEMAS.get(encoding, ()):
         from perception.logs import ros_messages
 
-        definition = schema.data.decode("utf-8", "replace") if schema.encoding else None
-        kind, note, decode = ros_messages.decoder(schema.name, definition, schema.encoding)
+        definition = None if schema.encoding in _BY_NAME else schema.data.decode("utf-8", "replace")
+        form = "ros1msg" if encoding == "ros1" else schema.encoding
+        kind, note, decode = ros_messages.decoder(schema.name, definition, form)
     else:
         return None, f"{encoding} messages with a schema in {schema.encoding} are not decoded", None
     if decode and is_static(channel.topic):

@@ -14,17 +14,14 @@ makers of radars read as against the radar or as over ground in its axes. What t
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perception.errors import PerceptionError, missing_extra
-from perception.logs import undecoded
+from perception.logs import livox_messages, undecoded
 from perception.logs.decoding import (
     MOST_FIELDS,
     compressed_image,
@@ -48,10 +45,8 @@ from perception.logs.messages import (
     Sample,
     Transform,
 )
+from perception.logs.ros_types import known_types, recorded_types, ros2_name
 from perception.logs.video import why_not
-
-if TYPE_CHECKING:
-    from rosbags.typesys.store import Typestore
 
 # sensor_msgs/msg/PointField, numbered from 1, not as in foxglove.PackedElementField
 POINT_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
@@ -62,48 +57,6 @@ TRACK = np.dtype(
     + [(name, "<f4") for name in ("size_x", "size_y", "size_z")]
 )
 
-_MORE_DEFINITIONS = {  # of packages that do not belong to ROS itself, or not to the types of ROS 1 that rosbags has
-    "tf2_msgs/msg/TFMessage": "geometry_msgs/TransformStamped[] transforms",
-    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": """
-        std_msgs/Header header
-        int32 width
-        int32 height
-        string encoding
-        uint64 pts
-        uint8 flags
-        bool is_bigendian
-        uint8[] data""",
-    "foxglove_msgs/msg/CompressedVideo": """
-        builtin_interfaces/Time timestamp
-        string frame_id
-        uint8[] data
-        string format""",
-    "radar_msgs/msg/RadarReturn": """
-        float32 range
-        float32 azimuth
-        float32 elevation
-        float32 doppler_velocity
-        float32 amplitude""",
-    "radar_msgs/msg/RadarScan": """
-        std_msgs/Header header
-        radar_msgs/RadarReturn[] returns""",
-    "radar_msgs/msg/RadarTrack": """
-        unique_identifier_msgs/UUID uuid
-        geometry_msgs/Point position
-        geometry_msgs/Vector3 velocity
-        geometry_msgs/Vector3 acceleration
-        geometry_msgs/Vector3 size
-        uint16 classification
-        float32[6] position_covariance
-        float32[6] velocity_covariance
-        float32[6] acceleration_covariance
-        float32[6] size_covariance""",
-    "radar_msgs/msg/RadarTracks": """
-        std_msgs/Header header
-        radar_msgs/RadarTrack[] tracks""",
-}
-_LONGEST_DEFINITION = 1 << 16  # characters: four times those of CameraInfo, which are mostly comments
-_MOST_VALUES = 1000  # of one element of a message, by its definition; CameraInfo has 20
 _LARGEST_MESSAGE = 1 << 28  # bytes that a compressed message may become
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -121,26 +74,31 @@ def decoder(type_name: str, definition: str | None, definition_encoding: str) ->
     Raises:
         PerceptionError: rosbags is not installed.
     """
-    type_name = ros2_name(type_name)
+    type_name, is_ros1 = ros2_name(type_name), definition_encoding == "ros1msg"
+    if type_name in livox_messages.TYPES:
+        return "cloud", "", lambda data, log_time_ns: livox_messages.decode_livox(data, log_time_ns, is_ros1)
     if type_name not in _PAYLOADS:
         return None, undecoded.why_not(type_name, known_types().fielddefs), None
     kind, payloads = _PAYLOADS[type_name]
     if payloads in (_compressed_video, _ffmpeg_packet) and why_not():
         return None, why_not(), None
-    is_ros1 = definition_encoding == "ros1msg"
-    store = (definition and _recorded_types(type_name, definition, definition_encoding)) or known_types(is_ros1)
-    read = store.deserialize_ros1 if is_ros1 else store.deserialize_cdr
+    recorded = recorded_types(type_name, definition, definition_encoding) if definition else None
+    stores = [*filter(None, [recorded]), known_types(is_ros1)]  # the recorded definition may be of another type
     from rosbags.serde import SerdeError
 
     def decode(data: bytes | memoryview, log_time_ns: int) -> list[tuple[int, Payload]]:
         if not is_ros1 and bytes(data[:4]) == _ZSTD:  # a bag with compression_mode: message; CDR begins with a zero
             data = _decompressed(data)
-        try:
-            return payloads(read(data, type_name), log_time_ns)
-        except (SerdeError, struct.error, ValueError, LookupError, OverflowError, MemoryError) as error:
-            raise LogError(f"a {type_name} was expected, found {len(data)} bytes that are none: {error}") from None
-        except (AttributeError, TypeError) as error:  # a recorded definition with other fields
-            raise LogError(f"the fields of {type_name} were expected, found others: {error}") from None
+        reasons = []
+        for store in stores:
+            read = store.deserialize_ros1 if is_ros1 else store.deserialize_cdr
+            try:
+                return payloads(read(data, type_name), log_time_ns)
+            except (SerdeError, struct.error, ValueError, LookupError, OverflowError, MemoryError) as error:
+                reasons.append(f"a {type_name} was expected, found {len(data)} bytes that are none: {error}")
+            except (AttributeError, TypeError) as error:  # a recorded definition with other fields
+                reasons.append(f"the fields of {type_name} were expected, found others: {error}")
+        raise LogError(reasons[0])
 
     return kind, "", decode
 
@@ -153,82 +111,6 @@ def is_static(topic: str) -> bool:
 def as_static(payload: Payload) -> Payload:
     """A transform as one that holds at all times; any other payload as it is."""
     return replace(payload, static=True) if isinstance(payload, Transform) else payload
-
-
-def ros2_name(type_name: str) -> str:
-    """The name of a type as ROS 2 spells it, from those of ROS 1, DDS and C++."""
-    parts = re.split("/|::", type_name)
-    if len(parts) < 2 or set(parts[1:-1]) - {"msg", "dds_"}:
-        return type_name
-    name = f"{parts[0]}/msg/{parts[-1].removesuffix('_') if 'dds_' in parts else parts[-1]}"
-    return "tf2_msgs/msg/TFMessage" if name == "tf/msg/tfMessage" else name
-
-
-@lru_cache(maxsize=2)
-def known_types(is_ros1: bool = False) -> Typestore:
-    """The types of ROS 2 Humble, or of ROS 1 Noetic, radar_msgs and videos.
-
-    Raises:
-        PerceptionError: rosbags is not installed.
-    """
-    try:
-        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-    except ImportError:
-        raise PerceptionError(missing_extra("logs", "ROS 2 messages need an extra")) from None
-    store = get_typestore(Stores.ROS1_NOETIC if is_ros1 else Stores.ROS2_HUMBLE)
-    for name, text in _MORE_DEFINITIONS.items():
-        store.register(get_types_from_msg(text, name))
-    return store
-
-
-def _recorded_types(type_name: str, definition: str, encoding: str) -> Typestore | None:
-    """Types as the recording defines them; None where its definition cannot be used."""
-    known = known_types(encoding == "ros1msg")  # first: it says what to install
-    from rosbags.interfaces import Nodetype
-    from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
-
-    def values(name: str, above: tuple[str, ...] = ()) -> int:
-        """How many values one element of a message has; rosbags unrolls the code for them."""
-        if name in above:
-            raise ValueError(f"{name} holds itself")
-        total = 0
-        for _, (node, inner) in types[name][1]:
-            element, length = inner if node in (Nodetype.ARRAY, Nodetype.SEQUENCE) else ((node, inner), 1)
-            single = values(element[1], (*above, name)) if element[0] == Nodetype.NAME else 1
-            is_unrolled = node == Nodetype.ARRAY and (element[0] == Nodetype.NAME or element[1][0] == "string")
-            total += single * (length if is_unrolled else 1) + 1
-            if total > _MOST_VALUES:
-                raise ValueError(f"{name} has more than {_MOST_VALUES} values")
-        return total
-
-    try:
-        if len(definition) > _LONGEST_DEFINITION:
-            return None
-        if encoding == "ros2idl":
-            parsed = get_types_from_idl(definition)
-        else:
-            parsed = get_types_from_msg(definition, type_name)
-        types: dict[str, tuple[list, Any]] = {
-            name: ([], fields) for name, (_, fields) in parsed.items()
-        }  # constants are not needed
-        if type_name not in types or all(known.fielddefs.get(name, ([], None))[1] == types[name][1] for name in types):
-            return None
-        values(type_name)
-        store = get_typestore(Stores.EMPTY)
-        store.register(types)
-        store.get_msgdef(type_name)
-    except (
-        TypesysError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RecursionError,
-        SyntaxError,
-    ):
-        return None  # what the library makes of damaged text
-    return store
 
 
 def decompressed_size(data: bytes | memoryview) -> int:

@@ -15,11 +15,11 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from perception.data.image_files import MOST_PIXELS
 from perception.errors import missing_extra
 from perception.logs.decoding import CODECS
 from perception.logs.messages import Image, LogError, Message
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _DECODERS = {"h264": "h264", "h265": "hevc", "vp9": "vp9", "av1": "libdav1d"}
 _MOST_PENDING = 600, 1 << 28  # packets, and their bytes, that nobody has asked for; far more than frames wait for
+_MOST_PIXELS = 1 << 24  # twice those of 4K; a damaged header may claim any number, and a decoder keeps sixteen pictures
 _FRAMES_KEPT = 8
 _NO_KEY_FRAME = "pictures of a video before its first key frame"
 _DAMAGED = "pictures of a video from a damaged or missing packet to the next key frame"
@@ -76,13 +77,19 @@ def picture(image: Image) -> np.ndarray:
     return image.video.picture(image.number)
 
 
+class _Packet(NamedTuple):
+    number: int
+    data: bytes
+    begins: bool  # see the function
+
+
 class Video:
     """The packets of one topic, of which those that were not asked for yet are kept, and decoded when they are many."""
 
     def __init__(self, codec: str):
         self._codec = codec
         self._decoder: Decoder | None = None
-        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending: deque[_Packet] = deque()
         self._bytes = self._count = 0
         self._decoded: dict[int, av.VideoFrame | np.ndarray] = {}  # the last few, and what became RGB
         self._missed: dict[int, str] = {}
@@ -90,7 +97,7 @@ class Video:
     def add(self, image: Image) -> VideoImage:
         number, data = self._count, bytes(image.data)  # not the whole chunk of the file that it lies in
         self._count += 1
-        self._pending.append((number, data))
+        self._pending.append(_Packet(number, data, begins(self._codec, data)))
         self._bytes += len(data)
         while len(self._pending) > _MOST_PENDING[0] or self._bytes > _MOST_PENDING[1]:
             self._skip_or_decode()
@@ -98,7 +105,7 @@ class Video:
         return VideoImage(image.frame_id, image.encoding, data, *size, video=self, number=number)
 
     def picture(self, number: int) -> np.ndarray:
-        while self._pending and number not in self._decoded and self._is_wanted(self._pending[0][0], number):
+        while self._pending and number not in self._decoded and self._is_wanted(self._pending[0].number, number):
             self._decode_next()
         frame = self._decoded.get(number)
         if frame is None:
@@ -111,7 +118,7 @@ class Video:
         """Height and width; raises NoPicture where no packet that is kept tells them."""
         for frame in self._decoded.values():
             return (frame.shape[0], frame.shape[1]) if isinstance(frame, np.ndarray) else (frame.height, frame.width)
-        size = first_size(self._codec, (data for _, data in self._pending))
+        size = first_size(self._codec, (packet.data for packet in self._pending))
         if size is None:
             raise NoPicture(_NO_KEY_FRAME)
         return size
@@ -122,17 +129,21 @@ class Video:
 
     def _skip_or_decode(self) -> None:
         """Go on to the next key frame, if one is there: nobody asked for the pictures before it."""
-        entry = next((i for i in range(1, len(self._pending)) if begins(self._codec, self._pending[i][1])), None)
-        if entry is None:
+        if not any(packet.begins for packet in islice(self._pending, 1, None)):
             self._decode_next()
             return
-        for _ in range(entry):
-            self._bytes -= len(self._pending.popleft()[1])
+        self._next()
+        while not self._pending[0].begins:
+            self._next()
         self._decoder = None
 
+    def _next(self) -> _Packet:
+        packet = self._pending.popleft()
+        self._bytes -= len(packet.data)
+        return packet
+
     def _decode_next(self) -> None:
-        number, data = self._pending.popleft()
-        self._bytes -= len(data)
+        number, data, _ = self._next()
         self._decoder = self._decoder or Decoder(self._codec)
         for at, frame in self._decoder.decode(number, data):
             self._decoded[at] = frame
@@ -154,7 +165,7 @@ class Decoder:
         self._codec = codec
         self._context: Any = av.CodecContext.create(_DECODERS[codec], "r")
         self._context.thread_count = 1  # others give frames back late
-        self._context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
+        self._context.options = {"err_detect": "explode", "max_pixels": str(_MOST_PIXELS)}
         self.lost: str | None = _NO_KEY_FRAME
 
     def decode(self, number: int, data: bytes) -> list[tuple[int, av.VideoFrame]]:
