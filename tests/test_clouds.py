@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.logs.clouds import RADAR, lidar_points, radar_records
+from perception.logs.clouds import RADAR, is_in_degrees, lidar_points, radar_records
 from perception.logs.messages import Cloud, LogError
 from perception.logs.units import point_times_ns, units_of
 
@@ -146,6 +146,25 @@ def test_what_stands_has_no_speed_over_ground_however_the_radar_moves(azimuth, e
     assert not has_states and points["rcs"][0] == 9
     assert np.allclose([points[n][0] for n in "xyz"], distance * direction, atol=1e-4)
     assert np.allclose([points["vx_comp"][0], points["vy_comp"][0]], 0, atol=1e-4)
+
+
+def test_azimuths_in_degrees_and_elevations_that_are_not_measured():
+    names = ("range", "azimuth", "elevation", "doppler_velocity")
+    scans = []
+    for azimuth, elevation in (
+        ([0.5, -0.2], [0.1, np.nan]),
+        ([np.degrees(0.5), np.degrees(-0.2)], [np.degrees(0.1), np.nan]),
+    ):
+        scan = np.zeros(2, [(n, "<f4") for n in names])
+        scan["range"], scan["azimuth"], scan["elevation"] = 10, azimuth, elevation
+        scans.append(Cloud("radar", scan))
+    assert [is_in_degrees(scan) for scan in scans] == [False, True]
+    for scan in scans:
+        points, _ = radar_records(scan, lambda: np.zeros(3))
+        expected = [10 * np.cos(0.1) * np.cos(0.5), 10 * np.cos(0.2)]
+        assert points["x"] == pytest.approx(expected, abs=1e-4)
+        assert points["z"] == pytest.approx([10 * np.sin(0.1), 0], abs=1e-4)
+    assert not is_in_degrees(Cloud("radar", np.zeros(1, [("x", "<f4")])))
 
 
 def test_a_car_ahead_is_as_fast_as_it_is():

@@ -104,14 +104,26 @@ def _positions(cloud: Cloud) -> np.ndarray:
     """float64 [N, 3], x, y, z."""
     records, names = cloud.records, _single(cloud.records)
     if {"range", "azimuth"} <= set(names) and not {"x", "y"} <= set(names):
-        distance, azimuth = (records[names[name]].astype(np.float64) for name in ("range", "azimuth"))
+        scale = np.pi / 180 if is_in_degrees(cloud) else 1.0
+        distance, azimuth = records[names["range"]].astype(np.float64), scale * records[names["azimuth"]]
         elevation = np.zeros(len(records))
         if "elevation" in names:  # NaN where a radar measures none
-            elevation = np.nan_to_num(records[names["elevation"]].astype(np.float64), posinf=np.inf, neginf=-np.inf)
+            elevation = scale * records[names["elevation"]].astype(np.float64)
+            elevation = np.nan_to_num(elevation, posinf=np.inf, neginf=-np.inf)
         flat = distance * np.cos(elevation)
         return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)], axis=1)
     xyz = _require(cloud, ("x", "y", "z"))
     return structured_to_unstructured(records[xyz], dtype=np.float64).reshape(-1, 3)
+
+
+@_any_number
+def is_in_degrees(cloud: Cloud) -> bool:
+    """Whether azimuths are: one is more than a full turn in radians. Among the returns of a scan there always is."""
+    name = _single(cloud.records).get("azimuth")
+    if name is None:
+        return False
+    azimuth = np.abs(cloud.records[name].astype(np.float64))
+    return bool(((azimuth > 2 * np.pi + 1e-3) & (azimuth <= 360)).any())
 
 
 def _first(records: np.ndarray, names: tuple[str, ...]) -> str | None:
