@@ -322,8 +322,8 @@ def why_unread(info: TopicInfo) -> str:
     """Why a topic that looks like that of a sensor has given nothing; "" for all others."""
     if info.topic.kind in ("image", "cloud") and not info.times.count:
         return info.failure or "no message in the first seconds"
-    if info.topic.kind is None and _SENSOR_TYPES.search(info.topic.type):
-        return f"{info.topic.type} cannot be decoded: {info.topic.note}"
+    if info.topic.kind is None and (not info.topic.type or _SENSOR_TYPES.search(info.topic.type)):
+        return f"{info.topic.type or 'its type'} cannot be decoded: {info.topic.note}"
     return ""
 
 
