@@ -165,6 +165,11 @@ class Assembler:
         self._tick(self._now_ns)
         yield from self._complete(lambda reference_ns: True)
 
+    @property
+    def horizon_ns(self) -> int:
+        """How long after a frame messages may come that it waits for."""
+        return max(self._longest_wait_ns, self._wait_ns + self._times.silence_ns)
+
     def _take(self, message: Message) -> None:
         sensor = self._sensors.get(message.topic)
         if self._now_ns - message.timestamp_ns > self._kept_ns + (sensor.span_ns if sensor is not None else 0):

@@ -6,16 +6,26 @@ sensor that has no clock counts from when it was switched on. One that is ahead 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from perception.logs.messages import Cloud, Image, Message, Pose, Transform
+from perception.logs.messages import Cloud, Image, Message, Pose, RecordingTime, Transform
 
+WINDOW_NS = 500_000_000
 _SENSOR, _POSES, _RECORDER = 1.0, 0.5, 0.25  # where as many sensors say one thing as another, the poses decide
 _SILENT = 4  # messages of an average sensor, during which one that does not deliver is still waited for
 
 
 def is_measurement(message: Message) -> bool:
     return isinstance(message.data, Image | Cloud)
+
+
+def corrected(message: Message, offsets_ns: Mapping[str, int]) -> Message:
+    """The message as a clock that is right would have stamped it. offsets_ns: topic -> what is added to its stamps."""
+    if isinstance(message.timestamp_ns, RecordingTime):
+        return replace(message, timestamp_ns=int(message.timestamp_ns))  # which JSON takes
+    offset_ns = offsets_ns.get(message.topic)
+    return replace(message, timestamp_ns=message.timestamp_ns + offset_ns) if offset_ns else message
 
 
 @dataclass
@@ -29,7 +39,7 @@ class AgreedTime:
     """Hears every message, in the order of arrival. Time begins with the first measurement.
 
     Attributes:
-        start_ns, now_ns: when it began, and what more than half of the sensors that deliver have reached.
+        start_ns, now_ns: when it began, and what most of those who agree, and deliver, have reached.
         is_settled: whether all who deliver had the time to be heard.
         reached_ns: what all of them, and the poses, have reached.
     """
@@ -64,11 +74,25 @@ class AgreedTime:
     def _agree(self) -> None:
         since = self._heard - self._patience
         delivering = [source for source in self._sources.values() if source.place >= since]
-        left = sum(source.weight for source in delivering) / 2
-        for source in sorted(delivering, key=lambda source: -source.stamp_ns):
+        agreed = _most_that_agree(sorted(delivering, key=lambda source: source.stamp_ns))
+        left = sum(source.weight for source in agreed) / 2
+        for source in reversed(agreed):
             left -= source.weight
             if left < 0:
                 self.now_ns = source.stamp_ns
-                self.start_ns = min(self.start_ns, self.now_ns)
                 break
+        self.start_ns = min(self.start_ns, self.now_ns)
         self.reached_ns = min((s.stamp_ns for s in delivering if s.weight >= _POSES), default=self.now_ns)
+
+
+def _most_that_agree(sources: list[_Source]) -> list[_Source]:
+    """Those, out of all by time, that are within a window and weigh most; of several the earliest."""
+    best, best_weight, first, weight = (0, 0), 0.0, 0, 0.0
+    for last, source in enumerate(sources):
+        weight += source.weight
+        while source.stamp_ns - sources[first].stamp_ns > WINDOW_NS:
+            weight -= sources[first].weight
+            first += 1
+        if weight > best_weight:
+            best, best_weight = (first, last + 1), weight
+    return sources[slice(*best)]

@@ -66,8 +66,7 @@ class LogFrames:
             self._assembler.learn(message)
         empty = True
         for message in log.whole(topics):
-            late_ns = message.timestamp_ns - log.part_ns[1]
-            if late_ns > 1e9 * assembly.pose_wait_s and not is_timeless(message):
+            if message.timestamp_ns > log.part_ns[1] + self._assembler.horizon_ns and not is_timeless(message):
                 break
             for frame in self._assembler.push(message):
                 empty = False

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from perception.logs.clock import corrected
 from perception.logs.limits import DEFAULT, Limits
 from perception.logs.messages import (
     Calibration,
@@ -184,11 +185,8 @@ class Log:
         usual_ns: int | None = None
         for message in map(Videos().joined, self.messages(topics)):
             if not is_timeless(message):
-                if isinstance(message.timestamp_ns, RecordingTime):
-                    self.unstamped[message.topic] += 1
-                    message = replace(message, timestamp_ns=int(message.timestamp_ns))  # which JSON takes
-                elif message.topic in self.offsets_ns:
-                    message = replace(message, timestamp_ns=message.timestamp_ns + self.offsets_ns[message.topic])
+                self.unstamped[message.topic] += isinstance(message.timestamp_ns, RecordingTime)
+                message = corrected(message, self.offsets_ns)
                 ahead_ns = message.timestamp_ns - message.log_time_ns
                 if usual_ns is None or abs(ahead_ns - usual_ns) <= _JUMP_NS or 2 * abs(ahead_ns) < abs(usual_ns):
                     usual_ns = ahead_ns  # the last: what came before was off, since the recording's clock is far closer

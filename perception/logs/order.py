@@ -1,9 +1,11 @@
 """Messages in the order in which they were measured, out of those in which they arrive.
 
 Time goes on as most sensors have it (``clock.py``). A message waits until it is ``window_ns`` old, and until all others
-have got as far, ``OFF_NS`` at most; in the beginning, when it is not known who will deliver, for ``OFF_NS``. What comes
-later is passed on at once, and counted. A sensor that stamps its measurements further ahead than that and a window, as
-time goes on without them, or as far behind, has a clock that is off: they are left out.
+have got as far, ``longest_ns`` at most; in the beginning, when it is not known who will deliver, for ``OFF_NS``. What
+comes later is passed on at once, and counted.
+
+A clock is off, and what it has stamped is left out, that is further ahead or behind than ``OFF_NS`` and a window while
+time goes on; further ahead than a window is enough where the recorder agrees with most sensors on what time it is.
 """
 
 from __future__ import annotations
@@ -13,11 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from perception.logs.clock import AgreedTime, is_measurement
+from perception.logs.clock import WINDOW_NS, AgreedTime, is_measurement
 from perception.logs.messages import Message, is_timeless
 from perception.logs.timing import Histogram
 
-WINDOW_NS = 500_000_000
 OFF_NS = 2 * WINDOW_NS
 
 
@@ -44,9 +45,9 @@ class Order:
         late: topic -> how many messages came too late to be sorted in.
     """
 
-    def __init__(self, window_ns: int = WINDOW_NS):
+    def __init__(self, window_ns: int = WINDOW_NS, longest_ns: int = OFF_NS):
         self.late: Counter[str] = Counter()
-        self._window_ns = window_ns
+        self._window_ns, self._longest_ns = window_ns, longest_ns
         self._time = AgreedTime()
         self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead is what was left out, in ns
         self._sorted: list[_Waiting] = []  # a heap
@@ -65,7 +66,7 @@ class Order:
         self._time.hear(message)
         if changed is not None:
             waiting = _Waiting(message.timestamp_ns, changed, self._time.now_ns)
-            if is_measurement(message) and waiting.stamp_ns > self._time.now_ns + OFF_NS:
+            if is_measurement(message) and (self._is_ahead(waiting) or waiting.stamp_ns > self._time.now_ns + OFF_NS):
                 self._set_aside(waiting)
             elif is_measurement(message) and self._is_behind(waiting):
                 self._leave_out(waiting, self._time.now_ns)
@@ -112,7 +113,12 @@ class Order:
             return -(1 << 62)
         if now_ns < self._time.start_ns + OFF_NS:
             return now_ns - OFF_NS
-        return min(now_ns - self._window_ns, max(self._time.reached_ns, now_ns - OFF_NS))
+        return min(now_ns - self._window_ns, max(self._time.reached_ns, now_ns - self._longest_ns))
+
+    def _is_ahead(self, waiting: _Waiting) -> bool:
+        """For certain: it is of a time that had not come when it was recorded."""
+        recorded_ns, now_ns = waiting.message.log_time_ns, waiting.since_ns
+        return abs(recorded_ns - now_ns) <= WINDOW_NS and waiting.stamp_ns > max(recorded_ns, now_ns) + WINDOW_NS
 
     def _is_behind(self, waiting: _Waiting) -> bool:
         return waiting.stamp_ns < self._time.now_ns - OFF_NS - WINDOW_NS
@@ -136,7 +142,9 @@ class Order:
     def _judge(self) -> None:
         now_ns, undecided = self._time.now_ns, []
         for waiting in self._ahead:
-            if waiting.stamp_ns <= now_ns + WINDOW_NS:
+            if self._is_ahead(waiting):
+                self._leave_out(waiting, waiting.since_ns)
+            elif waiting.stamp_ns <= now_ns + WINDOW_NS:
                 self._sort_in(waiting)
             elif now_ns >= waiting.since_ns + WINDOW_NS and waiting.stamp_ns > now_ns + OFF_NS:
                 self._leave_out(waiting, waiting.since_ns)

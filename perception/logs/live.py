@@ -1,0 +1,47 @@
+"""The frames of a vehicle while it drives: messages as they arrive, through the same steps as those of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from perception.logs.assemble import Assembler
+from perception.logs.clock import corrected
+from perception.logs.measurements import Assembly
+from perception.logs.messages import Message, is_timeless
+from perception.logs.order import Order
+from perception.logs.rig import Rig
+from perception.sample import Frame
+
+
+class LiveFrames:
+    """Frames as soon as they are complete: those that a log of the same messages gives, if none of them is late.
+
+    Args:
+        known: static transforms and calibrations that are known from the start.
+
+    Attributes:
+        problems: one line each of what was left out so far.
+    """
+
+    def __init__(self, rig: Rig, assembly: Assembly, scene: str = "live", known: Iterable[Message] = ()):
+        self._offsets_ns = rig.offsets_ns
+        self._order = Order(window_ns=0, longest_ns=0)
+        self._assembler = Assembler(rig, assembly, scene, scene)
+        for message in known:
+            self._assembler.learn(message)
+
+    def push(self, message: Message) -> Iterator[Frame]:
+        """Take one message; yield the frames that it completes. ``log_time_ns`` is when it arrived."""
+        message = message if is_timeless(message) else corrected(message, self._offsets_ns)
+        for measured in self._order.push(message, message):
+            yield from self._assembler.push(measured)
+
+    def finish(self) -> Iterator[Frame]:
+        """The frames that the end of the drive completes."""
+        for measured in self._order.flush():
+            yield from self._assembler.push(measured)
+        yield from self._assembler.finish()
+
+    @property
+    def problems(self) -> list[str]:
+        return [*self._order.problems, *(f"{what}: {n}" for what, n in sorted(self._assembler.counts.items()))]
