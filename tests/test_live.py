@@ -1,8 +1,10 @@
 """A vehicle's messages as they arrive give the frames that a log of them gives, whatever fails on the way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from memory_log import MemoryLog, drive, every, transform
+from memory_log import START_NS, MemoryLog, drive, every, transform
 
 from perception.logs.beginning import Lasting
 from perception.logs.frames import LogFrames
@@ -92,6 +94,29 @@ def test_live_and_from_a_log_frames_are_the_same(log, lidar, radar):
     assert content(live) == content(found) and live_problems == problems
     assert len(found) == 61
     assert sum(f.lidar is not None for f in found) == lidar and sum(f.radar is not None for f in found) == radar
+
+
+@pytest.mark.parametrize("frames_of", [replayed, driven])
+@pytest.mark.parametrize("back_s", [1.5, 5.0, 3600.0])
+def test_frames_go_on_when_all_clocks_are_set_back(frames_of, back_s):
+    """After 3 s. What follows is a scene of its own, in which nothing of the time before is used."""
+    log = log_of(dict.fromkeys(FIELDS, -back_s), 3.0)
+    log._messages = [
+        replace(m, timestamp_ns=m.timestamp_ns - round(back_s * 1e9))
+        if m.topic == "/tf" and m.timestamp_ns >= START_NS + 3_000_000_000
+        else m
+        for m in log.messages()
+    ]
+    found, problems = frames_of(log, rig())
+    scenes = [f.scene for f in found]
+    assert scenes == ["drive"] * 30 + ["drive#1"] * (len(found) - 30) and len(found) in (60, 61)
+    assert len({f.token for f in found}) == len(found) and all(f.token.endswith("#1") for f in found[30:])
+    times = [(f.timestamp_ns - START_NS) / 1e9 for f in found]
+    assert times[:30] == pytest.approx(STAMPS[:30]) and times[-30:] == pytest.approx([t - back_s for t in STAMPS[31:]])
+    (said,) = [line.split("by ")[1].split(" s:")[0] for line in problems if "clocks were set back" in line]
+    assert float(said.replace(",", "")) == pytest.approx(back_s, abs=0.2)
+    for frame in found[30:]:
+        assert frame.lidar.points[:, 3].min() >= 39 - 1 and -0.06 <= frame.lidar.points[:, 4].min()
 
 
 @pytest.mark.parametrize("frames_of", [replayed, driven])

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,6 +89,7 @@ class Assembler:
     Args:
         scene: the drive's name, for its frames.
         where: the log's name, for errors.
+        lap: how often clocks were set back before; names of later scenes, and tokens, end in that number.
         is_wanted: whether there shall be a frame at this reference time.
 
     Attributes:
@@ -102,8 +103,9 @@ class Assembler:
         scene: str = "",
         where: str = "log",
         is_wanted: Callable[[int], bool] = lambda reference_ns: True,
+        lap: int = 0,
     ):
-        self._is_wanted = is_wanted
+        self._is_wanted, self.lap = is_wanted, lap
         self._rig, self._assembly, self._scene, self._where = rig, assembly, scene, where
         self._measurements = Measurements(rig, assembly)
         self.counts = self._measurements.counts
@@ -159,6 +161,14 @@ class Assembler:
         """Lines on transforms that were left out, or that contradict each other."""
         measurements = self._measurements
         return [*self._refused.lines(), *measurements.transforms.doubts(), *measurements.ego_pose.doubts()]
+
+    def begin_again(self, known: Iterable[Message]) -> Assembler:
+        """One for the time after clocks were set back, with the counts of this one."""
+        later = Assembler(self._rig, self._assembly, self._scene, self._where, self._is_wanted, self.lap + 1)
+        for message in known:
+            later.learn(message)
+        later.counts.update(self.counts)
+        return later
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the log completes."""
@@ -260,14 +270,15 @@ class Assembler:
         if lidar is None and radar is None and not cameras:
             self.counts["frames left out: no measurement that can be used"] += 1
             return None
+        lap = f"#{self.lap}" if self.lap else ""
         return Frame(
-            token=wanted.token,
+            token=wanted.token + lap,
             timestamp_ns=reference_ns,
             world_SE3_ego=SE3.from_matrix(world_T_ego),
             cameras=cameras,
             radar=None if radar is None else RadarCloud(radar),
             lidar=None if lidar is None else LidarCloud(lidar),
-            scene=self._scene,
+            scene=self._scene + lap,
         )
 
     def _cameras(self, reference_ns: int, ego_T_world: np.ndarray) -> dict:

@@ -13,7 +13,7 @@ from perception.logs.corruptions import Corruption, Corruptions, biases
 from perception.logs.inspect import LogInfo, inspect
 from perception.logs.log import Log
 from perception.logs.measurements import Assembly
-from perception.logs.messages import LogError, is_timeless
+from perception.logs.messages import LogError, Message, is_timeless
 from perception.logs.rig import Rig
 from perception.sample import Frame
 
@@ -65,19 +65,24 @@ class LogFrames:
         for message in self._info.known:
             self._assembler.learn(message)
         empty = True
-        for message in log.whole(topics):
-            if message.timestamp_ns > log.part_ns[1] + self._assembler.horizon_ns and not is_timeless(message):
-                break
-            for frame in self._assembler.push(message):
-                empty = False
-                yield frame
-        for frame in self._assembler.finish():
+        for frame in self._frames(topics, self._info.known, self._assembler):
             empty = False
             yield frame
         if empty:
             wanted = self._rig.samples or self._rig.reference or "a sensor in the rig"
             reasons = "; ".join(self.problems) or f"nothing on {wanted}"
             raise LogError(f"{log.path}: at least one frame was expected, found none: {reasons}")
+
+    def _frames(self, topics: set[str], known: Sequence[Message], assembler: Assembler) -> Iterator[Frame]:
+        log = self._log
+        for message in log.whole(topics):
+            if len(log.order.set_back_ns) > assembler.lap:
+                yield from assembler.finish()
+                assembler = self._assembler = assembler.begin_again(known)
+            if message.timestamp_ns > log.part_ns[1] + assembler.horizon_ns and not is_timeless(message):
+                break
+            yield from assembler.push(message)
+        yield from assembler.finish()
 
     def _topics(self) -> set[str]:
         """Those of the log that the rig needs, transforms included."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from perception.logs.assemble import Assembler
+from perception.logs.beginning import Lasting
 from perception.logs.clock import corrected
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Message, is_timeless
 from perception.logs.order import Order
 from perception.logs.rig import Rig
+from perception.logs.video import Videos
 from perception.sample import Frame
 
 
@@ -24,23 +26,32 @@ class LiveFrames:
     """
 
     def __init__(self, rig: Rig, assembly: Assembly, scene: str = "live", known: Iterable[Message] = ()):
-        self._offsets_ns = rig.offsets_ns
+        self._offsets_ns, self._videos = rig.offsets_ns, Videos()
         self._order = Order(window_ns=0, longest_ns=0)
         self._assembler = Assembler(rig, assembly, scene, scene)
+        self._known = Lasting()
         for message in known:
+            self._known.add(message)
             self._assembler.learn(message)
 
     def push(self, message: Message) -> Iterator[Frame]:
         """Take one message; yield the frames that it completes. ``log_time_ns`` is when it arrived."""
+        message = self._videos.joined(message)
         message = message if is_timeless(message) else corrected(message, self._offsets_ns)
-        for measured in self._order.push(message, message):
-            yield from self._assembler.push(measured)
+        self._known.add(message)
+        yield from self._frames(self._order.push(message, message))
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the drive completes."""
-        for measured in self._order.flush():
-            yield from self._assembler.push(measured)
+        yield from self._frames(self._order.flush())
         yield from self._assembler.finish()
+
+    def _frames(self, messages: Iterator[Message]) -> Iterator[Frame]:
+        for message in messages:
+            if len(self._order.set_back_ns) > self._assembler.lap:
+                yield from self._assembler.finish()
+                self._assembler = self._assembler.begin_again(self._known.messages)
+            yield from self._assembler.push(message)
 
     @property
     def problems(self) -> list[str]:

@@ -6,6 +6,7 @@ comes later is passed on at once, and counted.
 
 A clock is off, and what it has stamped is left out, that is further ahead or behind than ``OFF_NS`` and a window while
 time goes on; further ahead than a window is enough where the recorder agrees with most sensors on what time it is.
+Where most clocks are set back by more than ``OFF_NS``, another stretch of time begins.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from perception.logs.messages import Message, is_timeless
 from perception.logs.timing import Histogram
 
 OFF_NS = 2 * WINDOW_NS
+_NOTHING = (-(1 << 62), "", 0)  # has been passed on
 
 
 @dataclass(eq=False, slots=True)
@@ -43,16 +45,18 @@ class Order:
 
     Attributes:
         late: topic -> how many messages came too late to be sorted in.
+        set_back_ns: by how much most clocks were set back, each time that they were.
     """
 
     def __init__(self, window_ns: int = WINDOW_NS, longest_ns: int = OFF_NS):
         self.late: Counter[str] = Counter()
+        self.set_back_ns: list[int] = []
         self._window_ns, self._longest_ns = window_ns, longest_ns
         self._time = AgreedTime()
         self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead is what was left out, in ns
         self._sorted: list[_Waiting] = []  # a heap
         self._ahead: list[_Waiting] = []
-        self._passed = (-(1 << 62), "", 0)
+        self._passed = _NOTHING
 
     def push(self, message: Message, changed: Message | None) -> Iterator[Message]:
         """Take one message, in order of arrival; yield those whose turn it is.
@@ -64,6 +68,9 @@ class Order:
                 yield changed
             return
         self._time.hear(message)
+        back_ns = self._passed[0] + self._window_ns - self._time.now_ns
+        if self._time.is_settled and back_ns > OFF_NS:
+            yield from self._begin_again(back_ns)
         if changed is not None:
             waiting = _Waiting(message.timestamp_ns, changed, self._time.now_ns)
             if is_measurement(message) and (self._is_ahead(waiting) or waiting.stamp_ns > self._time.now_ns + OFF_NS):
@@ -93,15 +100,27 @@ class Order:
         while self._sorted:
             yield heapq.heappop(self._sorted).message
 
+    def _begin_again(self, back_ns: int) -> Iterator[Message]:
+        """What is left of the time before."""
+        yield from self.flush()
+        self.set_back_ns.append(back_ns)
+        self._passed = _NOTHING
+        self._time.start_ns = self._time.now_ns
+
     @property
     def problems(self) -> list[str]:
-        """A line for each topic that was late, or left out."""
-        lines = [f"{topic}: {n} messages came too late to be sorted in" for topic, n in sorted(self.late.items())]
+        """A line for each topic that was late, or left out, and each time that clocks were set back."""
+        late = sorted(self.late.items()) if self._longest_ns else []  # nobody waited
+        lines = [f"{topic}: {n} messages came too late to be sorted in" for topic, n in late]
+        for number, back_ns in enumerate(self.set_back_ns, 1):
+            lines.append(
+                f"clocks were set back by {back_ns * 1e-9:,.1f} s: frames from there on are of scene #{number}"
+            )
         for topic, off in sorted(self._off.items()):
             ahead_ns = off.median or 0.0
             side, or_late = ("ahead of", "") if ahead_ns > 0 else ("behind", ", or they come late")
             lines.append(
-                f"{topic}: {off.count} messages left out, stamped about {abs(ahead_ns) * 1e-9:,.3g} s {side} what most"
+                f"{topic}: {off.count} messages left out, stamped about {abs(ahead_ns) * 1e-9:,.1f} s {side} what most"
                 f" sensors agree on: its clock is off, which offset_s in the rig corrects{or_late}"
             )
         return lines
