@@ -255,10 +255,7 @@ def test_frames_with_two_parents_and_a_reference_that_is_none():
 
 
 def test_nothing_and_packets_alone():
-    assert [str(f).split(":")[:2] for f in diagnosed(MemoryLog())] == [
-        ["error", " no sensor"],
-        ["error", " the replay"],
-    ]
+    assert [f.severity for f in diagnosed(MemoryLog())] == ["error"]
     log = MemoryLog()
     log.topic("/packets", "nebula_msgs/msg/NebulaPackets", None, "raw packets", 9)
     assert [f.split(":")[0] for f in findings(log)] == ["error", "warning"]

@@ -142,7 +142,7 @@ def test_a_bag_that_a_crash_has_left_names_what_mends_it(tmp_path):
     whole = path.read_bytes()
     at = whole.index(b"index_pos=") + len(b"index_pos=")
     path.write_bytes(whole[:at] + bytes(8) + whole[at + 8 :])
-    with pytest.raises(LogError, match=r"found: Bag is not indexed, .*: rosbag reindex makes one"):
+    with pytest.raises(LogError, match=r"found: Bag is not indexed, .*; rosbag reindex makes one"):
         Ros1Reader(path)
 
 

@@ -193,6 +193,8 @@ def _pose(name: str, times: Times, info: LogInfo) -> Iterator[Finding]:
         yield Finding("warning", f"{name}: no pose for {longest}; {effect}")
     if times.first_ns is None or times.last_ns is None or info.start_ns is None or info.end_ns is None:
         return
+    if not info.rig.sensors:
+        return
     late, early = times.first_ns - info.start_ns, info.end_ns - times.last_ns
     if late > HOLD_NS:
         yield Finding("warning", f"{name}: begins {_s(late)} after the sensors; frames before have no pose")

@@ -28,7 +28,6 @@ from perception.logs.messages import (
     Reader,
     Topic,
     Transform,
-    is_timeless,
 )
 from perception.logs.propose import lacks, propose, unplaced
 from perception.logs.propose_ego import is_vehicle_frame
@@ -218,8 +217,7 @@ def _add(info: TopicInfo, message: Message) -> None:
     data = message.data
     if isinstance(data, Located) and not data.is_valid:
         return
-    stamp_ns = message.log_time_ns if is_timeless(message) else message.timestamp_ns  # theirs may be years old
-    info.times.add(stamp_ns, message.log_time_ns)
+    info.times.add(message.timestamp_ns, message.log_time_ns)
     frame_id = getattr(data, "frame_id", None)
     if frame_id and frame_id not in info.frame_ids and len(info.frame_ids) < _FRAMES_KEPT:
         info.frame_ids.append(frame_id)
@@ -271,11 +269,11 @@ def _add_edge(edges: dict[Edge, EdgeInfo], refused: Refused, message: Message) -
 
 
 def _time_range(topics: dict[str, TopicInfo]) -> tuple[int | None, int | None]:
-    heard = [info for info in topics.values() if info.times.first_ns is not None]
-    sensors = [info for info in heard if info.topic.kind in ("image", "cloud")] or heard
-    first = [info.times.first_ns for info in sensors if info.times.first_ns is not None]
-    last = [info.times.last_ns for info in sensors if info.times.last_ns is not None]
-    return min(first, default=None), max(last, default=None)
+    """Of what sensors measured; without any, of the recording, since what is latched may have an old stamp."""
+    sensors = [info.times for info in topics.values() if info.topic.kind in ("image", "cloud")]
+    ranges = [(t.first_ns, t.last_ns) for t in sensors if t.first_ns is not None and t.last_ns is not None]
+    ranges = ranges or [info.times.logged_ns for info in topics.values() if info.times.logged_ns is not None]
+    return min((first for first, _ in ranges), default=None), max((last for _, last in ranges), default=None)
 
 
 def table(info: LogInfo) -> str:

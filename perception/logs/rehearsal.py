@@ -45,6 +45,8 @@ def rehearse(log: Log, rig: Rig | None, duration_s: float) -> Rehearsal:
         try:
             rig = usable_rig(log, start)
         except LogError:
+            if not start.rig.sensors:
+                return Rehearsal(refused=start.missing)
             return Rehearsal(refused=["a rig file was expected (--rig)", *found.lost])
     try:
         rate_hz = FRAMES / duration_s if duration_s > 0 else None

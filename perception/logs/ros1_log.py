@@ -46,8 +46,9 @@ class Ros1Reader:
                 for at, chunk in self._bag.chunks.items()
             }
         except self._damaged as error:
-            hint = ": rosbag reindex makes one" if "not indexed" in str(error) else ""
-            raise LogError(f"{self.path}: a ROS 1 bag with an index was expected, found: {error}{hint}") from None
+            hint = "; rosbag reindex makes one" if "not indexed" in str(error) else ""
+            reason = str(error).rstrip(".")
+            raise LogError(f"{self.path}: a ROS 1 bag with an index was expected, found: {reason}{hint}") from None
         for connection in self._bag.connections:
             self._add(connection)
 

@@ -49,6 +49,7 @@ class Times:
     """Stamps of one topic (or one transform) in the order of the file.
 
     count, zeros: messages; those without a stamp, which count nowhere else.  first_ns, last_ns: earliest and latest.
+    logged_ns: from when to when they were recorded.
     backwards, worst_back_ns: how often a stamp is earlier than the one before, and by how much at most.
     duplicates: stamps equal to the one before.  gap_ns, gap_at_ns, gap_log_ns: longest step between two stamps, the
     stamp before it, and how much later it was recorded.  intervals, offsets: steps, and stamp minus log time, in ns.
@@ -58,6 +59,7 @@ class Times:
         self.count = self.zeros = self.backwards = self.worst_back_ns = self.duplicates = 0
         self.first_ns: int | None = None
         self.last_ns: int | None = None
+        self.logged_ns: tuple[int, int] | None = None
         self.gap_ns = self.gap_at_ns = self.gap_log_ns = 0
         self.intervals, self.offsets = Histogram(), Histogram()
         self._previous, self._origin = (0, 0), 0
@@ -65,6 +67,8 @@ class Times:
 
     def add(self, stamp_ns: int, log_time_ns: int) -> None:
         self.count += 1
+        first_ns, last_ns = self.logged_ns or (log_time_ns, log_time_ns)
+        self.logged_ns = min(first_ns, log_time_ns), max(last_ns, log_time_ns)
         if stamp_ns <= 0:
             self.zeros += 1
             return
