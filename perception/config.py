@@ -8,6 +8,7 @@ they are written: ``version: 1.10`` is "1.10" (``perception.plain_yaml``).
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -61,6 +62,8 @@ def find_config(name: str | Path) -> Path:
     Raises:
         ConfigError: no such config; the message lists the shipped names.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ConfigError(f"config: a path or a name was expected, found {type(name).__name__}")
     if Path(name).is_file():
         return Path(name)
     package = Path(__file__).parent  # the configs are inside the package in a wheel, next to it in a checkout

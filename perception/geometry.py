@@ -74,7 +74,7 @@ class SE3:
 
     @classmethod
     def from_yaw(cls, yaw: float, translation=(0.0, 0.0, 0.0)) -> SE3:
-        return cls(Rotation.from_euler("z", yaw).as_matrix(), translation)
+        return cls(Rotation.from_euler("z", float(_numbers("yaw", yaw))).as_matrix(), translation)
 
     @classmethod
     def from_matrix(cls, matrix) -> SE3:
@@ -116,11 +116,11 @@ class SE3:
 
     def transform(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 3] mapped from the frame on the right of the name to the one on the left."""
-        return np.asarray(points) @ self.rotation.T + self.translation
+        return _vectors("points", points) @ self.rotation.T + self.translation
 
     def rotate(self, vectors: np.ndarray) -> np.ndarray:
         """Directions or velocities [..., 3], rotated but not translated."""
-        return np.asarray(vectors) @ self.rotation.T
+        return _vectors("vectors", vectors) @ self.rotation.T
 
 
 def _numbers(name: str, values) -> np.ndarray:
@@ -128,6 +128,13 @@ def _numbers(name: str, values) -> np.ndarray:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise GeometryError(f"{name}: numbers were expected, found {values!r:.80}") from None
+
+
+def _vectors(name: str, values) -> np.ndarray:
+    vectors = np.asarray(values)
+    if vectors.shape[-1:] != (3,) or vectors.dtype.kind not in "biuf":
+        raise GeometryError(f"{name}: numbers [..., 3] were expected, found {vectors.dtype} {list(vectors.shape)}")
+    return vectors
 
 
 def to_xyzw(wxyz: np.ndarray) -> np.ndarray:

@@ -285,8 +285,10 @@ class Detections:
     @classmethod
     def sorted(cls, boxes: Boxes3D, scores: np.ndarray) -> Detections:
         """Detections from boxes in any order, sorted by score; the sort is stable."""
-        order = np.argsort(-np.asarray(scores), kind="stable")
-        return cls(boxes[order], np.asarray(scores)[order])
+        _require("detections.boxes", boxes, Boxes3D)
+        scores = _checked("scores", scores, np.float64, (len(boxes),))
+        order = np.argsort(-scores, kind="stable")
+        return cls(boxes[order], scores[order])
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -318,6 +320,7 @@ class Frame:
 
     def __post_init__(self):
         _require("frame.token", self.token, str)
+        _require("frame.scene", self.scene, str)
         _require_time("frame.timestamp_ns", self.timestamp_ns)
         _require("frame.world_SE3_ego", self.world_SE3_ego, SE3)
         if self.cameras is not None:
@@ -389,6 +392,8 @@ def sensor_sets(known: Sequence[str]) -> list[tuple[str, ...]]:
 
 def fit_image(camera: CameraImage, size: tuple[int, int]) -> CameraImage:
     """Scale an image to cover ``size`` (height, width), then crop left and right equally, and the rest at the top."""
+    if len(size) != 2 or not all(isinstance(side, int | np.integer) and side >= 1 for side in size):
+        raise SampleError(f"size: height and width of 1 or more were expected, found {size!r}")
     if camera.image.shape[:2] == tuple(size):
         return camera
     image, affine = fitted(camera.image, size)

@@ -158,6 +158,17 @@ def check_config(config: Config, where: str = "config") -> None:
     for key, number in _floats(asdict(config)):
         if not math.isfinite(number):
             raise ConfigError(f"{where}: {key}: a finite number was expected, found {number}")
+    try:
+        checks = _checks(config)
+    except TypeError as error:  # in a config that no file was checked for
+        raise ConfigError(f"{where}: numbers were expected, found another type: {error}") from None
+    for key, holds, wanted in checks:
+        if not holds:
+            raise ConfigError(f"{where}: {key}: {wanted} was expected, found {_found(config, key)}")
+
+
+def _checks(config: Config) -> list[tuple]:
+    """Key, whether it holds, and what is wanted."""
     head, data, train, augment = config.head, config.data, config.train, config.augment
     wide = f"1 to {_MAX_WIDTH}"
     checks = [
@@ -191,9 +202,7 @@ def check_config(config: Config, where: str = "config") -> None:
     ]
     for name, encoder in config.encoders.items():
         checks += [(f"encoders.{name}.{key}", *rest) for key, *rest in _encoder_checks(encoder)]
-    for key, holds, wanted in checks:
-        if not holds:
-            raise ConfigError(f"{where}: {key}: {wanted} was expected, found {_found(config, key)}")
+    return checks
 
 
 def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:

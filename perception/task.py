@@ -17,6 +17,7 @@ the class-specific settings of its benchmark (detection_cvpr_2019). Other classe
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,6 +138,9 @@ class Task:
 
     def __post_init__(self) -> None:
         self.objects, self.attributes = list(self.objects), list(self.attributes)
+        for facts in self.objects:
+            if not isinstance(facts, ObjectClass):
+                raise TaskError(f"task.objects: an ObjectClass was expected, found {type(facts).__name__}")
         if not self.objects:
             raise TaskError("task.objects: at least one class was expected, found none")
         for what, found, most in (
@@ -155,7 +159,7 @@ class Task:
 
     def _check(self, facts: ObjectClass) -> None:
         checks = [
-            ("name", bool(facts.name), "a name"),
+            ("name", isinstance(facts.name, str) and facts.name != "", "a name"),
             ("attributes", set(facts.attributes) <= set(self.attributes), "some of task.attributes"),
             (
                 "usual_attributes",
@@ -163,11 +167,20 @@ class Task:
                 "two of its attributes, or none",
             ),
             ("heading", facts.heading in HEADINGS, "one of " + ", ".join(HEADINGS)),
-            ("color", len(facts.color) == 3 and all(0 <= c <= 255 for c in facts.color), "three numbers of 0 to 255"),
-            ("suppression_radius_m", 0 <= facts.suppression_radius_m < math.inf, "0 or more"),
+            (
+                "color",
+                len(facts.color) == 3 and all(_is_number(c) and 0 <= c <= 255 for c in facts.color),
+                "three numbers of 0 to 255",
+            ),
+            (
+                "suppression_radius_m",
+                _is_number(facts.suppression_radius_m) and 0 <= facts.suppression_radius_m < math.inf,
+                "0 or more",
+            ),
         ]
         for name in _POSITIVE:
-            checks.append((name, 0 < getattr(facts, name) < math.inf, "more than 0"))
+            value = getattr(facts, name)
+            checks.append((name, _is_number(value) and 0 < value < math.inf, "more than 0"))
         for name, holds, wanted in checks:
             if not holds:
                 found = getattr(facts, name)
@@ -229,6 +242,10 @@ class Task:
         if attribute >= 0 and self.attributes[attribute] in facts.attributes:
             return self.attributes[attribute]
         return facts.usual_attributes[0 if moving else 1] if facts.usual_attributes else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real)
 
 
 NUSCENES = Task()

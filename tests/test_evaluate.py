@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,6 +310,22 @@ def test_a_sample_without_keyframe_or_any_row(tmp_path):
     assert (report["frames"], report["skipped"], report["ground_truth"]["car"]) == (2, 1, 4)
     with pytest.raises(EvaluationError, match=r"sample sample1: a row in sample_data.*found none"):
         score_file(tmp_path / "x.json", dataset)
+
+
+def test_what_is_no_source_frame_or_detection_is_named(drive):
+    class Silent(Oracle):
+        def detect(self, frame):
+            return None
+
+    frames = FrameList(drive.frames())
+    for detector, source, message in (
+        (Oracle(), None, "a source of frames, with tokens, was expected, found NoneType"),
+        (Oracle(), list(frames), "a source of frames, with tokens, was expected, found list"),
+        (Silent(), frames, "detect: Detections were expected, found NoneType"),
+        (Oracle(), FrameList([*frames[:1], SimpleNamespace(token="x")]), "frame 1: a Frame was expected"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            evaluate(detector, source)
 
 
 def test_any_version_and_scene_name_will_do(tmp_path):

@@ -71,6 +71,12 @@ def test_wrapped_angles_stay_in_range_and_point_the_same_way(angle):
         (lambda: SE3.from_matrix(np.ones((4, 4))), r"last row 0, 0, 0, 1"),
         (lambda: SE3([["a"] * 3] * 3), r"SE3\.rotation: numbers were expected"),
         (lambda: SE3(np.eye(3), [[1], [2, 3]]), r"SE3\.translation: numbers were expected, found \[\[1\], \[2, 3\]\]"),
+        (lambda: SE3.from_yaw("north"), "yaw: numbers were expected"),
+        (
+            lambda: SE3().transform(np.zeros((4, 2))),
+            r"points: numbers \[\.\.\., 3\] were expected, found float64 \[4, 2\]",
+        ),
+        (lambda: SE3().rotate("abc"), r"vectors: numbers"),
         (lambda: SE3.from_quaternion(None), "quaternion"),
         (lambda: SE3.from_quaternion([np.nan, 0, 0, 0]), "unit quaternion"),
         (lambda: SE3.from_pose([1, 2, 3]), r"a pose \[7\] was expected, found \(3,\)"),

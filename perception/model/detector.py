@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from perception.config import (
     ordered,
     to_yaml,
 )
+from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.health import without_dead
@@ -203,7 +205,8 @@ def build(
     Raises:
         PerceptionError: inconsistent values, named by their keys; or a config with custom parts that are not given.
     """
-    check_config(config)
+    if not isinstance(config, Config):
+        raise PerceptionError(f"build: a Config was expected, found {type(config).__name__}")
     encoders, backbones, heads = dict(encoders or {}), dict(backbones or {}), dict(heads or {})
     for name in backbones:
         if name in encoders or not isinstance(config.encoders.get(name), CameraConfig):
@@ -222,6 +225,7 @@ def build(
     sections = ordered(configured | {name: EncoderConfig() for name in encoders if name not in configured})
     _check_names(sections)
     config = replace(config, encoders={**sections}, own_parts=sorted(given))
+    check_config(config)
     grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
     built = {
         name: encoders[name] if name in encoders else _encoder(name, section, grid, channels, backbones.get(name))
@@ -269,6 +273,8 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         PerceptionError: no such checkpoint; the message lists the shipped names.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise PerceptionError(f"checkpoint: a path or a name was expected, found {type(name).__name__}")
     for folder in (Path(name), _SHIPPED / name):
         if all(current(folder / name).is_file() for name in ("model.safetensors", "config.yaml")):
             return folder
@@ -317,7 +323,13 @@ def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[
         raise PerceptionError(
             f"{folder / 'model.safetensors'}: does not fit its config.yaml: {' '.join(str(error).split())[:300]}"
         ) from None
-    return detector.to(device).eval()
+    try:
+        return detector.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # torch's, for what is no device, or one that is not there
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise PerceptionError(f"device: one of torch's devices was expected, found {device!r}: {reason}") from None
 
 
 def _saved_config(folder: Path) -> Config:

@@ -379,6 +379,8 @@ def train(
         torch.manual_seed(config.train.seed)
         model = build(config)
         frames = source if source is not None else _recorded(model.config, model)
+        if not isinstance(frames, FrameSource):
+            raise TrainingError(f"source: frames, with tokens, were expected, found {type(frames).__name__}")
         if config.train.init is not None:
             initialise(model, config.train.init)
         trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, place)
