@@ -43,7 +43,7 @@ _REPLAY = {
     ),
     "damaged logs": (
         "Damaged logs",
-        {"inputs": "inputs", "frames": "still gave frames", "refused": "refused in one line",
+        {"kind": "kind", "inputs": "inputs", "frames": "still gave frames", "refused": "refused in one line",
          "others": "other exceptions", "worst_s": "longest, s", "peak_mb": "peak of the process, MB"},
     ),
     "an hour": (

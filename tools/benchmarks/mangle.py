@@ -12,12 +12,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.mangle_content import damage_bag, damage_picture, damage_text
 from benchmarks.timing import peak_resident_mb
 from perception.data.nuscenes_constants import LIDAR_HZ, RADAR_HZ
 from perception.errors import PerceptionError
@@ -39,23 +40,27 @@ _ASSEMBLY = Assembly(
 _ABSURD = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
-def mangled(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
+def mangled(logs: Sequence[Path], count: int, seed: int = 0, kind: str = "bytes") -> dict:
     """Damage files of ``logs`` (each a file, or a folder) in ``count`` ways, taking turns, and read the result.
 
+    Args:
+        kind: of KINDS. Logs without a file of that kind are left out.
+
     Returns:
-        inputs; frames: how many inputs still gave some; refused: PerceptionErrors; others: what else was raised, by
-        type, which should be nothing; worst_s: the longest that one took; peak_mb: of the process, from its start.
+        kind, inputs; frames: how many inputs still gave some; refused: PerceptionErrors; others: what else was raised,
+        by type, which should be nothing; worst_s: the longest that one took; peak_mb: of the process, from its start.
     """
     start_mb = peak_resident_mb()
     outcomes, others, worst_s = Counter(), Counter(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         copies = [_copy(log, Path(folder) / str(i)) for i, log in enumerate(logs)]
+        copies = [log for log in copies if _victims(log, kind)]
         for number in tqdm(range(count), desc="mangled", unit="log"):
             log = copies[number % len(copies)]
             rng = keyed_rng(seed, number)
-            victim = _victim(log, rng)
+            victim = _victim(_victims(log, kind), rng)
             whole = victim.read_bytes()
-            victim.write_bytes(damage(whole, rng))
+            victim.write_bytes(KINDS[kind][1](whole, rng))
             begin = time.perf_counter()
             try:
                 outcomes["frames" if read(log) else "refused"] += 1
@@ -67,6 +72,7 @@ def mangled(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
             worst_s = max(worst_s, time.perf_counter() - begin)
             victim.write_bytes(whole)
     return {
+        "kind": kind,
         "inputs": count,
         "frames": outcomes["frames"],
         "refused": outcomes["refused"],
@@ -77,10 +83,10 @@ def mangled(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
     }
 
 
-def in_another_process(logs: Sequence[Path], count: int, seed: int = 0) -> dict:
+def in_another_process(logs: Sequence[Path], count: int, seed: int = 0, kind: str = "bytes") -> dict:
     """:func:`mangled` where nothing else has taken memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(mangled, (logs, count, seed))
+        return pool.apply(mangled, (logs, count, seed, kind))
 
 
 def read(log: Path) -> int:
@@ -126,11 +132,24 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(out)
 
 
-def _victim(log: Path, rng: np.random.Generator) -> Path:
-    """A file of a log, seldom one of the many that hold a single measurement."""
-    if log.is_file():
-        return log
-    files = sorted(path for path in log.rglob("*") if path.is_file() and not any(p.startswith(".") for p in path.parts))
+# Which files, by suffix, none for all, and what is done to them.
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[bytes, np.random.Generator], bytes]]] = {
+    "bytes": ((), damage),
+    "text": ((".json", ".yaml"), damage_text),
+    "bag": ((".db3",), damage_bag),
+    "picture": ((".jpg", ".png"), damage_picture),
+}
+
+
+def _victims(log: Path, kind: str) -> list[Path]:
+    suffixes = KINDS[kind][0]
+    paths = [log] if log.is_file() else sorted(path for path in log.rglob("*") if path.is_file())
+    inside = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    return [path for path in inside if not suffixes or path.suffix in suffixes]
+
+
+def _victim(files: list[Path], rng: np.random.Generator) -> Path:
+    """Seldom one of the many that hold a single measurement."""
     tables = [path for path in files if path.suffix in (".json", ".yaml", ".db3", ".mcap")]
     chosen = tables if tables and rng.random() < 0.6 else files
     return chosen[int(rng.integers(len(chosen)))]

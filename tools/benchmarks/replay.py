@@ -33,12 +33,13 @@ def replay_checks(scene: Path, checkpoint: str) -> list[dict]:
 
 
 def damaged_logs(inputs: int) -> list[dict]:
-    """One row: a simulated second in every form, damaged in ``inputs`` ways."""
+    """A row for each kind of damage: a simulated second in every form, damaged in ``inputs`` ways."""
     with tempfile.TemporaryDirectory() as folder:
         drive = Path(folder) / "drive"
         simulate(drive, 1, 1.0, _MANGLED_SEED, weather=("day",))
         logs = converted(drive, Path(folder) / "logs")
-        return [{"check": "damaged logs", **mangle.in_another_process([*logs.values()], inputs)}]
+        rows = (mangle.in_another_process([*logs.values()], inputs, kind=kind) for kind in mangle.KINDS)
+        return [{"check": "damaged logs", **row} for row in rows]
 
 
 def converted(root: Path, folder: Path) -> dict[str, Path]:
