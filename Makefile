@@ -19,7 +19,7 @@ IMPORT_OPEN3D = $(BIN)/python -c "import open3d" 2>/dev/null
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(1); } >/dev/null 2>&1
 
-.PHONY: setup lint test mutate test-numpy1 test-python3.12 docs audit demo clean
+.PHONY: setup lint test drill mutate test-numpy1 test-python3.12 docs audit demo clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,9 @@ lint: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 $(COVERAGE)
+
+drill: setup
+	$(BIN)/python tools/drill.py
 
 mutate: setup
 	$(BIN)/python tools/mutate.py --named

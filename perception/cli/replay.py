@@ -13,7 +13,8 @@ from perception.cli.options import add_device_option, add_limits_option, add_tra
 from perception.errors import PerceptionError
 
 _EPILOG = """In a terminal: SPACE pauses, RIGHT steps one frame while paused, UP and DOWN change the rate, q quits.
-Exit codes: 0 success, 1 some of several logs failed, 2 bad input, 130 Ctrl-C or q (results so far are kept)."""
+Exit codes: 0 success, 1 some of several logs failed, 2 bad input, 130 Ctrl-C or q, 143
+SIGTERM, 129 SIGHUP (results so far are kept)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
 """Training: batches, augmentation, losses, optimiser, checkpoints and the loop."""
 
-from perception.train.trainer import train
+from perception.train.trainer import initialise, train
 
-__all__ = ["train"]
+__all__ = ["initialise", "train"]
