@@ -280,9 +280,9 @@ def test_what_cannot_be_written_is_one_clear_error(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_full_disk_is_told_once_and_at_the_next_step(tmp_path, capfd):
-    (tmp_path / "a.part.mcap").symlink_to("/dev/full")
     sink, added = FoxgloveSink(tmp_path / "a.mcap"), 0
     with pytest.raises(ResultsError, match=r"a\.mcap: cannot be written: No space"), sink:
+        sink._file._file = open("/dev/full", "wb")
         while added < 50:
             sink.add(make_step(added, cameras=noise_camera(added)))
             added += 1
