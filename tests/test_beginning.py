@@ -30,19 +30,34 @@ CLOUD = Cloud("lidar", np.zeros(1, dtype=[("x", "<f4")]))
 IMAGE = Image("camera", "jpeg", b"")
 
 
-def test_the_beginning_ends_so_long_after_the_first_measurement_by_the_clock_of_the_recording():
-    messages = [
-        message("/tf", 0, transform(False)),
-        message("/lidar", 10, CLOUD),
-        message("/tf", 12, transform(False)),
-        message("/camera", 11, IMAGE),
-        message("/tf", 12.5, transform(False)),
-        message("/lidar", 11, CLOUD),
-    ]
-    assert [m.log_time_ns / S for m in beginning(messages, 2.0)] == [0, 10, 12, 11]
-    only_images = beginning(messages, 1.0, lambda m: m.topic == "/camera")
-    assert [m.log_time_ns / S for m in only_images] == [0, 10, 12, 11]
+def measured(topic: str, stamp_s: float, log_time_s: float, data=CLOUD) -> Message:
+    return Message(topic, round(stamp_s * S), round(log_time_s * S), 0, data)
+
+
+def test_the_beginning_ends_so_long_after_the_first_measurement_by_its_stamps():
+    messages = [message("/tf", 0, transform(False)), message("/tf", 500, transform(False))]
+    messages += [measured("/lidar", 100 + 0.5 * i, 600) for i in range(20)]  # written in one go
+    assert len(list(beginning(messages, 2.0))) == 2 + 5
+    slow = [measured("/camera", 0.1 * i, 600 + i, IMAGE) for i in range(60)]  # played at a tenth of the speed
+    assert len(list(beginning(slow, 2.0))) == 21
     assert list(beginning(messages, 100.0)) == messages
+
+
+def test_the_sensor_that_comes_furthest_ends_the_beginning():
+    one = [measured("/lidar", 0.5 * i, 0.5 * i) for i in range(20)]
+    dead = [measured("/camera", 0, 0, IMAGE)]
+    assert len(list(beginning(dead + one, 2.0))) == 1 + 5
+
+
+def test_a_clock_that_was_set_does_not_end_the_beginning():
+    stamps = [0, 0.5, 3600, 3600.5, 1, 1.5, 2]
+    messages = [measured("/lidar", stamp_s, i) for i, stamp_s in enumerate(stamps)]
+    assert len(list(beginning(messages, 3.0))) == len(stamps)
+
+
+def test_where_stamps_stand_still_the_recording_ends_the_beginning():
+    messages = [measured("/lidar", 7, i) for i in range(100)]
+    assert len(list(beginning(messages, 2.0))) == 41
 
 
 def lasting(messages) -> list:

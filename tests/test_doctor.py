@@ -78,6 +78,14 @@ def test_faults_of_stamps(stamps, expected):
     assert re.match(expected, found), found
 
 
+def test_what_is_too_late_to_be_sorted_is_not_said_to_be_sorted():
+    first, *_ = findings(lidar_log([*every(0.1)[:50], 4.2, *every(0.1)[50:]]))
+    assert first == (
+        "warning: /lidar: time goes backwards once, by up to 0.7 s; by more than 0.5 s they may come too late for their"
+        " frame"
+    )
+
+
 def test_a_clock_that_was_set_forward_is_told_from_a_pause():
     log = lidar_log(every(0.1, 5))
     log.add("/lidar", cloud("lidar"), [s + 3600 for s in every(0.1, 5)], delay_s=-3595)

@@ -307,7 +307,7 @@ def test_split_bags_are_read_through(splits, tmp_path, storage):
      "rosbag2_bagfile_information: {relative_file_paths: []}",
      "rosbag2_bagfile_information: {relative_file_paths: [1]}", "\udc80", "2001-99-99: 1", "[" * 10_000],
 )  # fmt: skip
-def test_without_metadata_the_files_are_read_by_their_numbers(splits, tmp_path, text):
+def test_without_metadata_all_files_are_read(splits, tmp_path, text):
     messages = split(splits, tmp_path / "bag", parts=11)
     (tmp_path / "bag" / "metadata.yaml").unlink()
     if text is not None:
@@ -315,7 +315,7 @@ def test_without_metadata_the_files_are_read_by_their_numbers(splits, tmp_path, 
     reader = RosbagReader(tmp_path / "bag")
     assert [plain(message) for message in reader.messages()] == [plain(message) for message in messages]
     (line,) = reader.damage
-    assert "metadata.yaml" in line and "in the order of their names" in line and "\n" not in line
+    assert "metadata.yaml" in line and "all files of the folder are read" in line and "\n" not in line
 
 
 @pytest.mark.parametrize(
@@ -329,6 +329,14 @@ def test_files_outside_the_folder_are_not_read(splits, tmp_path, name):
     reader = RosbagReader(tmp_path / "bag")
     assert "the name of a file in its folder was expected" in reader.damage[0]
     assert len(list(reader.messages())) == 7
+
+
+def test_a_file_that_the_metadata_does_not_name_is_said(splits, tmp_path):
+    split(splits, tmp_path / "bag", parts=2)
+    shutil.copy(splits / "sqlite3" / "bag_7.db3", tmp_path / "bag")
+    reader = RosbagReader(tmp_path / "bag")
+    assert len(list(reader.messages())) == 13
+    assert reader.damage == [f"{tmp_path / 'bag' / 'bag_7.db3'}: left out, for metadata.yaml does not name it"]
 
 
 def test_names_as_before_version_four(splits, tmp_path):
@@ -393,6 +401,9 @@ def test_compressed_bags(tmp_path, bag, mode):
     if mode == "FILE":
         file = tmp_path / "packed" / "packed.db3.zstd"
         assert read(file) == read(bag)
+        short = tmp_path / "packed.db3.zst"  # as the program zstd names it
+        shutil.copy(file, short)
+        assert read(short) == read(bag)
         file.write_bytes(file.read_bytes()[:-20_000])
         reader = RosbagReader(tmp_path / "packed")
         assert 10 < len(list(reader.messages())) < 72

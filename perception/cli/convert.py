@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from perception.cli.options import add_log_options
+from perception.cli.options import add_log_options, add_merge_option
+from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="ROOT", help="nuScenes folder, .mcap file or ROS bag")
+    parser.add_argument("logs", metavar="LOG", nargs="+", help="nuScenes folder, .mcap file or ROS bag")
+    add_merge_option(parser)
     add_log_options(parser)
     parser.add_argument(
         "--to",
@@ -24,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if len(args.logs) > 1 and not args.merge:
+        raise PerceptionError(f"one log, or --merge, was expected, found {len(args.logs)}")
     from tqdm import tqdm
 
     from perception.logs.convert import convert
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from perception.logs.rosbag_writer import RosbagWriter
 
     options = {"version": args.version, "scene": args.scene, "limits": args.limits}
-    with open_log(args.log, strict=not args.skip_damaged, **options) as log:
+    with open_log(args.logs, strict=not args.skip_damaged, **options) as log:
         writer = McapLogWriter(args.out) if args.to == "mcap" else RosbagWriter(args.out, args.storage)
         total = args.repeat * sum(topic.count or 0 for topic in log.topics.values() if topic.kind)
         with writer, tqdm(desc="convert", unit="msg", total=total or None, disable=not args.progress) as bar:

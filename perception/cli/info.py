@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from perception.cli.options import add_log_options, add_transforms_option
+from perception.cli.options import add_log_options, add_merge_option, add_transforms_option
 from perception.errors import PerceptionError
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="nuScenes folder, .mcap file, ROS bag (folder, .db3 or .bag); several: a row each",
     )
+    add_merge_option(parser)
     add_log_options(parser)
     add_transforms_option(parser)
     parser.add_argument("--rig", help="check the log against this rig file instead of proposing one")
@@ -32,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
     from perception.logs.rehearsal import rehearse
     from perception.logs.rig import load_rig, to_yaml
 
-    if len(args.logs) > 1:
+    if len(args.logs) > 1 and not args.merge:
         return _overview(args)
     rig = None if args.rig is None else load_rig(args.rig)
     options = {"version": args.version, "scene": args.scene, "limits": args.limits}
     options["exclude_transforms"] = args.exclude_transforms
-    with open_log(args.logs[0], strict=False, **options) as log:
+    with open_log(args.logs, strict=False, **options) as log:
         info = inspect(log, rig, progress=args.progress and sys.stderr.isatty())
         rehearsal = rehearse(log, rig, info.duration_s) if args.doctor else None
     print(table(info))

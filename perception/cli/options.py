@@ -79,6 +79,11 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def add_merge_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--merge``, for several logs that are one drive."""
+    parser.add_argument("--merge", action="store_true", help="the logs are recordings of one drive")
+
+
 def add_transforms_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--exclude-transforms``, as :func:`perception.logs.log.open_log` takes them."""
     parser.add_argument(

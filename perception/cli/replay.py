@@ -3,13 +3,20 @@
 perception replay drive.mcap --checkpoint sim --out out/drive
 perception replay data/nuscenes --version v1.0-mini --scenes scene-0103 --sensors camera,radar --checkpoint ...
 perception replay "drives/*.mcap" --checkpoint sim --out out/fleet --jobs 4
+perception replay cameras.mcap lidar.db3 --merge --checkpoint sim --out out/drive
 """
 
 from __future__ import annotations
 
 import argparse
 
-from perception.cli.options import add_device_option, add_limits_option, add_transforms_option, names
+from perception.cli.options import (
+    add_device_option,
+    add_limits_option,
+    add_merge_option,
+    add_transforms_option,
+    names,
+)
 from perception.errors import PerceptionError
 
 _EPILOG = """In a terminal: SPACE pauses, RIGHT steps one frame while paused, UP and DOWN change the rate, q quits.
@@ -24,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
     parser.add_argument("--out", required=True, help="output folder; with several logs, one subfolder each")
+    add_merge_option(parser)
     add_device_option(parser)
 
     what = parser.add_argument_group("what is replayed")
@@ -111,7 +119,10 @@ def run(args: argparse.Namespace) -> int:
         limits=args.limits,
         exclude_transforms=tuple(args.exclude_transforms),
     )
-    jobs = fleet.jobs_of(args.logs, template, args.scenes)
+    if args.merge:
+        jobs = [fleet.merged_job(args.logs, template)]
+    else:
+        jobs = fleet.jobs_of(args.logs, template, args.scenes)
     paced = args.rate or args.realtime or args.loop or args.start_paused
     if len(jobs) > 1:
         if paced or "live" in template.outputs:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from perception.logs.messages import Calibration, Cloud, Image, Message, Transform, is_timeless
 from perception.logs.units import SWEEPS
 
 BEGINNING_S = 5.0
+_LONGEST_STEP_NS = 1_000_000_000
+_SLOWEST = 20  # seconds of recording for one of measurement
 
 
-def beginning(
-    messages: Iterable[Message],
-    seconds: float = BEGINNING_S,
-    is_measurement: Callable[[Message], bool] = lambda message: isinstance(message.data, Image | Cloud),
-) -> Iterator[Message]:
-    """The messages up to ``seconds`` after the first measurement, by log time."""
-    end_ns = None
+def beginning(messages: Iterable[Message], seconds: float = BEGINNING_S) -> Iterator[Message]:
+    """The messages of the first seconds in which a sensor measures, by the stamps of its images or clouds.
+
+    Recordings are played slowly, or written all at once, so that their own clock says little: it ends what stamps that
+    stand still would not. A step in the stamps counts ``_LONGEST_STEP_NS`` at most, lest the clock was set.
+    """
+    end_ns: float = math.inf  # by recording time
+    stamps: dict[str, tuple[int, int]] = {}  # topic -> the latest stamp, and how much time has passed by them
     for message in messages:
-        if end_ns is not None and message.log_time_ns > end_ns:
+        if message.log_time_ns > end_ns:
             return
-        if end_ns is None and is_measurement(message):
-            end_ns = message.log_time_ns + round(1e9 * seconds)
+        if isinstance(message.data, Image | Cloud):
+            latest_ns, passed_ns = stamps.get(message.topic, (message.timestamp_ns, 0))
+            passed_ns += min(max(message.timestamp_ns - latest_ns, 0), _LONGEST_STEP_NS)
+            if passed_ns > 1e9 * seconds:
+                return
+            stamps[message.topic] = message.timestamp_ns, passed_ns
+            end_ns = min(end_ns, message.log_time_ns + _SLOWEST * 1e9 * seconds)
         yield message
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from perception.logs.default_rig import left_out
 from perception.logs.frame_graph import FrameGraph
 from perception.logs.inspect import LogInfo, counted, first_lines, seconds_in, why_unread
+from perception.logs.order import WINDOW_NS
 from perception.logs.propose import doubts, lacks
 from perception.logs.rehearsal import Rehearsal
 from perception.logs.timing import Times
@@ -88,7 +89,10 @@ def _order(name: str, times: Times) -> Iterator[Finding]:
         yield Finding("error", f"{name}: {times.zeros} of {times.count} messages have no time of measurement (0)")
     if times.backwards:
         severe = times.worst_back_ns >= _MOST_BACK_NS
-        what = "the clock was set; cut the log there" if severe else "they are sorted when read"
+        what = "they are sorted when read"
+        if times.worst_back_ns > WINDOW_NS:
+            what = f"by more than {_s(WINDOW_NS)} they may come too late for their frame"
+        what = "the clock was set; cut the log there" if severe else what
         yield Finding(
             "error" if severe else "warning",
             f"{name}: time goes backwards {_times(times.backwards)}, by up to {_s(times.worst_back_ns)}; {what}",

@@ -143,7 +143,7 @@ def inspect(
 
     Args:
         rig: compared with the log; None: the proposed one.
-        seconds: how much of it since the first image or cloud, by the clock it was recorded with; None: all. Where a
+        seconds: how much of it since the first image or cloud, by the time of measurement; None: all. Where a
             sensor's mount is not known by then, static transforms are looked for in the rest.
         topics: only these; None: all.
     """

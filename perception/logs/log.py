@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+from perception.errors import PerceptionError
 from perception.logs.clock import corrected
 from perception.logs.limits import DEFAULT, Limits
+from perception.logs.merged import MergedReader, Part
 from perception.logs.messages import (
     Calibration,
     LogError,
@@ -38,7 +41,7 @@ from perception.logs.video import Videos
 
 _JUMP_NS = 60_000_000_000
 _ALWAYS = -(1 << 62), 1 << 62  # ns
-_FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+_FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")
 
 
 class Log:
@@ -202,7 +205,7 @@ class Log:
 
 
 def open_log(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     version: str | None = None,
     scene: str | None = None,
@@ -219,7 +222,7 @@ def open_log(
 
     Args:
         path: a folder in the nuScenes layout, an ``.mcap`` file, a ROS 2 bag (folder or ``.db3`` file, which may be
-            compressed: ``.zstd``), a ROS 1 bag (``.bag``).
+            compressed: ``.zstd``), a ROS 1 bag (``.bag``); or several of these recordings, which are merged by time.
         version, scene: of a nuScenes folder; may be left out where there is one only.
         topics: to read only these; exclude_topics: to read all but these. As they are named in the log.
         remap: topic in the log -> what it is called from here on.
@@ -237,8 +240,13 @@ def open_log(
         raise LogError(f"start offset >= 0 and duration > 0 were expected, found {start_offset_s} s, {duration_s} s")
     if not 0 < limits < math.inf:
         raise LogError(f"limits > 0 were expected, found {limits}")
-    path = Path(path)
-    reader, name = _open(path, version, scene, strict, DEFAULT.times(limits))
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(part) for part in path]
+    if len(paths) == 1:
+        reader, name = _open(paths[0], version, scene, strict, DEFAULT.times(limits))
+    elif version is None and scene is None:
+        reader, name = _merged(paths, DEFAULT.times(limits))
+    else:
+        raise LogError(f"{paths[0]}: one nuScenes folder was expected, since a version or scene is named")
     try:
         part = start_offset_s, duration_s
         return Log(reader, name, topics, exclude_topics, remap or {}, *part, strict, exclude_transforms)
@@ -261,9 +269,31 @@ def is_log(path: Path) -> bool:
     return path.name.endswith((*_FILES, ".bag"))
 
 
+def _merged(paths: Sequence[Path], limits: Limits) -> tuple[Reader, str]:
+    """One drive of several recordings, under the name of the first."""
+    if not paths:
+        raise LogError("at least one log was expected, found none")
+    opened: list[tuple[str, Part]] = []
+    name = ""
+    try:
+        for path in paths:
+            if is_nuscenes(path):
+                raise LogError(f"{path}: a recording that can be merged was expected, found a nuScenes folder")
+            reader, stem = _open(path, None, None, True, limits)
+            opened.append((path.name, cast(Part, reader)))
+            name = name or stem
+    except PerceptionError:
+        for _, part in opened:
+            part.close()
+        raise
+    return MergedReader(paths[0], opened), name
+
+
 def _open(path: Path, version: str | None, scene: str | None, strict: bool, limits: Limits) -> tuple[Reader, str]:
     if not path.exists():
         raise LogError(f"{path}: a log was expected, found nothing")
+    if path.name == "metadata.yaml":  # of a bag, which is the folder
+        path = path.absolute().parent
     if is_nuscenes(path):
         from perception.logs.nuscenes_log import NuScenesReader
 

@@ -36,6 +36,10 @@ class McapReader:
             self._add(channel_id, channel)
 
     @property
+    def start_ns(self) -> int | None:
+        return self._file.start_ns
+
+    @property
     def stopped(self) -> str | None:
         return self._file.stopped
 

@@ -53,6 +53,11 @@ class Ros1Reader:
             self._add(connection)
 
     @property
+    def start_ns(self) -> int | None:
+        """Recording time of the first message."""
+        return self._bag.start_time if self._bag.message_count else None
+
+    @property
     def damage(self) -> list[str]:
         return [line for failures in self._failures.values() for line in failures.lines()]
 

@@ -1,6 +1,6 @@
 """ROS 2 bags: a folder with metadata.yaml and the files that it names, or one such file.
 
-A recording that crashed has no metadata.yaml: then the files of the folder are read in the order of their names, which
+A recording that crashed has no metadata.yaml: then all files of the folder are read, which
 is that of their numbers. The format: https://github.com/ros2/rosbag2.
 """
 
@@ -9,23 +9,22 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from perception.errors import PerceptionError, missing_extra
 from perception.logs.limits import DEFAULT, Limits
-from perception.logs.messages import LogError, Message, Reader, Topic, merged
+from perception.logs.merged import MergedReader, Part
+from perception.logs.messages import LogError
 from perception.logs.sqlite_log import SqliteReader
 from perception.yaml_text import LARGEST, Loader, check_yaml
 
-_SUFFIXES = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd")
+_SUFFIXES = (".db3", ".mcap", ".db3.zstd", ".mcap.zstd", ".db3.zst", ".mcap.zst")
 
 
-class RosbagReader:
-    """A :class:`perception.logs.messages.Reader` of a whole bag: file after file, numbered through.
+class RosbagReader(MergedReader):
+    """A :class:`perception.logs.messages.Reader` of a whole bag.
 
     A file that cannot be opened is left out and named in ``damage``, unless none can.
 
@@ -34,19 +33,20 @@ class RosbagReader:
     """
 
     def __init__(self, path: Path | str, limits: Limits = DEFAULT) -> None:
-        self.path, self._limits = Path(path), limits
+        parts: list[tuple[str, Part]] = []
+        super().__init__(Path(path), parts)
+        self._limits = limits
         self._unpacked: tempfile.TemporaryDirectory | None = None
         self._notes: list[str] = []
-        self._parts: list[tuple[Path, Reader]] = []
         try:
             files = self._files()
             failures = []
             for file in files:
                 try:
-                    self._parts.append((file, self._part(file)))
+                    parts.append(("" if file == self.path else file.name, self._part(file)))
                 except LogError as error:
                     failures.append(error)
-            if not self._parts:
+            if not parts:
                 raise failures[0] if failures else LogError(f"{self.path}: files of a bag were expected, found none")
         except BaseException:
             self.close()
@@ -54,42 +54,13 @@ class RosbagReader:
         self._notes += map(str, failures)
 
     @property
-    def topics(self) -> dict[str, Topic]:
-        found: dict[str, Topic] = {}
-        for _, part in self._parts:
-            for name, topic in part.topics.items():
-                found[name] = merged(found[name], topic) if name in found else topic
-        return found
-
-    @property
-    def stopped(self) -> str | None:
-        return "; ".join(self._named(file, part.stopped) for file, part in self._parts if part.stopped) or None
-
-    @property
     def damage(self) -> list[str]:
-        return [*self._notes, *(self._named(file, line) for file, part in self._parts for line in part.damage)]
-
-    @property
-    def failed(self) -> dict[str, str]:
-        return {topic: reason for _, part in reversed(self._parts) for topic, reason in part.failed.items()}
-
-    def messages(self, topics: Collection[str] | None = None, strict: bool = False) -> Iterator[Message]:
-        before = 0
-        for _, part in self._parts:
-            sequence = before
-            for message in part.messages(topics, strict):
-                yield replace(message, sequence=sequence) if before else message
-                sequence += 1
-            before = sequence
+        return [*self._notes, *super().damage]
 
     def close(self) -> None:
-        for _, part in self._parts:
-            part.close()
+        super().close()
         if self._unpacked is not None:
             self._unpacked.cleanup()
-
-    def _named(self, file: Path, line: str) -> str:
-        return line if file == self.path else f"{file.name}: {line}"
 
     def _files(self) -> list[Path]:
         if self.path.is_file():
@@ -100,12 +71,14 @@ class RosbagReader:
             raise LogError(f"{self.path}: a ROS 2 bag was expected, found no such file or folder")
         there = sorted((f for f in self.path.iterdir() if f.name.endswith(_SUFFIXES) and _is_file(f)), key=_by_number)
         if not there:
-            raise LogError(f"{self.path}: a folder with files {', '.join(_SUFFIXES)} was expected, found none")
+            bags = sorted({file.parent.name for file in self.path.glob("*/*") if file.name.endswith(_SUFFIXES)})
+            found = f"folders of bags: {', '.join(bags[:5])}; give them, with --merge as one drive" if bags else "none"
+            raise LogError(f"{self.path}: a folder with files {', '.join(_SUFFIXES)} was expected, found {found}")
         metadata = self.path / "metadata.yaml"
         try:
             names = _named_files(metadata)
         except LogError as error:
-            self._notes.append(f"{error}; the files of the folder are read in the order of their names")
+            self._notes.append(f"{error}; all files of the folder are read")
             return there
         files = []
         for name in names:
@@ -114,10 +87,14 @@ class RosbagReader:
                 self._notes.append(f"{metadata}: '{name}' was expected beside it, found no such file")
             elif file not in files:
                 files.append(file)
+        if files:
+            self._notes += [
+                f"{file}: left out, for {metadata.name} does not name it" for file in there if file not in files
+            ]
         return files or there
 
-    def _part(self, file: Path) -> Reader:
-        if file.suffix == ".zstd":
+    def _part(self, file: Path) -> Part:
+        if file.suffix in (".zstd", ".zst"):
             file = self._decompressed(file)
         if file.suffix == ".db3":
             return SqliteReader(file, self._limits)

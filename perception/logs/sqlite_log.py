@@ -54,6 +54,12 @@ class SqliteReader:
             self._notes.append(f"{sum(counted.values())} messages of topics that it does not name")
 
     @property
+    def start_ns(self) -> int | None:
+        """Recording time of the first message."""
+        times = self._tables.index["timestamp_ns"]
+        return int(times.min()) if len(times) else None
+
+    @property
     def damage(self) -> list[str]:
         lost = (line if count == 1 else f"{line} (and {count - 1} more)" for count, line, _ in self._lost.values())
         return [*self._notes, *lost]

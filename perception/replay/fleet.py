@@ -122,6 +122,12 @@ def jobs_of(sources: Sequence[str], template: Job, scenes: Sequence[str] | None 
     ]
 
 
+def merged_job(sources: Sequence[str], template: Job) -> Job:
+    """One job for all recordings, or patterns of them: they are parts of one drive."""
+    first, *others = dict.fromkeys(str(path) for source in sources for path in sorted(_matching(source)))
+    return replace(template, log=first, parts=tuple(others))
+
+
 def main(jobs: Sequence[Job], out: str | Path, *, workers: int = 1, engine: str = "local", again: bool = False) -> int:
     """:func:`run_fleet` for the command line. Returns the exit code: 0, or 1 if a log failed."""
     statuses = run_fleet(jobs, out, workers=workers, engine=engine, again=again)

@@ -32,6 +32,7 @@ class Job:
 
     log, version, scene, topics, exclude_topics, exclude_transforms, remap, start_offset_s, duration_s, limits: as
         :func:`open_log` takes them.
+    parts: more recordings of the same drive, merged with ``log``.
     out: folder of the results.  rig: path of a rig file; None proposes one from the log.
     sensors, score_threshold, outputs, deadline_ms: as :func:`perception.replay.pipeline.replay` takes them.
     frame_rate_hz: the most frames a second.
@@ -62,6 +63,7 @@ class Job:
     skip_damaged: bool = False
     limits: float = 1.0
     exclude_transforms: tuple[tuple[str, str], ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -75,7 +77,8 @@ class Job:
 
         Of a nuScenes folder these are its tables, and the folders of sensor files, whose times change with new files.
         """
-        paths = [*_files(Path(self.log)), find_checkpoint(self.checkpoint) / "config.yaml"]
+        paths = [file for log in (self.log, *self.parts) for file in _files(Path(log))]
+        paths += [find_checkpoint(self.checkpoint) / "config.yaml"]
         paths += [] if self.rig is None else [Path(self.rig)]
         paths += [] if self.truth is None else _files(Path(self.truth))
         return _sha256([_state(path) for path in paths])
@@ -141,7 +144,7 @@ def run_job(
 
 def _opened(job: Job) -> Log:
     return open_log(
-        job.log,
+        [job.log, *job.parts],
         version=job.version,
         scene=job.scene,
         topics=job.topics,
