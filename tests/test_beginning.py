@@ -6,14 +6,14 @@ from memory_log import MemoryLog, calibration, cloud, drive, every, foxglove_log
 from memory_log import transform as log_transform
 
 from perception.logs.beginning import BEGINNING_S, Lasting, beginning
+from perception.logs.default_rig import proposed_rig, with_mounts
 from perception.logs.frames import LogFrames
-from perception.logs.inspect import inspect, with_mounts
+from perception.logs.inspect import inspect
 from perception.logs.log import Log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Transform, pinhole
 from perception.logs.rig import CloudSource, Rig, check_rig
 from perception.logs.units import SWEEPS
-from perception.replay.job import proposed_rig
 
 S = 1_000_000_000
 

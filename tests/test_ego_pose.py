@@ -142,7 +142,8 @@ def test_what_holds_no_pose_is_counted_and_does_not_count():
     log = add(lidar_log(), "/fix", lambda t: GnssFix("", *((np.nan,) * 3 if t == 1.5 else (0, 0, 0))), 0.25)
     add(log, "/imu", lambda t: Attitude("", np.zeros(4)))
     _, rig, _ = replayed(log)
-    assert rig.ego_pose is None and rig.world_frame is None  # no IMU that has an orientation
+    assert rig.ego_pose is None and rig.world_frame is None
+    assert "positions on /fix, but no Imu with an orientation, which is needed beside them" in inspect(log).missing
     add(log, "/imu/data", lambda t: Attitude("", QUARTER))
     frames, rig, problems = replayed(log)
     assert rig.ego_pose == PoseSource(fix="/fix", imu="/imu/data") and len(frames) == 61

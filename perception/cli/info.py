@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from perception.files import write_file
     from perception.logs import doctor
-    from perception.logs.inspect import inspect, table, with_mounts
+    from perception.logs.default_rig import with_mounts
+    from perception.logs.inspect import inspect, table
     from perception.logs.log import open_log
     from perception.logs.rehearsal import rehearse
     from perception.logs.rig import load_rig, to_yaml

@@ -1,17 +1,23 @@
-"""The rig of a log that nobody has described: the one proposed from its beginning, without incomplete sensors."""
+"""The rig of a log that nobody has described: proposed from its beginning, without incomplete sensors; and to keep."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
+import numpy as np
+
+from perception.geometry import SE3
 from perception.logs.beginning import BEGINNING_S
+from perception.logs.frame_graph import FrameGraph
 from perception.logs.inspect import LogInfo, inspect, unread
 from perception.logs.log import Log
-from perception.logs.messages import LogError
+from perception.logs.messages import LogError, Transform
 from perception.logs.propose import complete
 from perception.logs.propose_ego import is_vehicle_frame
 from perception.logs.rig import Rig, load_rig
+from perception.logs.transforms import Transforms
 
 logger = logging.getLogger(__name__)
 
@@ -50,3 +56,21 @@ def usable_rig(log: Log, info: LogInfo) -> Rig:
 def left_out(info: LogInfo) -> list[str]:
     """What the default rig lacks or leaves out, one line each."""
     return [*info.missing, *unread(info)]
+
+
+def with_mounts(info: LogInfo) -> Rig:
+    """The rig with the places of its sensors, as far as the log's transforms say that they do not move."""
+    transforms, graph = Transforms(), FrameGraph(info.transforms)
+    for (parent, child), edge in info.transforms.items():
+        transforms.add(0, Transform(parent, child, edge.pose, static=True))
+    placed = copy.deepcopy(info.rig)
+    for source in placed.sensors.values():
+        frame = source.frame_id or info.frame_ids.get(source.topic, "")
+        way = graph.way(placed.ego_frame, frame)
+        if source.ego_SE3_sensor is None and way and all(info.transforms[edge].constant for edge in way):
+            pose = SE3.from_matrix(transforms.lookup(placed.ego_frame, frame, 0)).pose
+            recorded = info.transforms[way[0]].pose
+            if way == [(placed.ego_frame, frame)] and np.allclose(recorded, pose):  # then to the last bit
+                pose = recorded
+            source.ego_SE3_sensor = pose.tolist()
+    return placed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import textwrap
 from collections.abc import Collection, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 from tqdm import tqdm
 
 from perception.data.image_files import ImageError, decode_image
-from perception.geometry import SE3
 from perception.logs.beginning import Lasting, beginning
 from perception.logs.decoding import CODECS
 from perception.logs.frame_graph import Edge, FrameGraph
@@ -34,7 +32,7 @@ from perception.logs.propose_ego import is_vehicle_frame
 from perception.logs.rig import Rig, to_yaml
 from perception.logs.ros_messages import is_static
 from perception.logs.timing import Times
-from perception.logs.transforms import Refused, Transforms, checked_pose
+from perception.logs.transforms import Refused, checked_pose
 from perception.logs.video import Decoder, why_not
 from perception.text import aligned
 
@@ -193,24 +191,6 @@ def _described(info: LogInfo, rig: Rig | None) -> tuple[Rig, list[str]]:
 def _lacks_transforms(info: LogInfo, is_proposed: bool) -> bool:
     is_lost = is_proposed and not is_vehicle_frame(info.rig.ego_frame)
     return is_lost or bool(unplaced(info.rig, FrameGraph(info.transforms), info.frame_ids))
-
-
-def with_mounts(info: LogInfo) -> Rig:
-    """The rig with the places of its sensors, as far as the log's transforms say that they do not move."""
-    transforms, graph = Transforms(), FrameGraph(info.transforms)
-    for (parent, child), edge in info.transforms.items():
-        transforms.add(0, Transform(parent, child, edge.pose, static=True))
-    placed = copy.deepcopy(info.rig)
-    for source in placed.sensors.values():
-        frame = source.frame_id or info.frame_ids.get(source.topic, "")
-        way = graph.way(placed.ego_frame, frame)
-        if source.ego_SE3_sensor is None and way and all(info.transforms[edge].constant for edge in way):
-            pose = SE3.from_matrix(transforms.lookup(placed.ego_frame, frame, 0)).pose
-            recorded = info.transforms[way[0]].pose
-            if way == [(placed.ego_frame, frame)] and np.allclose(recorded, pose):  # then to the last bit
-                pose = recorded
-            source.ego_SE3_sensor = pose.tolist()
-    return placed
 
 
 def _add(info: TopicInfo, message: Message) -> None:

@@ -88,6 +88,9 @@ def propose(
         rig.world_frame = Rig.world_frame
         topics_of_pose = " and ".join(rig.ego_pose.topics)
         notes.append(f"no odometry or map frame above {rig.ego_frame}: where it is, is taken from {topics_of_pose}")
+    fix = next((topic.name for topic in heard if topic.kind == "fix"), None)
+    if rig.world_frame is None and fix is not None:
+        notes.append(f"positions on {fix}, but no Imu with an orientation, which is needed beside them")
     derived = [topic.name for topic in heard if topic.kind in measured and _is_derived(topic)]
     if derived:
         notes.append(f"left out, for they are computed from others by their names: {', '.join(derived)}")
