@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.logs.messages import Calibration, Cloud, Image, LogError, Sample, Transform
+from perception.logs.messages import Calibration, Cloud, Image, LogError, RecordingTime, Sample, Transform
 from perception.logs.ros_messages import as_static, decoder, is_static
 from perception.logs.transforms import checked_pose
 
@@ -349,6 +349,13 @@ def test_a_transform_without_a_rotation_does_not_cost_the_others_of_its_message(
     assert np.array_equal(broken.pose[3], w, equal_nan=True) and whole.pose[3] == 1
     with pytest.raises(LogError, match="metres and a unit quaternion were expected"):
         checked_pose(broken)
+
+
+def test_a_transform_without_a_time_does_not_cost_the_others_of_its_message():
+    broken, whole = transform(), transform()
+    broken.header.stamp.nanosec = 1_000_000_000
+    (stamp_ns, _), (other_ns, _) = decoded(make("TFMessage", [broken, whole]))
+    assert isinstance(stamp_ns, RecordingTime) and (stamp_ns, other_ns) == (LOG_TIME_NS, STAMP_NS)
 
 
 def test_topics_of_static_transforms():

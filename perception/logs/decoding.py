@@ -46,6 +46,14 @@ def timestamp_ns(seconds: int, nanos: int, log_time_ns: int) -> int:
     return stamp_ns or RecordingTime(log_time_ns)
 
 
+def timestamp_or_recording_ns(seconds: int, nanos: int, log_time_ns: int) -> int:
+    """As :func:`timestamp_ns`, but a stamp that is none costs nothing else: for one of several in a message."""
+    try:
+        return timestamp_ns(seconds, nanos, log_time_ns)
+    except LogError:
+        return RecordingTime(log_time_ns)
+
+
 def numbers(what: str, values, *shape: int) -> np.ndarray:
     """float64 of a shape, by default [N] of any length."""
     array = np.array(values, dtype=np.float64)

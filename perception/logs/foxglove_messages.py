@@ -24,6 +24,7 @@ from perception.logs.decoding import (
     pose,
     raw_image,
     timestamp_ns,
+    timestamp_or_recording_ns,
     video_image,
 )
 from perception.logs.foxglove_json import parsed
@@ -187,7 +188,8 @@ def _is_identity(pose) -> bool:
 
 def _transform(message, log_time_ns: int) -> list[tuple[int, Payload]]:
     found = pose(message.translation, message.rotation)
-    return _stamped(message, log_time_ns, Transform(message.parent_frame_id, message.child_frame_id, found))
+    stamp_ns = timestamp_or_recording_ns(message.timestamp.seconds, message.timestamp.nanos, log_time_ns)
+    return [(stamp_ns, Transform(message.parent_frame_id, message.child_frame_id, found))]
 
 
 def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:

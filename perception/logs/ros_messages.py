@@ -30,6 +30,7 @@ from perception.logs.decoding import (
     pose,
     raw_image,
     timestamp_ns,
+    timestamp_or_recording_ns,
     video_image,
 )
 from perception.logs.messages import (
@@ -209,7 +210,8 @@ def _transforms(message, log_time_ns: int) -> list[tuple[int, Payload]]:
             child=_frame(each.child_frame_id),
             pose=pose(each.transform.translation, each.transform.rotation),
         )
-        stamped += _stamped(each.header, log_time_ns, transform)
+        stamp = each.header.stamp
+        stamped.append((timestamp_or_recording_ns(stamp.sec, stamp.nanosec, log_time_ns), transform))
     return stamped
 
 
