@@ -85,6 +85,16 @@ def test_transforms_go_before_poses():
     assert rig.ego_pose is None and places(frames)[10, 0] == pytest.approx(2)
 
 
+def test_poses_go_before_transforms_that_only_hold_a_place():
+    log = add(lidar_log(), "/odom", lambda t: Pose("base_link", "odom", pose(10 * t)))
+    log.add("/tf_static", transform("map", "base_link", static=True), [0.0])
+    frames, rig, _ = replayed(log)
+    assert rig.ego_pose == PoseSource(odometry="/odom") and places(frames)[10, 0] == pytest.approx(10)
+    log = lidar_log()
+    log.add("/tf_static", transform("map", "base_link", static=True), [0.0])
+    assert replayed(log)[1].world_frame == "map"
+
+
 def test_poses_of_what_is_mounted_on_the_vehicle_are_moved_to_it():
     """A tracker 2 m ahead of the ego frame and turned to the left; it drives north, its own x axis to the west."""
     log = lidar_log()

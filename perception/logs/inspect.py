@@ -180,7 +180,8 @@ def _described(info: LogInfo, rig: Rig | None) -> tuple[Rig, list[str]]:
     known = {n: replace(t.topic, count=t.times.count if t.topic.kind else t.count) for n, t in info.topics.items()}
     if rig is None:
         fields = {name: topic.fields for name, topic in info.topics.items()}
-        rig, missing = propose(known, info.transforms.keys(), info.frame_ids, fields)
+        static = [edge for edge, transform in info.transforms.items() if transform.static]
+        rig, missing = propose(known, info.transforms.keys(), info.frame_ids, fields, static)
     else:
         missing = lacks(rig, known, info.transforms.keys(), info.frame_ids)
     if rig.world_frame is None or unplaced(rig, FrameGraph(info.transforms), info.frame_ids):

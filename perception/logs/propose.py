@@ -49,6 +49,7 @@ def propose(
     transforms: Collection[tuple[str, str]],
     frame_ids: Mapping[str, str],
     fields: Mapping[str, tuple[str, ...]],
+    static: Collection[tuple[str, str]] = (),
 ) -> tuple[Rig, list[str]]:
     """A rig, and what it lacks or leaves out, one line each.
 
@@ -57,6 +58,7 @@ def propose(
         transforms: (parent, child) of every transform of the log.
         frame_ids: topic -> the frame its messages name.
         fields: topic of a cloud -> the names of its fields.
+        static: those of the transforms that are declared to be static.
     """
     rig, notes = Rig(world_frame=None), list[str]()
     heard = [topics[name] for name in sorted(topics) if topics[name].count != 0]
@@ -82,12 +84,13 @@ def propose(
     frames = FrameGraph(transforms)
     rig.ego_frame = ego_frame(rig, heard, frames, frame_ids)
     rig.world_frame = world_frame(rig.ego_frame, frames)
-    if rig.world_frame is None:
+    way = [] if rig.world_frame is None else frames.way(rig.world_frame, rig.ego_frame) or []
+    if set(static).issuperset(way):  # nothing says how it moves
         rig.ego_pose = ego_pose(rig.ego_frame, heard, frames, frame_ids)
     if rig.ego_pose is not None:
         rig.world_frame = Rig.world_frame
         topics_of_pose = " and ".join(rig.ego_pose.topics)
-        notes.append(f"no odometry or map frame above {rig.ego_frame}: where it is, is taken from {topics_of_pose}")
+        notes.append(f"no transform says how {rig.ego_frame} moves: where it is, is taken from {topics_of_pose}")
     fix = next((topic.name for topic in heard if topic.kind == "fix"), None)
     if rig.world_frame is None and fix is not None:
         notes.append(f"positions on {fix}, but no Imu with an orientation, which is needed beside them")
