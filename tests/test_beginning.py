@@ -49,6 +49,12 @@ def test_the_sensor_that_comes_furthest_ends_the_beginning():
     assert len(list(beginning(dead + one, 2.0))) == 1 + 5
 
 
+def test_a_sensor_that_comes_after_it_is_not_of_the_beginning():
+    early = [measured("/lidar", 0.5 * i, 0.5 * i) for i in range(3)]
+    late = [measured("/radar", 10 + 0.5 * i, 10 + 0.5 * i) for i in range(3)]
+    assert list(beginning(early + late, 2.0)) == early
+
+
 def test_a_clock_that_was_set_does_not_end_the_beginning():
     stamps = [0, 0.5, 3600, 3600.5, 1, 1.5, 2]
     messages = [measured("/lidar", stamp_s, i) for i, stamp_s in enumerate(stamps)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -17,21 +16,26 @@ _SLOWEST = 20  # seconds of recording for one of measurement
 def beginning(messages: Iterable[Message], seconds: float = BEGINNING_S) -> Iterator[Message]:
     """The messages of the first seconds in which a sensor measures, by the stamps of its images or clouds.
 
-    Recordings are played slowly, or written all at once, so that their own clock says little: it ends what stamps that
-    stand still would not. A step in the stamps counts ``_LONGEST_STEP_NS`` at most, lest the clock was set.
+    Recordings are played slowly, or written all at once, so that the recorder's clock says little. It counts where
+    the stamps agree, and ends what stamps that stand still would not. A step in the stamps of a sensor counts
+    ``_LONGEST_STEP_NS`` at most, lest its clock was set.
     """
-    end_ns: float = math.inf  # by recording time
+    length_ns = 1e9 * seconds
+    first: Message | None = None
     stamps: dict[str, tuple[int, int]] = {}  # topic -> the latest stamp, and how much time has passed by them
     for message in messages:
-        if message.log_time_ns > end_ns:
-            return
+        if first is not None:
+            recorded_ns = message.log_time_ns - first.log_time_ns
+            agree = recorded_ns > length_ns and message.timestamp_ns - first.timestamp_ns > length_ns
+            if agree or recorded_ns > _SLOWEST * length_ns:
+                return
         if isinstance(message.data, Image | Cloud):
+            first = first or message
             latest_ns, passed_ns = stamps.get(message.topic, (message.timestamp_ns, 0))
             passed_ns += min(max(message.timestamp_ns - latest_ns, 0), _LONGEST_STEP_NS)
-            if passed_ns > 1e9 * seconds:
+            if passed_ns > length_ns:
                 return
             stamps[message.topic] = message.timestamp_ns, passed_ns
-            end_ns = min(end_ns, message.log_time_ns + _SLOWEST * 1e9 * seconds)
         yield message
 
 
