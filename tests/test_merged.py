@@ -179,3 +179,19 @@ def test_a_part_that_changes_changes_the_job(recorders):
     paths = [str(path) for path in sorted(recorders.iterdir())]
     alone, both = Job(paths[0], "out", "sim"), Job(paths[0], "out", "sim", parts=(paths[1],))
     assert alone.digest != both.digest and alone.files_digest != both.files_digest
+
+
+def test_ros_1_bags_are_merged(tmp_path):
+    from rosbags.rosbag1 import Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS1_NOETIC)
+    texts = store.types["std_msgs/msg/String"]
+    for name, times in (("a", (1, 3)), ("b", (2, 4)), ("empty", ())):
+        with Writer(tmp_path / f"{name}.bag") as writer:
+            connection = writer.add_connection("/log", "std_msgs/msg/String", typestore=store)
+            for at in times:
+                data = store.serialize_ros1(texts("x"), "std_msgs/msg/String")
+                writer.write(connection, at, data)
+    with open_log([tmp_path / "b.bag", tmp_path / "empty.bag", tmp_path / "a.bag"]) as log:
+        assert log.topics["/log"].count == 4 and log.reader.start_ns == 1
