@@ -122,6 +122,16 @@ def test_when_most_clocks_are_set_back_nothing_is_lost_of_those_that_agree():
     assert set_back_ns == pytest.approx(10e9, abs=0.3e9)
 
 
+def test_topics_one_after_the_other_are_late_and_no_clock_was_set_back():
+    """A bag that was merged by topic, with recording times that say nothing."""
+    log = MemoryLog()
+    for name in "abc":
+        log.add(f"/{name}", cloud(name), every(0.1, 1.4))
+    log._messages = [Message(m.topic, m.timestamp_ns, i, m.sequence, m.data) for i, m in enumerate(log.messages())]
+    messages, order = ordered(log)
+    assert len(messages) == 45 and not order.set_back_ns
+
+
 def test_a_pause_of_all_is_no_clock_that_is_off():
     stamps = [s for s in every(0.1, 9) if not 2.05 < s < 6.95]
     messages, order = ordered(log_of({"a": 0.0, "b": 0.0, "c": 0.0}, stamps=stamps))

@@ -33,6 +33,7 @@ class _Source:
     stamp_ns: int  # its latest
     weight: float
     place: int  # of its latest, among the measurements of all sensors
+    is_set_back: bool  # since time began
 
 
 class AgreedTime:
@@ -41,12 +42,14 @@ class AgreedTime:
     Attributes:
         start_ns, now_ns: when it began, and what most of those who agree, and deliver, have reached.
         is_settled: whether all who deliver had the time to be heard.
+        is_set_back: whether a clock of those was set back; if none was, others are behind.
         reached_ns: what all of them, and the poses, have reached.
     """
 
     def __init__(self):
         self.now_ns = self.reached_ns = -(1 << 62)
         self.start_ns = 1 << 62
+        self.is_set_back = False
         self._sources: dict[str, _Source] = {}
         self._heard = 0
 
@@ -60,6 +63,12 @@ class AgreedTime:
         if self._heard:
             self._agree()
 
+    def begin_again(self) -> None:
+        """Time is what it is now, and nothing was before."""
+        self.start_ns, self.is_set_back = self.now_ns, False
+        for source in self._sources.values():
+            source.is_set_back = False
+
     @property
     def is_settled(self) -> bool:
         return self._heard >= self._patience
@@ -69,7 +78,9 @@ class AgreedTime:
         return _SILENT * sum(source.weight == _SENSOR for source in self._sources.values())
 
     def _set(self, name: str, stamp_ns: int, weight: float) -> None:
-        self._sources[name] = _Source(stamp_ns, weight, self._heard)
+        before = self._sources.get(name)
+        is_set_back = before is not None and (before.is_set_back or stamp_ns < before.stamp_ns - WINDOW_NS)
+        self._sources[name] = _Source(stamp_ns, weight, self._heard, is_set_back)
 
     def _agree(self) -> None:
         since = self._heard - self._patience
@@ -82,6 +93,7 @@ class AgreedTime:
                 self.now_ns = source.stamp_ns
                 break
         self.start_ns = min(self.start_ns, self.now_ns)
+        self.is_set_back = any(source.is_set_back and source.weight == _SENSOR for source in agreed)
         self.reached_ns = min((s.stamp_ns for s in delivering if s.weight >= _POSES), default=self.now_ns)
 
 

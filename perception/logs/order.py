@@ -69,7 +69,7 @@ class Order:
             return
         self._time.hear(message)
         back_ns = self._passed[0] + self._window_ns - self._time.now_ns
-        if self._time.is_settled and back_ns > OFF_NS:
+        if self._time.is_settled and self._time.is_set_back and back_ns > OFF_NS:
             yield from self._begin_again(back_ns)
         if changed is not None:
             waiting = _Waiting(message.timestamp_ns, changed, self._time.now_ns)
@@ -105,7 +105,7 @@ class Order:
         yield from self.flush()
         self.set_back_ns.append(back_ns)
         self._passed = _NOTHING
-        self._time.start_ns = self._time.now_ns
+        self._time.begin_again()
 
     @property
     def problems(self) -> list[str]:
