@@ -367,13 +367,16 @@ def train(
     """
     out = Path(out)
 
-    def check() -> None:
+    def check_folder() -> None:
         if resume and not out.is_dir():
             raise TrainingError(f"{out}: a training run to resume was expected, found no such folder")
+
+    def check() -> None:
         if current(out / "checkpoint.safetensors").exists() and not resume:
             raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
 
     with process_group(device) as place, _memory_errors(), contextlib.ExitStack() as stack:
+        of_first_process(check_folder, place)  # before the lock makes it
         of_first_process(lambda: stack.enter_context(locked(out)), place)
         of_first_process(check, place)
         torch.manual_seed(config.train.seed)
