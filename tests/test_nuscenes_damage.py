@@ -84,7 +84,7 @@ def test_other_spellings(load, world, modality, yes, no):
         ("calibrated_sensor", "CAM_FRONT", "camera_intrinsic", [[0, 0, 0]] * 3, "a 3 x 3 matrix with fx, fy > 0"),
         ("calibrated_sensor", "CAM_FRONT", "camera_distortion", [0.1] * 3, "4, 5, 8, 12 or 14 numbers"),
         ("sample_annotation", "car0", "size", [1e300, 4, 1], "3 numbers up to 1000"),
-        ("sample_annotation", "car0", "num_lidar_pts", -5, "a number from 0"),
+        ("sample_annotation", "car0", "num_lidar_pts", -5, "a number from -1"),
         ("sample_annotation", "car0", "next", "dog0", "an annotation of the same instance"),
     ],
 )
@@ -135,7 +135,7 @@ def test_units_are_not_mixed(load, world):
 
 DAMAGED_ROWS = [
     ("sample_annotation", "car0", "size", [0, 4, 1], [[], ["car"]]),
-    ("sample_annotation", "car0", "num_lidar_pts", -1, [[], ["car"]]),
+    ("sample_annotation", "car0", "num_lidar_pts", -2, [[], ["car"]]),
     ("sample_annotation", "car1", "instance_token", None, [["car"], []]),
     ("sample_annotation", "car0", "next", "nowhere", [["car"], ["car"]]),
     ("instance", "car", "category_token", "nowhere", [[], []]),

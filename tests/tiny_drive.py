@@ -29,7 +29,9 @@ def tiny_world(points: int = 300) -> World:
             world.add(f"{name}{i}", f"s{i}", channel, i * 500_000, b"")
     for name in world.files:
         if "LIDAR" in name:
-            world.files[name] = rng.uniform(-12, 12, (points, 5)).astype("<f4").tobytes()
+            cloud = rng.uniform(-12, 12, (points, 5)).astype("<f4")
+            cloud[:, 4] = np.arange(points) % 32  # the ring
+            world.files[name] = cloud.tobytes()
         elif "RADAR" in name:
             world.files[name] = pcd_bytes(radar_points(*rng.uniform(-12, 12, (20, 6))))
         else:

@@ -161,8 +161,8 @@ class _Reader:
             "label": label,
             "attribute": self._attribute(own),
             "visibility": self._level[own.references("visibility_token", self._visibilities, optional=True)],
-            "num_lidar_points": own.numbers("num_lidar_pts", np.int64, least=0),
-            "num_radar_points": own.numbers("num_radar_pts", np.int64, least=0),
+            "num_lidar_points": own.numbers("num_lidar_pts", np.int64, least=-1),
+            "num_radar_points": own.numbers("num_radar_pts", np.int64, least=-1),
         }
         racks = {**common, "rotation": rotation}
         rows.sound[kept] = own.sound
