@@ -537,3 +537,32 @@ def test_loader_workers(load, method, caplog):
     dataset = load()
     with multiprocessing.get_context(method).Pool(1) as pool:
         assert [frame.token for frame in pool.map(dataset.__getitem__, range(2))] == dataset.tokens
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("part", (0.5,), "begin and end as shares"),
+        ("sensors", 3, "a list of names"),
+        ("sensors", "camera", "a list of names"),
+        ("scenes", [3], "a list of names"),
+        ("without", "CAM_FRONT", "a list of names"),
+        ("image_size", 5, "height and width"),
+        ("image_size", (16, 32, 3), "height and width"),
+        ("task", None, "a Task"),
+        ("lidar_sweeps", float("nan"), "a whole number from 1"),
+        ("radar_sweeps", 0, "a whole number from 1"),
+        ("min_distance_m", float("nan"), "a number from 0"),
+        ("min_distance_m", "near", "a number from 0"),
+        ("lidar_rings", ["top"], "whole numbers from 0"),
+    ],
+)
+def test_arguments_that_are_none_are_named(world, tmp_path, name, value, expected):
+    with pytest.raises(PerceptionError, match=rf"{name}: {expected}.* expected, found"):
+        perception.NuScenes(world.write(tmp_path), **{name: value})
+
+
+@pytest.mark.parametrize("root", [None, 3, b"folder", []])
+def test_a_root_that_is_no_path_is_named(root):
+    with pytest.raises(PerceptionError, match="root: a path was expected, found"):
+        perception.NuScenes(root)

@@ -54,8 +54,15 @@ from perception.data.nuscenes_constants import MODALITIES
 from perception.data.nuscenes_files import DataError
 from perception.data.nuscenes_frame import ReadOptions, SampleReader
 from perception.data.nuscenes_index import open_index
-from perception.data.nuscenes_scenes import choose_scenes, find_version, is_simulated, part_of_scene, require_known
-from perception.errors import PerceptionError
+from perception.data.nuscenes_scenes import (
+    are_names,
+    choose_scenes,
+    find_version,
+    is_simulated,
+    part_of_scene,
+    require_known,
+)
+from perception.errors import PerceptionError, require
 from perception.geometry import SE3
 from perception.sample import Boxes3D, Frame
 from perception.task import CLASSES, NUSCENES, Task
@@ -113,11 +120,12 @@ class NuScenes:
         task: Task = NUSCENES,
         on_error: Literal["raise", "skip"] = "raise",
     ):
+        require("root", root, "a path", lambda root: isinstance(root, str | Path))
+        require("task", task, "a Task", lambda task: isinstance(task, Task))
+        require("sensors", sensors, "a list of names", are_names)
         for sensor in sensors:
             require_known("sensor", sensor, MODALITIES)
         require_known("on_error", on_error, ("raise", "skip"))
-        if min(lidar_sweeps, radar_sweeps) < 1:
-            raise PerceptionError(f"sweeps: at least 1 was expected, found lidar {lidar_sweeps}, radar {radar_sweeps}")
         self.root = Path(root).expanduser()
         self.version = find_version(self.root, version)
         self.split, self.task = split, task
@@ -126,11 +134,7 @@ class NuScenes:
         folder = self.root / self.version
         sweeps = {"camera": 1, "radar": radar_sweeps, "lidar": lidar_sweeps}
         sweeps = {sensor: sweeps[sensor] for sensor in sensors}
-        rings = None if lidar_rings is None else tuple(lidar_rings)
-        cover = None if image_size is None else tuple(image_size)
-        if cover is not None and not (len(cover) == 2 and min(cover) >= 8):
-            raise PerceptionError(f"image_size: height and width of at least 8 were expected, found {cover}")
-        self._options = ReadOptions(sweeps, tuple(without), min_distance_m, radar_filter, rings, cover)
+        self._options = ReadOptions(sweeps, without, min_distance_m, radar_filter, lidar_rings, image_size)
         self._attach()
         for channel in without:
             require_known("channel", channel, self._index.modality)

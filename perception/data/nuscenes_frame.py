@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,11 @@ import numpy as np
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.data.nuscenes_calibrations import Calibration
 from perception.data.nuscenes_files import DataError, lidar_bin_length, path_below, read_image, read_lidar_bin, read_pcd
+from perception.data.nuscenes_scenes import are_names
 from perception.data.nuscenes_tables import Recording
 from perception.data.radar_fields import radar_records
 from perception.data.rectification import undistorted
+from perception.errors import require
 from perception.geometry import SE3, pose_matrix
 from perception.sample import CameraImage, LidarCloud, RadarCloud, scaling
 
@@ -24,11 +29,24 @@ class ReadOptions:
     """sweeps: modality -> sweeps in a cloud, the keyframe included.  The rest as in :class:`perception.NuScenes`."""
 
     sweeps: dict[str, int]
-    without: tuple[str, ...]
+    without: Sequence[str]
     min_distance_m: float
     radar_filter: bool
-    lidar_rings: tuple[int, ...] | None
-    image_size: tuple[int, int] | None
+    lidar_rings: Sequence[int] | None
+    image_size: Sequence[int] | None
+
+    def __post_init__(self):
+        for sensor, sweeps in self.sweeps.items():
+            require(f"{sensor}_sweeps", sweeps, "a whole number from 1", lambda sweeps: index(sweeps) >= 1)
+        require("without", self.without, "a list of names", are_names)
+        require("min_distance_m", self.min_distance_m, "a number from 0", lambda metres: 0 <= metres < math.inf)
+        if self.lidar_rings is not None:
+            require(
+                "lidar_rings", self.lidar_rings, "whole numbers from 0", lambda rings: all(index(r) >= 0 for r in rings)
+            )
+        if self.image_size is not None:
+            expected = "height and width of at least 8"
+            require("image_size", self.image_size, expected, lambda size: [index(n) >= 8 for n in size] == [True, True])
 
 
 class SampleReader:
@@ -173,7 +191,7 @@ class SampleReader:
         return f"sample {self._token}, sample_data {self._rows.token[row].decode()}"
 
 
-def _ring_filter(rings: tuple[int, ...] | None) -> tuple[bool, np.ndarray]:
+def _ring_filter(rings: Sequence[int] | None) -> tuple[bool, np.ndarray]:
     """Whether the points of all rings are kept, and else of which: bool, by ring."""
     if rings is None:
         return True, np.zeros(0, dtype=bool)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from perception.data.nuscenes_files import DataError, read_bytes
-from perception.errors import PerceptionError, missing_extra
+from perception.errors import PerceptionError, missing_extra, require
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,15 @@ def is_simulated(folder: Path) -> bool:
 
 def part_of_scene(samples: np.ndarray, part: Sequence[float]) -> np.ndarray:
     """Those samples of a scene, in order of time, that lie in the part."""
+    expected = "begin and end as shares, 0 <= begin < end <= 1,"
+    require("part", part, expected, lambda part: len(part) == 2 and 0 <= part[0] < part[1] <= 1)
     begin, end = part
-    if not 0 <= begin < end <= 1:
-        raise PerceptionError(f"part: two shares, 0 <= begin < end <= 1, were expected, found {begin}, {end}")
     place = np.arange(len(samples)) / max(len(samples), 1)
     return samples[(place >= begin) & (place < end)]
+
+
+def are_names(names: Sequence[str]) -> bool:
+    return not isinstance(names, str) and all(isinstance(name, str) for name in names)
 
 
 def require_known(kind: str, name: str, known: Collection[str]) -> None:
@@ -61,6 +65,8 @@ def find_version(root: Path, version: str | None) -> str:
 
 def choose_scenes(folder: Path, names: list[str], split: str | None, scenes: Sequence[str] | None) -> list[str]:
     """Those of the names in the tables that are asked for."""
+    if scenes is not None and not isinstance(scenes, str):
+        require("scenes", scenes, "a list of names", are_names)
     if split is not None and scenes:
         raise PerceptionError(f"either split or scenes was expected, found both: '{split}' and {list(scenes)}")
     if scenes:
