@@ -79,8 +79,6 @@ def test_velocity_of_a_single_annotation_is_unknown(load, world):
 def test_number_of_sweeps_includes_the_keyframe(load):
     frame = load(lidar_sweeps=1, radar_sweeps=1)[0]
     assert len(frame.lidar.points) == len(frame.radar.points) == 1
-    with pytest.raises(PerceptionError, match="at least 1"):
-        load(lidar_sweeps=0)
 
 
 @pytest.mark.parametrize("sensor, channel", [("camera", "CAM_FRONT"), ("radar", "RADAR_FRONT"), ("lidar", "LIDAR_TOP")])
@@ -166,12 +164,6 @@ def test_a_dataset_is_a_source_of_frames(load):
     dataset = load()
     assert isinstance(dataset, FrameSource) and isinstance(dataset[:1], FrameSource)
     assert not isinstance(["no", "tokens"], FrameSource)
-
-
-@pytest.mark.parametrize("part", [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.1)])
-def test_a_part_that_is_none_is_named(load, part):
-    with pytest.raises(PerceptionError, match=f"0 <= begin < end <= 1, were expected, found {part[0]}, {part[1]}"):
-        load(part=part)
 
 
 def test_order_is_time_whatever_the_order_of_the_tables(load, world):
@@ -543,6 +535,10 @@ def test_loader_workers(load, method, caplog):
     "name, value, expected",
     [
         ("part", (0.5,), "begin and end as shares"),
+        ("part", (0.5, 0.5), "begin and end as shares"),
+        ("part", (0.7, 0.2), "begin and end as shares"),
+        ("part", (-0.1, 1.0), "begin and end as shares"),
+        ("part", (0.0, 1.1), "begin and end as shares"),
         ("sensors", 3, "a list of names"),
         ("sensors", "camera", "a list of names"),
         ("scenes", [3], "a list of names"),
@@ -555,6 +551,7 @@ def test_loader_workers(load, method, caplog):
         ("min_distance_m", float("nan"), "a number from 0"),
         ("min_distance_m", "near", "a number from 0"),
         ("lidar_rings", ["top"], "whole numbers from 0"),
+        ("lidar_rings", [10**12], "whole numbers from 0"),
     ],
 )
 def test_arguments_that_are_none_are_named(world, tmp_path, name, value, expected):

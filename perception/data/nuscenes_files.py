@@ -19,7 +19,7 @@ from perception.files import open_regular
 from perception.sample import LIMITS
 
 LIDAR_BIN_COLUMNS = 5  # x, y, z, intensity, ring index, all float32
-_LOOKED_AT, _MOST_RINGS = 64, 65535
+_LOOKED_AT, MOST_RINGS = 64, 65535
 _PCD_HEADER_BYTES = 4096  # a nuScenes header takes about 380; a file without DATA in the first 4 KiB is no PCD
 _PCD_USUAL_END = b"\nDATA binary\n"
 _MOST_COUNT = 1024  # numbers in a field of a point
@@ -116,7 +116,7 @@ def _require_lidar_points(path: str | Path, points: np.ndarray) -> None:
     some = points[:: max(1, len(points) // _LOOKED_AT)]
     some = some[np.isfinite(some).all(axis=1)]
     ring, most = some[:, 4], np.abs(some[:, :4]).max(axis=1, initial=0)
-    wrong = (ring != np.rint(ring)) | (ring < -1) | (ring > _MOST_RINGS) | (most > LIMITS["x"])
+    wrong = (ring != np.rint(ring)) | (ring < -1) | (ring > MOST_RINGS) | (most > LIMITS["x"])
     if wrong.sum() > max(1, 0.3 * len(some)):  # fewer are damaged numbers, which are dropped later
         raise DataError(
             f"{path}: points of x, y, z, intensity and a whole ring number, all float32, were expected, found one of "

@@ -14,7 +14,15 @@ import numpy as np
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.data.nuscenes_calibrations import Calibration
-from perception.data.nuscenes_files import DataError, lidar_bin_length, path_below, read_image, read_lidar_bin, read_pcd
+from perception.data.nuscenes_files import (
+    MOST_RINGS,
+    DataError,
+    lidar_bin_length,
+    path_below,
+    read_image,
+    read_lidar_bin,
+    read_pcd,
+)
 from perception.data.nuscenes_scenes import are_names
 from perception.data.nuscenes_tables import Recording
 from perception.data.radar_fields import radar_records
@@ -41,8 +49,9 @@ class ReadOptions:
         require("without", self.without, "a list of names", are_names)
         require("min_distance_m", self.min_distance_m, "a number from 0", lambda metres: 0 <= metres < math.inf)
         if self.lidar_rings is not None:
+            expected = f"whole numbers from 0 to {MOST_RINGS}"
             require(
-                "lidar_rings", self.lidar_rings, "whole numbers from 0", lambda rings: all(index(r) >= 0 for r in rings)
+                "lidar_rings", self.lidar_rings, expected, lambda rings: all(0 <= index(r) <= MOST_RINGS for r in rings)
             )
         if self.image_size is not None:
             expected = "height and width of at least 8"
