@@ -149,14 +149,6 @@ def test_a_cache_is_used_where_asked_for():
         assert seen == reads and data.frames.tokens == ["token-0"]
 
 
-def test_an_error_is_handed_over():
-    def fail(index):
-        raise PerceptionError(f"frame {index} is torn")
-
-    result = TrainingData(Frames(1, on_read=fail), make_config(), INPUTS)[Draw(0, (0,), SENSORS)]
-    assert isinstance(result, PerceptionError) and str(result) == "frame 0 is torn"
-
-
 def test_without_annotations_there_are_no_boxes():
     assert make_batch([replace(make_frame(0), boxes=None)]).boxes is None
     assert len(make_batch([replace(make_frame(0), boxes=Boxes3D.empty())]).boxes[0]) == 0

@@ -41,8 +41,9 @@ class Train(Subject):
 
     def command(self, out: Path) -> list[str]:
         every_step = ("train.epochs=2", "train.batch_size=1", "train.checkpoint_minutes=0", "data.workers=1")
-        where = (f"data.root={self.inputs.drive}", "--out", out, "--device", "cpu", "--resume")
-        return command("train", "sim", *TINY, "train.init=null", *every_step, *where)
+        where = (f"data.root={self.inputs.drive}", "--out", out, "--device", "cpu")
+        resume = ("--resume",) if out.is_dir() else ()
+        return command("train", "sim", *TINY, "train.init=null", *every_step, *where, *resume)
 
     def left(self, out: Path) -> None:
         _one_state(out)
