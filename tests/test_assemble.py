@@ -284,7 +284,7 @@ def test_a_bias_moves_what_the_sensor_sees_and_nothing_else():
 
 def test_only_the_kinds_that_are_asked_for_are_read():
     drive = Drive(POSES, mounts=("radar",))
-    drive.sees("/top", "top", 1.0, POSTS).sees("/radar", "radar", 1.0, POSTS, names=("vx", "vy"))
+    drive.sees("/top", "top", 1.0, POSTS).sees("/radar", "radar", 1.0, POSTS, names=("vx_comp", "vy_comp"))
     (frame,), counts = drive.frames(assembly=Assembly(sensors=("radar",)))
     assert frame.sensors == ("radar",) and frame.timestamp_ns == S and not counts  # a LiDAR still says when
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.logs.clouds import RADAR, is_in_degrees, lidar_points, radar_records
+from perception.logs.clouds import RADAR, is_in_degrees, is_taken_as_over_ground, lidar_points, radar_records
 from perception.logs.messages import Cloud, LogError
 from perception.logs.units import point_times_ns, units_of
 
@@ -180,6 +180,15 @@ def test_tracks_say_their_speed_over_ground():
     tracks["x"], tracks["vx"], tracks["vy"] = 5, 3, -2
     points, has_states = radar_records(Cloud("radar", tracks), standing_still)
     assert (points["x"][0], points["vx_comp"][0], points["vy_comp"][0], has_states) == (5, 3, -2, False)
+
+
+@pytest.mark.parametrize(
+    "names, assumed",
+    [("vx vy", True), ("VX VY", True), ("vx vy vx_comp vy_comp", False), ("vx vy doppler", False), ("doppler", False)],
+)
+def test_speeds_of_which_nothing_says_against_what_are_told(names, assumed):
+    cloud = Cloud("radar", np.zeros(1, [(name, "<f4") for name in ("x", "y", "z", *names.split())]))
+    assert is_taken_as_over_ground(cloud) == assumed
 
 
 def test_a_return_where_the_radar_is_has_no_direction():

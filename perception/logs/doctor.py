@@ -92,7 +92,7 @@ def _order(name: str, times: Times) -> Iterator[Finding]:
         what = "they are sorted when read"
         if times.worst_back_ns > WINDOW_NS:
             what = f"by more than {_s(WINDOW_NS)} they may come too late for their frame"
-        what = "the clock was set; cut the log there" if severe else what
+        what = "the clock was set; where most clocks were, frames go on as another scene" if severe else what
         yield Finding(
             "error" if severe else "warning",
             f"{name}: time goes backwards {_times(times.backwards)}, by up to {_s(times.worst_back_ns)}; {what}",
