@@ -174,7 +174,7 @@ def test_what_comes_much_too_late_is_no_frame_and_no_error():
     """Longer ago than anything is kept: the reader passes on what it cannot sort in."""
     drive = Drive(POSES).sees("/top", "top", 1.9, POSTS)
     for t in (0.1, 0.2):
-        drive.sees("/top", "top", t, POSTS).sees("/radar", "radar", t, POSTS, names=("vx", "vy"))
+        drive.sees("/top", "top", t, POSTS).sees("/radar", "radar", t, POSTS, names=("vx_comp", "vy_comp"))
     found, counts = drive.frames(in_order=False)
     assert [f.timestamp_ns for f in found] == [round(1.9 * S)] and found[0].radar is None
     assert counts == {

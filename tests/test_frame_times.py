@@ -21,7 +21,7 @@ RIG = Rig(
 )
 NOTHING = "frames left out: no camera or radar or lidar delivered"
 LIDAR = Cloud("", np.full(1, 9, [(name, "<f4") for name in "xyz"]))
-RADAR = Cloud("", np.full(1, 9, [(name, "<f4") for name in ("x", "y", "z", "vx", "vy")]))
+RADAR = Cloud("", np.full(1, 9, [(name, "<f4") for name in ("x", "y", "z", "vx_comp", "vy_comp")]))
 TENTHS = [i / 10 for i in range(31)]
 
 

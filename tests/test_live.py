@@ -16,8 +16,8 @@ from perception.logs.rig import CloudSource, Rig
 
 FIELDS = {
     "lidar": ("x", "y", "z", "intensity"),
-    "radar": ("x", "y", "z", "vx", "vy"),
-    "rear": ("x", "y", "z", "vx", "vy"),
+    "radar": ("x", "y", "z", "vx_comp", "vy_comp"),
+    "rear": ("x", "y", "z", "vx_comp", "vy_comp"),
 }
 ASSEMBLY = Assembly(lidar_span_s=0.15)
 STAMPS = every(0.1, 6)

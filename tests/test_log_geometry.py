@@ -290,7 +290,7 @@ def test_no_more_frames_than_asked_for():
 
 
 def test_of_measurements_around_the_reference_the_nearest_is_taken_if_it_is_near():
-    dtype = [(n, "<f4") for n in ("x", "y", "z", "vx", "vy")]
+    dtype = [(n, "<f4") for n in ("x", "y", "z", "vx_comp", "vy_comp")]
 
     def radar(seconds, x):
         return message("/radar", seconds, Cloud("radar", np.array([(x, 0, 0, 0, 0)], dtype)))
