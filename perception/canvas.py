@@ -115,7 +115,7 @@ def draw_segments(image: np.ndarray, view: View, segments: np.ndarray, colours: 
 
 def inside(image: np.ndarray, pixels: np.ndarray, border: int = 0) -> np.ndarray:
     size = np.array([image.shape[1], image.shape[0]])
-    return ((pixels >= 0) & (pixels < size - border)).all(axis=1)
+    return np.all((pixels >= 0) & (pixels < size - border), axis=1)
 
 
 def splat(image: np.ndarray, view: View, points: np.ndarray) -> None:

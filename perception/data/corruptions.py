@@ -216,7 +216,8 @@ def _clouds(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     total = np.zeros((height, width), np.float32)
     for octave in range(7):
         noise = rng.random((2**octave + 1, 2**octave + 1), dtype=np.float32)
-        total += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) / 1.7**octave
+        larger = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+        total += np.asarray(larger, np.float32) / 1.7**octave
     total -= total.min()
     return total / total.max()
 

@@ -152,7 +152,7 @@ class _Reader:
         kept = np.flatnonzero((label != OTHER) & rows.sound)
         own, label = rows.chosen(kept), label[kept]
         rotation, size = own.quaternions("rotation"), own.numbers("size", np.float64, (3,), most=_MOST_SIZE_M)
-        own.refuse((size <= 0).any(axis=1), "size", "three positive numbers")
+        own.refuse(np.any(size <= 0, axis=1), "size", "three positive numbers")
         w, x, y, z = rotation.T
         common = {"sample": every["sample"][kept], "center": every["center"][kept], "size": size[:, [1, 0, 2]]}
         boxes = {

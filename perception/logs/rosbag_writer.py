@@ -187,8 +187,7 @@ class RosbagWriter:
 
     def _cloud(self, header: Any, records: np.ndarray) -> Any:
         t, fields, orders = self._types.types, [], set()
-        for name in records.dtype.names or ():
-            dtype, offset, *_ = records.dtype.fields[name]
+        for name, (dtype, offset, *_) in (records.dtype.fields or {}).items():
             number = _POINT_NUMBERS.get(dtype.base.str[1:])
             if number is None or len(dtype.shape) > 1:
                 raise LogError(f"field {name}: a type of sensor_msgs/PointField was expected, found {dtype}")

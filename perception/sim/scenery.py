@@ -110,7 +110,7 @@ def _crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
             local.append(box([side * (layout.kerb + 2.6), y, -0.003], [2.6, 0.5, 0.01], _WHITE, Material.MARKING))
     parts.append(merge(local).moved(center[0], center[1], 0.0, yaw))
     for side in (-1, 1):
-        for offset in np.arange(-layout.kerb + 0.6, layout.kerb, 1.0):
+        for offset in np.arange(-layout.kerb + 0.6, layout.kerb, 1.0).tolist():
             s = layout.cross_s + side * (half + 2.6) + np.array([-1.3, 1.3])
             parts.append(_strip(path, s, offset - 0.25, offset + 0.25, 0.006, _WHITE, Material.MARKING))
 

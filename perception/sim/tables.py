@@ -78,7 +78,7 @@ def write_json(path: FilePath, content) -> None:
 
 def radar_file(clusters: np.ndarray) -> bytes:
     """The PCD file of a structured array of radar clusters, at least one."""
-    names = clusters.dtype.names
+    names = clusters.dtype.names or ()
     kinds = [clusters.dtype[name] for name in names]
     header = [
         "# .PCD v0.7 - Point Cloud Data file format",

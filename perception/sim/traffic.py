@@ -252,7 +252,7 @@ class Traffic:
 
     def _walkers(self, side: int) -> None:
         rng, layout = self.rng, self.layout
-        for s in np.arange(layout.start - 15, layout.end + 15, 54.0):
+        for s in np.arange(layout.start - 15, layout.end + 15, 54.0).tolist():
             s = s + rng.uniform(-12, 12)
             category = "human.pedestrian.adult" if rng.random() < 0.88 else "human.pedestrian.child"
             lateral = side * (layout.kerb + rng.uniform(1.6, layout.sidewalk_width - 0.4))
@@ -278,10 +278,10 @@ class Traffic:
         if layout.near_crossing(0.5 * (low + high), 0.5 * (high - low) + 1):
             return
         edge, middle = side * (layout.parking_edge + 0.25), side * (layout.parking_edge + 1.75)
-        for s in np.arange(low + 3.2, high - 2.5, rng.uniform(3.2, 4.2)):
+        for s in np.arange(low + 3.2, high - 2.5, rng.uniform(3.2, 4.2)).tolist():
             self._stand("movable_object.barrier", s, edge + rng.normal(0, 0.08), 0.5 * np.pi + rng.normal(0, 0.06))
         for end in (low, high):
-            for fraction in np.linspace(0.15, 1.0, rng.integers(1, 3)):
+            for fraction in np.linspace(0.15, 1.0, rng.integers(1, 3)).tolist():
                 inward = 1 if end == low else -1
                 s = end + inward * 2.2 * (1 - fraction) + rng.normal(0, 0.1)
                 self._stand("movable_object.trafficcone", s, edge + side * fraction * 1.9, rng.uniform(-3, 3))
@@ -297,7 +297,7 @@ class Traffic:
         """An open yard: vehicles standing across the road's direction, a row of cones or barriers before them."""
         rng, layout = self.rng, self.layout
         names = ["vehicle.car", "vehicle.truck", "vehicle.trailer", "vehicle.construction", "vehicle.bus.rigid"]
-        for s in np.arange(low + 3.0, high - 2.0, 5.2):
+        for s in np.arange(low + 3.0, high - 2.0, 5.2).tolist():
             first = s < low + 4.0  # a trailer in every yard: none of the classes is left to chance
             if (rng.random() < 0.62 and not first) or layout.near_crossing(s, 3.0):
                 continue
@@ -306,7 +306,7 @@ class Traffic:
             self._stand(category, s, side * (layout.house_line + 10 + rng.uniform(0, 3)), angle, idle="vehicle.parked")
         category = ["movable_object.trafficcone", "movable_object.barrier"][int(rng.random() < 0.7)]
         step = 3.4 if category.endswith("barrier") else 2.6
-        for s in np.arange(low + 1.0, low + 1.0 + rng.integers(2, 5) * step, step):
+        for s in np.arange(low + 1.0, low + 1.0 + rng.integers(2, 5) * step, step).tolist():
             if not layout.near_crossing(s, 2.0):
                 self._stand(category, s, side * (layout.house_line + 0.6), 0.5 * np.pi + rng.normal(0, 0.25))
 
