@@ -127,6 +127,13 @@ def test_one_instant_in_every_unit(written):
     assert times.tolist() == [1_500_000_000_250_000] and sound.tolist() == [True]
 
 
+def test_where_no_sensor_is_sound_every_frame_is_skipped(load, world):
+    for row in world.tables["sensor"]:
+        row["modality"] = "sonar"
+    dataset = load(on_error="skip")
+    assert list(dataset.frames()) == [] and list(dataset.skipped) == dataset.tokens
+
+
 def test_units_are_not_mixed(load, world):
     world.row("sample", "s1")["timestamp"] *= 1000
     with pytest.raises(DataError, match=r"sample\.json: token s0: a time in nanoseconds as most are was expected"):

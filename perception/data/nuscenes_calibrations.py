@@ -42,7 +42,7 @@ class Calibrations:
 
     def __init__(self, modality: Mapping[str, str], columns: Columns):
         self._modality, self._columns = modality, columns
-        names = list(modality)
+        names = list(modality) or [""]  # rows that are left out have the first
         self._channels = [names[i] for i in columns["channel"].tolist()]
         self._made: dict[int, Calibration] = {}
 
