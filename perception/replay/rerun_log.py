@@ -19,6 +19,8 @@ https://rerun.io/docs/reference/types/archetypes.
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 from collections import deque
 from pathlib import Path
@@ -37,6 +39,7 @@ from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, fit_image
 from perception.task import Task
 from perception.viz import ARROW_S, CAMERA_ORDER, EGO, EGO_BOX, RADAR, STANDING_MPS, Layout, images_of, recent
 
+_FLUSH_S = 10.0  # where a disk is full the writer ends, and Rerun may wait for it for ever
 LABEL_RANGE_M = 25.0  # labels of boxes farther away show on hover only
 IMAGE_WIDTH, JPEG_QUALITY = 800, 85  # larger images are scaled down: a recording of six cameras is large enough
 PATH_POINTS, PATH_STEP_M = 300, 1.0
@@ -62,6 +65,7 @@ class RerunSink:
         self.path, self.score_threshold, self.layout = Path(path), score_threshold, layout or Layout()
         self.task = self.layout.task
         self._size = 0  # of the file so far
+        self._is_stuck = False  # since a flush failed
         self._cameras: tuple[str, ...] | None = None  # all that have been seen
         self._clouds: dict[str, None] = {"lidar": None, "radar": None}  # likewise, in this order
         self._scene: str | None = None
@@ -97,13 +101,18 @@ class RerunSink:
         self._log_plots(boxes, scores, {} if step.index == 0 else step.latency_ms)  # the cold one would dwarf the rest
         self._log_faults(step.faults)
         try:
-            self._recording.flush()
-        except RuntimeError as error:
+            self._recording.flush(timeout_sec=_FLUSH_S)
+        except (RuntimeError, ValueError) as error:
+            self._is_stuck = True
+            # At exit, and when the recording is deleted, Rerun would wait for the same writer.
+            atexit.unregister(self.rr.rerun_shutdown)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._recording))
             raise ResultsError(f"{self._partial}: cannot be written: {error}; is the disk full?") from None
         self._check_growth()
 
     def __exit__(self, kind, error, trace) -> None:
-        self._recording.disconnect()
+        if not self._is_stuck:
+            self._recording.disconnect()
         if kind is None:
             self._check_growth()  # by what marks the end
             with writing(self.path):
