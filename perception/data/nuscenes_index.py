@@ -53,9 +53,8 @@ class Index:
 
     sources: what the tables looked like when they were read.
     scenes: names, in the table's order; the samples of scene c are scene_offsets[c] to scene_offsets[c + 1].
-    sample_token: bytes [S].  sample_scene: int32 [S].  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN
-    without one.  absent: int32 [A, 4], one row each: scene, channel, sweeps after it until the keyframe, and how many
-    files are absent.
+    sample_token: bytes [S].  sample_scene: int32 [S].  absent: int32 [A, 4], one row each: scene, channel, sweeps after
+    it until the keyframe, and how many files are absent.
     damage: a table, "row" or "link", how many of them were left out, and what was wrong with the first.
     files: those that are mapped.
     notes: what else was left out or taken for something in all of the tables, in words.
@@ -66,7 +65,6 @@ class Index:
     scene_offsets: np.ndarray
     sample_token: np.ndarray
     sample_scene: np.ndarray
-    ego_position: np.ndarray
     recording: Recording
     annotations: Annotations | None
     modality: dict[str, str]
@@ -128,7 +126,6 @@ def open_index(root: Path, version: str, skip_damaged: bool = False) -> Index:
         scene_offsets=tables["scene_offsets"],
         sample_token=tables["sample.token"],
         sample_scene=tables["sample.scene"],
-        ego_position=tables["link.ego_position"],
         recording=Recording(
             rows=SensorRows(present=files["present"], **_below(tables, "row")),
             calibrations=Calibrations(modality, _below(tables, "calibration")),

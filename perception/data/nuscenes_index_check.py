@@ -52,7 +52,7 @@ def _checks(tables: Columns, names: dict) -> Iterator[bool]:
     yield _lie_within(tables["file.folder"], 0, len(folders))
     yield tables["link.keyframe"].shape == (samples, len(channels)) and _lie_within(tables["link.keyframe"], -1, rows)
     yield tables["link.reference"].shape == (samples,) and _lie_within(tables["link.reference"], -1, rows)
-    yield tables["link.reference_us"].shape == (samples,) and tables["link.ego_position"].shape == (samples, 3)
+    yield tables["link.reference_us"].shape == (samples,)
     if "annotation.box_offsets" in tables:
         boxes, racks = len(tables["annotation.center"]), len(tables["annotation.rack_center"])
         yield _are_offsets(tables["annotation.box_offsets"], samples, boxes)

@@ -268,8 +268,7 @@ def link_keyframes(
 
     Returns:
         keyframe: int32 [S, C].  reference, reference_us: as in :class:`Recording`.  row_offsets: int64 [S + 1],
-        where the rows of every sample begin.  ego_position: [S, 3], the vehicle at the LIDAR_TOP keyframe, NaN without
-        one.
+        where the rows of every sample begin.
     """
     key_row = np.flatnonzero(rows["key"])
     keyframe = np.full((len(samples["token"]), len(channels)), -1, dtype=np.int32)
@@ -287,8 +286,6 @@ def link_keyframes(
     if REFERENCE_CHANNEL in channels:
         reference = keyframe[:, channels.index(REFERENCE_CHANNEL)].copy()
     has_lidar = reference >= 0
-    ego_position = np.full((len(keyframe), 3), np.nan)
-    ego_position[has_lidar] = rows["world_SE3_ego"][reference[has_lidar], :3]
     reference_us = samples["timestamp_us"].copy()
     reference_us[has_lidar] = rows["timestamp_us"][reference[has_lidar]]
     for i in np.flatnonzero(~has_lidar):  # the ego pose measured nearest to the sample's own time
@@ -300,5 +297,4 @@ def link_keyframes(
         "reference": reference,
         "reference_us": reference_us,
         "row_offsets": offsets,
-        "ego_position": ego_position,
     }

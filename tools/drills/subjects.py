@@ -9,12 +9,13 @@ import hashlib
 import json
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from drills.inputs import TINY, Inputs, command
 
 
-class Subject:
+class Subject(ABC):
     """In every class: ``left`` raises an error if something that a disturbed run left is damaged; ``result`` is what an
     undisturbed run ends in, whatever happened before."""
 
@@ -24,14 +25,14 @@ class Subject:
     def __init__(self, inputs: Inputs):
         self.inputs = inputs
 
-    def command(self, out: Path) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def command(self, out: Path) -> list[str]: ...
 
-    def left(self, out: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def left(self, out: Path) -> None: ...
 
-    def result(self, out: Path) -> object:
-        raise NotImplementedError
+    @abstractmethod
+    def result(self, out: Path) -> object: ...
 
 
 class Train(Subject):
