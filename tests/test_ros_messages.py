@@ -376,7 +376,7 @@ def test_radar_tracks():
     vectors = make("Point", 1.0, 2.0, 3.0), make("Vector3", 4.0, 5.0, 6.0), make("Vector3", 0.0, 0.0, 0.0)
     track = make("RadarTrack", uuid, *vectors, make("Vector3", 7.0, 8.0, 9.0), 1, empty, empty, empty, empty)
     records = only(make("RadarTracks", header("radar"), [track])).records
-    assert records.dtype.names == ("x", "y", "z", "vx", "vy", "vz", "size_x", "size_y", "size_z")
+    assert records.dtype.names == ("x", "y", "z", "vx_comp", "vy_comp", "vz_comp", "size_x", "size_y", "size_z")
     assert records.tolist() == [(1, 2, 3, 4, 5, 6, 7, 8, 9)]
     assert only(make("RadarTracks", header("radar"), [])).records.shape == (0,)
 

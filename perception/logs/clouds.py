@@ -89,12 +89,14 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
     radial = _first(records, _RADIAL)
     if {"vx_comp", "vy_comp"} <= set(names):
         points["vx_comp"], points["vy_comp"] = records[names["vx_comp"]], records[names["vy_comp"]]
-    elif radial is not None:
+    elif radial is not None or {"vx", "vy"} <= set(names):  # both relative to the radar, as in nuScenes
         direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
-        over_ground = (records[radial] + direction @ sensor_velocity())[:, None] * direction
-        points["vx_comp"], points["vy_comp"] = over_ground[:, 0], over_ground[:, 1]
-    elif {"vx", "vy"} <= set(names):
-        points["vx_comp"], points["vy_comp"] = records[names["vx"]], records[names["vy"]]
+        own = (direction @ sensor_velocity())[:, None] * direction
+        if radial is not None:
+            relative = records[radial][:, None] * direction
+        else:
+            relative = np.stack([records[names["vx"]], records[names["vy"]]], axis=1)
+        points["vx_comp"], points["vy_comp"] = (relative[:, :2] + own[:, :2]).T
     else:
         raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {_listed(records)}")
     return points, False
@@ -124,13 +126,6 @@ def is_in_degrees(cloud: Cloud) -> bool:
         return False
     azimuth = np.abs(cloud.records[name].astype(np.float64))
     return bool(((azimuth > 2 * np.pi + 1e-3) & (azimuth <= 360)).any())
-
-
-def is_taken_as_over_ground(cloud: Cloud) -> bool:
-    """Whether a radar's speeds are only given as vx, vy: over ground from trackers, but some drivers' are relative."""
-    names = _single(cloud.records)
-    told = {"vx_comp", "vy_comp"} <= set(names) or _first(cloud.records, _RADIAL) is not None
-    return {"vx", "vy"} <= set(names) and not told
 
 
 def _first(records: np.ndarray, names: tuple[str, ...]) -> str | None:

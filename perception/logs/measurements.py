@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.data.cloud_kernels import lidar_to_ego, radar_to_ego
 from perception.geometry import SE3, pose_matrix
-from perception.logs.clouds import is_in_degrees, is_taken_as_over_ground, lidar_points, radar_records
+from perception.logs.clouds import is_in_degrees, lidar_points, radar_records
 from perception.logs.ego_pose import EgoPose
 from perception.logs.images import rectified_image
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Message, pinhole
@@ -106,8 +106,6 @@ class Measurements:
         self._count_defects(message)
         if is_in_degrees(message.data):
             self.counts[f"{message.topic}: clouds with azimuths in degrees"] += 1
-        if is_taken_as_over_ground(message.data):
-            self.counts[f"{message.topic}: clouds whose vx, vy are taken as over ground"] += 1
         records, has_states = radar_records(message.data, lambda: self._velocity(message, source))
         filtered = self._assembly.radar_filter and has_states
         pose = ego_T_world @ world_T_sensor

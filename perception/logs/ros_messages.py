@@ -53,8 +53,8 @@ from perception.logs.video import why_not
 POINT_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 _POINT_DTYPES = {order: tuple(np.dtype(order + name) for name in POINT_TYPES) for order in "<>"}
 RETURN = np.dtype([(name, "<f4") for name in ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")])
-TRACK = np.dtype(
-    [(name, "<f8") for name in ("x", "y", "z", "vx", "vy", "vz")]
+TRACK = np.dtype(  # whose velocities are over ground
+    [(name, "<f8") for name in ("x", "y", "z", "vx_comp", "vy_comp", "vz_comp")]
     + [(name, "<f4") for name in ("size_x", "size_y", "size_z")]
 )
 
