@@ -183,11 +183,12 @@ def test_tracks_say_their_speed_over_ground():
     assert (points["x"][0], points["vx_comp"][0], points["vy_comp"][0], has_states) == (5, 3, -2, False)
 
 
+@pytest.mark.parametrize("abeam", [0, -12], ids=["along the line of sight", "in full"])
 @pytest.mark.parametrize("names", [("vx", "vy"), ("VX", "VY")])
-def test_velocities_without_compensation_are_relative(names):
-    """A wall ahead of a radar that drives at 12 m/s comes at it; one abeam does not."""
+def test_velocities_without_compensation_are_relative(names, abeam):
+    """A wall ahead of a radar that drives at 12 m/s comes at it; one abeam passes by, which few radars measure."""
     records = np.zeros(2, [(name, "<f4") for name in ("x", "y", "z", *names)])
-    records["x"], records["y"], records[names[0]] = [30, 0], [0, 10], [-12, 0]
+    records["x"], records["y"], records[names[0]] = [30, 0], [0, 10], [-12, abeam]
     points, _ = radar_records(Cloud("radar", records), lambda: np.array([12.0, 0, 0]))
     assert np.allclose(points["vx_comp"], 0) and np.allclose(points["vy_comp"], 0)
 

@@ -65,9 +65,9 @@ def _over_ground(records: np.ndarray, names: list[str], sensor_velocity: Callabl
     radial = next((name for name in _RADIAL if name in names), None)
     relative = next((pair for pair in _RELATIVE if set(pair) <= set(names)), None)
     if radial is not None:
-        measured = records[radial].astype(np.float64)[:, None] * direction[:, :2]
-    elif relative is not None:
-        measured = np.stack([records[name].astype(np.float64) for name in relative], axis=1)
+        speed = records[radial].astype(np.float64)
+    elif relative is not None:  # along the line of sight, or in full, of which what is along the line is the same
+        speed = sum(records[name].astype(np.float64) * direction[:, axis] for axis, name in enumerate(relative))
     else:
         raise ValueError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {' '.join(names)}")
-    return measured + (direction @ sensor_velocity())[:, None] * direction[:, :2]
+    return (speed + direction @ sensor_velocity())[:, None] * direction[:, :2]

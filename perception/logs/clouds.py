@@ -91,12 +91,12 @@ def radar_records(cloud: Cloud, sensor_velocity: Callable[[], np.ndarray]) -> tu
         points["vx_comp"], points["vy_comp"] = records[names["vx_comp"]], records[names["vy_comp"]]
     elif radial is not None or {"vx", "vy"} <= set(names):  # both relative to the radar, as in nuScenes
         direction = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
-        own = (direction @ sensor_velocity())[:, None] * direction
         if radial is not None:
-            relative = records[radial][:, None] * direction
-        else:
-            relative = np.stack([records[names["vx"]], records[names["vy"]]], axis=1)
-        points["vx_comp"], points["vy_comp"] = (relative[:, :2] + own[:, :2]).T
+            speed = records[radial]
+        else:  # some drivers say it along the line of sight, others in full: what is along the line is the same
+            speed = records[names["vx"]] * direction[:, 0] + records[names["vy"]] * direction[:, 1]
+        over_ground = (speed + direction @ sensor_velocity())[:, None] * direction
+        points["vx_comp"], points["vy_comp"] = over_ground[:, 0], over_ground[:, 1]
     else:
         raise LogError(f"a field of a radar's speed was expected, such as {_RADIAL[0]}, found {_listed(records)}")
     return points, False
