@@ -131,6 +131,20 @@ def test_signals_to_the_whole_group_are_left_to_the_trainer():
     batches.close()
 
 
+def test_so_are_those_that_arrive_while_a_worker_starts(monkeypatch):
+    ignore = loader.ignore_signals
+
+    def late():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        ignore()
+
+    monkeypatch.setattr(loader, "ignore_signals", late)
+    batches = Loader(Data(), 2)
+    assert len(list(batches.batches(DRAWS))) == 10
+    batches.close()
+
+
 class Unsendable(Data):
     def __getitem__(self, draw):
         return _NoRoom()

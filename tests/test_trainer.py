@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -87,12 +88,35 @@ def test_a_resumed_log_goes_on_behind_the_checkpoint(tmp_path):
     assert path.read_text() == ""
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [(0.0, [1, 2, 3, 4, 4]), (60.0, [4])])
+@pytest.mark.parametrize(("minutes", "steps"), [(0.0, [1, 2, 3, 4]), (60.0, [4])])
 def test_a_run_is_saved_every_few_minutes_and_at_the_end_of_an_epoch(tmp_path, minutes, steps):
     run, saved = trainer(tmp_path, Frames(4), make_config(epochs=1, batch_size=1, checkpoint_minutes=minutes)), []
     save = run.save
     run.save = lambda: (saved.append(run.step), save())
     assert run.run() and saved == steps
+
+
+def test_a_run_killed_around_any_save_ends_in_the_same_log(tmp_path):
+    """What the folder is before and after each save is what a kill would leave there."""
+    config = make_config(epochs=2, batch_size=2, checkpoint_minutes=0.0)
+    left, times = [], ("elapsed_s", "samples_per_s")
+    run = trainer(tmp_path / "run", Frames(4), config)
+    save = run.save
+
+    def leave():
+        left.append(shutil.copytree(run.out, tmp_path / f"left-{len(left)}"))
+
+    run.save = lambda: (leave(), save(), leave())
+
+    def rows(folder):
+        return [{key: value for key, value in line.items() if key not in times} for line in lines(folder)]
+
+    assert run.run() and len(left) == 8
+    assert [(line["kind"], line["step"]) for line in rows(run.out)] == [("epoch", 2), ("epoch", 4)]
+    for folder in left:
+        resumed = trainer(folder, Frames(4), config)
+        resumed.resume()
+        assert resumed.run() and rows(folder) == rows(run.out)
 
 
 def test_other_processes_save_nothing(tmp_path):

@@ -26,7 +26,7 @@ from perception.data.sources import FrameSource
 from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.sample import Frame
-from perception.signals import ignore_signals
+from perception.signals import blocked, ignore_signals
 from perception.train.batches import Draw, TrainingData
 
 AHEAD = 2  # batches that each worker prepares before they are needed
@@ -118,7 +118,8 @@ class _Worker:
         inherited = [*of_others, self.pipe] if multiprocessing.get_start_method() == "fork" else []
         arguments = (data, theirs, self.note, inherited)
         self.process = multiprocessing.Process(target=_work, args=arguments, daemon=True)
-        self.process.start()
+        with blocked():
+            self.process.start()
         theirs.close()
 
     def ask(self, draw: Draw) -> None:

@@ -164,7 +164,9 @@ class Trainer:
                     self.said_s = time.monotonic()
                     log.info("step %d of %d, loss %.3f", self.step, self.total_steps, means["total"])
                 journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
-            if time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
+            # The end of an epoch is saved when its row has been written: a resumed run would not write it.
+            is_last = self.step % self.schedule.steps_per_epoch == 0
+            if not is_last and time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
                 self.save()
         names = ("dropped_frames", "empty_steps", "broken_steps", "labels")
         dropped, unused, broken, labels = (self.counts.pop(name, 0) for name in names)
