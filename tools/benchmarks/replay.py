@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from rosbags.convert import convert as to_bag
+from rosbags.typesys import Stores, get_typestore
 
 from benchmarks import mangle
 from benchmarks.timing import resident_mb
@@ -38,16 +40,17 @@ def replay_checks(scene: Path, checkpoint: str) -> list[dict]:
 
 
 def damaged_logs(inputs: int) -> list[dict]:
-    """A row for each kind of damage: a simulated second in every form, damaged in ``inputs`` ways.
+    """A row for each kind of damage: half a simulated second in every form, damaged in ``inputs`` ways.
 
     Images are small and clouds thin, so that more of the damage hits what holds them together.
     """
     with tempfile.TemporaryDirectory() as folder:
         drive = Path(folder) / "drive"
-        simulate(drive, 1, 1.0, _MANGLED_SEED, image_size=_MANGLED_IMAGE, weather=("day",))
+        simulate(drive, 1, 0.5, _MANGLED_SEED, image_size=_MANGLED_IMAGE, weather=("day",))
         for path in drive.rglob("*.pcd.bin"):
             np.fromfile(path, "<f4").reshape(-1, LIDAR_BIN_COLUMNS)[::_MANGLED_POINTS].tofile(path)
         logs = converted(drive, Path(folder) / "logs")
+        logs["ROS 1 bag"] = _ros1(logs["ROS 2 bag, sqlite3"], Path(folder) / "scene.bag")
         rows = (mangle.in_another_process([*logs.values()], inputs, kind=kind) for kind in mangle.KINDS)
         return [{"check": "damaged logs", **row} for row in rows]
 
@@ -64,6 +67,12 @@ def converted(root: Path, folder: Path) -> dict[str, Path]:
         with open_log(root) as log, writer:
             convert(log, writer)
     return {"folder": root, **{name: writer.path for name, writer in writers.items()}}
+
+
+def _ros1(bag: Path, path: Path) -> Path:
+    types = get_typestore(Stores.ROS1_NOETIC)
+    to_bag([bag], path, "sqlite3", 9, None, "", None, types, (), (), (), ())
+    return path
 
 
 def _identical(logs: dict[str, Path], checkpoint: str, folder: Path) -> Iterator[dict]:
