@@ -57,6 +57,8 @@ class LidarConfig(EncoderConfig):
     kind: str = "lidar"
     pillar_size_m: float = 0.4  # the grid's cell size divided by a power of two
     point_channels: int = 32
+    blocks: list[int] = field(default_factory=lambda: [1])  # residual, at the grid's cell size and each coarser level
+    fine_blocks: int = 0  # residual, at each cell size between the pillars' and the grid's
 
 
 ENCODERS: dict[str, type[EncoderConfig]] = {
@@ -220,7 +222,13 @@ def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:
         ]
     if isinstance(encoder, LidarConfig):
         pillars = ("pillar_size_m", encoder.pillar_size_m > 0, "more than 0")
-        return [pillars, _point_channels(encoder)]
+        blocks = 1 <= len(encoder.blocks) <= 6 and all(0 <= count <= 32 for count in encoder.blocks)
+        return [
+            pillars,
+            _point_channels(encoder),
+            ("blocks", blocks, "one to six counts, each 0 to 32,"),
+            ("fine_blocks", 0 <= encoder.fine_blocks <= 32, "0 to 32"),
+        ]
     return [_point_channels(encoder)] if isinstance(encoder, RadarConfig) else []
 
 

@@ -261,7 +261,9 @@ def _encoder(name: str, section: EncoderConfig, grid: BEVGrid, channels: int, ba
         view_transform = LiftSplat(grid, section.channels, *depths, ImageEncoder.stride, channels)
         return CameraEncoder(image, view_transform, (section.image_size[0], section.image_size[1]), section.depth_from)
     if isinstance(section, LidarConfig):
-        return LidarEncoder(grid, section.pillar_size_m, section.point_channels, channels)
+        return LidarEncoder(
+            grid, section.pillar_size_m, section.point_channels, channels, section.blocks, section.fine_blocks
+        )
     if isinstance(section, RadarConfig):
         return RadarEncoder(grid, section.point_channels, channels)
     raise PerceptionError(f"encoders.{name}: kind {section.kind}: nothing can be built of it")

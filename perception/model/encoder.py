@@ -30,10 +30,16 @@ from perception.batch import InputSpec
 
 @dataclass
 class Encoded:
-    """bev: [B, C, rows, columns].  depth: logits [B, N, D, h, w] over uniform depth bins, from an image encoder."""
+    """What an encoder made of one sensor. All but ``bev`` may be absent.
+
+    bev: [B, C, rows, columns], for the fusion.
+    depth: logits [B, N, D, h, w] over uniform depth bins, from an image encoder.
+    fine: [B, F, k * rows, k * columns], a map of the same region in finer cells.
+    """
 
     bev: torch.Tensor
     depth: torch.Tensor | None = None
+    fine: torch.Tensor | None = None
 
 
 def input_spec(encoders: Mapping[str, nn.Module]) -> InputSpec:

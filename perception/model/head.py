@@ -12,6 +12,7 @@ A custom head is a module with these methods; the losses and the detector rely o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +65,21 @@ class CenterTargets:
 
 
 class Trunk(nn.Module):
-    """A small U-shaped BEV backbone that adds context from coarser levels and returns full resolution."""
+    """A small U-shaped BEV backbone that adds context from coarser levels and returns full resolution.
 
-    def __init__(self, in_channels: int, widths: list[int]):
+    Args:
+        widths: channels at each level, finest first.  blocks: residual blocks at each coarser level, one by default.
+    """
+
+    def __init__(self, in_channels: int, widths: Sequence[int], blocks: Sequence[int] | None = None):
         super().__init__()
         self.enter = ConvBlock(in_channels, widths[0])
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.down = nn.ModuleList(nn.Sequential(ConvBlock(a, b, stride=2), ResidualBlock(b)) for a, b in pairs)
+        counts = [1] * len(pairs) if blocks is None else blocks
+        self.down = nn.ModuleList(
+            nn.Sequential(ConvBlock(a, b, stride=2), *(ResidualBlock(b) for _ in range(count)))
+            for (a, b), count in zip(pairs, counts, strict=True)
+        )
         self.up = nn.ModuleList(ConvBlock(b, a, kernel=1) for a, b in reversed(pairs))
         self.merge = nn.ModuleList(ConvBlock(a, a) for a, _ in reversed(pairs))
 

@@ -43,8 +43,12 @@ class PillarEncoder(nn.Module):
         return scatter_to_bev(features, voxels, cloud.batch_size, self.grid)
 
     def _reduce(self, points: torch.Tensor, voxels: Voxels) -> torch.Tensor:
-        """Points [M, C] -> features [V, channels] of pillars."""
-        features = self.point(self._describe(points, voxels)).float()
+        """Points [M, C] -> features [V, channels] of pillars, float32 also under autocast.
+
+        A position of fifty metres has steps of a quarter of a metre in bfloat16, which is coarser than a pillar.
+        """
+        with torch.autocast(points.device.type, enabled=False):
+            features = self.point(self._describe(points, voxels)).float()
         # ReLU commutes with the maximum, and there are fewer pillars than points.
         return segment_max(features, voxels).relu()
 
