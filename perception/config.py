@@ -34,6 +34,7 @@ from perception.schema import (
     TrainConfig,
     check_config,
 )
+from perception.signals import held
 from perception.task import TaskError
 
 __all__ = [
@@ -98,19 +99,20 @@ def load_yaml(
     Raises:
         ConfigError: as in :func:`load_config`, except that values of the right type are not validated.
     """
-    config = OmegaConf.structured(schema)
-    OmegaConf.set_struct(config, True)
-    layers = [] if path is None else [(str(path), read_yaml(Path(path)))]
-    layers += [(f"override '{override}'", _parsed(override)) for override in overrides]
-    for where, values in layers:
-        config = _merge(config, values, where)
-    try:
-        resolved: Any = OmegaConf.to_object(config)
-        return resolved
-    except TaskError as error:
-        raise ConfigError(f"{path or 'config'}: {error}") from None
-    except OmegaConfBaseException as error:  # a class of the task without a name
-        raise ConfigError(f"{path or 'config'}: {str(error).splitlines()[0]}") from None
+    with held():  # an exception that a signal raises in OmegaConf becomes one of its own
+        config = OmegaConf.structured(schema)
+        OmegaConf.set_struct(config, True)
+        layers = [] if path is None else [(str(path), read_yaml(Path(path)))]
+        layers += [(f"override '{override}'", _parsed(override)) for override in overrides]
+        for where, values in layers:
+            config = _merge(config, values, where)
+        try:
+            resolved: Any = OmegaConf.to_object(config)
+            return resolved
+        except TaskError as error:
+            raise ConfigError(f"{path or 'config'}: {error}") from None
+        except OmegaConfBaseException as error:  # a class of the task without a name
+            raise ConfigError(f"{path or 'config'}: {str(error).splitlines()[0]}") from None
 
 
 def save_config(config: Config, path: str | Path) -> None:

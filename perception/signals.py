@@ -71,6 +71,27 @@ def handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, handler)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """In the block, signals wait; then whoever handled them before does. A second Ctrl-C does not wait.
+
+    For libraries that turn an exception which is raised somewhere in them into another one.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        with handled_by(handle):
+            yield
+    finally:
+        for number in received[:1]:
+            signal.raise_signal(number)
+
+
 class Interrupts:
     """In the block, signals wait until it is left, or :meth:`between` two items, and then raise a KeyboardInterrupt.
 

@@ -1,5 +1,6 @@
 """Signals that ask a process to end: what they interrupt, what they wait for, and which exit code they give."""
 
+import contextlib
 import os
 import pickle
 import signal
@@ -8,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from perception.signals import STOP_SIGNALS, Interrupts, Stopped, blocked, exit_code, ignore_signals
+from perception.config import load_config
+from perception.signals import STOP_SIGNALS, Interrupts, Stopped, blocked, exit_code, held, ignore_signals
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +65,43 @@ def test_ctrl_c_pressed_again_interrupts_at_once():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             pytest.fail("interrupted before")
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_held_signals_go_to_whoever_handled_them_before(failing):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with contextlib.suppress(ZeroDivisionError), held():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == []
+            assert not failing or 1 / 0
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_ctrl_c_is_not_held():
+    with pytest.raises(KeyboardInterrupt), held():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+
+def test_a_signal_while_a_config_is_loaded_stays_one(monkeypatch):
+    """OmegaConf would turn the exception into an AttributeError."""
+    ended, structured = [], OmegaConf.structured
+
+    def interrupted(schema):
+        signal.raise_signal(signal.SIGINT)
+        ended.append(structured(schema))
+        return ended[0]
+
+    monkeypatch.setattr(OmegaConf, "structured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_config("sim")
+    assert ended
 
 
 def test_what_comes_too_late_to_interrupt_is_told_at_the_end():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from perception import __version__
 from perception.cli.options import add_verbosity_options, run_main, set_verbosity
+from perception.signals import held
 
 COMMANDS = {
     "train": "train a detector from a config",
@@ -47,7 +48,8 @@ def run(arguments: Sequence[str]) -> int | None:
     )
     module.add_arguments(parser)
     add_verbosity_options(parser)
-    args = parser.parse_intermixed_args(rest)
+    with held():  # argparse would end with an exception of its own
+        args = parser.parse_intermixed_args(rest)
     args.progress = set_verbosity(args.verbosity or outer.verbosity)
     return module.run(args)
 
