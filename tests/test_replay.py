@@ -13,8 +13,8 @@ import pytest
 from nuscenes_world import World
 
 from perception.config import Config
-from perception.data.nuscenes import open_source
 from perception.data.nuscenes_files import DataError
+from perception.data.opening import open_source
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.model.detector import build

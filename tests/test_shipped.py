@@ -10,7 +10,7 @@ import pytest
 import perception
 from perception import CLASSES
 from perception.config import load_config
-from perception.data.nuscenes import open_source
+from perception.data.opening import open_source
 from perception.model.detector import build, find_checkpoint
 from perception.sim import simulate
 

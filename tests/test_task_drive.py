@@ -8,8 +8,9 @@ import pytest
 from test_evaluate import Oracle, Sloppy, Thing, changed, write_drive
 
 from perception.config import load_config
-from perception.data.nuscenes import NuScenes, open_source
+from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_files import DataError
+from perception.data.opening import open_source
 from perception.data.sources import FrameSource
 from perception.eval.calibration import calibrate, classification_report, match_all, matched
 from perception.eval.evaluate import EvaluationError, evaluate, evaluate_subsets, score_file

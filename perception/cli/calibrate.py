@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out and not args.fit:
         raise PerceptionError("--out: is for what --fit makes, which was expected, too")
 
-    from perception.data.nuscenes import open_source
+    from perception.data.opening import open_source
     from perception.device import checked_device
     from perception.eval.calibration import calibrate, classification_report, match_all
     from perception.eval.truth import EvaluationError

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from perception.data.nuscenes import open_source
+    from perception.data.opening import open_source
     from perception.device import checked_device
     from perception.eval.evaluate import evaluate_subsets, table
     from perception.files import check_writable, write_json

@@ -44,11 +44,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 
-from perception.config import Config
 from perception.data.nuscenes_annotations import Annotations
 from perception.data.nuscenes_constants import MODALITIES
 from perception.data.nuscenes_files import DataError
@@ -338,16 +337,6 @@ class NuScenes:
             num_lidar_points=own.num_lidar_points,
             num_radar_points=own.num_radar_points,
         )
-
-
-def open_source(root: str | Path, config: Config, version: str | None = None, **selection: Any) -> NuScenes:
-    """A dataset as the detector of ``config`` wants it: its task, and as many sweeps a cloud as it was trained on.
-
-    selection: the other arguments, as :class:`NuScenes` takes them.
-    """
-    data = config.data
-    options = {"task": config.task, "lidar_sweeps": data.lidar_sweeps, "radar_sweeps": data.radar_sweeps, **selection}
-    return NuScenes(root, version, **options)
 
 
 def _joined(samples: list[np.ndarray]) -> np.ndarray:

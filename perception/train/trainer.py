@@ -25,7 +25,8 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
-from perception.data.nuscenes import NuScenes, open_source
+from perception.data.nuscenes import NuScenes
+from perception.data.opening import open_source
 from perception.data.sources import FrameSource
 from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
@@ -360,7 +361,7 @@ def train(
     logs, and checkpoint.safetensors, from which ``resume`` continues. Under torchrun, all processes train together.
 
     Args:
-        source: the frames; None reads the nuScenes-layout dataset that ``config.data`` names.
+        source: the frames; None reads the dataset that ``config.data`` names.
         build: builds the detector from a config; pass your own for a detector with custom parts.
 
     Raises:
@@ -413,7 +414,7 @@ def _memory_errors() -> Iterator[None]:
         ) from None
 
 
-def _recorded(config: Config, model: Detector) -> NuScenes:
+def _recorded(config: Config, model: Detector) -> FrameSource:
     """The annotated frames that ``config.data`` names."""
     data, covering = config.data, model.inputs.covering
     frames = open_source(
@@ -426,5 +427,6 @@ def _recorded(config: Config, model: Detector) -> NuScenes:
         image_size=None if covering is None else training_image_size(covering, config.augment),
         on_error=data.on_error,
     )
-    check_labels(frames, BEVGrid(**vars(config.grid)))
+    if isinstance(frames, NuScenes):  # labels of others are counted while they train
+        check_labels(frames, BEVGrid(**vars(config.grid)))
     return frames

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from benchmarks.conditions import SENSORS, Condition, Moment, all_conditions
 from benchmarks.report import COLUMNS, key_of, mean_resistance
 from perception.config import load_yaml
-from perception.data.nuscenes import NuScenes, open_source
+from perception.data.nuscenes import NuScenes
+from perception.data.opening import open_source
 from perception.errors import PerceptionError
 from perception.eval.evaluate import Submission, score_submissions
 from perception.files import write_json
