@@ -37,13 +37,14 @@ class EncoderConfig:
 class CameraConfig(EncoderConfig):
     kind: str = "camera"
     image_size: list[int] = field(default_factory=lambda: [128, 352])  # height, width of the network input
-    backbone: Literal["efficientnet_lite0", "resnet50"] = "efficientnet_lite0"
-    weights: str = "imagenet"  # "imagenet": those shipped with the backbone; "none"; or a local folder (resnet50)
+    backbone: Literal["efficientnet_lite0", "resnet50", "swin_t"] = "efficientnet_lite0"
+    weights: str = "imagenet"  # "imagenet": of efficientnet_lite0; "none"; or, for the others, a local folder
     channels: int = 64
     depth_min_m: float = 1.0
     depth_max_m: float = 61.0
     depth_bins: int = 48
     depth_from: str | None = "lidar"  # sensor whose points supervise depth
+    depth_network: Literal["focal", "calibrated"] = "focal"  # knows the focal length, or intrinsics, tilt and height
 
 
 @dataclass
@@ -84,6 +85,7 @@ class HeadConfig:
     channels: int = 64
     max_detections: int = 300
     score_threshold: float = 0.02
+    min_radius: int = 1  # cells; of the Gaussian around a centre that the heat map is trained on
 
 
 @dataclass
@@ -121,11 +123,13 @@ class TrainConfig:
     clip_norm: float = 10.0
     ema_decay: float = 0.998
     amp: bool = True  # bfloat16, if the hardware supports it
+    checkpointing: bool = False  # image backbones compute features twice rather than keep them: slower, less memory
     init: str | None = None  # checkpoint to initialise weights of the same name and shape from
     freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
     sensor_dropout: float = 0.5  # probability that a batch uses fewer sensors than available
     dropout_to: Literal["subset", "single"] = "subset"  # a random proper subset, or a single sensor
     depth_weight: float = 1.0
+    image_weight: float = 0.0  # of a heat map of the objects in the images; 0: without the head that makes it
     registration_weight: float = 1.0
     checkpoint_minutes: float = 5.0
     seed: int = 0
@@ -184,6 +188,7 @@ def _checks(config: Config) -> list[tuple]:
             head.trunk_channels and all(1 <= width <= _MAX_WIDTH for width in head.trunk_channels),
             f"one width or more, {wide}",
         ),
+        ("head.min_radius", 1 <= head.min_radius <= 32, "1 to 32"),
         ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
         ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
         ("data.part", len(data.part) == 2, "two shares"),
@@ -195,10 +200,11 @@ def _checks(config: Config) -> list[tuple]:
         ("train.clip_norm", train.clip_norm > 0, "more than 0"),
         ("train.weight_decay", train.weight_decay >= 0, "0 or more"),
         (
-            "train.depth_weight, train.registration_weight",
-            min(train.depth_weight, train.registration_weight) >= 0,
+            "train.depth_weight, train.image_weight, train.registration_weight",
+            min(train.depth_weight, train.image_weight, train.registration_weight) >= 0,
             "0 or more",
         ),
+        ("augment.rotate_deg", 0 <= augment.rotate_deg <= 180, "0 to 180"),
         ("augment.corruption_rate", 0 <= augment.corruption_rate <= 1, "a probability"),
         ("augment.scale, augment.image_scale", 0 <= augment.scale < 1 and 0 <= augment.image_scale < 1, "0 to below 1"),
     ]

@@ -155,6 +155,32 @@ def test_a_mirrored_car_by_hand():
     np.testing.assert_allclose(turned.velocity, [[-2, 4]], atol=1e-12)
 
 
+def test_half_a_turn_by_hand():
+    """What was ahead on the left is behind on the right, turned around, in the same place of the same image."""
+    points = np.array([[10, 3, 1, 7, 2, 1, 0.1]], np.float32)
+    boxes = Boxes3D([[10.0, 3.0, 1.0]], [[4.0, 2.0, 1.5]], [0.5], [[2.0, 1.0]], [0])
+    frame = Frame("f", 0, cameras={"CAM": make_camera()}, radar=RadarCloud(points), lidar=LidarCloud(points[:, :5]))
+    world = WorldTransform(rigid=SE3.from_yaw(np.pi))
+    after = augment(dataclasses.replace(frame, boxes=boxes), world, OFF, {"camera": SIZE}, np.random.default_rng(0))
+    np.testing.assert_allclose(after.boxes.center, [[-10, -3, 1]])
+    np.testing.assert_allclose(after.boxes.yaw, [0.5 - np.pi])
+    np.testing.assert_allclose(after.boxes.velocity, [[-2, -1]])
+    np.testing.assert_allclose(after.radar.points, [[-10, -3, 1, 7, -2, -1, 0.1]], atol=1e-5)
+    np.testing.assert_allclose(after.lidar.points, [[-10, -3, 1, 7, 2]], atol=1e-5)
+    camera = after.cameras["CAM"]
+    np.testing.assert_allclose(camera.ego_SE3_camera.rotation @ [0, 0, 1], [-1, 0, 0], atol=1e-12)  # looks back
+    np.testing.assert_allclose(camera.ego_SE3_camera.translation, [-1.2, -0.3, 1.5])
+    still = fit_image(make_camera(), SIZE)
+    np.testing.assert_allclose(pixels(camera, after.boxes.center)[0], pixels(still, boxes.center)[0])
+
+
+def test_any_angle_is_drawn():
+    rng = np.random.default_rng(0)
+    config = dataclasses.replace(OFF, rotate_deg=180.0)
+    degrees = np.rad2deg([draw_world(config, rng).rigid.yaw for _ in range(400)])
+    assert (np.histogram(degrees, bins=8, range=(-180, 180))[0] > 30).all()
+
+
 def test_the_principal_point_is_mirrored_about_the_middle_of_the_image():
     camera = make_camera()
     mirrored = transform_camera(camera, WorldTransform(mirror=True), ImageTransform(mirror=True), (90, 160))

@@ -14,7 +14,7 @@ from perception.model.head import (
     CenterMaps,
     CenterTargets,
     Trunk,
-    _draw_gaussian,
+    draw_gaussian,
     encode,
     gaussian_radius,
 )
@@ -124,6 +124,15 @@ def test_heat_has_its_peak_at_the_centre_cell():
     assert maps.heat[0, 3, 32, 33] == maps.heat[0, 3, 31, 32] > 0
     assert maps.heat[0, :3].sum() == 0
     assert maps.occupied.nonzero().tolist() == [[0, 32, 32]]
+
+
+def test_the_smallest_gaussian_is_as_wide_as_the_head_says():
+    """A pedestrian's box is smaller than a cell: radius 1 covers 3 x 3 cells, radius 2 five by five."""
+    box = Boxes3D([[0.1, 0.1, 0]], [[0.7, 0.7, 1.8]], [0], [[0, 0]], [5])
+    for radius in (1, 2):
+        heat = encode([box], GRID, NUSCENES, min_radius=radius).heat[0, 5]
+        assert heat.count_nonzero() == (2 * radius + 1) ** 2
+        assert float(heat[32, 33]) == pytest.approx(np.exp(-18 / (2 * radius + 1) ** 2))  # sigma = (2 r + 1) / 6
 
 
 def test_nothing_outside_the_grid_and_nothing_from_nothing():
@@ -237,15 +246,15 @@ def test_a_gaussian_by_hand_wherever_it_is_cut(radius):
     for row, column in ((5, 6), (0, 0), (0, 6), (10, 0), (10, 12), (1, 11), (9, 2)):
         heat, whole = np.zeros((11, 13), np.float32), np.zeros((17, 19))
         whole[row : row + 7, column : column + 7] = by_hand(radius)
-        _draw_gaussian(heat, column, row, radius)
+        draw_gaussian(heat, column, row, radius)
         np.testing.assert_allclose(heat, whole[3:-3, 3:-3], atol=1e-6)
         assert heat[row, column] == 1
 
 
 def test_where_gaussians_meet_the_larger_value_stays():
     heat = np.zeros((11, 13), np.float32)
-    _draw_gaussian(heat, 4, 5, 2)
-    _draw_gaussian(heat, 6, 5, 1)
+    draw_gaussian(heat, 4, 5, 2)
+    draw_gaussian(heat, 6, 5, 1)
     assert heat[5, 4] == heat[5, 6] == 1
     # Halfway: exp(-1 / (2 (5/6)^2)) of the wide one, exp(-1 / (2 (1/2)^2)) of the narrow one.
     assert heat[5, 5] == pytest.approx(np.exp(-18 / 25)) and heat[5, 7] == pytest.approx(np.exp(-2))

@@ -14,7 +14,7 @@ from perception.config import Config, EncoderConfig, load_config
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
-from perception.model.camera import EfficientNetLite0, SamePadConv2d
+from perception.model.backbones import EfficientNetLite0, SamePadConv2d
 from perception.model.detector import build, load
 from perception.model.encoder import Encoded
 from perception.model.fusion import AverageFusion

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from test_train import Frames, StubLoss, StubModel, make_config
 from torch import nn
 
-from perception.model.camera import CameraEncoder, EfficientNetLite0, ImageEncoder
+from perception.model.backbones import EfficientNetLite0
+from perception.model.camera import CameraEncoder, ImageEncoder
 from perception.train.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
 from perception.train.trainer import Trainer
 

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.health import without_dead
-from perception.model.camera import BACKBONES, CameraEncoder, ImageEncoder
+from perception.model.backbones import BACKBONES
+from perception.model.camera import CameraEncoder, ImageEncoder
 from perception.model.encoder import Encoded, input_spec
 from perception.model.fusion import build_fusion
 from perception.model.head import CenterHead, Trunk
+from perception.model.layers import heat_head
 from perception.model.lidar import LidarEncoder
 from perception.model.radar import RadarEncoder
 from perception.model.registration import Registered
@@ -59,6 +61,7 @@ class Prediction:
 
     outputs: by head name, such as the CenterMaps of "boxes".
     depth: depth logits [B, N, D, h, w] by sensor, for encoders that predict depth.
+    image_heat: logits [B, N, K, h, w] by sensor, in training, for encoders that find objects in images.
     registered: how the sensors were aligned, see :class:`perception.model.fusion.Fused`.
     calibration: [B, 2] slope and offset of the score logits, for the set of sensors of each sample.
     """
@@ -67,6 +70,7 @@ class Prediction:
     depth: dict[str, torch.Tensor]
     registered: Registered | None
     calibration: torch.Tensor
+    image_heat: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Detector(nn.Module):
@@ -125,7 +129,8 @@ class Detector(nn.Module):
         features = self.trunk(fused.features)
         outputs = {name: head(features) for name, head in self.heads.items()}
         depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
-        return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid))
+        heat = {name: value.image_heat for name, value in encoded.items() if value.image_heat is not None}
+        return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid), heat)
 
     def _alive(self, frame: Frame) -> Frame:
         return without_dead(frame.only(self.sensors)) if isinstance(frame, Frame) else frame
@@ -228,7 +233,7 @@ def build(
     check_config(config)
     grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
     built = {
-        name: encoders[name] if name in encoders else _encoder(name, section, grid, channels, backbones.get(name))
+        name: encoders[name] if name in encoders else _encoder(name, section, config, grid, backbones.get(name))
         for name, section in sections.items()
     }
     prior = {name: _LIDAR_PRIOR for name, section in sections.items() if isinstance(section, LidarConfig)}
@@ -237,7 +242,13 @@ def build(
     trunk = Trunk(channels, list(head.trunk_channels)) if trunk is None else trunk
     if "boxes" not in heads:
         boxes = CenterHead(
-            grid, config.task, head.trunk_channels[0], head.channels, head.max_detections, head.score_threshold
+            grid,
+            config.task,
+            head.trunk_channels[0],
+            head.channels,
+            head.max_detections,
+            head.score_threshold,
+            head.min_radius,
         )
         heads = {"boxes": boxes, **heads}
     return Detector(config, built, fusion, trunk, heads)
@@ -252,14 +263,18 @@ def _check_names(sensors: Collection[str]) -> None:
             raise PerceptionError(f"encoders: '{name}': a name of letters, digits and _ was expected")
 
 
-def _encoder(name: str, section: EncoderConfig, grid: BEVGrid, channels: int, backbone: nn.Module | None) -> nn.Module:
+def _encoder(name: str, section: EncoderConfig, config: Config, grid: BEVGrid, backbone: nn.Module | None) -> nn.Module:
+    channels, train = config.fusion.channels, config.train
     if isinstance(section, CameraConfig):
         pretrained = section.weights != "none"
         backbone = BACKBONES[section.backbone](section.weights) if backbone is None else backbone
-        image = ImageEncoder(backbone, section.channels, pretrained)
+        image = ImageEncoder(backbone, section.channels, pretrained, train.checkpointing)
         depths = (section.depth_min_m, section.depth_max_m, section.depth_bins)
-        view_transform = LiftSplat(grid, section.channels, *depths, ImageEncoder.stride, channels)
-        return CameraEncoder(image, view_transform, (section.image_size[0], section.image_size[1]), section.depth_from)
+        calibrated = section.depth_network == "calibrated"
+        view_transform = LiftSplat(grid, section.channels, *depths, ImageEncoder.stride, channels, calibrated)
+        heat = heat_head(section.channels, section.channels, len(config.task.classes)) if train.image_weight else None
+        height, width = section.image_size
+        return CameraEncoder(image, view_transform, (height, width), section.depth_from, heat)
     if isinstance(section, LidarConfig):
         return LidarEncoder(
             grid, section.pillar_size_m, section.point_channels, channels, section.blocks, section.fine_blocks

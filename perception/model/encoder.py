@@ -35,11 +35,13 @@ class Encoded:
     bev: [B, C, rows, columns], for the fusion.
     depth: logits [B, N, D, h, w] over uniform depth bins, from an image encoder.
     fine: [B, F, k * rows, k * columns], a map of the same region in finer cells.
+    image_heat: logits [B, N, K, h, w] of centres of objects of each class in the images, only in training.
     """
 
     bev: torch.Tensor
     depth: torch.Tensor | None = None
     fine: torch.Tensor | None = None
+    image_heat: torch.Tensor | None = None
 
 
 def input_spec(encoders: Mapping[str, nn.Module]) -> InputSpec:

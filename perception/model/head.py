@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from perception.errors import PerceptionError
 from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
-from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
+from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock, heat_head
 from perception.sample import Boxes3D, Detections
 from perception.task import Task
 
@@ -99,6 +99,7 @@ class CenterHead(nn.Module):
 
     Args:
         max_detections: maximum number of detections per sample.  score_threshold: minimum score, exclusive.
+        min_radius: of the Gaussians that its heat map is trained on, in cells.
     """
 
     def __init__(
@@ -109,19 +110,16 @@ class CenterHead(nn.Module):
         channels: int,
         max_detections: int = 300,
         score_threshold: float = 0.02,
+        min_radius: int = 1,
     ):
         super().__init__()
         self.grid, self.task = grid, task
-        self.max_detections, self.score_threshold = max_detections, score_threshold
-        self.heat = nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, len(task.classes)))
+        self.max_detections, self.score_threshold, self.min_radius = max_detections, score_threshold, min_radius
+        self.heat = heat_head(in_channels, channels, len(task.classes))
         box = sum(BOX_CHANNELS.values())
         self.box = nn.Sequential(
             ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(task.attributes))
         )
-        # Start with low scores (focal-loss prior, Lin et al., 2017), or false positives dominate the first steps.
-        for name, parameter in self.heat[-1].named_parameters():
-            if name == "bias":
-                nn.init.constant_(parameter, -4.6)
 
     def forward(self, x: torch.Tensor) -> CenterMaps:
         box, attribute = self.box(x).float().split([sum(BOX_CHANNELS.values()), len(self.task.attributes)], dim=1)
@@ -178,10 +176,13 @@ def _require_finite(what: str, values: torch.Tensor) -> None:
         )
 
 
-def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device | str = "cpu") -> CenterTargets:
+def encode(
+    boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device | str = "cpu", min_radius: int = 1
+) -> CenterTargets:
     """Boxes per sample -> training targets.
 
     Boxes whose centre is outside the grid are dropped. Where boxes share a cell, the larger one sets its box channels.
+    Gaussians have a radius of ``min_radius`` cells or more.
 
     Raises:
         TaskError: a label or attribute index that the task does not have.
@@ -199,7 +200,7 @@ def encode(boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device
         column, row = grid.cell_index(sample.center[:, 0], sample.center[:, 1])
         radii = gaussian_radius(sample.size[:, 0] / grid.cell_size_m, sample.size[:, 1] / grid.cell_size_m)
         for i in range(len(sample)):
-            _draw_gaussian(heat[b, sample.label[i]], column[i], row[i], max(1, int(radii[i])))
+            draw_gaussian(heat[b, sample.label[i]], column[i], row[i], max(min_radius, int(radii[i])))
         values = [
             np.stack([x - column, y - row], 1), sample.center[:, 2:], np.log(sample.size),
             np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1),
@@ -228,7 +229,7 @@ def gaussian_radius(length: np.ndarray, width: np.ndarray, min_overlap: float = 
     return (2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8
 
 
-def _draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None:
+def draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None:
     """In place, the maximum of ``heat`` [rows, columns] and a Gaussian with peak 1 at the cell."""
     axis = np.arange(-radius, radius + 1)
     sigma = (2 * radius + 1) / 6

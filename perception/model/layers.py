@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -41,6 +42,16 @@ class ConvBlock(nn.Sequential):
         super().__init__(conv, group_norm(out_channels), nn.ReLU(inplace=True))
 
 
+def heat_head(in_channels: int, channels: int, classes: int) -> nn.Sequential:
+    """Features [B, in, H, W] -> logits [B, classes, H, W] that begin low, at 0.01.
+
+    Otherwise false positives dominate the first steps (the prior of the focal loss, Lin et al., 2017).
+    """
+    enter, last = ConvBlock(in_channels, channels), PointwiseConv2d(channels, classes)
+    nn.init.constant_(last.get_parameter("bias"), -4.6)
+    return nn.Sequential(enter, last)
+
+
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions around an identity (He et al., 2016)."""
 
@@ -51,3 +62,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x + self.second(self.first(x)))
+
+
+def recomputed(module: nn.Module) -> None:
+    """Make ``module`` forget its intermediate results in training and compute them again for the backward pass.
+
+    Gradient checkpointing (Chen et al., 2016): a second forward pass for memory. Names of weights do not change. Batch
+    normalisation that collects statistics would count every batch twice.
+    """
+    plain = module.forward
+
+    def forward(*args, **kwargs):
+        if module.training and torch.is_grad_enabled():
+            return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+        return plain(*args, **kwargs)
+
+    module.forward = forward

@@ -10,8 +10,56 @@ import torch
 from torch import nn
 
 from perception.grid import BEVGrid
-from perception.model.layers import ConvBlock, PointwiseConv2d
+from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
 from perception.ops.bev_pool import IndexCache, PoolIndex, bev_pool, pool_index
+
+_FOCAL_PX, _HEIGHT_M = 500.0, 2.0  # divisors that bring the inputs of depth networks close to one
+
+
+class FocalDepth(nn.Sequential):
+    """Depth logits [M, bins, h, w] from features [M, C, h, w] and the focal length.
+
+    Apparent size depends on focal length; without it as an input, depth does not transfer between cameras.
+    """
+
+    def __init__(self, channels: int, bins: int):
+        super().__init__(ConvBlock(channels + 1, channels), PointwiseConv2d(channels, bins))
+
+    def forward(self, features: torch.Tensor, calibration: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        focal = calibration[:, :1, None, None].to(features.dtype).expand(-1, 1, *features.shape[-2:])
+        return super().forward(torch.cat([features, focal], dim=1))
+
+
+class CalibratedDepth(nn.Module):
+    """Depth logits [M, bins, h, w] from features [M, C, h, w] and the whole calibration.
+
+    What the camera is weighs the channels, by the squeeze-and-excitation of BEVDepth (Li et al., 2022).
+    """
+
+    def __init__(self, channels: int, bins: int):
+        super().__init__()
+        self.enter = ConvBlock(channels, channels)
+        self.gate = nn.Sequential(nn.Linear(8, channels), nn.ReLU(), nn.Linear(channels, channels), nn.Sigmoid())
+        self.depth = nn.Sequential(ResidualBlock(channels), PointwiseConv2d(channels, bins))
+
+    def forward(self, features: torch.Tensor, calibration: torch.Tensor) -> torch.Tensor:
+        return self.depth(self.enter(features) * self.gate(calibration)[..., None, None])
+
+
+def describe_cameras(
+    intrinsics: torch.Tensor,  # [M, 3, 3]
+    ego_SE3_camera: torch.Tensor,  # [M, 4, 4]
+    image_size: tuple[int, int],  # height, width
+) -> torch.Tensor:
+    """[M, 8], of order one: focal lengths, principal point, the upward direction in camera axes, height over ground.
+
+    Not where the camera is on the vehicle or where it looks: that says nothing about what it sees, and augmentation
+    turns the world.
+    """
+    height, width = image_size
+    focal = intrinsics[:, [0, 1], [0, 1]] / _FOCAL_PX
+    principal = intrinsics[:, :2, 2] / intrinsics.new_tensor([width, height]) - 0.5
+    return torch.cat([focal, principal, ego_SE3_camera[:, 2, :3], ego_SE3_camera[:, 2, 3:] / _HEIGHT_M], dim=1)
 
 
 class LiftSplat(nn.Module):
@@ -20,6 +68,7 @@ class LiftSplat(nn.Module):
     Args:
         depth_min_m, depth_max_m, bins: depth range and number of uniform bins.
         stride: pixels per feature cell.
+        calibrated: whether depth is that of :class:`CalibratedDepth` rather than of :class:`FocalDepth`.
     """
 
     def __init__(
@@ -31,12 +80,13 @@ class LiftSplat(nn.Module):
         bins: int,
         stride: int,
         bev_channels: int,
+        calibrated: bool = False,
     ):
         super().__init__()
         self.grid, self.stride, self.bins = grid, stride, bins
         self.depth_min_m, self.depth_max_m = depth_min_m, depth_max_m
         self.bin_size_m = (depth_max_m - depth_min_m) / bins
-        self.depth = nn.Sequential(ConvBlock(channels + 1, channels), PointwiseConv2d(channels, bins))
+        self.depth: nn.Module = CalibratedDepth(channels, bins) if calibrated else FocalDepth(channels, bins)
         self.context = PointwiseConv2d(channels, channels)
         self.refine = nn.Sequential(ConvBlock(channels, bev_channels), ConvBlock(bev_channels, bev_channels))
         self.indices = IndexCache()
@@ -51,9 +101,8 @@ class LiftSplat(nn.Module):
         """Returns BEV features [B, bev_channels, rows, columns] and depth logits [B, N, D, h, w]."""
         batch, cameras, channels, height, width = features.shape
         flat = features.flatten(0, 1)
-        # Apparent size depends on focal length; without it as an input, depth does not transfer between cameras.
-        focal = (intrinsics[..., 0, 0].reshape(-1, 1, 1, 1) / 500.0).to(flat.dtype).expand(-1, 1, height, width)
-        logits = self.depth(torch.cat([flat, focal], dim=1))
+        image_size = (height * self.stride, width * self.stride)
+        logits = self.depth(flat, describe_cameras(intrinsics.flatten(0, 1), ego_SE3_camera.flatten(0, 1), image_size))
         probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, self.bins)
         context = self.context(flat).float().permute(0, 2, 3, 1).reshape(-1, channels)
         calibration = (intrinsics, ego_SE3_camera, camera_valid, torch.tensor([height, width]))

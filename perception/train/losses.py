@@ -1,4 +1,4 @@
-"""The training loss: losses of the heads, depth cross-entropy and registration."""
+"""The training loss: losses of the heads, depth cross-entropy, objects in images and registration."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from perception.errors import PerceptionError
 from perception.model.detector import Detector, Prediction
 from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
 from perception.model.registration import registration_loss
+from perception.train.image_loss import image_heat_target
 
 _BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 0.5, "axis": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
@@ -22,7 +23,7 @@ _DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving objects at past positions
 
 
 class DetectionLoss(nn.Module):
-    """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth", "registration"}, scalars.
+    """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth", "image", "registration"}, scalars.
 
     A head with a method ``losses(output, batch)`` adds its terms as ``<head>/<name>``; those of CenterHead are here.
     """
@@ -37,6 +38,7 @@ class DetectionLoss(nn.Module):
                 raise PerceptionError(f"encoders.{name}: depth_range_m was expected beside depth_from, found none")
         self.depth_range_m: dict[str, tuple[float, float]] = {n: encoders[n].depth_range_m for n in self.depth_from}
         self.depth_weight, self.registration_weight = config.depth_weight, config.registration_weight
+        self.image_weight = config.image_weight
 
     def forward(self, prediction: Prediction, batch: Batch) -> dict[str, torch.Tensor]:
         terms: dict[str, torch.Tensor] = {}
@@ -48,6 +50,8 @@ class DetectionLoss(nn.Module):
             if source in batch.inputs:
                 depth = self._depth(sensor, source, logits, batch)
                 terms["depth"] = terms["depth"] + depth if "depth" in terms else depth
+        for sensor, logits in prediction.image_heat.items():
+            terms["image"] = terms.get("image", 0) + self._image(sensor, logits, batch)
         if prediction.registered is not None and batch.displacement is not None:
             terms["registration"] = self.registration_weight * registration_loss(
                 prediction.registered, batch.displacement, batch.sensor_valid
@@ -67,6 +71,15 @@ class DetectionLoss(nn.Module):
         depth = F.cross_entropy(logits.flatten(0, 1).float(), bins.flatten(0, 1), ignore_index=-1, reduction="sum")
         return self.depth_weight * depth / seen
 
+    def _image(self, sensor: str, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        images = batch.inputs[sensor]
+        if not isinstance(images, ImageBatch) or batch.boxes is None:
+            raise PerceptionError(f"objects in images of {sensor}: images and annotated frames were expected")
+        target = image_heat_target(batch.boxes, images, *logits.shape[2:])
+        used = images.valid & _agree(batch, sensor).to(images.valid.device)[:, None]
+        heat = focal_loss(logits[used].float(), target[used])
+        return self.image_weight * heat / (target[used] == 1).sum().clamp(min=1)
+
 
 def _losses_of(name: str, head: nn.Module) -> Callable[[Any, Batch], dict[str, torch.Tensor]]:
     losses: Any = getattr(head, "losses", None)
@@ -81,7 +94,7 @@ class CenterLoss:
     """``loss(maps, batch)`` -> {"heat", "box", "attribute"} of a CenterHead."""
 
     def __init__(self, head: CenterHead):
-        self.grid, self.task = head.grid, head.task
+        self.grid, self.task, self.min_radius = head.grid, head.task, head.min_radius
         self.box_weight = torch.tensor(
             [_BOX_WEIGHTS[name] for name, width in BOX_CHANNELS.items() for _ in range(width)]
         )
@@ -91,7 +104,7 @@ class CenterLoss:
             raise PerceptionError(
                 f"training wants annotated frames; at least one of {', '.join(batch.tokens)} has no boxes"
             )
-        target = encode(batch.boxes, self.grid, self.task, maps.heat_logits.device)
+        target = encode(batch.boxes, self.grid, self.task, maps.heat_logits.device, self.min_radius)
         positives = target.occupied.sum().clamp(min=1)
         heat = focal_loss(maps.heat_logits, target.heat) / (target.heat == 1).sum().clamp(min=1)
 
@@ -110,7 +123,7 @@ class CenterLoss:
 
 
 def _agree(batch: Batch, *sensors: str) -> torch.Tensor:
-    """bool [B]: whether these sensors are not displaced, so that one can supervise the depth of the other."""
+    """bool [B]: whether these sensors are not displaced, so that one can supervise the other, or boxes can."""
     if batch.displacement is None:
         return torch.ones(len(batch), dtype=torch.bool)
     axes = [s for s, name in enumerate(batch.sensors) if name in sensors]
