@@ -25,14 +25,16 @@ if not INTERPRETED:
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
 
     TYPES = {"xyz": "*fp32", "values": "*fp32", "out": "*fp32", "maximum": "*fp32", "key": "*i32", "head": "*i32"}
+    TYPES |= {"features": "*fp32", "weight": "*fp32", "table": "*i32"}
     TYPES |= dict.fromkeys(("batch_index", "voxel", "cell", "start", "stop", "count", "index", "first"), "*i64")
     CONSTANTS = {"BLOCK": 1024, "ROWS": 16, "COLUMNS": 32, "INDEXED": True, "MEAN": True}
+    CONSTANTS |= {"INNER": 16, "PRECISION": "tf32"}
 
     def type_of(name: str) -> str:
         return "constexpr" if name in CONSTANTS else "fp32" if name[1:2] == "_" else TYPES.get(name, "i32")
 
     @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-    @pytest.mark.parametrize("name", ["_keys", "_heads", "_starts", "_sums", "_maxima"])
+    @pytest.mark.parametrize("name", ["_keys", "_heads", "_starts", "_sums", "_maxima", "_products"])
     def test_kernels_compile_for_a_gpu(name, tmp_path, monkeypatch):
         """Without atomic operations, and every division rounded as IEEE 754 asks."""
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -40,9 +42,9 @@ if not INTERPRETED:
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
-        from perception.ops import triton_kernels
+        from perception.ops import sparse_conv_triton, triton_kernels
 
-        kernel = getattr(triton_kernels, name)
+        kernel = getattr(sparse_conv_triton if name == "_products" else triton_kernels, name)
         signature = {argument: type_of(argument) for argument in kernel.arg_names}
         constants = {argument: CONSTANTS[argument] for argument in kernel.arg_names if argument in CONSTANTS}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
@@ -53,7 +55,8 @@ if not INTERPRETED:
 else:
     import torch
 
-    from perception.ops import reference, triton_kernels
+    from perception.ops import reference, sparse_conv_reference, sparse_conv_triton, triton_kernels
+    from perception.ops.sparse_conv import Pairs, Sites
     from perception.ops.voxelize import cell_axes
 
     def edge_points(n, rng, axes):
@@ -105,3 +108,29 @@ else:
         empty = torch.zeros(0, dtype=torch.int64)
         assert triton_kernels.segment_sum(torch.zeros(0, 5), empty).shape == (0, 5)
         assert [x.shape for x in triton_kernels.segment_max(torch.zeros(0, 5), empty)] == [(0, 5), (0, 5)]
+
+    @pytest.mark.parametrize(("cells", "channels"), [(0, (3, 4)), (1, (3, 4)), (700, (5, 33)), (700, (40, 16))])
+    def test_convolves_like_the_reference(cells, channels, monkeypatch):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        rng = torch.Generator().manual_seed(cells)
+        cell = torch.randperm(2 * 9 * 10 * 11, generator=rng)[:cells].sort().values
+        sites, one = Sites(cell, 2, (9, 10, 11)), (1, 1, 1)
+        pairs = Pairs(*sparse_conv_triton.find_pairs(sites, sites, (3, 3, 3), one, one))
+        features = torch.randn(cells, channels[0], generator=rng)
+        weight = torch.randn(27, *channels, generator=rng)
+        want = sparse_conv_reference.convolve(features, weight, pairs, cells)
+        found = sparse_conv_triton.convolve(features, weight, pairs, cells)
+        torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+
+    def test_convolves_to_other_cells_and_back():
+        """Strided: eight cells of a block to one, and the gradient's way back; rows that nothing reaches are zero."""
+        sites, two, none = Sites(torch.tensor([0, 1, 4, 63]), 1, (4, 4, 4)), (2, 2, 2), (0, 0, 0)
+        target = Sites(sparse_conv_triton.reached(sites, two, two, two, none), 1, two)
+        pairs = Pairs(*sparse_conv_triton.find_pairs(sites, target, two, two, none))
+        weight = torch.arange(1.0, 9).view(8, 1, 1)
+        features = torch.tensor([[1.0], [10], [100], [1000]])
+        assert sparse_conv_triton.convolve(features, weight, pairs, 2).flatten().tolist() == [1 + 20 + 300, 8000]
+        back = sparse_conv_triton.convolve(torch.tensor([[1.0], [2]]), weight, pairs.reversed(), 4)
+        assert back.flatten().tolist() == [1, 2, 3, 16]
+        alone = Pairs(pairs.source[:0], pairs.target[:0], (0,) * 8)
+        assert sparse_conv_triton.convolve(features, weight, alone, 3).flatten().tolist() == [0, 0, 0]

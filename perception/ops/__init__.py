@@ -1,1 +1,1 @@
-"""Kernels: voxelization, pooling of image features, window attention; plain torch references, numba and Triton."""
+"""Kernels: voxelization, pooling of image features, window attention, sparse convolution; torch, numba and Triton."""

@@ -213,7 +213,7 @@ def _implementation(tensor: torch.Tensor):
         from perception.ops import numba_kernels  # numba takes half a second to import
 
         return numba_kernels
-    if tensor.dtype == torch.float32 and tensor.device.type == "cuda" and _triton_is_installed():
+    if tensor.dtype == torch.float32 and tensor.device.type == "cuda" and triton_is_installed():
         from perception.ops import triton_kernels
 
         return triton_kernels
@@ -221,5 +221,5 @@ def _implementation(tensor: torch.Tensor):
 
 
 @cache
-def _triton_is_installed() -> bool:
+def triton_is_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
