@@ -32,6 +32,7 @@ from perception.schema import (
     LidarConfig,
     RadarConfig,
     TrainConfig,
+    VoxelConfig,
     check_config,
 )
 from perception.signals import held
@@ -39,8 +40,8 @@ from perception.task import TaskError
 
 __all__ = [
     "ENCODERS", "AugmentConfig", "CameraConfig", "Config", "ConfigError", "DataConfig", "EncoderConfig", "FusionConfig",
-    "GridConfig", "HeadConfig", "LidarConfig", "RadarConfig", "TrainConfig", "check_config", "find_config",
-    "load_config", "load_yaml", "ordered", "save_config", "to_yaml",
+    "GridConfig", "HeadConfig", "LidarConfig", "RadarConfig", "TrainConfig", "VoxelConfig", "check_config",
+    "find_config", "load_config", "load_yaml", "ordered", "save_config", "to_yaml",
 ]  # fmt: skip
 
 Schema = TypeVar("Schema")

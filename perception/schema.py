@@ -62,10 +62,22 @@ class LidarConfig(EncoderConfig):
     fine_blocks: int = 0  # residual, at each cell size between the pillars' and the grid's
 
 
+@dataclass
+class VoxelConfig(EncoderConfig):
+    """The other encoder of LiDAR: sparse 3D convolutions, for small voxels."""
+
+    kind: str = "lidar_voxels"
+    voxel_size_m: float = 0.2  # x, y: the grid's cell size halved by every width but the first
+    voxel_height_m: float = 0.25  # the grid's height divided by a whole number
+    widths: list[int] = field(default_factory=lambda: [16, 32, 64])  # at strides 1, 2, 4, ... of the voxels
+    blocks: int = 1  # residual, at each stride
+
+
 ENCODERS: dict[str, type[EncoderConfig]] = {
     "camera": CameraConfig,
     "radar": RadarConfig,
     "lidar": LidarConfig,
+    "lidar_voxels": VoxelConfig,
     "own": EncoderConfig,
 }
 
@@ -234,6 +246,17 @@ def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:
             _point_channels(encoder),
             ("blocks", blocks, "one to six counts, each 0 to 32,"),
             ("fine_blocks", 0 <= encoder.fine_blocks <= 32, "0 to 32"),
+        ]
+    if isinstance(encoder, VoxelConfig):
+        return [
+            ("voxel_size_m", encoder.voxel_size_m > 0, "more than 0"),
+            ("voxel_height_m", encoder.voxel_height_m > 0, "more than 0"),
+            (
+                "widths",
+                1 <= len(encoder.widths) <= 6 and all(1 <= width <= _MAX_WIDTH for width in encoder.widths),
+                f"one to six widths, each 1 to {_MAX_WIDTH},",
+            ),
+            ("blocks", 0 <= encoder.blocks <= 32, "0 to 32"),
         ]
     return [_point_channels(encoder)] if isinstance(encoder, RadarConfig) else []
 

@@ -158,7 +158,7 @@ def test_compiled_loops_find_what_the_reference_finds(name):
         target = Sites(cell, sites.batch_size, shape)
         want = Pairs(*sparse_conv_reference.find_pairs(sites, target, kernel, stride, padding))
         found = Pairs(*sparse_conv_cpu.find_pairs(sites, target, kernel, stride, padding))
-        assert found.count == want.count and found.source.dtype == want.source.dtype == torch.int32
+        assert found.counts == want.counts and found.source.dtype == want.source.dtype == torch.int32
         assert torch.equal(found.source, want.source) and torch.equal(found.target, want.target)
 
 

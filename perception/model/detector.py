@@ -26,6 +26,7 @@ from perception.config import (
     EncoderConfig,
     LidarConfig,
     RadarConfig,
+    VoxelConfig,
     check_config,
     load_config,
     ordered,
@@ -47,6 +48,7 @@ from perception.model.registration import Registered
 from perception.model.score_calibration import ScoreCalibration
 from perception.model.upgrade import upgraded
 from perception.model.view_transform import LiftSplat
+from perception.model.voxel_encoder import VoxelEncoder
 from perception.sample import Detections, Frame
 
 log = logging.getLogger(__name__)
@@ -236,7 +238,7 @@ def build(
         name: encoders[name] if name in encoders else _encoder(name, section, config, grid, backbones.get(name))
         for name, section in sections.items()
     }
-    prior = {name: _LIDAR_PRIOR for name, section in sections.items() if isinstance(section, LidarConfig)}
+    prior = {name: _LIDAR_PRIOR for name, section in sections.items() if isinstance(section, LidarConfig | VoxelConfig)}
     head = config.head
     fusion = build_fusion(config.fusion, grid, tuple(built), prior) if fusion is None else fusion
     trunk = Trunk(channels, list(head.trunk_channels)) if trunk is None else trunk
@@ -279,6 +281,9 @@ def _encoder(name: str, section: EncoderConfig, config: Config, grid: BEVGrid, b
         return LidarEncoder(
             grid, section.pillar_size_m, section.point_channels, channels, section.blocks, section.fine_blocks
         )
+    if isinstance(section, VoxelConfig):
+        voxel_m = section.voxel_size_m, section.voxel_height_m
+        return VoxelEncoder(grid, *voxel_m, section.widths, section.blocks, channels)
     if isinstance(section, RadarConfig):
         return RadarEncoder(grid, section.point_channels, channels)
     raise PerceptionError(f"encoders.{name}: kind {section.kind}: nothing can be built of it")

@@ -31,18 +31,18 @@ class Pairs(NamedTuple):
     """Which rows of the source meet which rows of the target, offset by offset of the kernel.
 
     source, target: int32 [P]; those of one offset are consecutive, and ascending in both.
-    count: number of pairs of each of the K offsets, z slowest, x fastest.
+    counts: number of pairs of each of the K offsets, z slowest, x fastest.
     """
 
     source: torch.Tensor
     target: torch.Tensor
-    count: tuple[int, ...]
+    counts: tuple[int, ...]
 
     def reversed(self) -> Pairs:
-        return Pairs(self.target, self.source, self.count)
+        return Pairs(self.target, self.source, self.counts)
 
     def by_offset(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(zip(self.source.split(self.count), self.target.split(self.count)))
+        return list(zip(self.source.split(self.counts), self.target.split(self.counts)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ def reached(sites, shape, kernel, stride, padding):
 
 
 def find_pairs(source, target, kernel, stride, padding):
-    """Source, target and count of the :class:`~perception.ops.sparse_conv.Pairs` of two sets of sites."""
+    """Source, target and counts of the :class:`~perception.ops.sparse_conv.Pairs` of two sets of sites."""
     device = source.cell.device
     offsets = torch.cartesian_prod(*(torch.arange(k, device=device) for k in kernel)).view(-1, 3)
     sample, *positions = target.coordinates().T

@@ -26,7 +26,7 @@ def convolve(features, weight, pairs, rows):
     if out.numel() == 0:
         return out
     offset = torch.arange(offsets, device=features.device).repeat_interleave(
-        torch.tensor(pairs.count, device=features.device), output_size=len(pairs.source)
+        torch.tensor(pairs.counts, device=features.device), output_size=len(pairs.source)
     )
     table = pairs.source.new_full((offsets, rows), -1)
     table[offset, pairs.target] = pairs.source
