@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from perception.errors import PerceptionError
 from perception.ops import sparse_conv_cpu, sparse_conv_reference
-from perception.ops.sparse_conv import Pairs, Sites, SparseFeatures, sparse_conv3d, submanifold_conv3d
+from perception.ops.sparse_conv import Sites, SparseFeatures, sparse_conv3d, submanifold_conv3d
 
 ONE, TWO, THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)
 STRIDED = [  # kernel, stride, padding
@@ -156,17 +156,25 @@ def test_compiled_loops_find_what_the_reference_finds(name):
         cell = sparse_conv_reference.reached(sites, shape, kernel, stride, padding)
         assert torch.equal(sparse_conv_cpu.reached(sites, shape, kernel, stride, padding), cell)
         target = Sites(cell, sites.batch_size, shape)
-        want = Pairs(*sparse_conv_reference.find_pairs(sites, target, kernel, stride, padding))
-        found = Pairs(*sparse_conv_cpu.find_pairs(sites, target, kernel, stride, padding))
-        assert found.counts == want.counts and found.source.dtype == want.source.dtype == torch.int32
-        assert torch.equal(found.source, want.source) and torch.equal(found.target, want.target)
+        same_pairs(sites, target, kernel, stride, padding)
+    for kernel in (THREE, ONE, (1, 3, 5), (3, 1, 1)):  # mirrored
+        same_pairs(sites, sites, kernel, ONE, tuple(k // 2 for k in kernel))
+
+
+def same_pairs(source, target, *kernel) -> None:
+    want = sparse_conv_reference.find_pairs(source, target, *kernel)
+    found = sparse_conv_cpu.find_pairs(source, target, *kernel)
+    assert len(found) == len(want)
+    for sides in zip(found, want):
+        for a, b in zip(*sides):
+            assert a.dtype == b.dtype == torch.int32 and torch.equal(a, b)
 
 
 def test_many_cells_in_parts(monkeypatch):
     monkeypatch.setattr(sparse_conv_cpu, "_PART", 7)
     sites = SITES["some"]
     features, weight = inputs(sites, THREE, torch.float32)
-    pairs = Pairs(*sparse_conv_cpu.find_pairs(sites, sites, THREE, ONE, ONE))
+    pairs = sparse_conv_cpu.find_pairs(sites, sites, THREE, ONE, ONE)
     found = sparse_conv_cpu.convolve(features, weight, pairs, len(sites.cell))
     want = sparse_conv_reference.convolve(features, weight, pairs, len(sites.cell))
     torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)

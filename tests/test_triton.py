@@ -56,7 +56,7 @@ else:
     import torch
 
     from perception.ops import reference, sparse_conv_reference, sparse_conv_triton, triton_kernels
-    from perception.ops.sparse_conv import Pairs, Sites
+    from perception.ops.sparse_conv import Sites
     from perception.ops.voxelize import cell_axes
 
     def edge_points(n, rng, axes):
@@ -115,7 +115,7 @@ else:
         rng = torch.Generator().manual_seed(cells)
         cell = torch.randperm(2 * 9 * 10 * 11, generator=rng)[:cells].sort().values
         sites, one = Sites(cell, 2, (9, 10, 11)), (1, 1, 1)
-        pairs = Pairs(*sparse_conv_triton.find_pairs(sites, sites, (3, 3, 3), one, one))
+        pairs = sparse_conv_triton.find_pairs(sites, sites, (3, 3, 3), one, one)
         features = torch.randn(cells, channels[0], generator=rng)
         weight = torch.randn(27, *channels, generator=rng)
         want = sparse_conv_reference.convolve(features, weight, pairs, cells)
@@ -126,11 +126,11 @@ else:
         """Strided: eight cells of a block to one, and the gradient's way back; rows that nothing reaches are zero."""
         sites, two, none = Sites(torch.tensor([0, 1, 4, 63]), 1, (4, 4, 4)), (2, 2, 2), (0, 0, 0)
         target = Sites(sparse_conv_triton.reached(sites, two, two, two, none), 1, two)
-        pairs = Pairs(*sparse_conv_triton.find_pairs(sites, target, two, two, none))
+        pairs = sparse_conv_triton.find_pairs(sites, target, two, two, none)
         weight = torch.arange(1.0, 9).view(8, 1, 1)
         features = torch.tensor([[1.0], [10], [100], [1000]])
         assert sparse_conv_triton.convolve(features, weight, pairs, 2).flatten().tolist() == [1 + 20 + 300, 8000]
-        back = sparse_conv_triton.convolve(torch.tensor([[1.0], [2]]), weight, pairs.reversed(), 4)
+        back = sparse_conv_triton.convolve(torch.tensor([[1.0], [2]]), weight, [(t, s) for s, t in pairs], 4)
         assert back.flatten().tolist() == [1, 2, 3, 16]
-        alone = Pairs(pairs.source[:0], pairs.target[:0], (0,) * 8)
+        alone = [(pairs[0][0][:0], pairs[0][1][:0])] * 8
         assert sparse_conv_triton.convolve(features, weight, alone, 3).flatten().tolist() == [0, 0, 0]

@@ -16,7 +16,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from perception.cli.options import run_main
 
-ALL = ("tables", "loading", "metric", "voxelize", "pool", "fusion", "frames", "logs", "model", "sweep", "accuracy")
+ALL = (
+    "tables", "loading", "metric", "voxelize", "sparse_conv", "pool", "fusion", "frames", "logs", "model", "sweep",
+    "accuracy",
+)  # fmt: skip
 MORE = ("gpu", "replay", "mangled", "hour")
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -26,23 +25,9 @@ from perception.ops.voxelize import triton_is_installed
 
 Triple = tuple[int, int, int]
 
-
-class Pairs(NamedTuple):
-    """Which rows of the source meet which rows of the target, offset by offset of the kernel.
-
-    source, target: int32 [P]; those of one offset are consecutive, and ascending in both.
-    counts: number of pairs of each of the K offsets, z slowest, x fastest.
-    """
-
-    source: torch.Tensor
-    target: torch.Tensor
-    counts: tuple[int, ...]
-
-    def reversed(self) -> Pairs:
-        return Pairs(self.target, self.source, self.counts)
-
-    def by_offset(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(zip(self.source.split(self.counts), self.target.split(self.counts)))
+# For each offset of the kernel, z slowest, the rows of the source and the rows of the target that they are added to:
+# int32 [P], ascending in both, so that an offset at which all rows of both meet leaves them as they are.
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +83,7 @@ def submanifold_conv3d(x: SparseFeatures, weight: torch.Tensor, kernel: Triple =
         raise PerceptionError(f"submanifold_conv3d: a kernel of odd sides was expected, found {kernel}")
     if kernel not in x.sites.pairs:
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        found = _kernels(x.features).find_pairs(x.sites, x.sites, kernel, (1, 1, 1), padding)
-        x.sites.pairs[kernel] = Pairs(*found)
+        x.sites.pairs[kernel] = _kernels(x.features).find_pairs(x.sites, x.sites, kernel, (1, 1, 1), padding)
     return SparseFeatures(_convolve(x.features, weight, x.sites.pairs[kernel], len(x.sites.cell)), x.sites)
 
 
@@ -125,7 +109,7 @@ def sparse_conv3d(
     kernels = _kernels(x.features)
     cell = kernels.reached(x.sites, shape, kernel, stride, padding)
     sites = Sites(cell, x.sites.batch_size, (shape[0], shape[1], shape[2]))
-    pairs = Pairs(*kernels.find_pairs(x.sites, sites, kernel, stride, padding))
+    pairs = kernels.find_pairs(x.sites, sites, kernel, stride, padding)
     return SparseFeatures(_convolve(x.features, weight, pairs, len(cell)), sites)
 
 
@@ -159,7 +143,7 @@ class _Convolution(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         of_features = of_weight = None
         if ctx.needs_input_grad[0]:
-            back = ctx.pairs.reversed()
+            back = [(target, source) for source, target in ctx.pairs]
             of_features = _kernels(grad).convolve(grad, weight.transpose(1, 2), back, len(features))
         if ctx.needs_input_grad[1]:
             of_weight = reference.weight_gradient(features, grad, ctx.pairs)

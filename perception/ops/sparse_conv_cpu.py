@@ -27,13 +27,17 @@ def reached(sites, shape, kernel, stride, padding):
 def find_pairs(source, target, kernel, stride, padding):
     """See :func:`perception.ops.sparse_conv_reference.find_pairs`."""
     offsets = kernel[0] * kernel[1] * kernel[2]
+    # Of a set with itself, the second half of the offsets mirrors the first.
+    found = offsets // 2 + 1 if source is target else offsets
     # Room for every cell at every offset; the system gives memory only to the part that is written.
-    rows = np.empty((2, offsets, len(target.cell)), np.int32)
-    count = np.zeros(offsets, np.int64)
+    rows = np.empty((2, found, len(target.cell)), np.int32)
+    counts = np.zeros(found, np.int64)
     cells = source.cell.numpy(), target.cell.numpy()
-    _merge(*cells, source.shape, target.shape, kernel, stride, padding, rows, count)
-    met = [np.concatenate([row[:n] for row, n in zip(side, count)]) for side in rows]
-    return *map(torch.from_numpy, met), tuple(count.tolist())
+    _merge(*cells, source.shape, target.shape, kernel, stride, padding, rows, counts)
+    pairs = [
+        (torch.from_numpy(rows[0, k, :n].copy()), torch.from_numpy(rows[1, k, :n].copy())) for k, n in enumerate(counts)
+    ]
+    return pairs + [(t, s) for s, t in pairs[: offsets - found][::-1]]
 
 
 def convolve(features, weight, pairs, rows):
@@ -42,22 +46,30 @@ def convolve(features, weight, pairs, rows):
     out = features.new_zeros(rows, weight.shape[2])
     gathered = features.new_empty(_PART, weight.shape[1])
     product = features.new_empty(_PART, weight.shape[2])
-    for (source, target), of_offset in zip(pairs.by_offset(), weight):
+    for (source, target), of_offset in zip(pairs, weight):
         if len(source) == len(features) == rows:  # ascending and complete: every row meets its own
             out.addmm_(features, of_offset)
             continue
         for source_part, target_part in zip(source.split(_PART), target.split(_PART)):
             n = len(source_part)
-            torch.index_select(features, 0, source_part, out=gathered[:n])
+            _gather_rows(features.numpy(), source_part.numpy(), gathered.numpy())
             torch.mm(gathered[:n], of_offset, out=product[:n])
             _add_rows(product.numpy(), target_part.numpy(), out.numpy())
     return out
 
 
 @compiled
-def _add_rows(values, row, out):
+def _gather_rows(values, row, out):
     for i in range(len(row)):
         place = np.uint64(row[i])  # unsigned: no check for negative indices
+        for c in range(values.shape[1]):
+            out[i, c] = values[place, c]
+
+
+@compiled
+def _add_rows(values, row, out):
+    for i in range(len(row)):
+        place = np.uint64(row[i])
         for c in range(values.shape[1]):
             out[place, c] += values[i, c]
 
@@ -86,8 +98,8 @@ def _outputs(i, size, kernel, stride, padding):
 
 
 @compiled
-def _merge(source, target, source_shape, target_shape, kernel, stride, padding, rows, count):
-    """Fill rows [2, K, V_out] with the pairs of each offset, and count [K] with their number.
+def _merge(source, target, source_shape, target_shape, kernel, stride, padding, rows, counts):
+    """Fill rows [2, K, V_out] with the pairs of the first K offsets, and counts [K] with their number.
 
     The offsets along x are neighbours in the list of source cells, so that one position serves all of them.
     """
@@ -108,6 +120,8 @@ def _merge(source, target, source_shape, target_shape, kernel, stride, padding, 
                     continue
                 begin = ((sample * layers + source_z) * rows_y + source_y) * columns
                 walk = kz * kernel[1] + ky
+                if walk * kernel[2] >= len(counts):
+                    break
                 at = position[walk]
                 while at < len(source) and source[at] < begin + max(first_x, 0):
                     at += 1
@@ -115,6 +129,7 @@ def _merge(source, target, source_shape, target_shape, kernel, stride, padding, 
                 end = begin + min(first_x + kernel[2], columns)
                 while at < len(source) and source[at] < end:
                     k = walk * kernel[2] + source[at] - begin - first_x
-                    rows[0, k, count[k]], rows[1, k, count[k]] = at, t
-                    count[k] += 1
+                    if k < len(counts):
+                        rows[0, k, counts[k]], rows[1, k, counts[k]] = at, t
+                        counts[k] += 1
                     at += 1

@@ -22,7 +22,7 @@ def reached(sites, shape, kernel, stride, padding):
 
 
 def find_pairs(source, target, kernel, stride, padding):
-    """Source, target and counts of the :class:`~perception.ops.sparse_conv.Pairs` of two sets of sites."""
+    """The ``Pairs`` of :mod:`~perception.ops.sparse_conv` of two sets of sites, [K] of (source, target)."""
     device = source.cell.device
     offsets = torch.cartesian_prod(*(torch.arange(k, device=device) for k in kernel)).view(-1, 3)
     sample, *positions = target.coordinates().T
@@ -34,18 +34,18 @@ def find_pairs(source, target, kernel, stride, padding):
         cell = cell * size + place
     row = torch.searchsorted(source.cell, cell).clamp(max=len(source.cell) - 1)
     met = inside & (source.cell[row] == cell)
-    target_row = met.nonzero()[:, 1]
-    return row[met].int(), target_row.int(), tuple(met.sum(dim=1).tolist())
+    counts = met.sum(dim=1).tolist()
+    return list(zip(row[met].int().split(counts), met.nonzero()[:, 1].int().split(counts)))
 
 
 def convolve(features, weight, pairs, rows):
     """Features [V_in, C_in] and weight [K, C_in, C_out] -> [rows, C_out]."""
     out = features.new_zeros(rows, weight.shape[2])
-    for (source, target), of_offset in zip(pairs.by_offset(), weight):
+    for (source, target), of_offset in zip(pairs, weight):
         out.index_add_(0, target, features.index_select(0, source) @ of_offset)
     return out
 
 
 def weight_gradient(features, grad, pairs):
     """Features [V_in, C_in] and gradients [V_out, C_out] -> gradients [K, C_in, C_out] of the weights."""
-    return torch.stack([features.index_select(0, s).T @ grad.index_select(0, t) for s, t in pairs.by_offset()])
+    return torch.stack([features.index_select(0, s).T @ grad.index_select(0, t) for s, t in pairs])

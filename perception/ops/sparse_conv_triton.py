@@ -25,11 +25,9 @@ def convolve(features, weight, pairs, rows):
     out = features.new_empty(rows, channels_out)
     if out.numel() == 0:
         return out
-    offset = torch.arange(offsets, device=features.device).repeat_interleave(
-        torch.tensor(pairs.counts, device=features.device), output_size=len(pairs.source)
-    )
-    table = pairs.source.new_full((offsets, rows), -1)
-    table[offset, pairs.target] = pairs.source
+    table = torch.full((offsets, rows), -1, dtype=torch.int32, device=features.device)
+    for of_offset, (source, target) in zip(table, pairs):
+        of_offset[target] = source
     with torch.cuda.device_of(features):
         _products[(triton.cdiv(rows, _ROWS), triton.cdiv(channels_out, _COLUMNS))](
             features,

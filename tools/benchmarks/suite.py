@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import loading, logs, metric, model, replay, tables, voxelize
+from benchmarks import loading, logs, metric, model, replay, sparse_conv, tables, voxelize
 from perception.config import load_config
-from perception.data.opening import open_source
+from perception.data.nuscenes import open_source
 from perception.device import keep_memory
 from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
@@ -70,6 +70,7 @@ BENCHMARKS: dict[str, Callable[[Needs], list[dict]]] = {
     "loading": _loading,
     "metric": lambda _: metric.metric_arrays() + metric.metric_json(),
     "voxelize": lambda needs: voxelize.pillars(needs.peers_python) + voxelize.voxels(needs.peers_python),
+    "sparse_conv": lambda needs: sparse_conv.submanifold(needs.peers_python),
     "pool": lambda _: model.pooling(),
     "fusion": lambda _: model.fusion_scaling(),
     "frames": _frames,
@@ -105,7 +106,7 @@ EXTRAS: dict[str, Callable[[Needs], list[dict]]] = {
 
 # In these peers run as their users run them. In the others what is compared is arithmetic, and both sides run with the
 # memory settings of our tools, which the process has from then on.
-_PEERS_OWN_MEMORY = ("tables", "loading", "metric", "voxelize", "logs")
+_PEERS_OWN_MEMORY = ("tables", "loading", "metric", "voxelize", "sparse_conv", "logs")
 
 
 def extra_path(path: Path, name: str) -> Path:

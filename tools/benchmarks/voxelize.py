@@ -7,20 +7,16 @@ run in another interpreter (:mod:`benchmarks.voxel_peers`), taking turns with ou
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import json
-import os
 import statistics
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.peers import Peers, one_thread
 from benchmarks.timing import compare, row, timed
 from perception.errors import PerceptionError, missing_extra
 from perception.grid import BEVGrid
@@ -84,7 +80,7 @@ def sweep(
     interleaved runs.
     """
     rows = []
-    with _one_thread(), _Peers(peers_python) as peers:
+    with one_thread(), _Peers(peers_python) as peers:
         for panel, work, (grid, layers), n in (
             *(("points", *kind, n) for n in points for kind in (("pillars", PILLARS), ("voxels", VOXELS))),
             *(("cell size", "pillars", (PILLARS[0].with_cell_size(size), 1), POINTS) for size in cell_sizes_m),
@@ -164,7 +160,7 @@ def _sweep(rng: np.random.Generator, walls: np.ndarray, sweep: int) -> np.ndarra
 
 
 def _compared(name: str, grid: BEVGrid, layers: int, peers_python: str | Path | None) -> list[dict]:
-    with _one_thread(), _Peers(peers_python) as peers:
+    with one_thread(), _Peers(peers_python) as peers:
         candidates = _candidates(lidar_cloud(POINTS), grid, layers, peers)
         return compare(name, candidates.pop("ours"), candidates, repeats=15)
 
@@ -233,34 +229,16 @@ def _box(grid: BEVGrid, layers: int) -> tuple[list[float], list[float]]:
     return [x.size, y.size, z.size], [x.low, y.low, z.low, x.high, y.high, z.high]
 
 
-class _Peers:
+class _Peers(Peers):
     """The interpreter that runs voxel_peers.py; without one there are no such peers."""
 
     def __init__(self, python: str | Path | None):
-        self.python = python
-
-    def __enter__(self) -> _Peers:
-        self.folder = tempfile.TemporaryDirectory()
-        if self.python is not None:
-            self.process = subprocess.Popen(
-                [str(self.python), str(Path(__file__).with_name("voxel_peers.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.python is not None:
-            self.process.stdin.close()
-            self.process.wait()
-        self.folder.cleanup()
+        super().__init__(python, "voxel_peers.py")
 
     def candidates(self, cloud: np.ndarray, grid: BEVGrid, layers: int) -> dict[str, Callable]:
         if self.python is None:
             return {}
-        path = Path(self.folder.name) / f"{len(cloud)}.npy"
+        path = self.folder / f"{len(cloud)}.npy"
         np.save(path, cloud)
         cell_size, bounds = _box(grid, layers)
         job = {"points": str(path), "cell_size": cell_size, "bounds": bounds, **CAPS[layers]}
@@ -272,24 +250,4 @@ class _Peers:
         return {name: functools.partial(self._ask, {"peer": peer, **job}) for name, peer in names.items()}
 
     def _ask(self, request: dict) -> float:
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            answer = json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):
-            raise PerceptionError(
-                f"{self.python}: an answer about {request['peer']} was expected, found none"
-            ) from None
-        if "error" in answer:
-            raise PerceptionError(f"{self.python}: {request['peer']}: {answer['error']}")
-        return answer["seconds"]
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return self.ask(request)["seconds"]
