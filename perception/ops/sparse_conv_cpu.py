@@ -27,7 +27,7 @@ def reached(sites, shape, kernel, stride, padding):
 def find_pairs(source, target, kernel, stride, padding):
     """See :func:`perception.ops.sparse_conv_reference.find_pairs`."""
     offsets = kernel[0] * kernel[1] * kernel[2]
-    # Of a set with itself, the second half of the offsets mirrors the first.
+    # Of a set with itself, in a submanifold convolution, the second half of the offsets mirrors the first.
     found = offsets // 2 + 1 if source is target else offsets
     # Room for every cell at every offset; the system gives memory only to the part that is written.
     rows = np.empty((2, found, len(target.cell)), np.int32)
@@ -44,17 +44,18 @@ def convolve(features, weight, pairs, rows):
     """See :func:`perception.ops.sparse_conv_reference.convolve`."""
     features, weight = features.detach().contiguous(), weight.detach().contiguous()
     out = features.new_zeros(rows, weight.shape[2])
-    gathered = features.new_empty(_PART, weight.shape[1])
-    product = features.new_empty(_PART, weight.shape[2])
+    gathered, product = features.new_empty(_PART, weight.shape[1]), features.new_empty(_PART, weight.shape[2])
+    values, gathered_values, products, sums = (x.numpy() for x in (features, gathered, product, out))  # the same memory
     for (source, target), of_offset in zip(pairs, weight):
         if len(source) == len(features) == rows:  # ascending and complete: every row meets its own
             out.addmm_(features, of_offset)
             continue
-        for source_part, target_part in zip(source.split(_PART), target.split(_PART)):
-            n = len(source_part)
-            _gather_rows(features.numpy(), source_part.numpy(), gathered.numpy())
+        sources, targets = source.numpy(), target.numpy()
+        for first in range(0, len(sources), _PART):
+            n = min(_PART, len(sources) - first)
+            _gather_rows(values, sources[first : first + n], gathered_values)
             torch.mm(gathered[:n], of_offset, out=product[:n])
-            _add_rows(product.numpy(), target_part.numpy(), out.numpy())
+            _add_rows(products, targets[first : first + n], sums)
     return out
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import loading, logs, metric, model, replay, sparse_conv, tables, voxelize
 from perception.config import load_config
-from perception.data.nuscenes import open_source
+from perception.data.opening import open_source
 from perception.device import keep_memory
 from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
