@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Tensors:
+class Tensors:
     """Moves all tensors in the fields of a dataclass, nested ones included."""
 
     def to(self, device: str | torch.device) -> Self:
@@ -31,7 +31,7 @@ class _Tensors:
         def changed(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return change(value)
-            if isinstance(value, _Tensors):
+            if isinstance(value, Tensors):
                 return value._each(change)
             return {key: changed(v) for key, v in value.items()} if isinstance(value, dict) else value
 
@@ -39,7 +39,7 @@ class _Tensors:
 
 
 @dataclass
-class PointBatch(_Tensors):
+class PointBatch(Tensors):
     """The clouds of one sensor, concatenated.
 
     points: float32 [M, C] with columns ``fields``.  batch_index: int64 [M], sample of each point, ascending.
@@ -52,7 +52,7 @@ class PointBatch(_Tensors):
 
 
 @dataclass
-class ImageBatch(_Tensors):
+class ImageBatch(Tensors):
     """The images of one sensor.
 
     images: uint8 [B, N, 3, H, W] RGB.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
@@ -65,11 +65,23 @@ class ImageBatch(_Tensors):
     valid: torch.Tensor
 
 
+@dataclass
+class Moment(Tensors):
+    """When and where the samples were taken.
+
+    scenes: name of the drive, by sample.  timestamp_ns: int64 [B].  world_SE3_ego: float64 [B, 4, 4].
+    """
+
+    scenes: list[str]
+    timestamp_ns: torch.Tensor
+    world_SE3_ego: torch.Tensor
+
+
 SensorBatch = PointBatch | ImageBatch
 
 
 @dataclass
-class Batch(_Tensors):
+class Batch(Tensors):
     """The input of a Detector.
 
     sensors: names along every axis S.  sensor_valid: bool [B, S]; false where the sensor of a sample is to be ignored.
@@ -78,6 +90,8 @@ class Batch(_Tensors):
     boxes: per sample; None if any sample is not annotated.
     displacement: float [B, S, 3], only in training: planar motion (yaw, x, y) by which each sensor's content is
         displaced, in radians and metres; NaN if it is corrupted in another way.
+    moment: None in a batch that nothing is remembered of.
+    previous: only in training, the frames before these, for what a detector remembers of them.
     """
 
     tokens: list[str]
@@ -86,6 +100,8 @@ class Batch(_Tensors):
     inputs: dict[str, SensorBatch] = field(default_factory=dict)
     boxes: list[Boxes3D] | None = None
     displacement: torch.Tensor | None = None
+    moment: Moment | None = None
+    previous: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -133,6 +149,11 @@ def collate(frames: Sequence[Frame], spec: InputSpec) -> Batch:
             name: _collate(name, parts, spec) for name, parts in by_sensor.items() if any(p is not None for p in parts)
         },
         boxes=boxes if len(boxes) == len(frames) else None,
+        moment=Moment(
+            [frame.scene for frame in frames],
+            torch.tensor([frame.timestamp_ns for frame in frames]),
+            torch.from_numpy(np.stack([frame.world_SE3_ego.matrix for frame in frames])),
+        ),
     )
 
 

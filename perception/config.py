@@ -25,6 +25,7 @@ from perception.schema import (
     CameraConfig,
     Config,
     DataConfig,
+    DecoderConfig,
     EncoderConfig,
     FusionConfig,
     GridConfig,
@@ -39,9 +40,9 @@ from perception.signals import held
 from perception.task import TaskError
 
 __all__ = [
-    "ENCODERS", "AugmentConfig", "CameraConfig", "Config", "ConfigError", "DataConfig", "EncoderConfig", "FusionConfig",
-    "GridConfig", "HeadConfig", "LidarConfig", "RadarConfig", "TrainConfig", "VoxelConfig", "check_config",
-    "find_config", "load_config", "load_yaml", "ordered", "save_config", "to_yaml",
+    "ENCODERS", "AugmentConfig", "CameraConfig", "Config", "ConfigError", "DataConfig", "DecoderConfig",
+    "EncoderConfig", "FusionConfig", "GridConfig", "HeadConfig", "LidarConfig", "RadarConfig", "TrainConfig",
+    "VoxelConfig", "check_config", "find_config", "load_config", "load_yaml", "ordered", "save_config", "to_yaml",
 ]  # fmt: skip
 
 Schema = TypeVar("Schema")

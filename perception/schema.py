@@ -101,6 +101,19 @@ class HeadConfig:
 
 
 @dataclass
+class DecoderConfig:
+    """The object decoder behind the dense head. kind: "none" takes the head's own boxes; "pooling" is a baseline."""
+
+    kind: Literal["none", "attention", "pooling"] = "none"
+    layers: int = 2
+    queries: int = 128  # objects of a frame, at most
+    width: int = 64
+    heads: int = 4
+    memory: int = 0  # objects of a frame that the next one remembers; 0 for none
+    sensor_tokens: bool = True  # whether objects look at the sensors, or at the fused features alone
+
+
+@dataclass
 class DataConfig:
     root: str = "data/sim"
     version: str | None = None  # None: the only version under root
@@ -140,6 +153,8 @@ class TrainConfig:
     freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
     sensor_dropout: float = 0.5  # probability that a batch uses fewer sensors than available
     dropout_to: Literal["subset", "single"] = "subset"  # a random proper subset, or a single sensor
+    clip: int = 1  # frames of a scene that are seen one after the other, for a decoder with a memory
+    memory_dropout: float = 0.3  # probability that a batch has nothing to remember all the same
     depth_weight: float = 1.0
     image_weight: float = 0.0  # of a heat map of the objects in the images; 0: without the head that makes it
     registration_weight: float = 1.0
@@ -161,6 +176,7 @@ class Config:
     )
     fusion: FusionConfig = field(default_factory=FusionConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -187,7 +203,7 @@ def check_config(config: Config, where: str = "config") -> None:
 
 def _checks(config: Config) -> list[tuple]:
     """Key, whether it holds, and what is wanted."""
-    head, data, train, augment = config.head, config.data, config.train, config.augment
+    head, decoder, data, train, augment = config.head, config.decoder, config.data, config.train, config.augment
     wide = f"1 to {_MAX_WIDTH}"
     checks = [
         ("encoders", len(config.encoders) >= 1, "at least one sensor"),
@@ -202,6 +218,12 @@ def _checks(config: Config) -> list[tuple]:
         ),
         ("head.min_radius", 1 <= head.min_radius <= 32, "1 to 32"),
         ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
+        ("decoder.layers, decoder.queries", min(decoder.layers, decoder.queries) >= 1, "at least 1"),
+        ("decoder.memory", decoder.memory >= 0, "0 or more"),
+        ("train.clip", train.clip >= 1, "1 or more"),
+        ("train.memory_dropout", 0 <= train.memory_dropout <= 1, "a probability"),
+        ("decoder.width", 1 <= decoder.width <= _MAX_WIDTH, wide),
+        ("decoder.heads", decoder.heads >= 1 and decoder.width % decoder.heads == 0, "a divisor of decoder.width"),
         ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
         ("data.part", len(data.part) == 2, "two shares"),
         ("data.workers", data.workers >= 0, "0 or more"),

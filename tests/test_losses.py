@@ -37,6 +37,7 @@ def make_loss(heads=None, **train) -> DetectionLoss:
         encoders=encoders,
         inputs=InputSpec(tuple(encoders), {}, {"camera": "lidar", "thermal": "radar"}),
         heads=nn.ModuleDict({"boxes": CenterHead(GRID, NUSCENES, 1, 1), **(heads or {})}),
+        decoder=None,
     )
     return DetectionLoss(detector, TrainConfig(**train))
 

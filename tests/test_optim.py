@@ -160,7 +160,7 @@ class OnlyCamera(StubModel):
         self.encoders["camera"] = CameraEncoder(image, nn.Identity(), (8, 16), None)
 
     def forward(self, batch):
-        return self.encoders["camera"].image(batch.inputs["camera"].images.flatten(0, 1)).mean(dim=(0, 2, 3))
+        return self.encoders["camera"].image(batch.inputs["camera"].images.flatten(0, 1))[0].mean(dim=(0, 2, 3))
 
 
 def test_statistics_stay_while_a_trainer_trains(tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -74,6 +74,8 @@ def evaluate_subsets(
 ) -> dict:
     """:func:`evaluate` for several sets of sensors; None: all sets. Each frame is read once.
 
+    A detector with a memory sees the frames of a scene one after the other, in the order of the source.
+
     Args:
         results: folder for the submission of each set, ``<subset>.json``; None to discard them.
 
@@ -89,6 +91,14 @@ def evaluate_subsets(
     subsets = sensor_sets(detector.sensors) if subsets is None else [tuple(subset) for subset in subsets]
     names = {sensor_set(subset, detector.sensors): subset for subset in subsets}
     frames_with: Counter = Counter()
+
+    memories: dict[str, Any] = {}  # of the sets of sensors, each of the frame before
+
+    def detect_next(name: str, frame: Frame) -> Detections:
+        if not getattr(detector, "remembers", False):
+            return detector.detect(frame)
+        detections, memories[name] = detector.detect(frame, memories.get(name))  # type: ignore[call-arg]
+        return detections
 
     def detect(submissions: dict[str, Submission]) -> None:
         unannotated = 0
@@ -106,7 +116,7 @@ def evaluate_subsets(
                 for name, sensors in names.items():
                     seen = frame.only(sensors)
                     # A frame with none of these sensors still counts: all its objects are missed.
-                    detections = detector.detect(seen) if seen.sensors else None
+                    detections = detect_next(name, seen) if seen.sensors else None
                     if seen.sensors and not isinstance(detections, Detections):
                         raise EvaluationError(f"detect: Detections were expected, found {type(detections).__name__}")
                     submissions[name].add(seen, detections)

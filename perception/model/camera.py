@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from perception.batch import ImageBatch
-from perception.model.encoder import Encoded
+from perception.model.encoder import Encoded, Views
 from perception.model.layers import ConvBlock, PointwiseConv2d, recomputed
 from perception.model.view_transform import LiftSplat
 
 
 class ImageEncoder(nn.Module):
-    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8].
+    """Images [B * N, 3, H, W] in 0..255 -> features [B * N, channels, H / 8, W / 8], and at stride 16.
 
     Args:
         backbone: images -> list of feature maps, starting at stride 8 and halving in size at each level; its attribute
@@ -31,6 +31,7 @@ class ImageEncoder(nn.Module):
         self.backbone, self.pretrained = backbone, pretrained
         for block in getattr(backbone, "blocks", [backbone]) if checkpointing else ():
             recomputed(block)
+        self.channels = (channels, channels)
         widths: Any = backbone.out_channels
         self.lateral = nn.ModuleList(PointwiseConv2d(width, channels) for width in widths)
         self.smooth = ConvBlock(channels, channels)
@@ -43,11 +44,12 @@ class ImageEncoder(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         *finer, x = [lateral(x) for lateral, x in zip(self.lateral, self.backbone(images), strict=True)]
+        coarse = x
         for level in reversed(finer):
-            x = level + F.interpolate(x, size=level.shape[-2:], mode="nearest")
-        return self.smooth(x)
+            coarse, x = x, level + F.interpolate(x, size=level.shape[-2:], mode="nearest")
+        return self.smooth(x), coarse
 
 
 class CameraEncoder(nn.Module):
@@ -73,6 +75,7 @@ class CameraEncoder(nn.Module):
         self.image, self.view_transform = image, view_transform
         self.image_size, self.depth_from = image_size, depth_from
         self.objects = objects
+        self.view_channels = image.channels
 
     @property
     def pretrained(self) -> nn.Module:
@@ -84,10 +87,19 @@ class CameraEncoder(nn.Module):
 
     def forward(self, inputs: ImageBatch) -> Encoded:
         images = inputs.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        flat = self.image(images)
-        features = flat.unflatten(0, inputs.images.shape[:2])
-        bev, depth = self.view_transform(features, inputs.intrinsics, inputs.ego_SE3_camera, inputs.valid)
+        levels = self.image(images)
+        fine, coarse = (level.unflatten(0, inputs.images.shape[:2]) for level in levels)
+        bev, depth = self.view_transform(fine, inputs.intrinsics, inputs.ego_SE3_camera, inputs.valid)
         heat = None
         if self.objects is not None and self.training:
-            heat = self.objects(flat).unflatten(0, inputs.images.shape[:2])
-        return Encoded(bev, depth, image_heat=heat)
+            heat = self.objects(levels[0]).unflatten(0, inputs.images.shape[:2])
+        projection = image_T_ego(inputs.intrinsics, inputs.ego_SE3_camera)
+        views = Views((fine, coarse), projection, self.image_size, inputs.valid)
+        return Encoded(bev, depth, views=views, image_heat=heat)
+
+
+def image_T_ego(intrinsics: torch.Tensor, ego_SE3_camera: torch.Tensor) -> torch.Tensor:
+    """[..., 3, 3] and [..., 4, 4] -> [..., 3, 4], see :class:`perception.model.encoder.Views`."""
+    rotation = ego_SE3_camera[..., :3, :3].float().transpose(-1, -2)  # of the inverse
+    shift = -rotation @ ego_SE3_camera[..., :3, 3:].float()
+    return intrinsics.float() @ torch.cat([rotation, shift], dim=-1)

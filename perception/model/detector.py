@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError
@@ -38,14 +38,18 @@ from perception.grid import BEVGrid
 from perception.health import without_dead
 from perception.model.backbones import BACKBONES
 from perception.model.camera import CameraEncoder, ImageEncoder
+from perception.model.decoder import ObjectDecoder, Refined
 from perception.model.encoder import Encoded, input_spec
 from perception.model.fusion import build_fusion
 from perception.model.head import CenterHead, Trunk
 from perception.model.layers import heat_head
 from perception.model.lidar import LidarEncoder
+from perception.model.memory import Memory
+from perception.model.objects import Objects
 from perception.model.radar import RadarEncoder
 from perception.model.registration import Registered
 from perception.model.score_calibration import ScoreCalibration
+from perception.model.tokens import MapTokens, token_source
 from perception.model.upgrade import upgraded
 from perception.model.view_transform import LiftSplat
 from perception.model.voxel_encoder import VoxelEncoder
@@ -54,6 +58,7 @@ from perception.sample import Detections, Frame
 log = logging.getLogger(__name__)
 
 _SHIPPED = Path(__file__).parent.parent / "checkpoints"
+_NO_MEMORY = object()  # where detect is not to remember
 _LIDAR_PRIOR = -4.0  # low: when LiDAR disagrees with another sensor, LiDAR is moved; its sharp maps reveal the error
 
 
@@ -66,6 +71,7 @@ class Prediction:
     image_heat: logits [B, N, K, h, w] by sensor, in training, for encoders that find objects in images.
     registered: how the sensors were aligned, see :class:`perception.model.fusion.Fused`.
     calibration: [B, 2] slope and offset of the score logits, for the set of sensors of each sample.
+    refined: the objects after each layer of the decoder; none without one.
     """
 
     outputs: dict[str, Any]
@@ -73,6 +79,7 @@ class Prediction:
     registered: Registered | None
     calibration: torch.Tensor
     image_heat: dict[str, torch.Tensor] = field(default_factory=dict)
+    refined: list[Refined] = field(default_factory=list)
 
 
 class Detector(nn.Module):
@@ -82,6 +89,7 @@ class Detector(nn.Module):
         encoders: by sensor name, see ``model.encoder``. The keys define the sensors and their order on every axis S.
         fusion: see ``model.fusion``.  trunk: fused features -> features of the same cells for the heads.
         heads: by name, see ``model.head``; the head named "boxes" produces the detections.
+        decoder: refines the boxes of that head, a CenterHead, object by object; None to take them as they are.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Detector(nn.Module):
         fusion: nn.Module,
         trunk: nn.Module,
         heads: Mapping[str, nn.Module],
+        decoder: ObjectDecoder | None = None,
     ):
         super().__init__()
         self.config, self.task, self.grid = config, config.task, BEVGrid(**vars(config.grid))
@@ -99,11 +108,30 @@ class Detector(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.fusion, self.trunk = fusion, trunk
         self.heads = nn.ModuleDict(heads)
+        self.decoder = decoder
         self.calibration = ScoreCalibration(self.sensors)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs do not know it
 
-    def forward(self, batch: Batch) -> Prediction:
-        return self.predict(self.encode(batch), batch.sensor_valid)
+    @property
+    def remembers(self) -> bool:
+        """Whether what earlier frames saw can be of use."""
+        return self.decoder is not None and self.decoder.memory > 0
+
+    def forward(self, batch: Batch, memory: Memory | None = None) -> Prediction:
+        """memory: of the frames before these; in training they come with the batch."""
+        if self.remembers and batch.previous is not None:
+            with torch.no_grad():
+                memory = self.remember(self(batch.previous), batch.previous)
+        return self.predict(self.encode(batch), batch.sensor_valid, self._recalled(memory, batch))
+
+    def remember(self, prediction: Prediction, batch: Batch) -> Memory | None:
+        """What the next frames may want of these; None if the detector does not remember."""
+        if self.decoder is None or not self.remembers:
+            return None
+        return Memory.of(prediction.refined[-1].objects, batch, self.decoder.memory)
+
+    def _recalled(self, memory: Memory | None, batch: Batch) -> tuple[Objects, torch.Tensor] | None:
+        return None if memory is None or batch.moment is None else memory.at(batch.moment)
 
     def encode(self, batch: Batch) -> dict[str, Encoded]:
         """Encoded features by sensor; sensors that no sample has, or whose encoder returns None, are omitted."""
@@ -115,8 +143,13 @@ class Detector(nn.Module):
             if value is not None
         }
 
-    def predict(self, encoded: Mapping[str, Encoded], sensor_valid: torch.Tensor) -> Prediction:
-        """Fuse the output of :meth:`encode` and run the heads.
+    def predict(
+        self,
+        encoded: Mapping[str, Encoded],
+        sensor_valid: torch.Tensor,
+        memory: tuple[Objects, torch.Tensor] | None = None,
+    ) -> Prediction:
+        """Fuse the output of :meth:`encode`, run the heads and refine their objects; memory: see :meth:`Memory.at`.
 
         Raises:
             PerceptionError: a sample has no sensor with encoded features.
@@ -132,7 +165,11 @@ class Detector(nn.Module):
         outputs = {name: head(features) for name, head in self.heads.items()}
         depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
         heat = {name: value.image_heat for name, value in encoded.items() if value.image_heat is not None}
-        return Prediction(outputs, depth, fused.registered, self.calibration(sensor_valid), heat)
+        calibration, refined = self.calibration(sensor_valid), []
+        if self.decoder is not None:
+            motion = None if fused.registered is None else fused.registered.motion
+            refined = self.decoder(outputs["boxes"], features, encoded, sensor_valid, motion, memory)
+        return Prediction(outputs, depth, fused.registered, calibration, heat, refined)
 
     def _alive(self, frame: Frame) -> Frame:
         return without_dead(frame.only(self.sensors)) if isinstance(frame, Frame) else frame
@@ -154,7 +191,10 @@ class Detector(nn.Module):
 
     def decode(self, prediction: Prediction) -> list[Detections]:
         head: Any = self.heads["boxes"]
-        found = head.decode(prediction.outputs["boxes"])
+        if self.decoder is None:
+            found = head.decode(prediction.outputs["boxes"])
+        else:
+            found = self.decoder.decode(prediction.refined, head.max_detections, head.score_threshold)
         # Scores are calibrated after boxes are selected, so that the selection does not depend on the calibration.
         return [
             replace(detections, scores=expit(slope * logit(detections.scores) + offset))
@@ -175,9 +215,24 @@ class Detector(nn.Module):
             raise PerceptionError(f"detect_batch: a list of frames was expected, found {type(frames).__name__}")
         return self.decode(self(self.prepare([self._alive(frame) for frame in frames])))
 
-    def detect(self, frame: Frame) -> Detections:
-        """Detections for one frame, in its ego frame, highest score first."""
-        return self.detect_batch([frame])[0]
+    @overload
+    def detect(self, frame: Frame) -> Detections: ...
+
+    @overload
+    def detect(self, frame: Frame, memory: Memory | None) -> tuple[Detections, Memory | None]: ...
+
+    @torch.inference_mode()
+    def detect(self, frame, memory=_NO_MEMORY):
+        """Detections for one frame, in its ego frame, highest score first.
+
+        With ``memory``, what the frame before has returned or None for the first one of a drive, returns a tuple of the
+        detections and of the memory for the next one. Nothing is kept in the detector.
+        """
+        if memory is _NO_MEMORY:
+            return self.detect_batch([frame])[0]
+        batch = self.prepare([self._alive(frame)])
+        prediction = self(batch, memory)
+        return self.decode(prediction)[0], self.remember(prediction, batch)
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
         """Write :meth:`files` to a folder, both or none."""
@@ -253,7 +308,31 @@ def build(
             head.min_radius,
         )
         heads = {"boxes": boxes, **heads}
-    return Detector(config, built, fusion, trunk, heads)
+    return Detector(config, built, fusion, trunk, heads, _decoder(config, grid, built, heads["boxes"]))
+
+
+def _decoder(config: Config, grid: BEVGrid, encoders: Mapping[str, nn.Module], head: nn.Module) -> ObjectDecoder | None:
+    section = config.decoder
+    if section.kind == "none":
+        return None
+    if not isinstance(head, CenterHead):
+        raise PerceptionError(f"decoder.kind: none was expected with a head of one's own, found {section.kind}")
+    channels = config.head.trunk_channels[0]
+    sources = {name: token_source(e, grid, section.width) for name, e in encoders.items() if section.sensor_tokens}
+    return ObjectDecoder(
+        grid,
+        config.task,
+        tuple(encoders),
+        channels,
+        section.width,
+        section.heads,
+        section.layers,
+        section.queries,
+        MapTokens(grid, channels, section.width, fine=False),
+        {name: source for name, source in sources.items() if source is not None},
+        memory=section.memory,
+        attends=section.kind == "attention",
+    )
 
 
 def _check_names(sensors: Collection[str]) -> None:

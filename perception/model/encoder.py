@@ -15,6 +15,9 @@ Optional attributes of an encoder:
     depth_from, depth_range_m
                  the sensor whose points supervise depth, and the range that the depth bins cover; see :class:`Encoded`.
     pretrained   the submodule with pretrained weights, trained at ``train.backbone_learning_rate``.
+    view_channels, fine_channels, return_features
+                 widths of the maps of ``Encoded.views``, of ``Encoded.fine``, or of ``Encoded.returns``: what objects
+                 see of the sensor, beside its part in the fused features.
 """
 
 from __future__ import annotations
@@ -29,18 +32,49 @@ from perception.batch import InputSpec
 
 
 @dataclass
+class Views:
+    """The images of a sensor, as objects look at them.
+
+    features: maps [B, N, C, h, w], one a stride.  image_T_ego: [B, N, 3, 4] maps (x, y, z, 1) in the ego frame to
+    (u d, v d, d), with pixels (u, v) of the network's input and depth d.  size: height and width of the input.
+    valid: bool [B, N].
+    """
+
+    features: tuple[torch.Tensor, ...]
+    image_T_ego: torch.Tensor
+    size: tuple[int, int]
+    valid: torch.Tensor
+
+
+@dataclass
+class Returns:
+    """The points of a sensor, as objects look at them; samples are padded to the longest.
+
+    position: [B, P, 3] in the ego frame.  velocity: [B, P, 2] radial, over ground, m/s.  features: [B, P, F], of order
+    one.  valid: bool [B, P].
+    """
+
+    position: torch.Tensor
+    velocity: torch.Tensor
+    features: torch.Tensor
+    valid: torch.Tensor
+
+
+@dataclass
 class Encoded:
-    """What an encoder made of one sensor. All but ``bev`` may be absent.
+    """What an encoder made of one sensor. All but ``bev`` may be absent; the object decoder reads what there is.
 
     bev: [B, C, rows, columns], for the fusion.
     depth: logits [B, N, D, h, w] over uniform depth bins, from an image encoder.
-    fine: [B, F, k * rows, k * columns], a map of the same region in finer cells.
+    fine: [B, F, k * rows, k * columns], a map of the same region in finer cells.  views, returns: see the classes.
     image_heat: logits [B, N, K, h, w] of centres of objects of each class in the images, only in training.
     """
 
     bev: torch.Tensor
     depth: torch.Tensor | None = None
     fine: torch.Tensor | None = None
+    views: Views | None = None
+    returns: Returns | None = None
     image_heat: torch.Tensor | None = None
 
 

@@ -133,7 +133,7 @@ class CenterHead(nn.Module):
         Raises:
             PerceptionError: a heat map, or a box at a peak, is not finite.
         """
-        _require_finite("heat map", maps.heat_logits)
+        require_finite("heat map", maps.heat_logits)
         heat = maps.heat_logits.sigmoid()
         peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
         best = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
@@ -142,7 +142,7 @@ class CenterHead(nn.Module):
         for b in range(len(scores)):
             keep = scores[b] > self.score_threshold
             boxes = self._boxes(maps, b, index[b][keep])
-            kept = _suppress(boxes, self.task.column("suppression_radius_m"))[: self.max_detections]
+            kept = suppress(boxes, self.task.column("suppression_radius_m"))[: self.max_detections]
             detections.append(Detections(boxes[kept], scores[b][keep][kept]))
         return detections
 
@@ -152,7 +152,7 @@ class CenterHead(nn.Module):
         gather = torch.from_numpy(cell).to(maps.box.device)
         box = maps.box[sample].flatten(1)[:, gather].T.double().cpu().numpy()
         attribute = maps.attribute_logits[sample].flatten(1)[:, gather].T.cpu().numpy()
-        _require_finite("boxes", torch.from_numpy(np.concatenate([box, attribute], axis=1)))
+        require_finite("boxes", np.concatenate([box, attribute], axis=1))
         parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
         offset, z, log_size, heading, axis, velocity = parts
         column, row = cell % self.grid.columns, cell // self.grid.columns
@@ -163,11 +163,12 @@ class CenterHead(nn.Module):
             yaw=_yaw(heading, axis),
             velocity=velocity * VELOCITY_SCALE_MPS,
             label=label,
-            attribute=_best_attribute(attribute, label, self.task),
+            attribute=best_attribute(attribute, label, self.task),
         )
 
 
-def _require_finite(what: str, values: torch.Tensor) -> None:
+def require_finite(what: str, values: np.ndarray | torch.Tensor) -> None:
+    values = torch.as_tensor(values)
     broken = int((~values.isfinite()).sum())
     if broken:
         raise PerceptionError(
@@ -241,7 +242,7 @@ def draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None:
     np.maximum(window, part, out=window)
 
 
-def _best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:
+def best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:
     """The most likely attribute that each class allows, -1 for classes without attributes."""
     best = np.full(len(label), -1)
     for k, facts in enumerate(task.objects):
@@ -251,7 +252,7 @@ def _best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.nda
     return best
 
 
-def _suppress(boxes: Boxes3D, radius_m: np.ndarray) -> np.ndarray:
+def suppress(boxes: Boxes3D, radius_m: np.ndarray) -> np.ndarray:
     """Indices kept, in order, if each kept box suppresses later ones of its class within the class radius [K]."""
     dx, dy = (boxes.center[:, None, axis] - boxes.center[None, :, axis] for axis in (0, 1))
     close = dx * dx + dy * dy < np.square(radius_m)[boxes.label][:, None]

@@ -182,6 +182,7 @@ class Replay:
         self.faults: Counter[str] = Counter()
         self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(self.task), Stability(self.task)
         self.best: tuple[Frame, Detections] | None = None
+        self.remembers, self.memory = getattr(detector, "remembers", False), None
         self._most = -1
         self._digest = hashlib.sha256()
         self.clock = Clock()
@@ -196,7 +197,8 @@ class Replay:
         with clock.stage("prepare"):
             batch = self.detector.prepare([frame])
         with clock.stage("model"):
-            prediction = self.detector(batch)
+            prediction = self.detector(batch, self.memory) if self.remembers else self.detector(batch)
+            self.memory = self.detector.remember(prediction, batch) if self.remembers else None
         with clock.stage("decode"):
             detections = self.detector.decode(prediction)[0]
         with clock.stage("track"):

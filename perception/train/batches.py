@@ -22,7 +22,7 @@ from perception.data.sources import FrameSource
 from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
 from perception.seeding import keyed_rng
-from perception.train.augment import augment, draw_world
+from perception.train.augment import WorldTransform, augment, draw_world
 
 
 def proper_subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
@@ -129,11 +129,13 @@ class Sample:
 
     errors: sensor -> displacement of its content, see :class:`perception.data.corruptions.Corrupted`.
     sensors: sensors that the detector sees; other sensors of the frame only supervise depth.
+    previous: the frame before it, augmented alike; None where there is none, or none is wanted.
     """
 
     frame: Frame
     errors: dict[str, SE3]
     sensors: tuple[str, ...]
+    previous: Sample | None = None
 
 
 class TrainingData(Dataset):
@@ -145,18 +147,36 @@ class TrainingData(Dataset):
         self.config, self.inputs = config, inputs
 
     def __getitem__(self, draw: Draw) -> Batch | None:
-        prepared = [self._prepare(index, draw) for index in draw.indices]
+        rng = keyed_rng(self.config.train.seed, draw.epoch, *draw.indices, "memory")
+        clip = 1 if rng.random() < self.config.train.memory_dropout else self.config.train.clip
+        prepared = [self._prepare(index, draw, clip) for index in draw.indices]
         samples = [sample for sample in prepared if sample is not None]
         return make_batch(samples, self.inputs) if samples else None
 
-    def _prepare(self, index: int, draw: Draw) -> Sample | None:
-        """The augmented frame; None if it cannot be read or has none of the detector's sensors."""
+    def _prepare(self, index: int, draw: Draw, clip: int) -> Sample | None:
+        """The augmented frame and those before it; None if it cannot be read or has none of the detector's sensors."""
         frame, config = self.frames[index], self.config
-        present = () if frame is None else tuple(name for name in frame.sensors if name in self.inputs.sensors)
-        if frame is None or not present:
+        if frame is None:
+            return None
+        world = draw_world(config.augment, keyed_rng(config.train.seed, draw.epoch, frame.token))
+        sample = self._sample(index, frame, draw, world)
+        return None if sample is None else replace(sample, previous=self._clip(index, frame, draw, world, clip - 1))
+
+    def _clip(self, index: int, frame: Frame, draw: Draw, world: WorldTransform, length: int) -> Sample | None:
+        """The sample before the one at ``index``, and so on, ``length`` of them at most."""
+        before = self._previous(index, frame) if length > 0 else None
+        sample = None if before is None else self._sample(index - 1, before, draw, world)
+        if before is None or sample is None:
+            return None
+        return replace(sample, previous=self._clip(index - 1, before, draw, world, length - 1))
+
+    def _sample(self, index: int, frame: Frame, draw: Draw, world: WorldTransform) -> Sample | None:
+        config = self.config
+        present = tuple(name for name in frame.sensors if name in self.inputs.sensors)
+        if not present:
             return None
         rng = keyed_rng(config.train.seed, draw.epoch, frame.token)
-        world = draw_world(config.augment, rng)
+        draw_world(config.augment, rng)  # as in a clip of one frame
         kept = frame.only(sensors_kept(present, draw.sensors))
         corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
         rate = config.augment.corruption_rate
@@ -185,6 +205,9 @@ def make_batch(samples: list[Sample], inputs: InputSpec) -> Batch:
     batch = collate([sample.frame for sample in samples], inputs)
     batch.displacement = torch.tensor([[_planar(s.errors.get(name)) for name in inputs.sensors] for s in samples])
     batch.sensor_valid &= torch.tensor([[name in s.sensors for name in inputs.sensors] for s in samples])
+    if any(sample.previous is not None for sample in samples):
+        # In place of one that is not there stands the sample itself: of the same time, nothing is remembered.
+        batch.previous = make_batch([sample.previous or sample for sample in samples], inputs)
     return batch
 
 

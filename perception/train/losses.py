@@ -16,6 +16,7 @@ from perception.model.detector import Detector, Prediction
 from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
 from perception.model.registration import registration_loss
 from perception.train.image_loss import image_heat_target
+from perception.train.object_losses import ObjectLoss
 
 _BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 0.5, "axis": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
@@ -25,7 +26,8 @@ _DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving objects at past positions
 class DetectionLoss(nn.Module):
     """``loss(prediction, batch)`` -> {"total", "heat", "box", "attribute", "depth", "image", "registration"}, scalars.
 
-    A head with a method ``losses(output, batch)`` adds its terms as ``<head>/<name>``; those of CenterHead are here.
+    Beside them are those of the object decoder (``train.object_losses``), if there is one. A head with a method
+    ``losses(output, batch)`` adds its terms as ``<head>/<name>``; those of CenterHead are here.
     """
 
     def __init__(self, detector: Detector, config: TrainConfig):
@@ -37,6 +39,7 @@ class DetectionLoss(nn.Module):
             if not hasattr(encoders[name], "depth_range_m"):
                 raise PerceptionError(f"encoders.{name}: depth_range_m was expected beside depth_from, found none")
         self.depth_range_m: dict[str, tuple[float, float]] = {n: encoders[n].depth_range_m for n in self.depth_from}
+        self.objects = None if detector.decoder is None else ObjectLoss(detector.grid)
         self.depth_weight, self.registration_weight = config.depth_weight, config.registration_weight
         self.image_weight = config.image_weight
 
@@ -45,6 +48,8 @@ class DetectionLoss(nn.Module):
         for head, loss in self.heads.items():
             found = loss(prediction.outputs[head], batch)
             terms |= {name if head == "boxes" else f"{head}/{name}": value for name, value in found.items()}
+        if self.objects is not None:
+            terms |= self.objects(prediction.refined, batch)
         for sensor, logits in prediction.depth.items():
             source = self.depth_from.get(sensor)
             if source in batch.inputs:

@@ -169,7 +169,7 @@ def stages(detector: Detector, frame: Frame, repeats: int = 9) -> list[dict]:
         camera, radar, lidar, head = *(detector.encoders[name] for name in _SENSORS), detector.heads["boxes"]
         cameras, returns, cloud = (batch.inputs[name] for name in _SENSORS)
         images = cameras.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        seen = camera.image(images).unflatten(0, cameras.images.shape[:2])
+        seen = camera.image(images)[0].unflatten(0, cameras.images.shape[:2])
         pose = (cameras.intrinsics, cameras.ego_SE3_camera, cameras.valid)
         encoded = detector.encode(batch)
         features = {name: value.bev for name, value in encoded.items()}
