@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
 from perception.batch import Batch, Moment, Tensors
 from perception.errors import PerceptionError
