@@ -97,7 +97,8 @@ def evaluate_subsets(
     def detect_next(name: str, frame: Frame) -> Detections:
         if not getattr(detector, "remembers", False):
             return detector.detect(frame)
-        detections, memories[name] = detector.detect(frame, memories.get(name))  # type: ignore[call-arg]
+        remembering: Any = detector
+        detections, memories[name] = remembering.detect(frame, memories.get(name))
         return detections
 
     def detect(submissions: dict[str, Submission]) -> None:
