@@ -14,6 +14,7 @@ from nuscenes_world import START_US, STILL, World
 
 import perception
 from perception.data import nuscenes_index
+from perception.data.column_file import read_columns, write_columns
 from perception.data.nuscenes_files import DataError
 
 INDEX = nuscenes_index.FOLDER
@@ -120,6 +121,19 @@ def test_a_damaged_index_is_made_anew(root, part, damage):
     path.write_bytes(damage(whole))
     assert len(perception.NuScenes(root)[0].boxes) == 1
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("names", [None, "{", "[" * 100_000])
+def test_an_index_with_the_right_key_and_nothing_else_is_made_anew(root, names):
+    perception.NuScenes(root)
+    whole = {path: path.read_bytes() for path in root.rglob("*.safetensors")}
+    assert whole
+    for path in whole:
+        columns, metadata = read_columns(path)
+        planted = {name: np.array(columns[name]) for name in columns}
+        write_columns(path, planted, {"key": metadata["key"]} | ({} if names is None else {"names": names}))
+    perception.NuScenes(root)
+    assert {path: path.read_bytes() for path in whole} == whole
 
 
 def test_an_index_of_another_schema_is_made_anew(root, monkeypatch):

@@ -18,6 +18,7 @@ from test_train import INPUTS, SENSORS, Frames, NanLoss, StubLoss, StubModel, li
 from torch import distributed
 
 from perception.batch import InputSpec
+from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
 from perception.model.score_calibration import ScoreCalibration
 from perception.sample import Boxes3D
@@ -134,6 +135,19 @@ def test_a_checkpoint_says_where_the_run_is(tmp_path):
     assert state["config"]["train"]["epochs"] == 2
     assert set(tensors) == {"model", "ema", "optimizer"}
     assert any(name.endswith("exp_avg") for name in tensors["optimizer"])
+
+
+@pytest.mark.parametrize("state", ["[" * 100_000, "{", ""])
+def test_a_state_that_is_no_json_is_one_clear_line(tmp_path, state):
+    save_file({"model/x": torch.zeros(1)}, tmp_path / "checkpoint.safetensors", metadata={"state": state})
+    with pytest.raises(PerceptionError, match=r"checkpoint\.safetensors: a training checkpoint was expected: \w+"):
+        read_checkpoint(tmp_path / "checkpoint.safetensors")
+
+
+def test_a_line_of_the_log_that_is_no_json_is_behind_every_checkpoint(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "steps", "step": 20}\n' + "[" * 100_000 + "\n")
+    Journal(tmp_path, 40, rank=0).close()
+    assert [line["step"] for line in lines(tmp_path)] == [20]
 
 
 def test_where_data_lies_and_how_it_is_read_may_change(tmp_path):
@@ -507,8 +521,13 @@ def test_frames_without_images_have_no_size_and_ones_without_annotations_are_ref
         model.inputs = InputSpec(INPUTS.sensors)
         return model
 
-    frames = SimpleNamespace(root=Path("data"), version="v1", annotations=None, task=NUSCENES)
-    stubbed.append(frames)
+    class Unannotated(NuScenes):
+        root, version, annotations, task = Path("data"), "v1", None, NUSCENES
+
+        def __init__(self):
+            pass
+
+    stubbed.append(Unannotated())
     with pytest.raises(LabelError, match="data/v1: annotations were expected to train on, found none"):
         train(make_config(), tmp_path, device="cpu", build=build)
     assert stubbed[1][1]["image_size"] is None

@@ -177,9 +177,12 @@ def _mapped(
     for path in paths:
         found = read_columns(path)
         if found is not None and found[1].get("key") == key:
-            names = json.loads(found[1]["names"])
-            if fits(found[0], names):
-                return found[0], names
+            try:
+                names = json.loads(found[1]["names"])
+                if fits(found[0], names):
+                    return found[0], names
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+                pass  # planted by somebody who knows the key
 
     now = time.time_ns()
     times = [ns for group in states.values() for state in group.values() if state for ns in state[1:]]

@@ -253,7 +253,7 @@ def _summaries(jobs: Sequence[Job]) -> Iterator[dict | None]:
         expected |= {"weights_sha256": weights(job.checkpoint), "files_sha256": job.files_digest}
         try:
             summary = json.loads(Path(job.out, "summary.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             summary = None
         same = isinstance(summary, dict) and all(summary.get(key) == value for key, value in expected.items())
         yield summary if same else None

@@ -77,6 +77,8 @@ class Gate:
                 way.cancel()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError):
             pass  # a client that is gone, or none that speaks HTTP
+        except asyncio.CancelledError:
+            pass  # the live view ends; streams of Python 3.11 print a traceback for a task that ends as cancelled
         finally:
             for each in writers:
                 each.close()

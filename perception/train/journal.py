@@ -101,5 +101,5 @@ def _logged_step(line: str) -> float:
     """The step of a line of log.jsonl; infinite for a line truncated by a crash."""
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
