@@ -25,7 +25,7 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
-from perception.data.nuscenes import NuScenes
+from perception.data.astyx import Astyx
 from perception.data.opening import open_source
 from perception.data.sources import FrameSource
 from perception.device import is_out_of_memory
@@ -427,6 +427,6 @@ def _recorded(config: Config, model: Detector) -> FrameSource:
         image_size=None if covering is None else training_image_size(covering, config.augment),
         on_error=data.on_error,
     )
-    if isinstance(frames, NuScenes):  # labels of others are counted while they train
+    if not isinstance(frames, Astyx):  # whose boxes are counted as they are trained on
         check_labels(frames, BEVGrid(**vars(config.grid)))
     return frames
