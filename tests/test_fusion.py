@@ -301,6 +301,33 @@ def test_confidence_counts_in_the_attention_too():
     assert not torch.allclose(block(x, ALL).features, block(other, ALL).features, atol=1e-2)
 
 
+class Features(torch.nn.Module):
+    """The features of a fusion block, which is what is exported."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, features, sensor_valid):
+        return self.block(features, sensor_valid).features
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_one_exported_graph_serves_all_sets_of_sensors(strict):
+    """Absent sensors are masked there, whatever stands in their place; here they are left out."""
+    block, x = build("attention").eval(), features(batch=1)
+    exported = torch.export.export(Features(block), (x, ALL[:1]), strict=strict).module()
+    for subset in SUBSETS:
+        keep, valid = dict(zip(SENSORS, subset, strict=True)), torch.tensor([subset])
+        with torch.no_grad():
+            want = block({name: x[name] for name in SENSORS if keep[name]}, valid).features
+        zeros = {name: x[name] if keep[name] else torch.zeros_like(x[name]) for name in SENSORS}
+        torch.testing.assert_close(exported(zeros, valid), want, rtol=1e-4, atol=1e-5)
+    # Nothing of the trace is left behind.
+    block(x, ALL[:1]).features.sum().backward()
+    assert type(block.query.weight.grad) is torch.Tensor
+
+
 def test_which_block_a_config_asks_for():
     block = build_fusion(FusionConfig(kind="attention", channels=16, heads=4, neighbourhood=5), GRID, SENSORS, {})
     assert block.bias.shape == (4, 3, 25) and block.sensor.shape == (3, 16)

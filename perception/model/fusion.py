@@ -53,8 +53,9 @@ class AverageFusion(nn.Module):
     ) -> torch.Tensor:
         """confidence [B, S] is added to the logits of every channel."""
         present = [s for s, name in enumerate(self.sensors) if name in features]
-        logits = self.weight[present] + confidence[:, present, None]  # [B, S, C]
-        weight = logits.masked_fill(~sensor_valid[:, present, None], -torch.inf).softmax(dim=1)
+        logits = self.weight + confidence[..., None]  # [B, S, C]
+        logits = _picked(logits.masked_fill(~sensor_valid[..., None], -torch.inf), present, dim=1)
+        weight = logits.softmax(dim=1)
         weighted = [features[self.sensors[s]] * weight[:, i, :, None, None] for i, s in enumerate(present)]
         return sum(weighted[1:], start=weighted[0])
 
@@ -85,6 +86,8 @@ class AttentionFusion(nn.Module):
     by ``registration``, whose confidence in each sensor is added to the logits. Cost is linear in the number of cells.
     """
 
+    displaced_scale: torch.Tensor
+
     def __init__(
         self, sensors: Sequence[str], channels: int, heads: int, neighbourhood: int, registration: Registration | None
     ):
@@ -99,6 +102,7 @@ class AttentionFusion(nn.Module):
         self.sensor = nn.Parameter(torch.zeros(len(self.sensors), channels))
         # Tokens encode their sensor's correction: even when aligned, a late LiDAR shows moving objects where they were.
         self.displaced = nn.Linear(3, channels, bias=False)
+        self.register_buffer("displaced_scale", torch.tensor([5.0, 0.2, 0.2]), persistent=False)
         self.query_norm, self.token_norm = group_norm(channels), group_norm(channels)
         self.query = PointwiseConv2d(channels, channels)
         self.key_value = PointwiseConv2d(channels, 2 * channels)
@@ -120,7 +124,7 @@ class AttentionFusion(nn.Module):
         if self.registration is not None:
             registered = self.registration(features, sensor_valid)
             features, confidence = registered.features, registered.confidence
-            kind = kind + self.displaced(registered.motion * registered.motion.new_tensor([5.0, 0.2, 0.2]))
+            kind = kind + self.displaced(registered.motion * self.displaced_scale)
         residual = self.residual.average(features, sensor_valid, confidence)
         present = [s for s, name in enumerate(self.sensors) if name in features]
         tokens = [self.token_norm(features[self.sensors[s]]) + kind[:, s, :, None, None] for s in present]
@@ -132,8 +136,13 @@ class AttentionFusion(nn.Module):
     def _bias(self, present: list[int], sensor_valid: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
         """[B, heads, S, n, n]: position bias plus sensor confidence in the window, -inf for absent sensors."""
         side = math.isqrt(self.bias.shape[-1])
-        bias = self.bias[:, present].unflatten(2, (side, side)) + confidence[:, None, present, None, None]
-        return bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)
+        bias = self.bias.unflatten(2, (side, side)) + confidence[:, None, :, None, None]
+        return _picked(bias.masked_fill(~sensor_valid[:, None, :, None, None], -torch.inf), present, dim=2)
+
+
+def _picked(x: torch.Tensor, sensors: list[int], dim: int) -> torch.Tensor:
+    """``x`` at these sensors along one axis; a list as an index would make a GPU wait for the CPU."""
+    return torch.stack([x.select(dim, s) for s in sensors], dim)
 
 
 def build_fusion(config: FusionConfig, grid: BEVGrid, sensors: Sequence[str], prior: Mapping[str, float]) -> nn.Module:

@@ -3,8 +3,8 @@
 A wrong calibration or a late frame displaces everything that a sensor sees by the same rigid motion. The motion is
 estimated as in scan matching, and corrected:
 
-1. For each pair of sensors, the descriptors of one are rotated by a few yaw hypotheses and correlated by FFT with those
-   of the other; a softmax over all yaws and shifts gives the pair's motion (correlative scan matching, Olson, 2009).
+1. For each pair of sensors, the descriptors of one are rotated by a few yaw hypotheses and correlated with those of the
+   other; a softmax over all yaws and shifts gives the pair's motion (correlative scan matching, Olson, 2009).
 2. Pairs are the edges and sensors the nodes of a pose graph (Lu & Milios, 1997). A small network predicts the weight of
    each edge and the prior of each sensor, which decides which of two disagreeing sensors is corrected; the graph is
    solved in closed form.
@@ -12,6 +12,9 @@ estimated as in scan matching, and corrected:
 
 Motions are (yaw, x, y) in radians and metres, and map true positions to positions as the sensor sees them. Angles are
 small, so motions are added and subtracted component-wise.
+
+Everything here has a fixed order of tensor operations for each set of sensors, so that it can be exported and never
+makes a GPU wait for the CPU.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from scipy.fft import next_fast_len
 from torch import nn
 from torch.nn import functional as F
 
 from perception.grid import BEVGrid
 from perception.model.layers import PointwiseConv2d, group_norm
+from perception.ops.bilinear import displaced
+from perception.ops.correlation import correlate
 
 _POOL = 2  # grid cells per descriptor cell, along each axis
 _REACH = 5  # search radius of the correlation, in descriptor cells
@@ -62,9 +66,10 @@ class Registration(nn.Module):
         descriptors: descriptor channels.  hidden: width of the small network.
     """
 
-    yaws: torch.Tensor
     hypotheses: torch.Tensor
     steps: torch.Tensor
+    rotations: torch.Tensor
+    incidence: torch.Tensor
 
     def __init__(
         self,
@@ -78,14 +83,12 @@ class Registration(nn.Module):
         super().__init__()
         self.grid, self.sensors = grid, tuple(sensors)
         self.edges = tuple(combinations(range(len(self.sensors)), 2))
-        # FFT size: zero-padded so that shifts do not wrap around, and fast to factorise.
-        self.size = [next_fast_len(max(n // _POOL + _REACH, 2 * _REACH + 1), real=True) for n in grid.shape]
         self.describe = nn.ModuleDict(
             {
                 name: nn.Sequential(
                     nn.Conv2d(channels, channels, 3, padding=1),
                     group_norm(channels),
-                    nn.ReLU(),
+                    nn.Sequential(nn.ReLU(inplace=True), nn.AvgPool2d(_POOL)),
                     PointwiseConv2d(channels, descriptors),
                 )
                 for name in self.sensors
@@ -104,57 +107,48 @@ class Registration(nn.Module):
         yaws = (torch.arange(_YAWS) - _YAWS // 2) * _YAW_STEP_RAD
         shift = (torch.arange(2 * _REACH + 1) - _REACH) * step
         yaw, y, x = torch.meshgrid(yaws, shift, shift, indexing="ij")
-        self.register_buffer("yaws", yaws, persistent=False)
         self.register_buffer("hypotheses", torch.stack([yaw, x, y], dim=-1).view(-1, 3), persistent=False)
         self.register_buffer("steps", torch.tensor([_YAW_STEP_RAD, step, step]), persistent=False)
+        self.register_buffer("rotations", _rotations(-yaws, grid), persistent=False)
+        self.register_buffer("incidence", incidence(self.edges, len(self.sensors)), persistent=False)
 
     def forward(self, features: Mapping[str, torch.Tensor], sensor_valid: torch.Tensor) -> Registered:
         some = next(iter(features.values()))
         with torch.autocast(some.device.type, enabled=False):
             maps = {name: self._descriptors(name, feature, sensor_valid) for name, feature in features.items()}
             # The last sensor is never the first of a pair, so its rotations are not needed.
-            rotated = {name: self._spectrum(maps[name], self.yaws) for name in self.sensors[:-1] if name in maps}
-            still = {name: self._spectrum(x, None) for name, x in maps.items()}
+            rotated = {name: self._rotated(maps[name]) for name in self.sensors[:-1] if name in maps}
             pairs = self.hypotheses.new_zeros(len(sensor_valid), 0, len(self.hypotheses))
             if self.edges:
                 ends = combinations(self.sensors, 2)
-                pairs = torch.stack([self._match(rotated.get(a), still.get(b), sensor_valid) for a, b in ends], dim=1)
+                pairs = torch.stack([self._match(rotated.get(a), maps.get(b), sensor_valid) for a, b in ends], dim=1)
             motion, confidence = self._solve(pairs, sensor_valid)
-            moved = (motion.abs().amax(dim=(0, 2)) > 0).tolist()
-            aligned = {
-                name: self._sample(features[name], motion[:, s]) if moved[s] else features[name]
-                for s, name in enumerate(self.sensors)
-                if name in features
-            }
+            aligned = dict(features)
+            if len(features) > 1:  # one alone is aligned with nothing
+                for s, name in enumerate(self.sensors):
+                    if name in features:
+                        aligned[name] = self._aligned(features[name], motion[:, s])
         return Registered(aligned, motion, confidence, pairs, self.hypotheses)
 
     def _descriptors(self, name: str, feature: torch.Tensor, sensor_valid: torch.Tensor) -> torch.Tensor:
         """[B, K, h, w] with zero mean and unit energy; zeros where a sample lacks the sensor."""
-        described = F.avg_pool2d(self.describe[name](feature.float()), _POOL)
+        described = self.describe[name](feature.float())
         described = described - described.mean(dim=(-2, -1), keepdim=True)
         valid = sensor_valid[:, self.sensors.index(name), None, None, None]
         return F.normalize(described.flatten(1), dim=1).view_as(described) * valid
 
-    def _spectrum(self, described: torch.Tensor, yaws: torch.Tensor | None) -> torch.Tensor:
-        """Spectrum [B, yaws, K, ...] of descriptors [B, K, h, w] rotated back by each yaw; unrotated for None."""
-        if yaws is None:
-            return torch.fft.rfft2(described[:, None], s=self.size)
-        rotated = [_rotated(described, -yaw, self._origin(described)) for yaw in yaws]
-        return torch.fft.rfft2(torch.stack(rotated, dim=1), s=self.size)
-
-    def _origin(self, described: torch.Tensor) -> tuple[float, float]:
-        """The ego origin, the centre of rotation, as (x, y) in ``grid_sample`` coordinates of the descriptor maps."""
-        column, row = self.grid.to_cells(0.0, 0.0)
-        height, width = described.shape[-2:]
-        return 2 * (column / _POOL) / width - 1, 2 * (row / _POOL) / height - 1
+    def _rotated(self, described: torch.Tensor) -> torch.Tensor:
+        """Descriptors [B, K, h, w] rotated back by each yaw, [B, yaws, K, h, w]."""
+        channels = described.flatten(0, 1).expand(_YAWS, -1, -1, -1)  # of all samples, which are rotated alike
+        rotated = F.grid_sample(channels, self.rotations, align_corners=False)
+        return rotated.unflatten(1, described.shape[:2]).transpose(0, 1)
 
     def _match(self, a: torch.Tensor | None, b: torch.Tensor | None, sensor_valid: torch.Tensor) -> torch.Tensor:
         """Log-probability [B, H] of each motion from a (rotated) to b; uniform if one of them is absent."""
         if a is None or b is None:
             flat = -math.log(len(self.hypotheses))
             return self.hypotheses.new_full((len(sensor_valid), len(self.hypotheses)), flat)
-        correlation = torch.fft.irfft2((a.conj() * b).sum(dim=2), s=self.size).roll((_REACH, _REACH), dims=(-2, -1))
-        correlation = correlation[..., : 2 * _REACH + 1, : 2 * _REACH + 1].flatten(1)
+        correlation = correlate(a, b, _REACH).flatten(1)
         return (correlation * self.log_sharpness.exp()).log_softmax(dim=1)
 
     def _solve(self, pairs: torch.Tensor, sensor_valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,51 +162,60 @@ class Registration(nn.Module):
         logits = self.edge_head(self.weigh(torch.cat([statistics, sensor_valid.float()], dim=1)))
         sensors = len(self.sensors)
         weight, prior, confidence = logits.split([len(self.edges), sensors, sensors], dim=1)
-        a, b = (list(ends) for ends in zip(*self.edges)) if self.edges else ([], [])
-        weight = weight.clamp(-6, 6).exp() * (sensor_valid[:, a] & sensor_valid[:, b])
-        motion = solve_graph(self.edges, mean, weight, prior.clamp(-6, 6).exp())
+        both = sensor_valid.float() @ self.incidence.abs().T == 2  # [B, P]: the sample has both ends of the edge
+        motion = solve_graph(self.incidence, mean, weight.clamp(-6, 6).exp() * both, prior.clamp(-6, 6).exp())
         return motion, _CONFIDENCE_GAIN * confidence
 
-    def _sample(self, feature: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-        """Features resampled at the displaced position of each cell; borders are replicated."""
-        grid = self.grid
-        column, row = (torch.arange(n, device=feature.device) + 0.5 for n in (grid.columns, grid.rows))
-        x, y = grid.to_metres(column[None, :], row[:, None])
-        cos, sin = motion[:, 0].cos()[:, None, None], motion[:, 0].sin()[:, None, None]
-        column, row = grid.to_cells(
-            cos * x - sin * y + motion[:, 1, None, None], sin * x + cos * y + motion[:, 2, None, None]
-        )
-        where = torch.stack([2 * column / grid.columns - 1, 2 * row / grid.rows - 1], dim=-1)
-        return F.grid_sample(feature.float(), where, padding_mode="border", align_corners=False).to(feature.dtype)
+    def _aligned(self, feature: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        """Features read at the displaced position of each cell; exactly the same features for a motion of zero."""
+        columns, rows = (torch.arange(n, device=feature.device) + 0.5 for n in (self.grid.columns, self.grid.rows))
+        x, y = self.grid.to_metres(columns[None, :], rows[:, None])
+        yaw, forward, left = motion[:, :, None, None].unbind(dim=1)
+        right_m = (yaw.cos() - 1) * x - yaw.sin() * y + forward
+        down_m = yaw.sin() * x + (yaw.cos() - 1) * y + left
+        cell = self.grid.cell_size_m
+        return displaced(feature.float(), right_m / cell, down_m / cell).to(feature.dtype)
 
 
-def _rotated(x: torch.Tensor, yaw: torch.Tensor, origin: tuple[float, float]) -> torch.Tensor:
-    """Maps [B, C, h, w] sampled at positions rotated by yaw about ``origin`` (in grid_sample coordinates); zero-padded.
+def _rotations(yaws: torch.Tensor, grid: BEVGrid) -> torch.Tensor:
+    """Positions [Y, h, w, 2] of descriptor cells rotated by each yaw about the vehicle, for ``grid_sample``.
 
-    A position p is read at R (p - origin) + origin, where R is the rotation in these anisotropic coordinates.
+    A position p is read at R (p - origin) + origin, where R is the rotation in its anisotropic coordinates.
     """
-    cos, sin = yaw.cos(), yaw.sin()
-    height, width = x.shape[-2:]
+    height, width = (n // _POOL for n in grid.shape)
+    column, row = grid.to_cells(0.0, 0.0)
+    origin_x, origin_y = 2 * (column / _POOL) / width - 1, 2 * (row / _POOL) / height - 1
+    cos, sin = yaws.cos(), yaws.sin()
     xy, yx = -sin * height / width, sin * width / height
-    shift_x = origin[0] - cos * origin[0] - xy * origin[1]
-    shift_y = origin[1] - yx * origin[0] - cos * origin[1]
-    matrix = torch.stack([cos, xy, shift_x, yx, cos, shift_y]).view(1, 2, 3)
-    where = F.affine_grid(matrix.expand(len(x), -1, -1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, where, align_corners=False)
+    shift_x = origin_x - cos * origin_x - xy * origin_y
+    shift_y = origin_y - yx * origin_x - cos * origin_y
+    matrix = torch.stack([cos, xy, shift_x, yx, cos, shift_y], dim=-1).view(-1, 2, 3)
+    return F.affine_grid(matrix, [len(yaws), 1, height, width], align_corners=False)
+
+
+def incidence(edges: Sequence[tuple[int, int]], nodes: int) -> torch.Tensor:
+    """[P, S]: -1 at the first sensor of each edge, 1 at its second."""
+    matrix = torch.zeros(len(edges), nodes)
+    for p, (a, b) in enumerate(edges):
+        matrix[p, a], matrix[p, b] = -1.0, 1.0
+    return matrix
 
 
 def solve_graph(
-    edges: Sequence[tuple[int, int]], motions: torch.Tensor, weights: torch.Tensor, priors: torch.Tensor
+    incidence: torch.Tensor, motions: torch.Tensor, weights: torch.Tensor, priors: torch.Tensor
 ) -> torch.Tensor:
-    """Sensor motions [B, S, 3] from edge motions [B, P, 3], edge weights [B, P] and priors [B, S].
+    """Sensor motions [B, S, 3] from edges [P, S], their motions [B, P, 3] and weights [B, P], and priors [B, S].
 
-    Minimises ``sum_ab w_ab |m_b - m_a - m_ab|^2 + sum_s p_s |m_s|^2``.
+    Minimises ``sum_ab w_ab |m_b - m_a - m_ab|^2 + sum_s p_s |m_s|^2``. The normal equations are diagonally dominant, so
+    Gauss-Jordan elimination needs no pivots, and as many steps for any input; a library's solver makes a GPU wait.
     """
-    incidence = motions.new_zeros(len(edges), priors.shape[1])
-    for i, (a, b) in enumerate(edges):
-        incidence[i, a], incidence[i, b] = -1.0, 1.0
-    matrix = torch.einsum("ps,bp,pt->bst", incidence, weights, incidence) + torch.diag_embed(priors)
-    return torch.linalg.solve(matrix, torch.einsum("ps,bp,bpk->bsk", incidence, weights, motions))
+    weighted = incidence.T * weights[:, None]  # [B, S, P]
+    matrix = weighted @ incidence + torch.diag_embed(priors)
+    rows = list(torch.cat([matrix, weighted @ motions], dim=-1).unbind(dim=1))  # [B, S + 3] each
+    for k in range(len(rows)):
+        rows[k] = rows[k] / rows[k][:, k, None]
+        rows = [row if i == k else row - row[:, k, None] * rows[k] for i, row in enumerate(rows)]
+    return torch.stack(rows, dim=1)[..., len(rows) :]
 
 
 def registration_loss(registered: Registered, displacement: torch.Tensor, sensor_valid: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ Two equivalent implementations, selected by :func:`window_attention`:
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import torch
 from torch.nn import functional as F
@@ -28,7 +29,8 @@ def window_attention(query: torch.Tensor, key_value: list[torch.Tensor], bias: t
             a sample lacks the map.
     """
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, bias, *key_value))
-    if query.device.type == "cpu" and query.dtype == torch.float32 and not needs_grad:
+    traced = torch.compiler.is_compiling()  # by torch.compile or torch.export
+    if query.device.type == "cpu" and query.dtype == torch.float32 and not needs_grad and not traced:
         return _compiled(query, key_value, bias)
     return _blocks(query, key_value, bias)
 
@@ -62,8 +64,19 @@ def _halo_mask(bias: torch.Tensor) -> torch.Tensor:
     return mask.permute(0, 1, 3, 2, 4).flatten(3)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # the cached tensor may be needed in training, too
+def _kept(index: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Keeps the last few indices, except those of a traced graph, which have no values."""
+    # What inference keeps may be needed in training, too.
+    cached = lru_cache(maxsize=8)(torch.inference_mode(False)(index))
+
+    @wraps(index)
+    def kept(*arguments):
+        return index(*arguments) if torch.compiler.is_compiling() else cached(*arguments)
+
+    return kept
+
+
+@_kept
 def _relative_position(radius: int, device: torch.device) -> torch.Tensor:
     """[16, halo ** 2]: window offset of each halo cell relative to each query of a block, -1 outside the window."""
     query, halo = torch.arange(_BLOCK, device=device), torch.arange(_BLOCK + 2 * radius, device=device)
@@ -73,8 +86,7 @@ def _relative_position(radius: int, device: torch.device) -> torch.Tensor:
     return index.masked_fill(~(inside[:, None, :, None] & inside[None, :, None, :]), -1).reshape(_BLOCK**2, -1)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@_kept
 def _halo_index(maps: int, batch: int, height: int, width: int, radius: int, device: torch.device) -> torch.Tensor:
     """[batch * blocks, maps * halo ** 2]: rows of tokens [maps, batch, height, width] in each block's halo."""
 

@@ -30,7 +30,7 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
      "velocity=velocity", "head"),
     ("the graph has no priors", REGISTRATION, "prior.clamp(-6, 6).exp())", "torch.ones_like(prior))", "registration"),
     ("absent sensors are attended to", FUSION,
-     "bias.masked_fill(~sensor_valid[:, None, present, None, None], -torch.inf)", "bias", "fusion"),
+     "bias.masked_fill(~sensor_valid[:, None, :, None, None], -torch.inf)", "bias", "fusion"),
     ("depth bins are off by one", LOSSES, "* bins).long()", "* bins).add(1).long()", "losses"),
     ("boxes without points are trained on", BATCHES, "boxes=_trained_on(frame.boxes)", "boxes=frame.boxes",
      "schedule"),
