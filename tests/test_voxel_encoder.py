@@ -162,6 +162,15 @@ def test_registration_takes_its_prior_from_lidar_of_either_kind():
     assert all(((biases[0][name] == -4) == (biases[1][name] == -4)).all() for name in biases[0])
 
 
+def test_its_cloud_supervises_the_depth_of_the_camera():
+    camera = ("image_size=[32,64]", "weights=none", "channels=8", "depth_bins=6")
+    tiny = [key for key in TINY if key != "encoders.camera=null"] + [f"encoders.camera.{key}" for key in camera]
+    detector = build(load_config(None, tiny))
+    boxes = Boxes3D(center=[[5.0, 5, 0]], size=[[4.0, 2, 1.5]], yaw=[0.3], velocity=[[1.0, 0]], label=[0])
+    batch = detector.prepare([replace(make_frame(1, points=3000), boxes=boxes)])
+    assert DetectionLoss(detector, detector.config.train)(detector(batch), batch)["depth"] > 0
+
+
 def test_a_detector_learns_and_detects():
     """Ten steps on two frames, one of them with an empty cloud, bring the loss down; then it detects in any frame."""
     torch.manual_seed(0)
