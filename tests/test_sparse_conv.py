@@ -12,6 +12,7 @@ ONE, TWO, THREE = (1, 1, 1), (2, 2, 2), (3, 3, 3)
 STRIDED = [  # kernel, stride, padding
     (THREE, TWO, ONE), (THREE, ONE, ONE), ((3, 1, 1), (2, 1, 1), (0, 0, 0)), ((3, 1, 1), (2, 1, 1), (1, 0, 0)),
     (TWO, TWO, (0, 0, 0)), ((1, 3, 5), (1, 2, 3), (0, 1, 2)), (ONE, TWO, (0, 0, 0)),
+    (ONE, ONE, TWO),
 ]  # fmt: skip
 
 

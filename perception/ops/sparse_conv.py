@@ -7,8 +7,9 @@ the features that lie there are gathered, multiplied by the offset's weights and
 Which rows these are, the *pairs*, depends on the cells alone; submanifold convolutions of the same cells share them.
 
 Implementations share signatures: :mod:`~perception.ops.sparse_conv_reference` in plain torch for every device and
-dtype, :mod:`~perception.ops.sparse_conv_cpu`, and :mod:`~perception.ops.sparse_conv_triton` for float32 on a GPU. None
-uses atomic operations, so the same input gives the same bytes. Gradients are implemented here, once for all of them.
+dtype, :mod:`~perception.ops.sparse_conv_cpu` and :mod:`~perception.ops.sparse_conv_triton` for float32 on either. An
+offset adds to a row at most once, and offsets follow in order, so the same input gives the same bytes. Gradients are
+implemented here, once for all of them.
 """
 
 from __future__ import annotations

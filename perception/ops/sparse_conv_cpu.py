@@ -124,7 +124,7 @@ def _merge(source, target, source_shape, target_shape, kernel, stride, padding, 
                 if walk * kernel[2] >= len(counts):
                     break
                 at = position[walk]
-                while at < len(source) and source[at] < begin + max(first_x, 0):
+                while at < len(source) and source[at] < begin + min(max(first_x, 0), columns):
                     at += 1
                 position[walk] = at
                 end = begin + min(first_x + kernel[2], columns)
