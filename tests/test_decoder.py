@@ -10,7 +10,9 @@ from test_model import make_frame, small_config
 from torch import nn
 
 from perception.batch import Moment
+from perception.config import AugmentConfig
 from perception.errors import PerceptionError
+from perception.eval.evaluate import evaluate_subsets
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.decoder import Attention
@@ -22,8 +24,10 @@ from perception.model.objects import Objects, rotated
 from perception.model.proposals import boxes_at, find_peaks
 from perception.model.radial_velocity import solve_velocity
 from perception.model.tokens import MapTokens, PointTokens, ViewTokens, displaced, restored
+from perception.replay.pipeline import replay
 from perception.sample import Boxes3D
 from perception.task import NUSCENES
+from perception.train.batches import Draw, TrainingData
 from perception.train.losses import DetectionLoss
 from perception.train.object_losses import ObjectLoss, match
 
@@ -390,3 +394,77 @@ def test_vectors_turn_in_the_axes_of_their_boxes():
     offset = torch.randn(1, 1, 5, 3)
     assert torch.allclose(box.to_ego(box.to_box(offset)), offset, atol=1e-6)
     assert list(BOX_CHANNELS) == ["offset", "z", "log_size", "heading", "axis", "velocity"]
+
+
+# -- what carries the memory ------------------------------------------------------------------------------------------
+
+
+class Drive:
+    """Two annotated frames of one scene, half a second apart."""
+
+    def __init__(self):
+        self.frames = [
+            dataclasses.replace(make_frame(token, seed), timestamp_ns=seed * 500_000_000, scene="a")
+            for seed, token in enumerate(("a", "b"))
+        ]
+        self.tokens = ("a", "b")
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.frames[index]
+
+
+@pytest.fixture
+def remembering():
+    model = small_detector("decoder.memory=5")
+    for parameter in model.decoder.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def seen(monkeypatch, model):
+    """How many objects were remembered in each call of the model."""
+    counts, recall = [], model._recalled
+
+    def counted(memory, batch):
+        found = recall(memory, batch)
+        counts.append(0 if found is None else int(found[0].valid.sum()))
+        return found
+
+    monkeypatch.setattr(model, "_recalled", counted)
+    return counts
+
+
+def test_replay_remembers_the_frame_before(tmp_path, monkeypatch, remembering):
+    counts = seen(monkeypatch, remembering)
+    replay(remembering, Drive(), tmp_path, outputs=(), progress=False)
+    assert counts == [0, 5]
+
+
+def test_evaluation_remembers_the_frame_before_for_every_set_of_sensors(monkeypatch, remembering):
+    counts = seen(monkeypatch, remembering)
+    evaluate_subsets(remembering, Drive(), [("lidar",), ("radar", "lidar")])
+    assert counts == [0, 0, 5, 5]
+
+
+def test_clips_are_augmented_alike():
+    """Boxes of the frame before, moved by the change of the augmented poses, are where the world's motion puts them."""
+    config = small_config(*DECODER, "decoder.memory=5", "train.clip=2", "train.memory_dropout=0.0")
+    config = dataclasses.replace(config, augment=AugmentConfig(rotate_deg=180.0, scale=0.1))
+    drive = Drive()
+    drive.frames[1] = dataclasses.replace(drive.frames[1], world_SE3_ego=SE3.from_yaw(0.3, (4.0, 1.0, 0.0)))
+    inputs = build(config).inputs
+    batch = TrainingData(drive, config, inputs)[Draw(0, (1, 0), inputs.sensors)]
+    assert batch.tokens == ["b", "a"] and batch.previous.tokens == ["a", "a"]  # "a" has none before it
+    before, now = batch.previous.moment.world_SE3_ego[0].numpy(), batch.moment.world_SE3_ego[0].numpy()
+    moved = (np.linalg.inv(now) @ before @ np.c_[batch.previous.boxes[0].center, np.ones(2)].T).T[:, :3]
+    world = SE3.from_yaw(0.3, (4.0, 1.0, 0.0)).inverse()
+    expected = world.rotation @ np.array([5.0, 2.0, 0.0]) + world.translation  # of the first box, without augmentation
+    apart = np.linalg.norm(moved[0] - batch.boxes[0].center[0])
+    scale = batch.boxes[0].size[0, 0] / 4.0
+    assert apart == pytest.approx(scale * np.linalg.norm(expected - [5.0, 2.0, 0.0]), rel=1e-6)
+    model = build(config)
+    memory = model.remember(model(batch.previous), batch.previous)
+    assert memory.at(batch.moment)[0].valid.sum(dim=1).tolist() == [5, 0]
