@@ -4,7 +4,7 @@ Two equivalent implementations, selected by :func:`window_attention`:
 
 * blocks: dense products of 4 x 4 query blocks with the keys in the block's halo; keys outside a query's own window are
   masked (as in HaloNet, Vaswani et al., 2021). Differentiable, on any device.
-* compiled: cell by cell on the CPU, without duplicating tokens. For inference.
+* compiled: row by row on the CPU, without duplicating tokens. For inference.
 """
 
 from __future__ import annotations
@@ -105,18 +105,27 @@ def _compiled(query: torch.Tensor, key_value: list[torch.Tensor], bias: torch.Te
 
     batch, channels, height, width = query.shape
     heads, maps, side = bias.shape[1:4]
-    split = (batch, height, width, -1, heads, channels // heads)  # channels of a cell are contiguous
-    queries = (query.permute(0, 2, 3, 1).reshape(split)[:, :, :, 0] * (channels // heads) ** -0.5).numpy()
-    tokens = [kv.permute(0, 2, 3, 1).reshape(split).numpy() for kv in key_value]
+    split = (heads, channels // heads)
+    queries = _rows(query * split[1] ** -0.5, 0).unflatten(2, split).numpy()
+    tokens = [_rows(kv, side // 2).unflatten(2, (2, *split)).numpy() for kv in key_value]
     biases = bias.flatten(3).contiguous().numpy()
-    attended = torch.zeros(batch, height, width, heads, channels // heads)
-    rows = max(1, _STRIP // width)
-    for first in range(0, height, rows):  # in strips, so that logits stay in the cache
-        strip = slice(first, min(first + rows, height))
-        logits = torch.empty(batch, strip.stop - first, width, heads, maps, side**2)
+    attended = torch.zeros(batch, height, *split, width)
+    strip = max(1, _STRIP // width)
+    for first in range(0, height, strip):  # so that logits stay in the cache
+        logits = torch.empty(batch, min(strip, height - first), heads, maps, side**2, width)
         for m, kv in enumerate(tokens):
-            write_logits(queries[:, strip], kv, biases[:, :, m], first, logits.numpy()[..., m, :])
-        weight = logits.flatten(4).softmax(dim=-1).view_as(logits).numpy()
+            write_logits(queries, kv, biases, m, first, logits.numpy())
+        weight = logits.flatten(3, 4).softmax(dim=3).view_as(logits).numpy()
         for m, kv in enumerate(tokens):
-            add_values(weight[..., m, :], kv, first, attended.numpy()[:, strip])
-    return attended.flatten(3).permute(0, 3, 1, 2)
+            add_values(weight, kv, m, first, attended.numpy())
+    return attended.flatten(2, 3).transpose(1, 2)
+
+
+def _rows(x: torch.Tensor, radius: int) -> torch.Tensor:
+    """[B, C, H, W] -> contiguous [B, H, C, W + 2 radius], with border cells repeated at both ends of each row."""
+    batch, channels, height, width = x.shape
+    rows = x.new_empty(batch, height, channels, width + 2 * radius)
+    rows[..., radius : radius + width] = x.transpose(1, 2)
+    rows[..., :radius] = rows[..., radius, None]
+    rows[..., radius + width :] = rows[..., radius + width - 1, None]
+    return rows

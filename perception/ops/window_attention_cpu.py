@@ -1,54 +1,58 @@
-"""The two passes over cells of ``ops.window_attention``, compiled for the CPU on first use."""
+"""The two passes over cells of ``ops.window_attention``, compiled for the CPU on first use.
+
+Cells of a row are innermost in memory, so that one vector instruction works on many of them; ``key_value`` repeats the
+border cells ``radius`` times at both ends of a row.
+"""
 
 from __future__ import annotations
 
 import math
 
-import numba
-
 from perception.ops.compiled import compiled
 
-# Allows sums to be reordered, which vectorisation requires.
-_fast = compiled(fastmath={"reassoc", "contract", "nsz"})
+# Allows sums to be reordered, which vectorisation requires, and checks no divisors.
+_fast = compiled(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 
 
 @_fast
-def write_logits(query, key_value, bias, first, logits):
-    """logits [B, h, W, heads, n * n] of query [B, h, W, heads, d] and key_value [B, H, W, 2, heads, d].
+def write_logits(query, key_value, bias, m, first, logits):
+    """Logits of map ``m`` for a strip of rows that starts at row ``first``.
 
-    The query is a strip of rows of the map, starting at row ``first``.
+    query [B, H, heads, d, W], key_value [B, H, 2, heads, d, W + 2 radius], bias [B, heads, maps, n * n]
+    -> logits [B, h, heads, maps, n * n, W].
     """
-    batch, strip, width, heads, size = query.shape
-    height = key_value.shape[1]
+    batch, height, heads, size, width = query.shape
     side = round(math.sqrt(bias.shape[-1]))
-    radius = side // 2
     for b in range(batch):
-        for row in range(strip):
-            for column in range(width):
+        for row in range(logits.shape[1]):
+            for head in range(heads):
                 for offset in range(side * side):
-                    y = min(max(first + row + offset // side - radius, 0), height - 1)
-                    x = min(max(column + offset % side - radius, 0), width - 1)
-                    for head in range(heads):
-                        total = numba.float32(0)
-                        for c in range(size):
-                            total += query[b, row, column, head, c] * key_value[b, y, x, 0, head, c]
-                        logits[b, row, column, head, offset] = total + bias[b, head, offset]
+                    for x in range(width):
+                        logits[b, row, head, m, offset, x] = bias[b, head, m, offset]
+                for down in range(side):
+                    y = min(max(first + row + down - side // 2, 0), height - 1)
+                    for c in range(size):
+                        for across in range(side):
+                            for x in range(width):
+                                logits[b, row, head, m, down * side + across, x] += (
+                                    query[b, first + row, head, c, x] * key_value[b, y, 0, head, c, across + x]
+                                )
 
 
 @_fast
-def add_values(weight, key_value, first, attended):
-    """Add values weighted by weight [B, h, W, heads, n * n] to attended [B, h, W, heads, d], a strip as above."""
-    batch, strip, width, heads, size = attended.shape
-    height = key_value.shape[1]
-    side = round(math.sqrt(weight.shape[-1]))
-    radius = side // 2
+def add_values(weight, key_value, m, first, attended):
+    """Values of map ``m`` times weight [B, h, heads, maps, n * n, W], added to attended [B, H, heads, d, W]."""
+    batch, height, heads, size, width = attended.shape
+    side = round(math.sqrt(weight.shape[4]))
     for b in range(batch):
-        for row in range(strip):
-            for column in range(width):
-                for offset in range(side * side):
-                    y = min(max(first + row + offset // side - radius, 0), height - 1)
-                    x = min(max(column + offset % side - radius, 0), width - 1)
-                    for head in range(heads):
-                        share = weight[b, row, column, head, offset]
-                        for c in range(size):
-                            attended[b, row, column, head, c] += share * key_value[b, y, x, 1, head, c]
+        for row in range(weight.shape[1]):
+            for down in range(side):
+                y = min(max(first + row + down - side // 2, 0), height - 1)
+                for head in range(heads):
+                    for c in range(size):
+                        for across in range(side):
+                            for x in range(width):
+                                attended[b, first + row, head, c, x] += (
+                                    weight[b, row, head, m, down * side + across, x]
+                                    * key_value[b, y, 1, head, c, across + x]
+                                )
