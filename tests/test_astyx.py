@@ -44,7 +44,7 @@ def test_a_frame_by_hand(folder):
     assert (frame.token, frame.scene, frame.timestamp_ns) == ("000277", "000277", 393_700_000_000)
     assert np.array_equal(frame.world_SE3_ego.matrix, np.eye(4))
 
-    camera = frame.cameras["CAM_FRONT"]
+    camera = frame.cameras["FRONT"]
     assert camera.image.shape == (16, 64, 3) and np.array_equal(camera.intrinsics, INTRINSICS)
     assert np.allclose(camera.ego_SE3_camera.matrix, EGO_SE3_CAMERA.matrix)
 
@@ -111,7 +111,7 @@ def test_splits_scenes_and_what_does_not_exist(folder):
 
 
 def test_images_are_decoded_at_half_their_size(folder):
-    camera = Astyx(folder, task=TASK, image_size=(8, 32))[0].cameras["CAM_FRONT"]
+    camera = Astyx(folder, task=TASK, image_size=(8, 32))[0].cameras["FRONT"]
     assert camera.image.shape == (8, 32, 3)
     assert camera.intrinsics.tolist() == [
         [16, 0, 15.5],
@@ -225,7 +225,7 @@ def test_the_recording():
     if not os.environ.get("PERCEPTION_DATA"):
         pytest.skip("PERCEPTION_DATA is not set: no real data to test on")
     dataset = Astyx(Path(os.environ["PERCEPTION_DATA"]) / "astyx", task=TASK, split="train")
-    assert len(dataset) == 278 and dataset[0].cameras["CAM_FRONT"].image.shape == (309, 1024, 3)
+    assert len(dataset) == 278 and dataset[0].cameras["FRONT"].image.shape == (309, 1024, 3)
     frames = [dataset[i] for i in range(0, 278, 10)]
     floor = np.concatenate([frame.boxes.center[:, 2] - frame.boxes.size[:, 2] / 2 for frame in frames])
     assert abs(np.median(floor)) < 0.15 and np.percentile(np.abs(floor), 90) < 1.0

@@ -50,7 +50,7 @@ from perception.task import Task
 
 INDEX = "frames.json"
 SPLITS = {"train": range(278), "score": range(278, 379)}
-CAMERA = "CAM_FRONT"
+CAMERA = "FRONT"
 DOPPLER_PERIOD_MPS = 128 * 0.0812
 # The road in radar axes, z = 0.049 x - 0.080 y - 1.60 m: the plane through the floors of all 1,553 annotated boxes of
 # the training frames (0.0489, -0.0797, -1.59) and, within 0.3 degrees, that of the LiDAR's points on the road.
