@@ -88,7 +88,9 @@ class FusionConfig:
     channels: int = 64  # of each sensor's BEV features and of the fused features
     heads: int = 4
     neighbourhood: int = 3  # side of the attention window in cells, odd
+    width: int | None = None  # attention only: channels of queries, keys and values; None: as many as ``channels``
     registration: bool = True  # attention only: align the sensors with each other before attention
+    pooled_descriptors: bool = False  # registration only: descriptors of features at half the resolution, for a fourth
 
 
 @dataclass
@@ -209,6 +211,7 @@ def _checks(config: Config) -> list[tuple]:
         ("encoders", len(config.encoders) >= 1, "at least one sensor"),
         ("fusion.heads", config.fusion.heads >= 1, "at least 1"),
         ("fusion.channels", 1 <= config.fusion.channels <= _MAX_WIDTH, wide),
+        ("fusion.width", config.fusion.width is None or 1 <= config.fusion.width <= _MAX_WIDTH, wide),
         ("fusion.neighbourhood", 1 <= config.fusion.neighbourhood <= 31, "1 to 31"),
         ("head.channels", 1 <= head.channels <= _MAX_WIDTH, wide),
         (

@@ -271,6 +271,7 @@ def test_a_missing_file_is_named(tmp_path):
         "augment.corruption_rate=2",
         "fusion.channels=1000000000",
         "fusion.neighbourhood=99999",
+        "fusion.width=0",
         "head.trunk_channels=[64,100000000]",
         "camera.image_size=[1600000,1600000]",
         "camera.depth_bins=1000000000",

@@ -189,6 +189,8 @@ def test_bad_sizes_are_named():
         AttentionFusion(SENSORS, 8, 2, 4, None)
     with pytest.raises(PerceptionError, match=r"fusion\.heads"):
         AttentionFusion(SENSORS, 8, 3, 3, None)
+    with pytest.raises(PerceptionError, match=r"fusion\.width \(6\) must be a multiple of fusion\.heads \(4\)"):
+        AttentionFusion(SENSORS, 8, 4, 3, None, width=6)
 
 
 def test_concat_takes_zeros_for_absent():
@@ -335,6 +337,12 @@ def test_which_block_a_config_asks_for():
     plain = build_fusion(FusionConfig(kind="attention", channels=16, registration=False), GRID, SENSORS, {})
     assert plain.registration is None
     assert plain(dict.fromkeys(SENSORS, torch.zeros(1, 16, 10, 9)), ALL[:1]).registered is None
+    narrow = FusionConfig(channels=16, width=8, pooled_descriptors=True)
+    narrow = build_fusion(narrow, GRID, SENSORS, {})
+    assert narrow.query.weight.shape[:2] == (8, 16) and narrow.key_value.weight.shape[:2] == (16, 16)
+    assert narrow.registration.pooled and not block.registration.pooled
+    fused = narrow({name: torch.randn(1, 16, 10, 9) for name in SENSORS}, ALL[:1])
+    assert fused.features.shape == (1, 16, 10, 9) and fused.features.requires_grad
     assert isinstance(build_fusion(FusionConfig(kind="average", channels=16), GRID, SENSORS, {}), AverageFusion)
     assert isinstance(build_fusion(FusionConfig(kind="concat", channels=16), GRID, SENSORS, {}), ConcatFusion)
     for neighbourhood in (0, -1, 2):

@@ -192,6 +192,20 @@ def test_descriptors_have_no_mean_and_unit_energy_and_are_nothing_of_an_absent_s
     assert not torch.allclose(described[0], registration._descriptors("lidar", x, valid)[0])  # each sensor has its own
 
 
+def test_pooled_descriptors_see_pooled_features():
+    """By parameters of the same names and shapes."""
+    torch.manual_seed(0)
+    pooled, x = Registration(WIDE, SENSORS, 4, pooled=True), torch.randn(1, 4, 32, 64)
+    assert pooled.state_dict().keys() == Registration(WIDE, SENSORS, 4).state_dict().keys()
+    described = pooled._descriptors("radar", x, ALL)
+    assert described.shape == (1, 16, 16, 32)
+    small = torch.nn.functional.avg_pool2d(x, 2)
+    want = pooled.describe["radar"](small)
+    want = want - want.mean(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(described, want / want.norm(), rtol=1e-4, atol=1e-6)
+    assert pooled(by_name(dots(grid=WIDE), dots(grid=WIDE), dots(grid=WIDE)), ALL).pairs.shape == (1, 3, 1089)
+
+
 def blob_at(row: float, column: float, rows=32, columns=64) -> torch.Tensor:
     y, x = torch.arange(rows)[:, None] - row, torch.arange(columns)[None] - column
     return (-(x**2 + y**2) / 8.0).exp().expand(1, 4, rows, columns)

@@ -28,7 +28,7 @@ def main() -> None:
     config = load_config(args.config)
     rows = fusion_costs(config.fusion, BEVGrid(**vars(config.grid)), tuple(config.encoders), args.repeats)
     for row in rows:
-        print(f"{row['fusion']:28}" + " ".join(f"{k} {v:,.2f}" for k, v in row.items() if k != "fusion"))
+        print(f"{row['fusion']:32}" + " ".join(f"{k} {v:,.2f}" for k, v in row.items() if k != "fusion"))
     write_json(args.json, rows)
 
 

@@ -89,14 +89,22 @@ class AttentionFusion(nn.Module):
     displaced_scale: torch.Tensor
 
     def __init__(
-        self, sensors: Sequence[str], channels: int, heads: int, neighbourhood: int, registration: Registration | None
+        self,
+        sensors: Sequence[str],
+        channels: int,
+        heads: int,
+        neighbourhood: int,
+        registration: Registration | None,
+        width: int | None = None,
     ):
+        """width: channels of queries, keys and values, a multiple of heads; None for as many as the features have."""
         super().__init__()
         self.sensors = tuple(sensors)
+        name, width = ("channels", channels) if width is None else ("width", width)
         if neighbourhood % 2 == 0 or neighbourhood < 1:
             raise PerceptionError(f"fusion.neighbourhood: an odd number of cells was expected, found {neighbourhood}")
-        if channels % heads:
-            raise PerceptionError(f"fusion.channels ({channels}) must be a multiple of fusion.heads ({heads})")
+        if width % heads:
+            raise PerceptionError(f"fusion.{name} ({width}) must be a multiple of fusion.heads ({heads})")
         self.registration = registration
         self.residual = AverageFusion(self.sensors, channels)
         self.sensor = nn.Parameter(torch.zeros(len(self.sensors), channels))
@@ -104,9 +112,9 @@ class AttentionFusion(nn.Module):
         self.displaced = nn.Linear(3, channels, bias=False)
         self.register_buffer("displaced_scale", torch.tensor([5.0, 0.2, 0.2]), persistent=False)
         self.query_norm, self.token_norm = group_norm(channels), group_norm(channels)
-        self.query = PointwiseConv2d(channels, channels)
-        self.key_value = PointwiseConv2d(channels, 2 * channels)
-        self.output = PointwiseConv2d(channels, channels)
+        self.query = PointwiseConv2d(channels, width)
+        self.key_value = PointwiseConv2d(channels, 2 * width)
+        self.output = PointwiseConv2d(width, channels)
         self.feed_forward = nn.Sequential(
             group_norm(channels),
             PointwiseConv2d(channels, 2 * channels),
@@ -152,8 +160,12 @@ def build_fusion(config: FusionConfig, grid: BEVGrid, sensors: Sequence[str], pr
         prior: see :class:`perception.model.registration.Registration`.
     """
     if config.kind == "attention":
-        registration = Registration(grid, sensors, config.channels, prior) if config.registration else None
-        return AttentionFusion(sensors, config.channels, config.heads, config.neighbourhood, registration)
+        registration = None
+        if config.registration:
+            registration = Registration(grid, sensors, config.channels, prior, pooled=config.pooled_descriptors)
+        return AttentionFusion(
+            sensors, config.channels, config.heads, config.neighbourhood, registration, width=config.width
+        )
     if config.kind == "average":
         return AverageFusion(sensors, config.channels)
     return ConcatFusion(sensors, config.channels)

@@ -64,6 +64,7 @@ class Registration(nn.Module):
         sensors: sensor names.  channels: feature channels.
         prior: by sensor, the initial log weight of the prior that the sensor is aligned already.
         descriptors: descriptor channels.  hidden: width of the small network.
+        pooled: compute descriptors from pooled features, in a fourth of the time, instead of pooling what is computed.
     """
 
     hypotheses: torch.Tensor
@@ -79,16 +80,18 @@ class Registration(nn.Module):
         prior: Mapping[str, float] | None = None,
         descriptors: int = 16,
         hidden: int = 32,
+        pooled: bool = False,
     ):
         super().__init__()
         self.grid, self.sensors = grid, tuple(sensors)
         self.edges = tuple(combinations(range(len(self.sensors)), 2))
+        self.pooled = pooled
         self.describe = nn.ModuleDict(
             {
                 name: nn.Sequential(
                     nn.Conv2d(channels, channels, 3, padding=1),
                     group_norm(channels),
-                    nn.Sequential(nn.ReLU(inplace=True), nn.AvgPool2d(_POOL)),
+                    nn.ReLU(inplace=True) if pooled else nn.Sequential(nn.ReLU(inplace=True), nn.AvgPool2d(_POOL)),
                     PointwiseConv2d(channels, descriptors),
                 )
                 for name in self.sensors
@@ -132,7 +135,8 @@ class Registration(nn.Module):
 
     def _descriptors(self, name: str, feature: torch.Tensor, sensor_valid: torch.Tensor) -> torch.Tensor:
         """[B, K, h, w] with zero mean and unit energy; zeros where a sample lacks the sensor."""
-        described = self.describe[name](feature.float())
+        feature = feature.float()
+        described = self.describe[name](F.avg_pool2d(feature, _POOL) if self.pooled else feature)
         described = described - described.mean(dim=(-2, -1), keepdim=True)
         valid = sensor_valid[:, self.sensors.index(name), None, None, None]
         return F.normalize(described.flatten(1), dim=1).view_as(described) * valid

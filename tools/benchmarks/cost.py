@@ -28,6 +28,9 @@ def fusion_costs(config: FusionConfig, grid: BEVGrid, sensors: Sequence[str], re
     valid = torch.ones(1, len(sensors), dtype=torch.bool)
     variants = {
         "attention": dataclasses.replace(config, kind="attention", registration=True),
+        "attention, half as wide, pooled": dataclasses.replace(
+            config, kind="attention", registration=True, width=config.channels // 2, pooled_descriptors=True
+        ),
         "attention, not registered": dataclasses.replace(config, kind="attention", registration=False),
         "average": dataclasses.replace(config, kind="average"),
         "concat": dataclasses.replace(config, kind="concat"),
