@@ -92,7 +92,9 @@ def test_what_fusion_blocks_cost():
     grid = BEVGrid(-12.8, 12.8, -12.8, 12.8, -5, 3, 0.8)
     rows = cost.fusion_costs(FusionConfig(channels=16, heads=2), grid, ("radar", "lidar"), repeats=1)
     found = {row["fusion"]: row for row in rows}
-    assert list(found) == ["attention", "attention, not registered", "average", "concat"]
+    narrow = "attention, half as wide, pooled"
+    assert list(found) == ["attention", narrow, "attention, not registered", "average", "concat"]
+    assert found[narrow]["gflop"] < found["attention"]["gflop"]
     assert found["average"]["parameters"] == 2 * 16 and found["average"]["gflop"] == 0
     assert found["attention"]["parameters"] > found["attention, not registered"]["parameters"] > 2 * 16
     # Two convolutions of 3 x 3 on 32 x 32 cells, of 32 and of 16 channels to 16.
