@@ -51,6 +51,8 @@ class CameraConfig(EncoderConfig):
 class RadarConfig(EncoderConfig):
     kind: str = "radar"
     point_channels: int = 32
+    moved: bool = False  # old returns by velocity times age
+    direction: bool = False  # of the beam and the speed along it, as features of a point
 
 
 @dataclass
@@ -124,6 +126,7 @@ class DataConfig:
     part: list[float] = field(default_factory=lambda: [0.0, 1.0])  # fraction of each scene to use: start, end
     lidar_sweeps: int = 10
     radar_sweeps: int = 6
+    radar_filter: bool = True  # without returns that the radar itself holds for invalid or ambiguous
     on_error: Literal["raise", "skip"] = "raise"  # on a damaged file: stop, or skip its frame
     workers: int = 1
     cache: bool = False  # keep frames in memory, with images reduced to training size

@@ -20,7 +20,7 @@ def open_source(
     part: Sequence[float] = (0.0, 1.0),
     **selection: Any,
 ) -> NuScenes | Astyx:
-    """A dataset as the detector of ``config`` wants it: its task, and as many sweeps a cloud as it was trained on.
+    """A dataset as the detector of ``config`` wants it: its task, and the sweeps and returns it was trained on.
 
     A folder with ``frames.json`` is :class:`perception.data.astyx.Astyx`, any other a :class:`perception.NuScenes`.
 
@@ -30,8 +30,12 @@ def open_source(
     """
     if not is_astyx(root):
         data = config.data
-        sweeps = {"lidar_sweeps": data.lidar_sweeps, "radar_sweeps": data.radar_sweeps}
-        return NuScenes(root, version, part=part, **{"task": config.task, **sweeps, **selection})
+        clouds = {
+            "lidar_sweeps": data.lidar_sweeps,
+            "radar_sweeps": data.radar_sweeps,
+            "radar_filter": data.radar_filter,
+        }
+        return NuScenes(root, version, part=part, **{"task": config.task, **clouds, **selection})
     if version not in (None, Astyx.version) or tuple(part) != (0.0, 1.0):
         found = f"version {version}, part {tuple(part)}"
         raise PerceptionError(

@@ -23,6 +23,7 @@ def assembly_for(config: DataConfig, **changes) -> Assembly:
     return Assembly(
         lidar_span_s=sweep_span_s(config.lidar_sweeps, LIDAR_HZ),
         radar_span_s=sweep_span_s(config.radar_sweeps, RADAR_HZ),
+        radar_filter=config.radar_filter,
         **changes,
     )
 

@@ -364,7 +364,7 @@ def _encoder(name: str, section: EncoderConfig, config: Config, grid: BEVGrid, b
         voxel_m = section.voxel_size_m, section.voxel_height_m
         return VoxelEncoder(grid, *voxel_m, section.widths, section.blocks, channels)
     if isinstance(section, RadarConfig):
-        return RadarEncoder(grid, section.point_channels, channels)
+        return RadarEncoder(grid, section.point_channels, channels, section.moved, section.direction)
     raise PerceptionError(f"encoders.{name}: kind {section.kind}: nothing can be built of it")
 
 

@@ -6,8 +6,11 @@ more than resolution and the pillars use the coarse cells of the fusion grid.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from perception.batch import PointBatch
 from perception.grid import BEVGrid
@@ -16,19 +19,27 @@ from perception.model.layers import ConvBlock, ResidualBlock
 from perception.model.pillars import PillarEncoder
 
 RADAR_SCALE = (51.2, 51.2, 3.0, 20.0, 10.0, 10.0, 0.5)  # x, y, z, rcs_dbsm, vx, vy, age_s
+_VELOCITY, _AGE = slice(4, 6), slice(6, 7)
+_DIRECTION_SCALE = (1.0, 1.0, 10.0)
 
 
 class RadarEncoder(nn.Module):
     """Points [M, 7] -> BEV features [B, channels, rows, columns] on ``grid``, and the points for objects to look at.
 
     return_features: columns of ``Returns.features``.
+
+    Args:
+        moved: whether old returns go where their objects are by now, see :func:`moved_to_now`.
+        direction: whether pillars see the columns of :func:`with_direction`, too.
     """
 
     return_features = len(RADAR_SCALE)
 
-    def __init__(self, grid: BEVGrid, point_channels: int, channels: int):
+    def __init__(self, grid: BEVGrid, point_channels: int, channels: int, moved: bool = False, direction: bool = False):
         super().__init__()
-        self.pillars = PillarEncoder(grid, RADAR_SCALE, point_channels)
+        self.moved, self.direction = moved, direction
+        scale = RADAR_SCALE + _DIRECTION_SCALE if direction else RADAR_SCALE
+        self.pillars = PillarEncoder(grid, scale, point_channels)
         self.backbone = nn.Sequential(
             ConvBlock(point_channels, point_channels, kernel=5),
             ResidualBlock(point_channels),
@@ -36,7 +47,9 @@ class RadarEncoder(nn.Module):
         )
 
     def forward(self, cloud: PointBatch) -> Encoded:
-        return Encoded(self.backbone(self.pillars(cloud)), returns=self._padded(cloud))
+        cloud = moved_to_now(cloud) if self.moved else cloud
+        described = with_direction(cloud) if self.direction else cloud
+        return Encoded(self.backbone(self.pillars(described)), returns=self._padded(cloud))
 
     def _padded(self, cloud: PointBatch) -> Returns:
         count = torch.bincount(cloud.batch_index, minlength=cloud.batch_size)
@@ -46,4 +59,27 @@ class RadarEncoder(nn.Module):
         points[cloud.batch_index, slot] = cloud.points
         valid = torch.arange(most, device=count.device) < count[:, None]
         velocity = points[..., cloud.fields.index("vx") :][..., :2]
-        return Returns(points[..., :3], velocity, points / self.pillars.scale, valid)
+        return Returns(points[..., :3], velocity, points / self.pillars.scale[: self.return_features], valid)
+
+
+def moved_to_now(cloud: PointBatch) -> PointBatch:
+    """Every point moved by its velocity times its age.
+
+    A radar knows the speed along its beam alone, so an object that crosses the beam is moved too little.
+    """
+    points = cloud.points
+    xy = points[:, :2] + points[:, _VELOCITY] * points[:, _AGE]
+    return replace(cloud, points=torch.cat([xy, points[:, 2:]], dim=1))
+
+
+def with_direction(cloud: PointBatch) -> PointBatch:
+    """Three more columns: the direction of the beam (cos, sin) and the speed along it, away from the vehicle, m/s.
+
+    The beam is taken to come from the origin of the ego frame: clouds do not say which radar a point is from.
+    """
+    points = cloud.points
+    direction = F.normalize(points[:, :2], dim=1)  # zero at the origin
+    speed = (direction * points[:, _VELOCITY]).sum(dim=1, keepdim=True)
+    return replace(
+        cloud, points=torch.cat([points, direction, speed], dim=1), fields=(*cloud.fields, "cos", "sin", "speed")
+    )

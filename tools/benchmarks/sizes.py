@@ -1,0 +1,173 @@
+"""What a full-size model costs without a machine that could run it: counted on tensors without data.
+
+Counted are the network's layers, without voxelization, the pooling of the view transform, the object decoder and the
+decoding of boxes. GFLOP are those of products and convolutions; kernels of our own, in the fusion, are not counted. The
+roofline (Williams et al., 2009) takes every operation alone, as eager PyTorch runs it, and is a lower bound of that; a
+compiler that fuses operations moves less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from perception.config import CameraConfig, Config
+from perception.model.detector import Detector, build
+from perception.model.lidar import LidarEncoder
+from perception.model.radar import RadarEncoder
+from perception.text import markdown
+
+CAMERAS, POINTS, RETURNS = 6, 270_000, 2_000  # of a nuScenes frame with ten LiDAR sweeps and six of each radar
+# H200 SXM, data sheet: dense bfloat16, memory bandwidth.
+FLOPS_PER_S, BYTES_PER_S, BYTES_A_VALUE = 989e12, 4.8e12, 2
+PUBLISHED = (  # model, GFLOP, milliseconds, mAP and NDS on nuScenes val; of their papers and repositories
+    ("BEVFusion, Swin-T, 0.075 m voxels (Liu et al., 2023)", "506", "119 on an RTX 3090", "68.5", "71.4"),
+    ("CMT, VoVNet at 640 × 1600, 0.075 m voxels (Yan et al., 2023)", "-", "-", "70.3", "72.9"),
+    ("CMT, ResNet-50 at 256 × 704, 0.2 m pillars", "-", "-", "53.8", "58.5"),
+)
+
+
+class Roofline(TorchDispatchMode):
+    """Counts floating-point operations, and the seconds that each operation takes at the least."""
+
+    def __init__(self):
+        super().__init__()
+        self.flops, self.seconds = 0, 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not func.is_view:
+            count = flop_registry.get(func.overloadpacket)
+            flops = 0 if count is None else count(*args, **kwargs, out_val=out)
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
+            moved = BYTES_A_VALUE * sum(tensor.numel() for tensor in tensors)
+            self.flops += flops
+            self.seconds += max(flops / FLOPS_PER_S, moved / BYTES_PER_S)
+        return out
+
+
+def sizes(config: Config) -> list[dict]:
+    """A row a stage and one of all: parameters; GFLOP and ms of a frame; MB that a training step keeps of a frame.
+
+    ms: the roofline of an H200 in bfloat16.  MB: in float32, for the backward pass, without weights.
+    """
+    sections = {
+        name: replace(section, weights="none") if isinstance(section, CameraConfig) else section
+        for name, section in config.encoders.items()
+    }
+    detector = build(replace(config, encoders=sections))
+    for part in (detector.encoders, detector.trunk, detector.heads):
+        part.to("meta")
+    rows = [_row(detector, name, parts, call) for name, parts, call in _stages(detector)]
+    total = {key: sum(row[key] for row in rows) for key in rows[0] if key != "stage"}
+    return [*rows, {"stage": "all", **total}]
+
+
+def _stages(detector: Detector) -> list[tuple[str, list[nn.Module], Callable]]:
+    """Name, modules, and a call of all of their layers."""
+    stages: list[tuple[str, list[nn.Module], Callable]] = []
+    rows, columns = detector.grid.shape
+    channels = detector.config.fusion.channels
+    features = {}
+    for name, encoder in detector.encoders.items():
+        section = detector.config.encoders[name]
+        features[name] = torch.rand(1, channels, rows, columns)  # the fusion has steps that want data
+        if isinstance(section, CameraConfig):
+            stages += _camera_stages(name, encoder, section)
+        elif isinstance(encoder, LidarEncoder | RadarEncoder):
+            stages.append((name, [encoder], lambda encoder=encoder: _of_points(encoder)))
+    valid = torch.ones(1, len(features), dtype=torch.bool)
+    fused = torch.empty(1, channels, rows, columns, device="meta")
+    heads = list(detector.heads.values())
+    stages.append(("fusion", [detector.fusion], lambda: detector.fusion(features, valid)))
+    stages.append(("trunk", [detector.trunk], lambda: detector.trunk(fused)))
+    narrow = torch.empty(1, detector.config.head.trunk_channels[0], rows, columns, device="meta")
+    stages.append(("head", heads, lambda: [head(narrow) for head in heads]))
+    return stages
+
+
+def _camera_stages(name: str, camera, section: CameraConfig) -> list[tuple[str, list[nn.Module], Callable]]:
+    height, width = section.image_size
+    images = torch.empty(CAMERAS, 3, height, width, device="meta")
+    stride, view = camera.image.stride, camera.view_transform
+    seen = torch.empty(CAMERAS, section.channels, height // stride, width // stride, device="meta")
+    calibration = torch.empty(CAMERAS, 8, device="meta")
+    pooled = torch.empty(1, section.channels, *view.grid.shape, device="meta")
+
+    def lift():
+        view.depth(seen, calibration).softmax(dim=1)
+        view.context(seen)
+        view.refine(pooled)
+        if camera.training and camera.objects is not None:
+            camera.objects(seen)
+
+    return [
+        (f"{name}: images", [camera.image], lambda: camera.image(images)),
+        (f"{name}: view transform", [view], lift),
+    ]
+
+
+def _of_points(encoder: LidarEncoder | RadarEncoder) -> None:
+    pillars = encoder.pillars
+    count = POINTS if isinstance(encoder, LidarEncoder) else RETURNS
+    described = pillars.point(torch.empty(count, len(pillars.scale) + 6, device="meta"))
+    bev = encoder.backbone(torch.empty(1, described.shape[1], *pillars.grid.shape, device="meta"))
+    if isinstance(encoder, LidarEncoder):
+        encoder.pyramid(bev)
+
+
+def _row(detector: Detector, name: str, modules: list[nn.Module], call: Callable) -> dict:
+    detector.eval()
+    with torch.no_grad(), Roofline() as counted:
+        call()
+    detector.train()
+    return {
+        "stage": name,
+        "parameters": sum(parameter.numel() for module in modules for parameter in module.parameters()),
+        "gflop": counted.flops / 1e9,
+        "kept_mb": _kept_bytes(detector, call) / 1e6,
+        "ms": 1000 * counted.seconds,
+    }
+
+
+def _kept_bytes(detector: Detector, call: Callable) -> int:
+    """Of the storages that autograd keeps and that are no weights; one is counted once."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    weights = {tensor.untyped_storage()._cdata for tensor in detector.state_dict().values()}
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+
+
+def document(models: dict[str, list[dict]]) -> str:
+    """The Markdown of docs/performance.md: totals beside what others publish, then the stages of each model."""
+    head = ("model", "parameters", "GFLOP", "kept in training, MB", "ms", "mAP", "NDS")
+    totals = [[f"`{name}`", *_cells(rows[-1]), "-", "-"] for name, rows in models.items()]
+    theirs = [[model, "-", gflop, "-", ms, mean_ap, nds] for model, gflop, ms, mean_ap, nds in PUBLISHED]
+    lines = markdown(head, totals + theirs)
+    for name, rows in models.items():
+        stage_rows = [[row["stage"], *_cells(row)] for row in rows[:-1]]
+        lines += ["", f"**The stages of `{name}`**", "", *markdown(("stage", *head[1:5]), stage_rows)]
+    return "\n".join(lines)
+
+
+def _cells(row: dict) -> list[str]:
+    return [
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['gflop']:,.1f}",
+        f"{row['kept_mb']:,.0f}",
+        f"{row['ms']:.2f}",
+    ]
