@@ -47,7 +47,7 @@ def kept_bytes(encoder: ImageEncoder, images: torch.Tensor) -> tuple[int, list[t
 
     encoder.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = encoder(images)
+        out, _ = encoder(images)
         kept = sum(storages.values())
     out.square().sum().backward()
     return kept, [parameter.grad.clone() for parameter in encoder.parameters()]
