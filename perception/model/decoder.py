@@ -23,7 +23,7 @@ from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.encoder import Encoded
 from perception.model.head import CenterMaps, best_attribute, require_finite, suppress
-from perception.model.objects import Objects, gathered
+from perception.model.objects import LOG_SIZES, Objects, gathered
 from perception.model.proposals import boxes_at, find_peaks
 from perception.model.radial_velocity import solve_velocity
 from perception.model.tokens import MemoryTokens, Tokens
@@ -149,7 +149,7 @@ class DecoderLayer(nn.Module):
         turn = 0.5 * torch.atan2(axis[..., 0], axis[..., 1]) + math.pi * (sense < 0)
         objects = Objects(
             before.center + before.to_ego(shift),
-            before.log_size + log_size,
+            (before.log_size + log_size).clamp(*LOG_SIZES),
             before.yaw + turn,
             before.to_ego(velocity),
             sense.abs(),

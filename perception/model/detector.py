@@ -160,16 +160,30 @@ class Detector(nn.Module):
         sensor_valid = sensor_valid & has_features
         if not bool(sensor_valid.any(dim=1).all()):
             raise PerceptionError("some sample has no sensor of which an encoder made features")
+        registered, outputs, refined = self.understand(encoded, sensor_valid, memory)
+        depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
+        heat = {name: value.image_heat for name, value in encoded.items() if value.image_heat is not None}
+        return Prediction(outputs, depth, registered, self.calibration(sensor_valid), heat, refined)
+
+    def understand(
+        self,
+        encoded: Mapping[str, Encoded],
+        sensor_valid: torch.Tensor,
+        memory: tuple[Objects, torch.Tensor] | None = None,
+    ) -> tuple[Registered | None, dict[str, Any], list[Refined]]:
+        """:meth:`predict` without its checks, so that it is one graph of tensors (``model.graph``).
+
+        Returns:
+            How the sensors were aligned, the output of every head, and the objects after each layer of the decoder.
+        """
         fused = self.fusion({name: value.bev for name, value in encoded.items()}, sensor_valid)
         features = self.trunk(fused.features)
         outputs = {name: head(features) for name, head in self.heads.items()}
-        depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
-        heat = {name: value.image_heat for name, value in encoded.items() if value.image_heat is not None}
-        calibration, refined = self.calibration(sensor_valid), []
+        refined = []
         if self.decoder is not None:
             motion = None if fused.registered is None else fused.registered.motion
             refined = self.decoder(outputs["boxes"], features, encoded, sensor_valid, motion, memory)
-        return Prediction(outputs, depth, fused.registered, calibration, heat, refined)
+        return fused.registered, outputs, refined
 
     def _alive(self, frame: Frame) -> Frame:
         return without_dead(frame.only(self.sensors)) if isinstance(frame, Frame) else frame

@@ -10,11 +10,14 @@ from torch.nn import functional as F
 from perception.batch import Tensors
 
 
+LOG_SIZES = (-4.0, 4.0)  # of what can be a box: 2 cm to 55 m; a network may ask for any size
+
+
 @dataclass
 class Objects(Tensors):
     """Q objects of each sample, in the ego frame.
 
-    center: [B, Q, 3] metres.  log_size: [B, Q, 3] of length, width, height in metres.  yaw: [B, Q] radians.
+    center: [B, Q, 3] metres.  log_size: [B, Q, 3] of length, width, height in metres, within LOG_SIZES.  yaw: [B, Q] radians.
     velocity: [B, Q, 2] over ground, m/s.
     sense_logit: [B, Q] of the yaw against the yaw turned round, never negative.
     class_logits: [B, Q, K].  attribute_logits: [B, Q, A].  quality_logit: [B, Q] of how well the box fits.
@@ -34,8 +37,8 @@ class Objects(Tensors):
 
     @property
     def size(self) -> torch.Tensor:
-        """[B, Q, 3]; a network may ask for any size, so exp is kept within what can be a box."""
-        return self.log_size.clamp(-4, 4).exp()
+        """[B, Q, 3] metres."""
+        return self.log_size.exp()
 
     @property
     def scores(self) -> torch.Tensor:

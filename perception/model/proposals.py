@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from perception.grid import BEVGrid
 from perception.model.head import BOX_CHANNELS, VELOCITY_SCALE_MPS, CenterMaps
-from perception.model.objects import Objects, gathered
+from perception.model.objects import LOG_SIZES, Objects, gathered
 from perception.task import Task
 
 _HEADING_GAIN = 2.0  # logit of the sense for a heading that is sure of it
@@ -50,7 +50,7 @@ def boxes_at(maps: CenterMaps, grid: BEVGrid, found: Proposals, features: torch.
     agreement = heading[..., 0] * yaw.sin() + heading[..., 1] * yaw.cos()
     return Objects(
         center=torch.stack([x, y, z[..., 0]], dim=-1),
-        log_size=log_size,
+        log_size=log_size.clamp(*LOG_SIZES),
         yaw=yaw + torch.pi * (agreement < 0),
         velocity=velocity * VELOCITY_SCALE_MPS,
         sense_logit=_HEADING_GAIN * agreement.abs(),

@@ -145,7 +145,7 @@ class PointTokens(nn.Module):
     def forward(self, encoded: Encoded, objects: Objects, motion: torch.Tensor) -> Tokens:
         points = _present(encoded.returns)
         position = restored(points.position, motion)
-        apart = torch.cdist(objects.center[..., :2], position[..., :2], compute_mode="donot_use_mm_for_euclid_dist")
+        apart = distances(objects.center, position)
         apart = apart.masked_fill(~points.valid[:, None], torch.inf)  # [B, Q, P]
         near = apart.topk(min(_POINTS, apart.shape[2]), dim=2, largest=False)
         reach = objects.size[..., :2].norm(dim=-1) / 2 + _REACH_M
@@ -171,7 +171,7 @@ class MemoryTokens(nn.Module):
 
     def forward(self, memory: Objects, elapsed_s: torch.Tensor, objects: Objects) -> Tokens:
         """memory: in the present ego frame.  elapsed_s: [B] since they were seen."""
-        apart = torch.cdist(objects.center[..., :2], memory.center[..., :2])
+        apart = distances(objects.center, memory.center)
         near = apart.masked_fill(~memory.valid[:, None], torch.inf).topk(
             min(_REMEMBERED, apart.shape[2]), dim=2, largest=False
         )
@@ -190,6 +190,11 @@ def _present(part: Part | None) -> Part:
     if part is None:
         raise PerceptionError("an encoder: the views, fine map or returns whose widths it states were expected")
     return part
+
+
+def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """[B, N, M] on the ground between positions [B, N, 3] and [B, M, 3]; ``cdist`` is no operator of ONNX."""
+    return (a[:, :, None, :2] - b[:, None, :, :2]).square().sum(dim=-1).sqrt()
 
 
 def displaced(xyz: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
