@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from perception.batch import Tensors
 
-
 LOG_SIZES = (-4.0, 4.0)  # of what can be a box: 2 cm to 55 m; a network may ask for any size
 
 
@@ -17,8 +16,8 @@ LOG_SIZES = (-4.0, 4.0)  # of what can be a box: 2 cm to 55 m; a network may ask
 class Objects(Tensors):
     """Q objects of each sample, in the ego frame.
 
-    center: [B, Q, 3] metres.  log_size: [B, Q, 3] of length, width, height in metres, within LOG_SIZES.  yaw: [B, Q] radians.
-    velocity: [B, Q, 2] over ground, m/s.
+    center: [B, Q, 3] metres.  log_size: [B, Q, 3] of length, width, height in metres, within LOG_SIZES.
+    yaw: [B, Q] radians.  velocity: [B, Q, 2] over ground, m/s.
     sense_logit: [B, Q] of the yaw against the yaw turned round, never negative.
     class_logits: [B, Q, K].  attribute_logits: [B, Q, A].  quality_logit: [B, Q] of how well the box fits.
     features: [B, Q, D].  valid: bool [B, Q].
