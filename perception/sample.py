@@ -87,7 +87,7 @@ class CameraImage:
     image: uint8 [H, W, 3] RGB, a pixel at least, one side at most 1000 times the other.
     intrinsics: [3, 3] float64, pixels; invertible.
     ego_SE3_camera: maps the camera frame *at the time of exposure* to the ego frame at the Frame's reference time, so
-        that ego motion is included when boxes of the Frame are projected.
+        that ego motion is included when boxes of the Frame are projected; no further away than a point can be.
     """
 
     image: np.ndarray
@@ -98,6 +98,9 @@ class CameraImage:
     def __post_init__(self):
         _require("camera.ego_SE3_camera", self.ego_SE3_camera, SE3)
         _require_time("camera.timestamp_ns", self.timestamp_ns)
+        farthest = float(np.abs(self.ego_SE3_camera.translation).max())
+        if farthest > LIMITS["x"]:
+            raise SampleError(f"camera.ego_SE3_camera: metres up to {LIMITS['x']:g} were expected, found {farthest:g}")
         image = _array("image", self.image)
         if image.dtype != np.uint8:
             raise SampleError(f"image: uint8 was expected, found {image.dtype}")

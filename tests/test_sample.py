@@ -39,6 +39,12 @@ def a_camera(height=90, width=160, **changes) -> CameraImage:
     return dataclasses.replace(CameraImage(image, intrinsics, SE3(translation=[1.0, 0.0, 1.5]), 0), **changes)
 
 
+def test_a_camera_as_far_away_as_no_number_of_a_network_is_refused():
+    assert a_camera(ego_SE3_camera=SE3(translation=[1e6, 0.0, 0.0])).timestamp_ns == 0
+    with pytest.raises(SampleError, match=r"camera\.ego_SE3_camera: metres up to 1e\+06 were expected, found 1e\+300"):
+        a_camera(ego_SE3_camera=SE3(translation=[0.0, -1e300, 0.0]))
+
+
 def some_boxes(n=3, **changes) -> Boxes3D:
     values = {
         "center": np.arange(3 * n).reshape(n, 3),
