@@ -110,7 +110,7 @@ class DecoderConfig:
 
     kind: Literal["none", "attention", "pooling"] = "none"
     layers: int = 2
-    queries: int = 128  # objects of a frame, at most
+    queries: int = 200  # objects of a frame, at most
     width: int = 64
     heads: int = 4
     memory: int = 0  # objects of a frame that the next one remembers; 0 for none

@@ -12,6 +12,7 @@ from perception.model.head import BOX_CHANNELS, VELOCITY_SCALE_MPS, CenterMaps
 from perception.model.objects import LOG_SIZES, Objects, gathered
 from perception.task import Task
 
+_BESIDE = 1.5  # logits below a peak: the slope of its Gaussian is steeper where nothing else stands beside it
 _HEADING_GAIN = 2.0  # logit of the sense for a heading that is sure of it
 
 
@@ -25,11 +26,12 @@ class Proposals:
 
 
 def find_peaks(maps: CenterMaps, grid: BEVGrid, task: Task, most: int) -> Proposals:
-    """The best local maxima of 3 x 3 cells; every cell is one for classes that stand closer than that."""
+    """The best local maxima of 3 x 3 cells; of classes that stand closer than that, also what is not much lower."""
     heat = maps.heat_logits
-    peak = F.max_pool2d(heat, 3, stride=1, padding=1) == heat
+    highest = F.max_pool2d(heat, 3, stride=1, padding=1)
     crowded = [float(radius) < grid.cell_size_m / 2 for radius in task.column("suppression_radius_m")]
-    peak = peak | torch.tensor(crowded, device=heat.device)[:, None, None]
+    beside = torch.tensor(crowded, device=heat.device)[:, None, None] & (heat > highest - _BESIDE)
+    peak = (heat == highest) | beside
     best = heat.masked_fill(~peak, -torch.inf).flatten(1).topk(min(most, heat[0].numel()), dim=1)
     return Proposals(best.indices % grid.cells, best.indices // grid.cells, best.values.isfinite())
 

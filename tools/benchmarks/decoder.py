@@ -56,8 +56,9 @@ class Frozen:
 
 
 @torch.inference_mode()
-def freeze(detector: Detector, batch: Batch) -> Frozen:
-    encoded = detector.encode(batch)
+def freeze(detector: Detector, batch: Batch, encoded: dict[str, Encoded] | None = None) -> Frozen:
+    """encoded: of the batch, or of some of its sensors."""
+    encoded = detector.encode(batch) if encoded is None else encoded
     valid = batch.sensor_valid & torch.tensor([name in encoded for name in detector.sensors])
     fused = detector.fusion({name: value.bev for name, value in encoded.items()}, valid)
     features = detector.trunk(fused.features)
@@ -224,9 +225,11 @@ def _scored(dense: Detector, baseline: bool, detectors: dict, drives: Path) -> I
             frame = source[index]
             if not isinstance(frame, Frame):
                 continue
+            batch = dense.prepare([frame])
+            encoded = dense.encode(batch)
             for name, subset in subsets.items():
                 seen = frame.only(subset)
-                frozen = freeze(dense, dense.prepare([seen]))
+                frozen = freeze(dense, batch, {sensor: encoded[sensor] for sensor in subset if sensor in encoded})
                 for variant, seed in keys:
                     run = f"{variant}/{seed}/{name}"
                     submissions[run].add(
