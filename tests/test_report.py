@@ -52,6 +52,16 @@ def test_tables_by_hand(tmp_path):
     assert lines[-4:] == ["| car | 3 | 0.250 |", "| bus | 0 | – |", "", "2 frames; weights `0123456789ab`."]
 
 
+def test_decoders_are_compared_for_every_set_of_sensors(tmp_path):
+    row = dict.fromkeys(("mAP", "NDS", "mATE", "mAOE", "mAVE"), 0.5)
+    rows = [{**row, "decoder": "tokens", "seed": seed, "sensors": "lidar", "mAP": 0.25 + 0.5 * seed} for seed in (0, 1)]
+    lines = sections(write(tmp_path, rows))["a"].splitlines()
+    assert (
+        lines[-1]
+        == "| lidar | tokens | 0.500 ± 0.354 | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.500 ± 0.000 |"
+    )
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"subsets": 3, "ground_truth": {}}', '[{"condition": "clean"}]', "[3]"])
 def test_another_file_is_named(tmp_path, content):
     path = tmp_path / "a.json"

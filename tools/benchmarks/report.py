@@ -56,6 +56,8 @@ def sections(path: Path) -> dict[str, str]:
         if isinstance(content, list) and content and "condition" in content[0]:
             made = {"shipped": _shipped(content), "ablation": _ablation(content)}
             return {name: text for name, text in made.items() if text}
+        if isinstance(content, list) and content and "decoder" in content[0]:
+            return {path.stem: _decoders(content)}
         if isinstance(content, list):
             return {path.stem: _costs(content)}
         if "ground_truth" in content:
@@ -243,6 +245,16 @@ def _scores(report: dict) -> str:
         [(c, str(n), *(_number(s["AP"][c]) for s in subsets.values())) for c, n in ground_truth.items()],
     )]  # fmt: skip
     return "\n".join([*parts, "", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."])
+
+
+def _decoders(rows: Sequence[dict]) -> str:
+    """Variants of the object decoder, for every set of sensors."""
+    columns, lines = ("mAP", "NDS", "mATE", "mAOE", "mAVE"), []
+    for sensors in dict.fromkeys(row["sensors"] for row in rows):
+        for decoder in dict.fromkeys(row["decoder"] for row in rows):
+            found = select(rows, sensors=sensors, decoder=decoder)
+            lines.append((sensors, decoder, *(_spread([row[c] for row in found]) for c in columns)))
+    return "\n".join(markdown(("sensors", "decoder", *columns), lines))
 
 
 def _spread(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
