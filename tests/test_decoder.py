@@ -15,7 +15,7 @@ from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate_subsets
 from perception.geometry import SE3
 from perception.grid import BEVGrid
-from perception.model.decoder import Attention
+from perception.model.decoder import Attention, DecoderLayer
 from perception.model.detector import build
 from perception.model.encoder import Encoded, Returns, Views
 from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
@@ -23,7 +23,7 @@ from perception.model.memory import Memory
 from perception.model.objects import Objects, rotated
 from perception.model.proposals import boxes_at, find_peaks
 from perception.model.radial_velocity import solve_velocity
-from perception.model.tokens import MapTokens, PointTokens, ViewTokens, displaced, restored
+from perception.model.tokens import MapTokens, PointTokens, Tokens, ViewTokens, displaced, restored
 from perception.replay.pipeline import replay
 from perception.sample import Boxes3D
 from perception.task import NUSCENES
@@ -224,6 +224,23 @@ def test_velocity_without_a_measurement_is_the_prior_and_has_gradients():
     strength = torch.rand(2, 2, dtype=torch.float64) + 0.5
     assert torch.allclose(solve_velocity(direction, speed, 0 * weight, prior, strength), prior)
     assert torch.autograd.gradcheck(lambda *x: solve_velocity(direction, *x, strength), (speed, weight, prior))
+
+
+@pytest.mark.parametrize(("speed", "turned"), [(3.0, False), (-3.0, True)])
+def test_an_untrained_layer_measures_velocity_inside_of_the_box_and_turns_it_with_its_motion(speed, turned):
+    """10 m ahead, heading ahead, thought to drive at 1 m/s. A point at its centre, seen along its axis, weighs 1 beside
+    the exp(-1.5) of the network; one beside the box says nothing. Going back outweighs a heading of logit 1."""
+    torch.manual_seed(0)
+    layer = DecoderLayer(4, 2, NUSCENES, ("radar",), attends=True)
+    offset = torch.tensor([[[[0.0, 0.0, 0.0], [0.0, 2.5, 0.0]]]])
+    velocity = torch.tensor([[[[speed, 0.0], [50.0, 0.0]]]])
+    tokens = Tokens(torch.zeros(1, 1, 2, 4), offset, torch.ones(1, 1, 2, dtype=torch.bool), velocity)
+    refined = layer(objects([10.0, 0.0, 0.0], velocity=(1.0, 0.0)), {"radar": tokens}).objects
+    trust = math.exp(-1.5)
+    expected = (speed + trust) / (1 + trust)
+    assert refined.velocity[0, 0].tolist() == pytest.approx([expected, 0.0], abs=1e-5)
+    assert math.cos(refined.yaw.item()) == pytest.approx(-1.0 if turned else 1.0)
+    assert refined.sense_logit.item() == pytest.approx(abs(1.0 + expected), abs=1e-5)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
