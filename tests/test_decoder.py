@@ -375,6 +375,11 @@ def test_losses_of_an_object_by_hand():
     assert terms["class"].item() == pytest.approx(classes, abs=1e-5)
 
 
+def test_frames_that_are_not_annotated_are_refused():
+    with pytest.raises(PerceptionError, match="annotated frames were expected"):
+        ObjectLoss(GRID)([], type("Batch", (), {"boxes": None})())
+
+
 def test_a_frame_without_boxes_teaches_that_there_are_none():
     from perception.model.decoder import Refined
 

@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from perception.batch import Batch
+from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.decoder import Refined
 from perception.model.objects import Objects, rotated
@@ -26,7 +27,8 @@ class ObjectLoss:
         self.grid = grid
 
     def __call__(self, refined: list[Refined], batch: Batch) -> dict[str, torch.Tensor]:
-        assert batch.boxes is not None  # which the losses of the dense head have checked
+        if batch.boxes is None:
+            raise PerceptionError("losses of objects: annotated frames were expected, found some without boxes")
         inside = [boxes[self.grid.contains(boxes.center[:, 0], boxes.center[:, 1])] for boxes in batch.boxes]
         layers = [self._layer(layer, inside) for layer in refined]
         return {name: torch.stack([terms[name] for terms in layers]).mean() for name in layers[0]}
