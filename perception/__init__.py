@@ -40,9 +40,9 @@ _HOMES = {
     "SE3": "geometry",
     "Task": "task",
     "Tracker": "tracking",
-    "build": "model.detector",
+    "build": "model.build",
     "draw_frame": "viz",
-    "load": "model.detector",
+    "load": "model.checkpoint",
     "load_config": "config",
 }
 __all__ = sorted(_HOMES)
@@ -55,7 +55,9 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from perception.geometry import SE3
     from perception.grid import BEVGrid
     from perception.health import HealthMonitor
-    from perception.model.detector import Detector, build, load
+    from perception.model.build import build
+    from perception.model.checkpoint import load
+    from perception.model.detector import Detector
     from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
     from perception.task import ATTRIBUTES, CLASSES, ObjectClass, Task
     from perception.tracking import Tracker

@@ -17,7 +17,7 @@ from perception.data.radar_motion import ego_velocity, wrap_speed
 from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
-from perception.model.detector import load
+from perception.model.checkpoint import load
 from perception.train.trainer import train
 
 TASK = load_config("astyx").task

@@ -11,7 +11,7 @@ from perception.batch import InputSpec, collate
 from perception.config import Config, FusionConfig
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
-from perception.model.detector import build
+from perception.model.build import build
 from perception.sample import LidarCloud, RadarCloud
 
 NEEDS = suite.Needs("sim", None, None, None, None, None)

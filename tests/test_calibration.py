@@ -20,7 +20,7 @@ from perception.eval.calibration import (
     reliability,
 )
 from perception.eval.truth import EvaluationError
-from perception.model.detector import build
+from perception.model.build import build
 from perception.sample import Boxes3D, Detections, sensor_set, sensor_sets
 from perception.task import CLASSES, NUSCENES
 

@@ -17,7 +17,7 @@ from perception.cli.options import add_device_option, names, run_main
 from perception.config import ConfigError, find_config
 from perception.device import checked_device
 from perception.errors import PerceptionError
-from perception.model.detector import find_checkpoint
+from perception.model.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ from perception.config import (
     to_yaml,
 )
 from perception.errors import PerceptionError
-from perception.model.detector import build
+from perception.model.build import build
 from perception.task import ObjectClass, Task
 
 

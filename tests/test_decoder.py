@@ -15,8 +15,8 @@ from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate_subsets
 from perception.geometry import SE3
 from perception.grid import BEVGrid
+from perception.model.build import build
 from perception.model.decoder import Attention, DecoderLayer
-from perception.model.detector import build
 from perception.model.encoder import Encoded, Returns, Views
 from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
 from perception.model.memory import Memory

@@ -28,7 +28,7 @@ from perception.eval.evaluate import (
     table,
 )
 from perception.geometry import SE3, wrap_angle
-from perception.model.detector import build
+from perception.model.build import build
 from perception.sample import Boxes3D, Detections, Frame, RadarCloud, SampleError, sensor_set, sensor_sets
 from perception.task import ATTRIBUTES, CLASSES, NUSCENES
 

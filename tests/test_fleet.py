@@ -15,7 +15,8 @@ from nuscenes_world import World
 
 from perception.config import Config
 from perception.errors import PerceptionError
-from perception.model.detector import build, weights_sha256
+from perception.model.build import build
+from perception.model.checkpoint import weights_sha256
 from perception.replay import fleet
 from perception.replay.fleet import jobs_of, run_fleet
 from perception.replay.job import Job

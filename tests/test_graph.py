@@ -8,7 +8,7 @@ from test_decoder import DECODER
 from test_model import make_frame, small_config
 from torch import nn
 
-from perception.model.detector import build
+from perception.model.build import build
 from perception.model.graph import ObjectGraph, graph_inputs
 
 SETS = [s for n in (1, 2, 3) for s in itertools.combinations(range(3), n)]

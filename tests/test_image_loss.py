@@ -12,7 +12,8 @@ from perception.batch import ImageBatch, collate
 from perception.config import TrainConfig
 from perception.errors import PerceptionError
 from perception.geometry import SE3
-from perception.model.detector import build, load
+from perception.model.build import build
+from perception.model.checkpoint import load
 from perception.sample import Boxes3D
 from perception.train.image_loss import image_heat_target
 from perception.train.losses import DetectionLoss

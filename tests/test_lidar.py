@@ -7,7 +7,7 @@ from perception.batch import PointBatch
 from perception.config import load_config
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
-from perception.model.detector import build
+from perception.model.build import build
 from perception.model.head import Trunk
 from perception.model.layers import ResidualBlock
 from perception.model.lidar import LidarEncoder

@@ -12,7 +12,7 @@ import torch
 from test_model import make_frame, small_config
 from torch import nn
 
-from perception.model.detector import build
+from perception.model.build import build
 from perception.train.losses import DetectionLoss
 from perception.train.trainer import Trainer
 

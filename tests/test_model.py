@@ -15,7 +15,8 @@ from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.backbones import EfficientNetLite0, SamePadConv2d
-from perception.model.detector import build, load
+from perception.model.build import build
+from perception.model.checkpoint import load
 from perception.model.encoder import Encoded
 from perception.model.fusion import AverageFusion
 from perception.model.head import CenterHead

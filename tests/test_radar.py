@@ -8,7 +8,7 @@ from perception.config import DataConfig, load_config
 from perception.data.opening import open_source
 from perception.grid import BEVGrid
 from perception.logs.frames import assembly_for
-from perception.model.detector import build
+from perception.model.build import build
 from perception.model.radar import RadarEncoder, moved_to_now, with_direction
 from perception.sample import RadarCloud
 

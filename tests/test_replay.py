@@ -17,7 +17,7 @@ from perception.data.nuscenes_files import DataError
 from perception.data.opening import open_source
 from perception.errors import PerceptionError
 from perception.geometry import SE3
-from perception.model.detector import build
+from perception.model.build import build
 from perception.replay.compare import compare
 from perception.replay.latency import table as latency_table
 from perception.replay.pipeline import canonical_bytes, replay

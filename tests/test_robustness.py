@@ -24,7 +24,7 @@ from benchmarks.robustness import (
 )
 from perception.config import ConfigError
 from perception.errors import PerceptionError
-from perception.model.detector import build
+from perception.model.build import build
 from perception.sample import LidarCloud
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ import perception
 from perception import CLASSES
 from perception.config import load_config
 from perception.data.opening import open_source
-from perception.model.detector import build, find_checkpoint
+from perception.model.build import build
+from perception.model.checkpoint import find_checkpoint
 from perception.sim import simulate
 
 ROOT = Path(__file__).parent.parent

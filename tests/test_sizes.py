@@ -6,7 +6,7 @@ from test_model import small_config
 from torch import nn
 
 from benchmarks.sizes import BYTES_PER_S, FLOPS_PER_S, PUBLISHED, Roofline, document, sizes
-from perception.model.detector import build
+from perception.model.build import build
 
 
 def test_a_product_and_a_sum_by_hand():

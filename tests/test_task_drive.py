@@ -16,7 +16,8 @@ from perception.eval.calibration import calibrate, classification_report, match_
 from perception.eval.evaluate import EvaluationError, evaluate, evaluate_subsets, score_file
 from perception.eval.submission_reader import read_submission
 from perception.geometry import wrap_angle
-from perception.model.detector import build, load
+from perception.model.build import build
+from perception.model.checkpoint import load
 from perception.sample import Boxes3D, Detections
 from perception.task import NUSCENES, ObjectClass, Task, TaskError
 from perception.viz import Layout, draw_frame

@@ -6,7 +6,7 @@ from safetensors import safe_open
 
 import perception
 from perception.errors import PerceptionError
-from perception.model.detector import find_checkpoint, read_weights
+from perception.model.checkpoint import find_checkpoint, read_weights
 from perception.model.score_calibration import ScoreCalibration
 from perception.model.upgrade import upgraded
 

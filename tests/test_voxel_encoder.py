@@ -11,7 +11,7 @@ from perception.batch import PointBatch
 from perception.config import ConfigError, VoxelConfig, load_config, to_yaml
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
-from perception.model.detector import build
+from perception.model.build import build
 from perception.model.voxel_encoder import VoxelEncoder
 from perception.sample import Boxes3D, LidarCloud
 from perception.train.losses import DetectionLoss

@@ -11,7 +11,7 @@ from perception.logs.convert import convert
 from perception.logs.log import open_log
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.rosbag_writer import RosbagWriter
-from perception.model.detector import build
+from perception.model.build import build
 
 SAMPLES = 6
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from perception.eval.calibration import calibrate, classification_report, match_all
     from perception.eval.truth import EvaluationError
     from perception.files import check_writable, write_json
-    from perception.model.detector import find_checkpoint, is_shipped, weights_sha256
+    from perception.model.checkpoint import find_checkpoint, is_shipped, weights_sha256
     from perception.sample import sensor_sets
 
     checkpoint = args.checkpoint

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from perception.device import checked_device
     from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
     from perception.files import check_writable, write_json
-    from perception.model.detector import warn_of_simulation, weights_sha256
+    from perception.model.checkpoint import warn_of_simulation, weights_sha256
 
     if args.json is not None:
         check_writable(args.json)

@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from scipy.special import expit, logit
 from torch import nn
 
 from perception.batch import Batch, collate
-from perception.commit import current, read_file, write_files
-from perception.config import (
-    CameraConfig,
-    Config,
-    EncoderConfig,
-    LidarConfig,
-    RadarConfig,
-    VoxelConfig,
-    check_config,
-    load_config,
-    ordered,
-    to_yaml,
-)
-from perception.device import is_out_of_memory
+from perception.commit import write_files
+from perception.config import Config, to_yaml
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.health import without_dead
-from perception.model.backbones import BACKBONES
-from perception.model.camera import CameraEncoder, ImageEncoder
 from perception.model.decoder import ObjectDecoder, Refined
 from perception.model.encoder import Encoded, input_spec
-from perception.model.fusion import build_fusion
-from perception.model.head import CenterHead, Trunk
-from perception.model.layers import heat_head
-from perception.model.lidar import LidarEncoder
 from perception.model.memory import Memory
 from perception.model.objects import Objects
-from perception.model.radar import RadarEncoder
 from perception.model.registration import Registered
 from perception.model.score_calibration import ScoreCalibration
-from perception.model.tokens import MapTokens, token_source
-from perception.model.upgrade import upgraded
-from perception.model.view_transform import LiftSplat
-from perception.model.voxel_encoder import VoxelEncoder
 from perception.sample import Detections, Frame
 
-log = logging.getLogger(__name__)
-
-_SHIPPED = Path(__file__).parent.parent / "checkpoints"
 _NO_MEMORY = object()  # where detect is not to remember
-_LIDAR_PRIOR = -4.0  # low: when LiDAR disagrees with another sensor, LiDAR is moved; its sharp maps reveal the error
 
 
 @dataclass
@@ -257,228 +224,3 @@ class Detector(nn.Module):
         state = self.state_dict() if state is None else state
         weights = save({name: tensor.contiguous() for name, tensor in state.items()})
         return {"model.safetensors": weights, "config.yaml": to_yaml(self.config).encode()}
-
-
-def build(
-    config: Config,
-    *,
-    encoders: Mapping[str, nn.Module] | None = None,
-    backbones: Mapping[str, nn.Module] | None = None,
-    fusion: nn.Module | None = None,
-    trunk: nn.Module | None = None,
-    heads: Mapping[str, nn.Module] | None = None,
-) -> Detector:
-    """Build the detector that a config describes; custom parts replace or extend the built-in ones.
-
-    Args:
-        encoders: by sensor name; a sensor that is not in the config is added.
-        backbones: image backbones by sensor, see :class:`perception.model.camera.ImageEncoder`.
-        fusion, trunk: see :class:`Detector`.
-        heads: by name; "boxes" replaces the detection head.
-
-    The detector's config lists the custom parts as ``own_parts``, so that a checkpoint states what loading it requires.
-
-    Raises:
-        PerceptionError: inconsistent values, named by their keys; or a config with custom parts that are not given.
-    """
-    if not isinstance(config, Config):
-        raise PerceptionError(f"build: a Config was expected, found {type(config).__name__}")
-    encoders, backbones, heads = dict(encoders or {}), dict(backbones or {}), dict(heads or {})
-    for name in backbones:
-        if name in encoders or not isinstance(config.encoders.get(name), CameraConfig):
-            raise PerceptionError(f"backbones.{name}: a sensor of the config with an encoder of images was expected")
-    given = [f"encoders.{name}" for name in encoders] + [f"backbones.{name}" for name in backbones]
-    given += [name for name, part in (("fusion", fusion), ("trunk", trunk)) if part is not None]
-    given += [f"heads.{name}" for name in heads]
-    configured = {name: section for name, section in config.encoders.items() if section is not None}
-    own = {f"encoders.{name}" for name, section in configured.items() if section.kind == "own"}
-    missing = sorted((own | set(config.own_parts)) - set(given))
-    if missing:
-        raise PerceptionError(
-            f"config: {', '.join(missing)} must be given to build, as an argument; where a checkpoint is loaded, by "
-            "perception.load(..., build=...)"
-        )
-    sections = ordered(configured | {name: EncoderConfig() for name in encoders if name not in configured})
-    _check_names(sections)
-    config = replace(config, encoders={**sections}, own_parts=sorted(given))
-    check_config(config)
-    grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
-    built = {
-        name: encoders[name] if name in encoders else _encoder(name, section, config, grid, backbones.get(name))
-        for name, section in sections.items()
-    }
-    prior = {name: _LIDAR_PRIOR for name, section in sections.items() if isinstance(section, LidarConfig | VoxelConfig)}
-    head = config.head
-    fusion = build_fusion(config.fusion, grid, tuple(built), prior) if fusion is None else fusion
-    trunk = Trunk(channels, list(head.trunk_channels)) if trunk is None else trunk
-    if "boxes" not in heads:
-        boxes = CenterHead(
-            grid,
-            config.task,
-            head.trunk_channels[0],
-            head.channels,
-            head.max_detections,
-            head.score_threshold,
-            head.min_radius,
-        )
-        heads = {"boxes": boxes, **heads}
-    return Detector(config, built, fusion, trunk, heads, _decoder(config, grid, built, heads["boxes"]))
-
-
-def _decoder(config: Config, grid: BEVGrid, encoders: Mapping[str, nn.Module], head: nn.Module) -> ObjectDecoder | None:
-    section = config.decoder
-    if section.kind == "none":
-        return None
-    if not isinstance(head, CenterHead):
-        raise PerceptionError(f"decoder.kind: none was expected with a head of one's own, found {section.kind}")
-    channels = config.head.trunk_channels[0]
-    sources = {name: token_source(e, grid, section.width) for name, e in encoders.items() if section.sensor_tokens}
-    return ObjectDecoder(
-        grid,
-        config.task,
-        tuple(encoders),
-        channels,
-        section.width,
-        section.heads,
-        section.layers,
-        section.queries,
-        MapTokens(grid, channels, section.width, fine=False),
-        {name: source for name, source in sources.items() if source is not None},
-        memory=section.memory,
-        attends=section.kind == "attention",
-    )
-
-
-def _check_names(sensors: Collection[str]) -> None:
-    """Sensor names become part of weight names, and are joined by "+" to name sets of sensors."""
-    if not sensors:
-        raise PerceptionError("encoders: at least one sensor was expected, found none")
-    for name in sensors:
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or hasattr(nn.ModuleDict, name):
-            raise PerceptionError(f"encoders: '{name}': a name of letters, digits and _ was expected")
-
-
-def _encoder(name: str, section: EncoderConfig, config: Config, grid: BEVGrid, backbone: nn.Module | None) -> nn.Module:
-    channels, train = config.fusion.channels, config.train
-    if isinstance(section, CameraConfig):
-        pretrained = section.weights != "none"
-        backbone = BACKBONES[section.backbone](section.weights) if backbone is None else backbone
-        image = ImageEncoder(backbone, section.channels, pretrained, train.checkpointing)
-        depths = (section.depth_min_m, section.depth_max_m, section.depth_bins)
-        calibrated = section.depth_network == "calibrated"
-        view_transform = LiftSplat(grid, section.channels, *depths, ImageEncoder.stride, channels, calibrated)
-        heat = heat_head(section.channels, section.channels, len(config.task.classes)) if train.image_weight else None
-        height, width = section.image_size
-        return CameraEncoder(image, view_transform, (height, width), section.depth_from, heat)
-    if isinstance(section, LidarConfig):
-        return LidarEncoder(
-            grid, section.pillar_size_m, section.point_channels, channels, section.blocks, section.fine_blocks
-        )
-    if isinstance(section, VoxelConfig):
-        voxel_m = section.voxel_size_m, section.voxel_height_m
-        return VoxelEncoder(grid, *voxel_m, section.widths, section.blocks, channels)
-    if isinstance(section, RadarConfig):
-        return RadarEncoder(grid, section.point_channels, channels, section.moved, section.direction)
-    raise PerceptionError(f"encoders.{name}: kind {section.kind}: nothing can be built of it")
-
-
-def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a checkpoint, given as a path or as the name of a shipped checkpoint.
-
-    Raises:
-        PerceptionError: no such checkpoint; the message lists the shipped names.
-    """
-    if not isinstance(name, str | os.PathLike):
-        raise PerceptionError(f"checkpoint: a path or a name was expected, found {type(name).__name__}")
-    for folder in (Path(name), _SHIPPED / name):
-        if all(current(folder / name).is_file() for name in ("model.safetensors", "config.yaml")):
-            return folder
-    shipped = ", ".join(sorted(path.name for path in _SHIPPED.glob("*") if path.is_dir())) or "none"
-    raise PerceptionError(
-        f"checkpoint '{name}': a folder with model.safetensors and config.yaml, or a shipped name ({shipped}), "
-        "was expected"
-    )
-
-
-def is_shipped(folder: Path) -> bool:
-    """Whether a folder is that of a shipped checkpoint."""
-    return folder.resolve().parent == _SHIPPED.resolve()
-
-
-def warn_of_simulation(name: str | Path, source: str) -> None:
-    """Warn that a shipped checkpoint, trained on simulated drives only, is being run on recorded data."""
-    if is_shipped(find_checkpoint(name)):
-        log.warning(
-            "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
-            "(docs/model-card.md)", source, name,
-        )  # fmt: skip
-
-
-def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[Config], Detector] = build) -> Detector:
-    """Load a trained detector in evaluation mode.
-
-    Args:
-        name: a folder written by training, or the name of a shipped checkpoint: ``perception.load("sim")``.
-        build: builds the detector from the checkpoint's config; pass your own for a detector with custom parts.
-
-    Raises:
-        PerceptionError: no such checkpoint, or weights that do not fit their config.
-    """
-    folder = find_checkpoint(name)
-    config = _saved_config(folder)
-    # The checkpoint includes the backbone weights, so pretrained ones are not needed.
-    cameras = {n: replace(e, weights="none") for n, e in config.encoders.items() if isinstance(e, CameraConfig)}
-    detector = build(replace(config, encoders=config.encoders | cameras))
-    if not isinstance(detector, Detector):
-        raise PerceptionError(f"build: a Detector was expected, found {type(detector).__name__}")
-    detector.config = replace(detector.config, encoders=detector.config.encoders | config.encoders)
-    try:
-        detector.load_state_dict(read_weights(folder))
-    except RuntimeError as error:
-        raise PerceptionError(
-            f"{folder / 'model.safetensors'}: does not fit its config.yaml: {' '.join(str(error).split())[:300]}"
-        ) from None
-    try:
-        return detector.to(device).eval()
-    except (RuntimeError, AssertionError) as error:  # torch's, for what is no device, or one that is not there
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise PerceptionError(f"device: one of torch's devices was expected, found {device!r}: {reason}") from None
-
-
-def _saved_config(folder: Path) -> Config:
-    path = folder / "config.yaml"
-    if not _read(path).strip():
-        raise PerceptionError(f"{path}: the config of the weights was expected, found an empty file")
-    return load_config(current(path))
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a checkpoint folder, with weight names of older versions mapped to the current ones.
-
-    Raises:
-        PerceptionError: the file cannot be read, or has a weight that is not finite.
-    """
-    path = folder / "model.safetensors"
-    try:
-        weights = upgraded(load_tensors(_read(path)))
-    except SafetensorError as error:
-        raise PerceptionError(f"{path}: weights were expected: {' '.join(str(error).split())[:300]}") from None
-    for name, values in weights.items():
-        broken = int((~values.isfinite()).sum())
-        if broken:
-            raise PerceptionError(f"{path}: {name}: finite weights were expected, found {broken} NaN or infinite")
-    return weights
-
-
-def weights_sha256(name: str | Path) -> str:
-    """Digest of a checkpoint's weights file, stored with results to identify the weights that produced them."""
-    return hashlib.sha256(_read(find_checkpoint(name) / "model.safetensors")).hexdigest()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_file(path)
-    except OSError as error:
-        raise PerceptionError(f"{path}: cannot be read: {error.strerror}") from None

@@ -245,7 +245,7 @@ def _name(log: Path, scene: str | None, level: int) -> str:
 
 def _summaries(jobs: Sequence[Job]) -> Iterator[dict | None]:
     """What each job left when it was done, None if it is not, or would give another result by now."""
-    from perception.model.detector import weights_sha256
+    from perception.model.checkpoint import weights_sha256
 
     weights = functools.cache(weights_sha256)
     for job in jobs:

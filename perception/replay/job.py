@@ -19,7 +19,7 @@ from perception.logs.inspect import inspect, unread
 from perception.logs.log import Log, is_nuscenes, open_log
 from perception.logs.nuscenes_log import NuScenesReader
 from perception.logs.rig import to_yaml
-from perception.model.detector import find_checkpoint, warn_of_simulation
+from perception.model.checkpoint import find_checkpoint, warn_of_simulation
 from perception.replay.pipeline import about_detector, replay
 from perception.replay.playback import Playback, keyboard, looped
 from perception.replay.truth import GroundTruth

@@ -291,7 +291,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 def about_detector(detector, checkpoint: str | Path) -> dict:
     """Which detector made a result: name, SHA-256 of the weights, device, resolved config."""
-    from perception.model.detector import weights_sha256
+    from perception.model.checkpoint import weights_sha256
 
     return {
         "checkpoint": str(checkpoint),

@@ -33,7 +33,9 @@ from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.grid import BEVGrid
 from perception.lock import locked
-from perception.model.detector import Detector, build, find_checkpoint, read_weights
+from perception.model.build import build
+from perception.model.checkpoint import find_checkpoint, read_weights
+from perception.model.detector import Detector
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData, training_image_size
 from perception.train.checkpoint import read_checkpoint, write_checkpoint

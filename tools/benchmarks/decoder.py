@@ -19,7 +19,9 @@ from perception.config import CameraConfig, DecoderConfig
 from perception.data.opening import open_source
 from perception.errors import PerceptionError
 from perception.eval.evaluate import Submission, score_submissions
-from perception.model.detector import Detector, build, load
+from perception.model.build import build
+from perception.model.checkpoint import load
+from perception.model.detector import Detector
 from perception.model.encoder import Encoded
 from perception.model.head import CenterMaps
 from perception.model.memory import Memory

@@ -22,7 +22,8 @@ from perception.config import CameraConfig, Config, FusionConfig
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
-from perception.model.detector import Detector, build
+from perception.model.build import build
+from perception.model.detector import Detector
 from perception.model.fusion import build_fusion
 from perception.ops.bev_pool import bev_pool, pool_index
 from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud

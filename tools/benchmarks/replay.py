@@ -24,7 +24,7 @@ from perception.logs.mcap_file import McapFile
 from perception.logs.mcap_log import McapReader
 from perception.logs.mcap_writer import McapLogWriter
 from perception.logs.rosbag_writer import RosbagWriter
-from perception.model.detector import load
+from perception.model.checkpoint import load
 from perception.replay.job import Job, rig_of, run_job
 from perception.replay.latency import DETECTOR_STAGES
 from perception.replay.pipeline import replay

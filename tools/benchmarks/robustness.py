@@ -28,7 +28,8 @@ from perception.errors import PerceptionError
 from perception.eval.evaluate import Submission, score_submissions
 from perception.files import write_json
 from perception.health import HealthMonitor, without_dead
-from perception.model.detector import Detector, load, weights_sha256
+from perception.model.checkpoint import load, weights_sha256
+from perception.model.detector import Detector
 from perception.model.encoder import Encoded
 from perception.sample import Detections, Frame, SensorData
 from perception.text import aligned

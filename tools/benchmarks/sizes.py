@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from perception.config import CameraConfig, Config
-from perception.model.detector import Detector, build
+from perception.model.build import build
+from perception.model.detector import Detector
 from perception.model.lidar import LidarEncoder
 from perception.model.radar import RadarEncoder
 from perception.text import markdown

@@ -15,7 +15,7 @@ from perception.device import keep_memory
 from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
 from perception.files import write_json
-from perception.model.detector import load
+from perception.model.checkpoint import load
 
 _FULL_SIZE, _LSS_SIZED = "configs/nuscenes.yaml", "configs/lss_sized.yaml"
 ACCURACY = ("mAP", "NDS", "mATE", "mAOE", "mAVE")

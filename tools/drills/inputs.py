@@ -45,7 +45,7 @@ class Inputs:
     @cached_property
     def detector(self) -> Path:
         from perception.config import load_config
-        from perception.model.detector import build
+        from perception.model.build import build
 
         build(load_config(None, TINY)).save(self.folder / "detector")
         return self.folder / "detector"

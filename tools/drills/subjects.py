@@ -196,7 +196,7 @@ def _one_state(out: Path) -> tuple[dict, dict]:
 
     import perception
     from perception.commit import current
-    from perception.model.detector import read_weights
+    from perception.model.checkpoint import read_weights
     from perception.train.checkpoint import read_checkpoint
 
     if not current(out / "checkpoint.safetensors").exists():
