@@ -44,7 +44,7 @@ _REPLAY = {
     "damaged logs": (
         "Damaged logs",
         {"kind": "kind", "inputs": "inputs", "frames": "still gave frames", "refused": "refused in one line",
-         "others": "other exceptions", "worst_s": "longest, s", "peak_mb": "peak of the process, MB"},
+         "others": "other exceptions", "worst_s": "longest, s of CPU time", "peak_mb": "peak of the process, MB"},
     ),
     "an hour": (
         "An hour of log",
