@@ -24,6 +24,17 @@ def test_by_hand():
     assert read.tolist() == [[(0.75 * 0 + 0.25 * 4 + 0.75 * 8 + 0.25 * 20) / 2, 4.0], [14.0, 4.0]]
 
 
+def test_no_position_reads_no_number_and_the_others_as_before():
+    x = torch.randn(2, 3, 4, 5)
+    right, down = torch.zeros(2, 4, 5), torch.zeros(2, 4, 5)
+    right[0, 1, 2], down[1, 3, 0] = torch.nan, torch.nan
+    read = displaced(x, right, down)
+    lost = torch.zeros(2, 4, 5, dtype=torch.bool)
+    lost[0, 1, 2] = lost[1, 3, 0] = True
+    assert read.isnan().all(dim=1)[lost].all()
+    assert torch.equal(read.masked_fill(lost[:, None], 0.0), x.masked_fill(lost[:, None], 0.0))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (9, 12)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_as_grid_sample(size, layout):

@@ -356,6 +356,14 @@ def test_objects_are_matched_one_to_one_and_not_from_afar():
     assert [len(index) for index in match(found, 0, truth([0.0, 0.0, 0.0]))] == [0, 0]
 
 
+def test_objects_that_are_no_numbers_are_no_error_of_the_matching():
+    """A diverged network makes losses that are not finite, which the trainer skips and counts."""
+    found = two(objects([0.0, 0.0, 0.0]), objects([9.0, 0.0, 0.0]))
+    found.class_logits[0, 0] = torch.nan
+    found.center[0, 1] = torch.nan
+    assert [index.tolist() for index in match(found, 0, truth([0.0, 0.0, 0.0]))] == [[0], [0]]
+
+
 def test_losses_of_an_object_by_hand():
     """Off by 1 m forward, 2 m/s to the left, and turned round."""
     from perception.model.decoder import Refined

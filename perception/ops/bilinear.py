@@ -9,9 +9,9 @@ from torch.nn import functional as F
 def displaced(x: torch.Tensor, right: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     """Each cell of maps [B, C, H, W] read ``right`` and ``down`` [B, H, W] cells from itself, bilinearly.
 
-    Positions beyond the border read the border. Differentiable in all arguments. A displacement of exactly zero reads
-    exactly the cell, unlike ``grid_sample``, whose normalised positions are rounded; and channels stay innermost in
-    memory (channels_last), which makes this several times faster.
+    Positions beyond the border read the border; one that is not a number reads none. Differentiable in all arguments. A
+    displacement of exactly zero reads exactly the cell, unlike ``grid_sample``, whose normalised positions are rounded;
+    and channels stay innermost in memory (channels_last), which makes this several times faster.
     """
     batch, channels, height, width = x.shape
     row = (torch.arange(height, device=x.device)[:, None] + down).clamp(0, height - 1)
@@ -21,7 +21,8 @@ def displaced(x: torch.Tensor, right: torch.Tensor, down: torch.Tensor) -> torch
     weight = torch.stack(
         [(1 - below) * (1 - beside), (1 - below) * beside, below * (1 - beside), below * beside], dim=-1
     )
-    top, left = top.long(), left.long()
+    # The shares keep what is not a number; an index of it would be out of any range, which on a GPU ends the process.
+    top, left = top.nan_to_num(0.0).long(), left.nan_to_num(0.0).long()
     bottom, right_of = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
     index = torch.stack(
         [top * width + left, top * width + right_of, bottom * width + left, bottom * width + right_of], dim=-1

@@ -81,7 +81,7 @@ def match(objects: Objects, sample: int, truth: Boxes3D) -> tuple[torch.Tensor, 
     apart = torch.cdist(objects.center[sample].detach().cpu()[valid, :2], center)
     likely = objects.class_logits[sample].detach().cpu()[valid].sigmoid()[:, torch.from_numpy(truth.label)]
     cost = _DISTANCE_COST * apart - _CLASS_COST * likely
-    cost = torch.where(apart < _FAR_M, cost, 1e3)
+    cost = torch.where((apart < _FAR_M) & cost.isfinite(), cost, 1e3)
     found, wanted = (torch.from_numpy(index) for index in linear_sum_assignment(cost.double().numpy()))
     near = apart[found, wanted] < _FAR_M
     return valid[found[near]], wanted[near]
