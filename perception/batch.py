@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,22 @@ class Tensors:
 
 
 @dataclass
+class PaddedPoints:
+    """The clouds of one sensor, padded to the longest.
+
+    points: float32 [B, P, C], P >= 1, zero where there is none.  valid: bool [B, P].
+    """
+
+    points: torch.Tensor
+    valid: torch.Tensor
+
+    @property
+    def padded(self) -> PaddedPoints:
+        """Itself, as where a PointBatch is asked for the same."""
+        return self
+
+
+@dataclass
 class PointBatch(Tensors):
     """The clouds of one sensor, concatenated.
 
@@ -49,6 +66,16 @@ class PointBatch(Tensors):
     batch_index: torch.Tensor
     batch_size: int
     fields: tuple[str, ...]
+
+    @cached_property
+    def padded(self) -> PaddedPoints:
+        """The same points by sample. Kept, as a GPU is waited for to know the longest cloud."""
+        count = torch.bincount(self.batch_index, minlength=self.batch_size)
+        slot = torch.arange(len(self.points), device=count.device) - (count.cumsum(0) - count)[self.batch_index]
+        most = max(int(count.max()), 1)
+        points = self.points.new_zeros(self.batch_size, most, self.points.shape[1])
+        points[self.batch_index, slot] = self.points
+        return PaddedPoints(points, torch.arange(most, device=count.device) < count[:, None])
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from test_model import make_frame, small_config
 from torch import nn
 
-from perception.batch import Moment
+from perception.batch import Moment, PointBatch
 from perception.config import AugmentConfig
 from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate_subsets
@@ -17,21 +17,23 @@ from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.build import build
 from perception.model.decoder import Attention, DecoderLayer
-from perception.model.encoder import Encoded, Returns, Views
+from perception.model.encoder import Encoded, Views
 from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
 from perception.model.memory import Memory
 from perception.model.objects import Objects, rotated
 from perception.model.proposals import boxes_at, find_peaks
+from perception.model.radar import RadarEncoder
 from perception.model.radial_velocity import solve_velocity
 from perception.model.tokens import MapTokens, PointTokens, Tokens, ViewTokens, displaced, restored
 from perception.replay.pipeline import replay
-from perception.sample import Boxes3D
+from perception.sample import Boxes3D, RadarCloud
 from perception.task import NUSCENES
 from perception.train.batches import Draw, TrainingData
 from perception.train.losses import DetectionLoss
 from perception.train.object_losses import ObjectLoss, match
 
 GRID = BEVGrid(-16.0, 16.0, -16.0, 16.0, -3.0, 3.0, 1.0)
+SCALE = RadarEncoder.return_scale
 DECODER = ("decoder.kind=attention", "decoder.width=16", "decoder.heads=2", "decoder.queries=20")
 
 
@@ -134,12 +136,13 @@ def test_off_the_map_there_is_no_token():
 def views(count: int = 2) -> Views:
     """Cameras at the origin, the first one looking forward, the second one back; a feature is (column, row)."""
     intrinsics = torch.tensor([[100.0, 0, 99.5], [0, 100, 49.5], [0, 0, 1]])
-    forward = torch.tensor([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]])
-    projection = torch.stack([intrinsics @ forward, intrinsics @ forward * torch.tensor([-1.0, -1, 1, 1])])[None]
+    forward = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    poses = torch.stack([forward, torch.diag(torch.tensor([-1.0, -1, 1, 1])) @ forward])[None, :count]
     maps = [torch.stack([torch.arange(w).expand(h, -1), torch.arange(h)[:, None].expand(-1, w)]).float()
             for h, w in ((12, 25), (6, 12))]  # fmt: skip
     features = tuple(m.expand(1, count, 2, *m.shape[1:]) for m in maps)
-    return Views(features, projection[:, :count], (100, 200), torch.ones(1, count, dtype=torch.bool))
+    valid = torch.ones(1, count, dtype=torch.bool)
+    return Views(features, intrinsics.expand(1, count, 3, 3), poses, (100, 200), valid)
 
 
 def test_images_are_read_where_the_box_projects():
@@ -160,24 +163,43 @@ def test_an_absent_camera_shows_nothing():
     assert not tokens.valid.any() and tokens.valid.shape == (1, 1, 30)
 
 
-def radar(position, velocity) -> Encoded:
-    position, velocity = torch.tensor([position]), torch.tensor([velocity])
-    valid = torch.ones(1, position.shape[1], dtype=torch.bool)
-    return Encoded(torch.zeros(1), returns=Returns(position, velocity, torch.zeros(1, position.shape[1], 7), valid))
+def radar(*points, samples=(), batch_size=1) -> Encoded:
+    """points: x, y, z, rcs_dbsm, vx, vy, age_s, each of the first sample or of that in ``samples``."""
+    of_samples = torch.tensor(samples or [0] * len(points), dtype=torch.int64)
+    cloud = PointBatch(torch.tensor(points).reshape(-1, 7), of_samples, batch_size, RadarCloud.fields)
+    return Encoded(torch.zeros(1), returns=cloud)
 
 
 def test_points_within_reach_are_seen_in_the_axes_of_the_box():
-    encoded = radar([[10.0, 1.0, 0.5], [10.0, 40.0, 0.0]], [[0.0, 2.0], [0.0, 0.0]])
-    tokens = PointTokens(7, 4)(encoded, objects([10.0, 0.0, 0.0], yaw=math.pi / 2), torch.zeros(1, 3))
+    encoded = radar([10.0, 1.0, 0.5, 0.0, 0.0, 2.0, 0.0], [10.0, 40.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    tokens = PointTokens(SCALE, 4)(encoded, objects([10.0, 0.0, 0.0], yaw=math.pi / 2), torch.zeros(1, 3))
     assert tokens.valid[0, 0].tolist() == [True, False]  # the other one is 40 m away
     assert tokens.offset[0, 0, 0].tolist() == pytest.approx([1.0, 0.0, 0.5], abs=1e-6)  # ahead of a box that heads left
     assert tokens.velocity[0, 0, 0].tolist() == pytest.approx([2.0, 0.0], abs=1e-6)
 
 
 def test_a_sensor_without_points_shows_nothing():
-    encoded = Encoded(torch.zeros(1), returns=Returns(torch.zeros(1, 1, 3), torch.zeros(1, 1, 2), torch.zeros(1, 1, 7),
-                                                      torch.zeros(1, 1, dtype=torch.bool)))  # fmt: skip
-    assert not PointTokens(7, 4)(encoded, objects([0.0, 0.0, 0.0]), torch.zeros(1, 3)).valid.any()
+    assert not PointTokens(SCALE, 4)(radar(), objects([0.0, 0.0, 0.0]), torch.zeros(1, 3)).valid.any()
+
+
+def test_points_are_padded_to_the_longest_cloud():
+    points = torch.arange(21.0).reshape(3, 7).tolist()
+    padded = radar(*points, samples=(0, 2, 2), batch_size=3).returns.padded
+    empty = [0.0] * 7
+    assert padded.points.tolist() == [[points[0], empty], [empty, empty], points[1:]]
+    assert padded.valid.tolist() == [[True, False], [False, False], [True, True]]
+    assert padded.padded is padded
+
+
+@pytest.mark.parametrize("decoder", [(), DECODER])
+def test_points_are_padded_and_cameras_projected_only_for_objects(decoder):
+    model = build(small_config(*decoder)).eval()
+    batch = model.prepare([make_frame("a")])
+    with torch.no_grad():
+        encoded = model.encode(batch)
+        model.predict(encoded, batch.sensor_valid)
+    asked = {"padded" in vars(encoded["radar"].returns), "image_T_ego" in vars(encoded["camera"].views)}
+    assert asked == {bool(decoder)}
 
 
 # -- attention --------------------------------------------------------------------------------------------------------

@@ -93,13 +93,5 @@ class CameraEncoder(nn.Module):
         heat = None
         if self.objects is not None and self.training:
             heat = self.objects(levels[0]).unflatten(0, inputs.images.shape[:2])
-        projection = image_T_ego(inputs.intrinsics, inputs.ego_SE3_camera)
-        views = Views((fine, coarse), projection, self.image_size, inputs.valid)
+        views = Views((fine, coarse), inputs.intrinsics, inputs.ego_SE3_camera, self.image_size, inputs.valid)
         return Encoded(bev, depth, views=views, image_heat=heat)
-
-
-def image_T_ego(intrinsics: torch.Tensor, ego_SE3_camera: torch.Tensor) -> torch.Tensor:
-    """[..., 3, 3] and [..., 4, 4] -> [..., 3, 4], see :class:`perception.model.encoder.Views`."""
-    rotation = ego_SE3_camera[..., :3, :3].float().transpose(-1, -2)  # of the inverse
-    shift = -rotation @ ego_SE3_camera[..., :3, 3:].float()
-    return intrinsics.float() @ torch.cat([rotation, shift], dim=-1)

@@ -15,49 +15,46 @@ Optional attributes of an encoder:
     depth_from, depth_range_m
                  the sensor whose points supervise depth, and the range that the depth bins cover; see :class:`Encoded`.
     pretrained   the submodule with pretrained weights, trained at ``train.backbone_learning_rate``.
-    view_channels, fine_channels, return_features
-                 widths of the maps of ``Encoded.views``, of ``Encoded.fine``, or of ``Encoded.returns``: what objects
-                 see of the sensor, beside its part in the fused features.
+    view_channels, fine_channels, return_scale
+                 widths of the maps of ``Encoded.views`` or of ``Encoded.fine``, or for ``Encoded.returns`` a divisor of
+                 each column by its name, which brings it close to one: what objects see of the sensor, beside its part
+                 in the fused features.
+
+What only objects want is left as the batch has it, and made of it when an object first looks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from perception.batch import InputSpec
+from perception.batch import InputSpec, PaddedPoints, PointBatch
 
 
 @dataclass
 class Views:
     """The images of a sensor, as objects look at them.
 
-    features: maps [B, N, C, h, w], one a stride.  image_T_ego: [B, N, 3, 4] maps (x, y, z, 1) in the ego frame to
-    (u d, v d, d), with pixels (u, v) of the network's input and depth d.  size: height and width of the input.
-    valid: bool [B, N].
+    features: maps [B, N, C, h, w], one a stride.  intrinsics: [B, N, 3, 3].  ego_SE3_camera: [B, N, 4, 4].
+    size: height and width of the network's input.  valid: bool [B, N].
     """
 
     features: tuple[torch.Tensor, ...]
-    image_T_ego: torch.Tensor
+    intrinsics: torch.Tensor
+    ego_SE3_camera: torch.Tensor
     size: tuple[int, int]
     valid: torch.Tensor
 
-
-@dataclass
-class Returns:
-    """The points of a sensor, as objects look at them; samples are padded to the longest.
-
-    position: [B, P, 3] in the ego frame.  velocity: [B, P, 2] radial, over ground, m/s.  features: [B, P, F], of order
-    one.  valid: bool [B, P].
-    """
-
-    position: torch.Tensor
-    velocity: torch.Tensor
-    features: torch.Tensor
-    valid: torch.Tensor
+    @cached_property
+    def image_T_ego(self) -> torch.Tensor:
+        """[B, N, 3, 4]: maps (x, y, z, 1) in the ego frame to (u d, v d, d), with pixels (u, v) and depth d."""
+        rotation = self.ego_SE3_camera[..., :3, :3].float().transpose(-1, -2)  # of the inverse
+        shift = -rotation @ self.ego_SE3_camera[..., :3, 3:].float()
+        return self.intrinsics.float() @ torch.cat([rotation, shift], dim=-1)
 
 
 @dataclass
@@ -66,7 +63,8 @@ class Encoded:
 
     bev: [B, C, rows, columns], for the fusion.
     depth: logits [B, N, D, h, w] over uniform depth bins, from an image encoder.
-    fine: [B, F, k * rows, k * columns], a map of the same region in finer cells.  views, returns: see the classes.
+    fine: [B, F, k * rows, k * columns], a map of the same region in finer cells.  views: see the class.
+    returns: the points, with radial velocities over ground (vx, vy); padded where a graph wants a fixed number of them.
     image_heat: logits [B, N, K, h, w] of centres of objects of each class in the images, only in training.
     """
 
@@ -74,7 +72,7 @@ class Encoded:
     depth: torch.Tensor | None = None
     fine: torch.Tensor | None = None
     views: Views | None = None
-    returns: Returns | None = None
+    returns: PointBatch | PaddedPoints | None = None
     image_heat: torch.Tensor | None = None
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from perception.batch import PaddedPoints
 from perception.model.detector import Detector
-from perception.model.encoder import Encoded, Returns, Views
+from perception.model.encoder import Encoded, Views
 from perception.model.objects import Objects
 
 
@@ -18,7 +19,7 @@ class ObjectGraph(nn.Module):
     """``graph(encoded, sensor_valid, memory, elapsed_s)`` -> the fields of :class:`Objects`, by name.
 
     encoded: by sensor the tensors of ``Encoded`` and of what it holds: "bev", "fine", "features.0" and so on,
-        "image_T_ego", "camera_valid", "position", "velocity", "features", "point_valid".
+        "intrinsics", "ego_SE3_camera", "camera_valid", "points" padded to a fixed number of them, "point_valid".
     memory, elapsed_s: the fields of the objects of :meth:`Memory.at`, by name; empty for a decoder without a memory.
     """
 
@@ -40,12 +41,13 @@ class ObjectGraph(nn.Module):
 
     def _encoded(self, name: str, parts: dict[str, torch.Tensor]) -> Encoded:
         views = returns = None
-        if "image_T_ego" in parts:
+        if "intrinsics" in parts:
             levels = tuple(value for key, value in parts.items() if key.startswith("features."))
             size = self.detector.inputs.image_size[name]
-            views = Views(levels, parts["image_T_ego"], (size[0], size[1]), parts["camera_valid"])
-        if "position" in parts:
-            returns = Returns(parts["position"], parts["velocity"], parts["features"], parts["point_valid"])
+            pose = parts["intrinsics"], parts["ego_SE3_camera"]
+            views = Views(levels, *pose, (size[0], size[1]), parts["camera_valid"])
+        if "points" in parts:
+            returns = PaddedPoints(parts["points"], parts["point_valid"])
         return Encoded(parts["bev"], fine=parts.get("fine"), views=views, returns=returns)
 
 
@@ -58,10 +60,9 @@ def graph_inputs(encoded: dict[str, Encoded]) -> dict[str, dict[str, torch.Tenso
             parts["fine"] = value.fine
         if value.views is not None:
             parts |= {f"features.{i}": level for i, level in enumerate(value.views.features)}
-            parts |= {"image_T_ego": value.views.image_T_ego, "camera_valid": value.views.valid}
+            parts |= {"intrinsics": value.views.intrinsics, "ego_SE3_camera": value.views.ego_SE3_camera}
+            parts |= {"camera_valid": value.views.valid}
         if value.returns is not None:
-            returns = value.returns
-            parts |= {"position": returns.position, "velocity": returns.velocity}
-            parts |= {"features": returns.features, "point_valid": returns.valid}
+            parts |= {"points": value.returns.padded.points, "point_valid": value.returns.padded.valid}
         found[name] = parts
     return found

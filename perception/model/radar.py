@@ -7,6 +7,7 @@ more than resolution and the pillars use the coarse cells of the fusion grid.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 
 from perception.batch import PointBatch
 from perception.grid import BEVGrid
-from perception.model.encoder import Encoded, Returns
+from perception.model.encoder import Encoded
 from perception.model.layers import ConvBlock, ResidualBlock
 from perception.model.pillars import PillarEncoder
+from perception.sample import RadarCloud
 
 RADAR_SCALE = (51.2, 51.2, 3.0, 20.0, 10.0, 10.0, 0.5)  # x, y, z, rcs_dbsm, vx, vy, age_s
 _VELOCITY, _AGE = slice(4, 6), slice(6, 7)
@@ -26,14 +28,12 @@ _DIRECTION_SCALE = (1.0, 1.0, 10.0)
 class RadarEncoder(nn.Module):
     """Points [M, 7] -> BEV features [B, channels, rows, columns] on ``grid``, and the points for objects to look at.
 
-    return_features: columns of ``Returns.features``.
-
     Args:
         moved: whether old returns go where their objects are by now, see :func:`moved_to_now`.
         direction: whether pillars see the columns of :func:`with_direction`, too.
     """
 
-    return_features = len(RADAR_SCALE)
+    return_scale: ClassVar = dict(zip(RadarCloud.fields, RADAR_SCALE, strict=True))
 
     def __init__(self, grid: BEVGrid, point_channels: int, channels: int, moved: bool = False, direction: bool = False):
         super().__init__()
@@ -49,17 +49,7 @@ class RadarEncoder(nn.Module):
     def forward(self, cloud: PointBatch) -> Encoded:
         cloud = moved_to_now(cloud) if self.moved else cloud
         described = with_direction(cloud) if self.direction else cloud
-        return Encoded(self.backbone(self.pillars(described)), returns=self._padded(cloud))
-
-    def _padded(self, cloud: PointBatch) -> Returns:
-        count = torch.bincount(cloud.batch_index, minlength=cloud.batch_size)
-        slot = torch.arange(len(cloud.points), device=count.device) - (count.cumsum(0) - count)[cloud.batch_index]
-        most = max(int(count.max()), 1)
-        points = cloud.points.new_zeros(cloud.batch_size, most, cloud.points.shape[1])
-        points[cloud.batch_index, slot] = cloud.points
-        valid = torch.arange(most, device=count.device) < count[:, None]
-        velocity = points[..., cloud.fields.index("vx") :][..., :2]
-        return Returns(points[..., :3], velocity, points / self.pillars.scale[: self.return_features], valid)
+        return Encoded(self.backbone(self.pillars(described)), returns=cloud)
 
 
 def moved_to_now(cloud: PointBatch) -> PointBatch:

@@ -10,6 +10,7 @@ Positions are in the axes of the box, so that what lies before and behind it can
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
@@ -48,7 +49,7 @@ class Tokens:
 
 def token_source(encoder: nn.Module, grid: BEVGrid, width: int) -> nn.Module | None:
     """The source for what an encoder says it has, see ``model.encoder``; None if that is nothing but its BEV map."""
-    views, fine, returns = (getattr(encoder, f, None) for f in ("view_channels", "fine_channels", "return_features"))
+    views, fine, returns = (getattr(encoder, f, None) for f in ("view_channels", "fine_channels", "return_scale"))
     if views is not None:
         return ViewTokens(views, width)
     if fine is not None:
@@ -134,27 +135,32 @@ class PointTokens(nn.Module):
     """The points of a sensor with few of them, such as a radar: the nearest ones within reach of the box.
 
     Args:
-        fields: number of columns of ``Returns.features``.  width: of the tokens.
+        scale: divisor of each column, by its name; x, y and z come first, vy behind vx.  width: of the tokens.
     """
 
-    def __init__(self, fields: int, width: int):
+    scale: torch.Tensor
+
+    def __init__(self, scale: Mapping[str, float], width: int):
         super().__init__()
+        self.vx = list(scale).index("vx")
+        self.register_buffer("scale", torch.tensor(list(scale.values())), persistent=False)
         # Columns, velocity along and across the box, direction of the beam in its axes.
-        self.embed = nn.Sequential(nn.Linear(fields + 4, width), nn.ReLU(), nn.Linear(width, width))
+        self.embed = nn.Sequential(nn.Linear(len(scale) + 4, width), nn.ReLU(), nn.Linear(width, width))
 
     def forward(self, encoded: Encoded, objects: Objects, motion: torch.Tensor) -> Tokens:
-        points = _present(encoded.returns)
-        position = restored(points.position, motion)
+        points = _present(None if encoded.returns is None else encoded.returns.padded)
+        position = restored(points.points[..., :3], motion)
         apart = distances(objects.center, position)
         apart = apart.masked_fill(~points.valid[:, None], torch.inf)  # [B, Q, P]
         near = apart.topk(min(_POINTS, apart.shape[2]), dim=2, largest=False)
         reach = objects.size[..., :2].norm(dim=-1) / 2 + _REACH_M
         at = gathered(position, near.indices)
         offset = objects.to_box(at - objects.center[:, :, None])
-        velocity = rotated(gathered(points.velocity, near.indices), -motion[:, 0, None, None])
+        columns = gathered(points.points, near.indices)
+        velocity = rotated(columns[..., self.vx : self.vx + 2], -motion[:, 0, None, None])
         velocity = objects.to_box(velocity)
         beam = objects.to_box(nn.functional.normalize(at[..., :2], dim=-1))
-        described = torch.cat([gathered(points.features, near.indices), velocity / 5.0, beam], dim=-1)
+        described = torch.cat([columns / self.scale, velocity / 5.0, beam], dim=-1)
         return Tokens(self.embed(described), offset, near.values < reach[..., None], velocity)
 
 
