@@ -18,10 +18,12 @@ from perception.train.trainer import Trainer
 
 TERMS = ("heat", "box", "attribute", "depth", "registration", "total")
 CURVE = (
-    (4.388123, 2.657103, 0.479847, 2.664069, 2.105383, 12.29452),
-    (4.142451, 2.691636, 0.4509521, 2.502063, 1.643082, 11.43018),
-    (3.742415, 2.555213, 0.3873548, 1.763369, 3.110788, 11.55914),
+    (4.123555, 2.80338, 0.4786072, 2.669029, 1.841629, 11.9162),
+    (4.271573, 2.619118, 0.4490176, 2.673657, 1.807281, 11.82065),
+    (3.777158, 2.511509, 0.35483, 2.737805, 1.767985, 11.14929),
 )
+# By step, relative: another CPU's kernels differ by 1e-6, of which Adam can make 3e-4 in one step and 2e-3 in two.
+TOLERANCE = (1e-5, 2e-3, 1e-2)
 
 
 class Recorded(nn.Module):
@@ -55,8 +57,8 @@ def curve(out) -> list[list[float]]:
 
 
 def test_the_first_three_steps(tmp_path):
-    for have, want in zip(curve(tmp_path), CURVE, strict=True):
-        assert have == pytest.approx(want, rel=1e-4)
+    for have, want, tolerance in zip(curve(tmp_path), CURVE, TOLERANCE, strict=True):
+        assert have == pytest.approx(want, rel=tolerance)
 
 
 if __name__ == "__main__":

@@ -364,7 +364,7 @@ def faulty_batches(count: int, **augment):
     config.augment = AugmentConfig(image_scale=0.0, image_color=0.0, corruption_rate=1.0, **augment)
     data = TrainingData([BEFORE, NOW], config, INPUTS)
     for epoch in range(count):
-        world = draw_world(config.augment, keyed_rng(config.train.seed, epoch, NOW.token))
+        world = draw_world(config.augment, keyed_rng(config.train.seed, epoch, NOW.token, "world"))
         yield world, data[Draw(epoch, (1,), SENSORS)]
 
 
@@ -501,7 +501,7 @@ def test_further_sensors_are_trained_with():
     assert both.sensors == inputs.sensors and set(both.inputs) == {"thermal", "sonar", "lidar"}
     assert both.sensor_valid.tolist() == [[True, True]] and both.inputs["thermal"].images.shape == (1, 1, 3, 16, 32)
     np.testing.assert_allclose(both.displacement, np.zeros((1, 2, 3)), atol=1e-6)
-    world = draw_world(config.augment, keyed_rng(config.train.seed, 0, frame.token))
+    world = draw_world(config.augment, keyed_rng(config.train.seed, 0, frame.token, "world"))
     np.testing.assert_allclose(both.inputs["sonar"].points, world.points(points), atol=1e-5)
     np.testing.assert_allclose(both.inputs["lidar"].points, world.points(frame.lidar.points), atol=1e-5)
     alone = data[Draw(0, (0,), ("sonar",))]

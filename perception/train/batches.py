@@ -158,7 +158,7 @@ class TrainingData(Dataset):
         frame, config = self.frames[index], self.config
         if frame is None:
             return None
-        world = draw_world(config.augment, keyed_rng(config.train.seed, draw.epoch, frame.token))
+        world = draw_world(config.augment, keyed_rng(config.train.seed, draw.epoch, frame.token, "world"))
         sample = self._sample(index, frame, draw, world)
         return None if sample is None else replace(sample, previous=self._clip(index, frame, draw, world, clip - 1))
 
@@ -176,7 +176,6 @@ class TrainingData(Dataset):
         if not present:
             return None
         rng = keyed_rng(config.train.seed, draw.epoch, frame.token)
-        draw_world(config.augment, rng)  # as in a clip of one frame
         kept = frame.only(sensors_kept(present, draw.sensors))
         corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
         rate = config.augment.corruption_rate
