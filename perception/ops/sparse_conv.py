@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from perception.errors import PerceptionError
 from perception.ops import sparse_conv_reference as reference
-from perception.ops.voxelize import triton_is_installed
+from perception.ops.choice import compiler_for
 
 Triple = tuple[int, int, int]
 
@@ -152,12 +152,12 @@ class _Convolution(torch.autograd.Function):
 
 
 def _kernels(tensor: torch.Tensor):
-    """Select the implementation for a tensor's device and dtype."""
-    if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
+    compiler = compiler_for(tensor)
+    if compiler == "numba":
         from perception.ops import sparse_conv_cpu  # numba takes half a second to import
 
         return sparse_conv_cpu
-    if tensor.dtype == torch.float32 and tensor.device.type == "cuda" and triton_is_installed():
+    if compiler == "triton":
         from perception.ops import sparse_conv_triton
 
         return sparse_conv_triton

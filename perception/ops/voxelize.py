@@ -12,9 +12,7 @@ for all of them.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -22,6 +20,7 @@ import torch
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.ops import reference
+from perception.ops.choice import compiler_for
 
 
 @dataclass
@@ -208,18 +207,13 @@ class _SegmentMax(torch.autograd.Function):
 
 
 def _implementation(tensor: torch.Tensor):
-    """Select the implementation for a tensor's device and dtype."""
-    if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
+    compiler = compiler_for(tensor)
+    if compiler == "numba":
         from perception.ops import numba_kernels  # numba takes half a second to import
 
         return numba_kernels
-    if tensor.dtype == torch.float32 and tensor.device.type == "cuda" and triton_is_installed():
+    if compiler == "triton":
         from perception.ops import triton_kernels
 
         return triton_kernels
     return reference
-
-
-@cache
-def triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
