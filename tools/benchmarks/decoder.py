@@ -141,13 +141,14 @@ def training_batches(detector: Detector, root: Path, epochs: int) -> list[Frozen
 
 
 def with_decoder(dense: Detector, decoder: DecoderConfig, seed: int) -> Detector:
-    """The dense detector with a new decoder on top."""
+    """The dense detector with a new decoder on top, in place of the one that it may have."""
     config = replace(dense.config, decoder=decoder)
     cameras = {n: replace(e, weights="none") for n, e in config.encoders.items() if isinstance(e, CameraConfig)}
     torch.manual_seed(seed)
     detector = build(replace(config, encoders=config.encoders | cameras))
     detector.config = config
-    detector.load_state_dict(dense.state_dict(), strict=False)
+    state = {name: value for name, value in dense.state_dict().items() if not name.startswith("decoder.")}
+    detector.load_state_dict(state, strict=False)
     detector.calibration.by_set = {}  # of the dense head's scores
     return detector.eval()
 
