@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from perception.batch import InputSpec, PaddedPoints, PointBatch
+from perception.model.layers import exact_product
 
 
 @dataclass
@@ -53,8 +54,8 @@ class Views:
     def image_T_ego(self) -> torch.Tensor:
         """[B, N, 3, 4]: maps (x, y, z, 1) in the ego frame to (u d, v d, d), with pixels (u, v) and depth d."""
         rotation = self.ego_SE3_camera[..., :3, :3].float().transpose(-1, -2)  # of the inverse
-        shift = -rotation @ self.ego_SE3_camera[..., :3, 3:].float()
-        return self.intrinsics.float() @ torch.cat([rotation, shift], dim=-1)
+        shift = -exact_product(rotation, self.ego_SE3_camera[..., :3, 3:].float())
+        return exact_product(self.intrinsics.float(), torch.cat([rotation, shift], dim=-1))
 
 
 @dataclass

@@ -18,6 +18,14 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
+def exact_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The matrix product of small matrices [..., I, K] and [..., K, J], in their own precision.
+
+    Autocast would take ``a @ b`` in bfloat16, where metres and pixels are off by up to 0.4 %.
+    """
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(dim=-2)
+
+
 class PointwiseConv2d(nn.Conv2d):
     """A 1 x 1 convolution as a matrix product, several times faster on one thread than PyTorch's convolution.
 

@@ -12,6 +12,7 @@ import torch
 
 from perception.batch import Batch, Moment, Tensors
 from perception.errors import PerceptionError
+from perception.model.layers import exact_product
 from perception.model.objects import Objects, rotated
 
 _LONGEST_S = 1.5  # without a frame, after which nothing is remembered
@@ -55,7 +56,8 @@ class Memory(Tensors):
         shift = torch.cat(
             [objects.velocity * elapsed[:, None, None], torch.zeros_like(objects.center[..., 2:])], dim=-1
         )
-        center = torch.einsum("bij,bqj->bqi", motion[:, :3, :3], objects.center + shift) + motion[:, None, :3, 3]
+        center = exact_product(motion[:, None, :3, :3], (objects.center + shift)[..., None])[..., 0]
+        center = center + motion[:, None, :3, 3]
         return replace(
             objects,
             center=center,

@@ -21,6 +21,7 @@ from torch import nn
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.model.encoder import Encoded
+from perception.model.layers import exact_product
 from perception.model.objects import Objects, gathered, rotated, sampled
 
 Part = TypeVar("Part")
@@ -103,8 +104,8 @@ class ViewTokens(nn.Module):
         views = _present(encoded.views)
         offset = self.pattern * (objects.size / 2)[:, :, None]  # [B, Q, P, 3]
         at = displaced(objects.center[:, :, None] + objects.to_ego(offset), motion)
-        pixel = torch.einsum("bnij,bqpj->bnqpi", views.image_T_ego[..., :3], at)
-        pixel = pixel + views.image_T_ego[:, :, None, None, :, 3]
+        image_T_ego = views.image_T_ego[:, :, None, None]
+        pixel = exact_product(image_T_ego[..., :3], at[:, None, ..., None])[..., 0] + image_T_ego[..., 3]
         depth = pixel[..., 2]
         height, width = views.size
         # Pixel centres lie at integers; grid_sample's borders at -1 and 1 are half a pixel outside of the outer ones.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perception.grid import BEVGrid
-from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock
+from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock, exact_product
 from perception.ops.bev_pool import IndexCache, PoolIndex, bev_pool, pool_index
 
 _FOCAL_PX, _HEIGHT_M = 500.0, 2.0  # divisors that bring the inputs of depth networks close to one
@@ -120,8 +120,8 @@ class LiftSplat(nn.Module):
         pixels = torch.stack(
             [u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=device)], -1
         )
-        rays = torch.einsum("bnij,hwj->bnhwi", torch.linalg.inv(intrinsics.float()), pixels)
-        rays = torch.einsum("bnij,bnhwj->bnhwi", ego_SE3_camera[..., :3, :3].float(), rays)
+        rays = exact_product(torch.linalg.inv(intrinsics.float())[:, :, None, None], pixels[..., None])
+        rays = exact_product(ego_SE3_camera[:, :, None, None, :3, :3].float(), rays)[..., 0]
         return rays[..., None, :] * depth[:, None] + ego_SE3_camera[:, :, None, None, None, :3, 3].float()
 
     @torch.inference_mode(False)  # a cached index may be needed in training, too
