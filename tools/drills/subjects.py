@@ -56,8 +56,9 @@ class Train(Subject):
 
 
 class Save(Subject):
-    """Nothing but saving: weights of the value 1, 2, 3, ..., until it is ended."""
+    """Nothing but saving: weights of the value 1, 2, 3, ..., until it is ended; then on from the last one saved."""
 
+    afresh = False
     CODE = """
 import sys
 from pathlib import Path
