@@ -43,8 +43,8 @@ def objects(center, yaw=0.0, size=(4.0, 2.0, 1.5), velocity=(0.0, 0.0), label=0,
     logits[..., label] = 2.0
     return Objects(
         torch.tensor([[center]], dtype=torch.float32), torch.tensor([[size]]).log(), torch.tensor([[yaw]]),
-        torch.tensor([[velocity]]), torch.ones(1, 1), logits, torch.zeros(1, 1, 8), torch.zeros(1, 1),
-        torch.zeros(1, 1, width), torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[velocity]]), torch.ones(1, 1), torch.full((1, 1), label), torch.full((1, 1), 0.8), logits,
+        torch.zeros(1, 1, 8), torch.zeros(1, 1), torch.zeros(1, 1, width), torch.ones(1, 1, dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_proposals_are_the_boxes_of_the_dense_head():
     boxes = Boxes3D([[3.3, -4.8, 0.5], [-7.1, 2.2, 1.0]], [[4.2, 1.9, 1.6], [0.7, 0.6, 1.7]], [2.5, -1.0],
                     [[3.0, -1.0], [0.5, 0.2]], [0, 5])  # fmt: skip
     maps = center_maps(boxes)
-    peaks = find_peaks(maps, GRID, NUSCENES, 2)
+    peaks = find_peaks(maps, GRID, 2)
     found = boxes_at(maps, GRID, peaks, torch.zeros(1, 2, 4))
     order = np.argsort(peaks.label[0])
     (dense,) = CenterHead(GRID, NUSCENES, 4, 4).decode(maps)
@@ -75,20 +75,35 @@ def test_proposals_are_the_boxes_of_the_dense_head():
     assert len(dense) >= 2
 
 
-def test_pedestrians_stand_closer_than_a_peak_is_wide():
+def test_a_peak_is_the_highest_of_its_class_around():
+    """Two neighbouring cells, one higher for cars and the other for pedestrians: one peak of each; one of trucks."""
     heat = torch.full((1, 10, *GRID.shape), -9.0)
-    heat[0, :, 5, 5], heat[0, :, 5, 6] = 3.0, 2.0  # neighbours, of every class
+    heat[0, 0, 5, 5], heat[0, 0, 5, 6] = 3.0, 2.0
+    heat[0, 5, 5, 5], heat[0, 5, 5, 6] = 0.0, 1.0
+    heat[0, 1, 5, 5] = -1.0
     maps = CenterMaps(heat, torch.zeros(1, 12, *GRID.shape), torch.zeros(1, 8, *GRID.shape))
-    peaks = find_peaks(maps, GRID, NUSCENES, 30)
-    beside = peaks.label[0][(peaks.cell[0] == 5 * 32 + 6) & peaks.valid[0]].tolist()
-    close = [k for k, c in enumerate(NUSCENES.objects) if c.suppression_radius_m < 0.5]
-    assert sorted(beside) == close == [5, 8, 9]
+    peaks = find_peaks(maps, GRID, 3)
+    found = list(zip(peaks.label[0].tolist(), (peaks.cell[0] - 5 * GRID.columns).tolist(), strict=True))
+    assert found == [(0, 5), (5, 6), (1, 5)] and peaks.valid.all()
+    boxes = boxes_at(maps, GRID, peaks, torch.zeros(1, 3, 4))
+    assert boxes.label[0].tolist() == [0, 5, 1]
+    assert boxes.heat[0].tolist() == pytest.approx(torch.tensor([3.0, 1.0, -1.0]).sigmoid().tolist())
+
+
+def test_a_score_is_of_proposal_class_and_fit():
+    """Of the class as which it was proposed, whatever others are likelier: (0.8 * 0.5 * 0.25 ** 0.5) ** 0.5."""
+    found = objects([0.0, 0.0, 0.0], label=3)
+    found.class_logits[0, 0, 3], found.class_logits[0, 0, 4] = 0.0, 5.0
+    found.quality_logit[:] = torch.tensor(0.25).logit()
+    assert found.scores.item() == pytest.approx(0.2**0.5)
+    found.valid[:] = False
+    assert found.scores.item() == 0.0
 
 
 def test_a_map_smaller_than_the_number_of_queries():
     maps = CenterMaps(torch.zeros(2, 10, 3, 3), torch.zeros(2, 12, 3, 3), torch.zeros(2, 8, 3, 3))
     grid = BEVGrid(0.0, 3.0, 0.0, 3.0, -1.0, 1.0, 1.0)
-    assert find_peaks(maps, grid, NUSCENES, 1000).cell.shape == (2, 90)
+    assert find_peaks(maps, grid, 1000).cell.shape == (2, 90)
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
@@ -309,7 +324,7 @@ def test_untrained_it_returns_the_boxes_of_the_dense_head(kind, sensors):
         prediction = model(model.prepare([make_frame().only(sensors)]))
         (found,) = model.decode(prediction)
     maps = prediction.outputs["boxes"]
-    peaks = boxes_at(maps, model.grid, find_peaks(maps, model.grid, model.task, 20), torch.zeros(1, 20, 1))
+    peaks = boxes_at(maps, model.grid, find_peaks(maps, model.grid, 20), torch.zeros(1, 20, 1))
     refined = prediction.refined[-1].objects
     for name in ("center", "log_size", "class_logits", "attribute_logits"):
         assert torch.allclose(getattr(refined, name), getattr(peaks, name), atol=1e-5)
@@ -402,6 +417,7 @@ def test_losses_of_an_object_by_hand():
     assert terms["quality"].item() == pytest.approx(0.5 * math.log(2), abs=1e-5) and 0 < p < 1
     sure, other = 1 / (1 + math.exp(-2.0)), 1 / (1 + math.exp(5.0))
     classes = 0.25 * (1 - sure) ** 2 * -math.log(sure) + 9 * 0.75 * other**2 * -math.log(1 - other)
+    classes += 0.3 * math.log1p(9 * math.exp(-7.0))  # the softmax of its class
     assert terms["class"].item() == pytest.approx(classes, abs=1e-5)
 
 

@@ -153,6 +153,8 @@ class DecoderLayer(nn.Module):
             before.yaw + turn,
             before.to_ego(velocity),
             sense.abs(),
+            before.label,
+            before.heat,
             before.class_logits + classes,
             before.attribute_logits + attributes,
             before.quality_logit + quality[..., 0],
@@ -237,7 +239,7 @@ class ObjectDecoder(nn.Module):
         motion: torch.Tensor | None,  # [B, S, 3] of model.registration
         memory: tuple[Objects, torch.Tensor] | None = None,  # see Memory.at
     ) -> list[Refined]:
-        peaks = find_peaks(maps, self.grid, self.task, self.queries)
+        peaks = find_peaks(maps, self.grid, self.queries)
         at = gathered(features.flatten(2).transpose(1, 2), peaks.cell).float()
         objects = boxes_at(maps, self.grid, peaks, self.embed(at) + self.kind(peaks.label))
         if memory is not None and self.recall is not None:
@@ -250,7 +252,7 @@ class ObjectDecoder(nn.Module):
         return refined
 
     def decode(self, refined: list[Refined], most: int, score_threshold: float) -> list[Detections]:
-        """Detections per sample, highest score first: of every object each class that it may be.
+        """Detections per sample, highest score first.
 
         Args:
             most: number of detections of a sample, at most.  score_threshold: exclusive.
@@ -259,15 +261,14 @@ class ObjectDecoder(nn.Module):
             PerceptionError: an object that is not finite.
         """
         objects, detections = refined[-1].objects, []
-        scores, index = objects.scores.flatten(1).topk(min(2 * most, objects.class_logits[0].numel()), dim=1)
-        query, label = index // objects.class_logits.shape[2], index % objects.class_logits.shape[2]
+        scores, query = objects.scores.topk(min(2 * most, objects.heat.shape[1]), dim=1)  # some are suppressed
         best = objects.select(query)
         for b, score in enumerate(scores.double().cpu().numpy()):
             of_sample = (best.center, best.size, best.yaw, best.velocity, best.attribute_logits)
             center, size, yaw, velocity, attributes = (value[b].double().cpu().numpy() for value in of_sample)
             numbers = (center, size, yaw[:, None], velocity, attributes, score[:, None])
             require_finite("objects", np.concatenate(numbers, axis=1))
-            classes = label[b].cpu().numpy()
+            classes = best.label[b].cpu().numpy()
             attribute = best_attribute(attributes, classes, self.task)
             boxes = Boxes3D(center, size, wrap_angle(yaw), velocity, classes, attribute)
             keep = (score > score_threshold) & self.grid.contains(center[:, 0], center[:, 1])

@@ -28,11 +28,11 @@ class Memory(Tensors):
 
     @classmethod
     def of(cls, objects: Objects, batch: Batch, most: int) -> Memory:
-        """The ``most`` best of ``objects``."""
+        """The ``most`` best of ``objects``, proposed anew with the score that they have."""
         if batch.moment is None:
             raise PerceptionError("memory: a batch that says when and where its frames were taken was expected")
-        score = objects.scores.amax(dim=-1)
-        best = score.topk(min(most, score.shape[1]), dim=1).indices
+        objects = replace(objects, heat=objects.scores)
+        best = objects.heat.topk(min(most, objects.heat.shape[1]), dim=1).indices
         return cls(objects.select(best).detach(), batch.moment)
 
     def at(self, moment: Moment) -> tuple[Objects, torch.Tensor]:

@@ -10,9 +10,7 @@ from torch.nn import functional as F
 from perception.grid import BEVGrid
 from perception.model.head import BOX_CHANNELS, VELOCITY_SCALE_MPS, CenterMaps
 from perception.model.objects import LOG_SIZES, Objects, gathered
-from perception.task import Task
 
-_BESIDE = 1.5  # logits below a peak: the slope of its Gaussian is steeper where nothing else stands beside it
 _HEADING_GAIN = 2.0  # logit of the sense for a heading that is sure of it
 
 
@@ -25,14 +23,11 @@ class Proposals:
     valid: torch.Tensor
 
 
-def find_peaks(maps: CenterMaps, grid: BEVGrid, task: Task, most: int) -> Proposals:
-    """The best local maxima of 3 x 3 cells; of classes that stand closer than that, also what is not much lower."""
+def find_peaks(maps: CenterMaps, grid: BEVGrid, most: int) -> Proposals:
+    """The best local maxima of 3 x 3 cells, of all classes."""
     heat = maps.heat_logits
-    highest = F.max_pool2d(heat, 3, stride=1, padding=1)
-    crowded = [float(radius) < grid.cell_size_m / 2 for radius in task.column("suppression_radius_m")]
-    beside = torch.tensor(crowded, device=heat.device)[:, None, None] & (heat > highest - _BESIDE)
-    peak = (heat == highest) | beside
-    best = heat.masked_fill(~peak, -torch.inf).flatten(1).topk(min(most, heat[0].numel()), dim=1)
+    peaks = heat.masked_fill(heat < F.max_pool2d(heat, 3, stride=1, padding=1), -torch.inf)
+    best = peaks.flatten(1).topk(min(most, peaks[0].numel()), dim=1)
     return Proposals(best.indices % grid.cells, best.indices // grid.cells, best.values.isfinite())
 
 
@@ -56,6 +51,8 @@ def boxes_at(maps: CenterMaps, grid: BEVGrid, found: Proposals, features: torch.
         yaw=yaw + torch.pi * (agreement < 0),
         velocity=velocity * VELOCITY_SCALE_MPS,
         sense_logit=_HEADING_GAIN * agreement.abs(),
+        label=found.label,
+        heat=heat.gather(2, found.label[..., None])[..., 0].sigmoid(),
         class_logits=heat,
         attribute_logits=attributes,
         quality_logit=torch.zeros_like(yaw),

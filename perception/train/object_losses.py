@@ -16,7 +16,8 @@ from perception.sample import Boxes3D
 
 _FAR_M = 4.0  # a pair further apart is no match: boxes are refined, not found anew
 _CLASS_COST, _DISTANCE_COST = 1.0, 1.0  # of a class logit's sigmoid, of a metre
-_CLASS_WEIGHT, _BOX_WEIGHT, _SENSE_WEIGHT, _QUALITY_WEIGHT, _ATTRIBUTE_WEIGHT = 1.0, 0.5, 0.2, 0.5, 0.1
+_CLASS_WEIGHT, _KIND_WEIGHT, _BOX_WEIGHT = 1.0, 0.3, 0.5
+_SENSE_WEIGHT, _QUALITY_WEIGHT, _ATTRIBUTE_WEIGHT = 0.2, 0.5, 0.1
 _QUALITY_M = 1.0  # distance from the truth at which a box is worth 1 / e of a perfect one
 
 
@@ -46,6 +47,8 @@ class ObjectLoss:
         wanted = torch.zeros_like(objects.class_logits)
         wanted[sample, query, aim.label] = 1.0
         classes = _focal(objects.class_logits, wanted)[objects.valid].sum()
+        # What it is, given that it is something: among ever so many empty places the focal loss says little of that.
+        kinds = F.cross_entropy(objects.class_logits[where], aim.label, reduction="sum")
 
         before_yaw = refined.before.yaw[where]
         turn = aim.yaw - before_yaw
@@ -65,7 +68,7 @@ class ObjectLoss:
         fits = F.binary_cross_entropy_with_logits(objects.quality_logit[where], quality, reduction="sum")
         attributes = -(aim.attribute * objects.attribute_logits[where].log_softmax(dim=-1)).sum()
         return {
-            "class": _CLASS_WEIGHT * classes / count,
+            "class": (_CLASS_WEIGHT * classes + _KIND_WEIGHT * kinds) / count,
             "object": _BOX_WEIGHT * error / count,
             "sense": _SENSE_WEIGHT * sense / count,
             "quality": _QUALITY_WEIGHT * fits / count,
