@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from perception.ops.convolution import Conv2d
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Groups of about eight channels; a single group if the channels do not divide evenly."""
@@ -46,7 +48,7 @@ class ConvBlock(nn.Sequential):
         if kernel == 1 and stride == 1:
             conv: nn.Conv2d = PointwiseConv2d(in_channels, out_channels, bias=False)
         else:
-            conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+            conv = Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
         super().__init__(conv, group_norm(out_channels), nn.ReLU(inplace=True))
 
 
@@ -66,7 +68,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.first = ConvBlock(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), group_norm(channels))
+        self.second = nn.Sequential(Conv2d(channels, channels, 3, padding=1, bias=False), group_norm(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x + self.second(self.first(x)))

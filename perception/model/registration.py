@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from perception.grid import BEVGrid
 from perception.model.layers import PointwiseConv2d, group_norm
 from perception.ops.bilinear import displaced
+from perception.ops.convolution import Conv2d
 from perception.ops.correlation import correlate
 
 _POOL = 2  # grid cells per descriptor cell, along each axis
@@ -89,7 +90,7 @@ class Registration(nn.Module):
         self.describe = nn.ModuleDict(
             {
                 name: nn.Sequential(
-                    nn.Conv2d(channels, channels, 3, padding=1),
+                    Conv2d(channels, channels, 3, padding=1),
                     group_norm(channels),
                     nn.ReLU(inplace=True) if pooled else nn.Sequential(nn.ReLU(inplace=True), nn.AvgPool2d(_POOL)),
                     PointwiseConv2d(channels, descriptors),
