@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -102,6 +102,7 @@ class HeadConfig:
     max_detections: int = 300
     score_threshold: float = 0.02
     min_radius: int = 1  # cells; of the Gaussian around a centre that the heat map is trained on
+    groups: list[list[str]] = field(default_factory=list)  # classes that share a branch; none: all share one
 
 
 @dataclass
@@ -223,6 +224,7 @@ def _checks(config: Config) -> list[tuple]:
             f"one width or more, {wide}",
         ),
         ("head.min_radius", 1 <= head.min_radius <= 32, "1 to 32"),
+        ("head.groups", _are_groups(head.groups, config.task.classes), "every class in one group, or no groups,"),
         ("head.max_detections", 1 <= head.max_detections <= 500, "1 to 500, the most that nuScenes takes"),
         ("decoder.layers, decoder.queries", min(decoder.layers, decoder.queries) >= 1, "at least 1"),
         ("decoder.memory", decoder.memory >= 0, "0 or more"),
@@ -251,6 +253,11 @@ def _checks(config: Config) -> list[tuple]:
     for name, encoder in config.encoders.items():
         checks += [(f"encoders.{name}.{key}", *rest) for key, *rest in _encoder_checks(encoder)]
     return checks
+
+
+def _are_groups(groups: list[list[str]], classes: Sequence[str]) -> bool:
+    named = [name for group in groups for name in group]
+    return not groups or (all(groups) and sorted(named) == sorted(classes))
 
 
 def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:

@@ -100,6 +100,19 @@ def test_a_score_is_of_proposal_class_and_fit():
     assert found.scores.item() == 0.0
 
 
+def test_proposals_of_two_classes_in_one_cell_have_boxes_of_their_own_groups():
+    heat = torch.full((1, 10, *GRID.shape), -9.0)
+    heat[0, 0, 5, 5], heat[0, 8, 5, 5] = 3.0, 2.0
+    box = torch.zeros(1, 24, *GRID.shape)
+    box[0, 3], box[0, 15] = 1.5, -1.0  # log of the length, by group
+    group = torch.tensor([0] * 8 + [1] * 2)
+    maps = CenterMaps(heat, box, torch.zeros(1, 16, *GRID.shape), group)
+    peaks = find_peaks(maps, GRID, 2)
+    found = boxes_at(maps, GRID, peaks, torch.zeros(1, 2, 4))
+    assert found.label[0].tolist() == [0, 8] and found.log_size[0, :, 0].tolist() == [1.5, -1.0]
+    assert found.attribute_logits.shape == (1, 2, 8)
+
+
 def test_a_map_smaller_than_the_number_of_queries():
     maps = CenterMaps(torch.zeros(2, 10, 3, 3), torch.zeros(2, 12, 3, 3), torch.zeros(2, 8, 3, 3))
     grid = BEVGrid(0.0, 3.0, 0.0, 3.0, -1.0, 1.0, 1.0)

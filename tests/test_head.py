@@ -466,3 +466,55 @@ def test_twice_as_many_peaks_as_boxes_are_looked_at():
     assert found_in(maps, most=2).scores.tolist() == pytest.approx([0.9])
     assert found_in(maps, most=3).scores.tolist() == pytest.approx([0.9, 0.5])
     assert found_in(maps, most=10**6).scores.tolist() == pytest.approx([0.9, 0.5])  # more than there are cells
+
+
+# -- groups of classes ------------------------------------------------------------------------------------------------
+
+GROUPS = [["buoy"], ["ship"]]  # not in the order of the task
+
+
+def grouped_head(**settings) -> CenterHead:
+    return CenterHead(GRID, TWO, 8, 8, groups=GROUPS, **settings)
+
+
+def test_every_class_has_the_branch_of_its_group():
+    """A branch that sees nothing else changes the maps of its classes alone, wherever the task has them."""
+    torch.manual_seed(0)
+    head, x = grouped_head().eval(), torch.randn(1, 8, *GRID.shape)
+    before = head(x)
+    assert before.heat_logits.shape == (1, 2, *GRID.shape) and before.box.shape == (1, 24, *GRID.shape)
+    torch.nn.init.constant_(head.heat[0][-1].bias, 3.0)  # of buoys, label 1
+    torch.nn.init.constant_(head.box[0][-1].bias, 3.0)
+    after = head(x)
+    assert torch.equal(after.heat_logits[:, 0], before.heat_logits[:, 0])
+    assert not torch.equal(after.heat_logits[:, 1], before.heat_logits[:, 1])
+    cell, label = torch.tensor([[70, 70]]), torch.tensor([[0, 1]])
+    assert torch.equal(after.at(cell, label)[0][0, 0], before.at(cell, label)[0][0, 0])
+    assert not torch.equal(after.at(cell, label)[0][0, 1], before.at(cell, label)[0][0, 1])
+
+
+def test_two_groups_have_a_box_each_in_one_cell():
+    """With one branch the larger of the two boxes would be that of both classes."""
+    boxes = Boxes3D([[0.1, 0.1, 0], [0.3, 0.3, 1]], [[9, 3, 3], [1, 1, 2]], [0.3, 0.5], [[1, 0], [0, 0]], [0, 1])
+    targets = [encode([boxes], GRID, TWO, members=members) for members in ([1], [0])]
+    heat = torch.stack([target.heat for target in targets]).amax(0)
+    maps = CenterMaps(
+        (heat * 0.98 + 0.01).logit(), torch.cat([target.box for target in targets], 1), torch.zeros(1, 0, *GRID.shape),
+        torch.tensor([1, 0]),
+    )  # fmt: skip
+    (found,) = grouped_head(score_threshold=0.9).decode(maps)
+    order = np.argsort(found.boxes.label)
+    np.testing.assert_allclose(found.boxes.size[order], boxes.size, rtol=1e-5)
+    np.testing.assert_allclose(found.boxes.center[order], boxes.center, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [[["ship"]], [["ship", "buoy"], ["ship"]]])
+def test_classes_are_in_one_group_each(groups):
+    with pytest.raises(PerceptionError, match="head.groups: each of ship, buoy in one group was expected"):
+        CenterHead(GRID, TWO, 8, 8, groups=groups)
+
+
+def test_labels_beyond_the_task_are_named_whatever_the_group():
+    box = Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [2])
+    with pytest.raises(PerceptionError, match="labels below 2"):
+        encode([box], GRID, TWO, members=[0])

@@ -16,7 +16,7 @@ from perception.model.head import CenterHead, CenterMaps
 from perception.model.registration import Registered
 from perception.sample import Boxes3D, LidarCloud
 from perception.task import NUSCENES
-from perception.train.losses import DetectionLoss, depth_target, focal_loss
+from perception.train.losses import CenterLoss, DetectionLoss, depth_target, focal_loss
 
 SENSORS = ("camera", "radar", "lidar")
 GRID = BEVGrid(-4.0, 4.0, -4.0, 4.0, -5.0, 3.0, 1.0)
@@ -128,6 +128,23 @@ def test_without_boxes_only_heat_that_is_there_costs():
 def test_box_term_of_a_guess_of_nothing():
     """1 * (.25 + .5) + .5 * 1 + 1 * (1 + 2 + 1) + .5 * 1 + 1 * 1 + 2 * (2 + 1) = 12.75, of which half counts."""
     assert term("box", make_prediction(), make_batch(make_boxes({}))) == pytest.approx(12.75 / 2, rel=1e-6)
+
+
+def test_every_group_learns_its_own_boxes():
+    """A car and a cone in one cell: each branch has the error of its own box, 12.75; a mean over both is 12.75 again.
+
+    The cars' branch is right here, so half of that is left; it says nothing of where cones alone are.
+    """
+    others = [name for name in NUSCENES.classes if name != "car"]
+    head = CenterHead(GRID, NUSCENES, 1, 1, groups=[others, ["car"]])
+    loss, batch = CenterLoss(head), make_batch(make_boxes({}, {"label": 8}))
+    box = torch.zeros(1, 24, 8, 8)
+    maps = CenterMaps(torch.full((1, 10, 8, 8), -SURE), box, torch.zeros(1, 16, 8, 8), head.group)
+    terms = loss(maps, batch)
+    assert float(terms["box"]) == pytest.approx(12.75 / 2, rel=1e-6)
+    assert float(terms["heat"]) == pytest.approx(SURE, rel=1e-6)  # of two centres, both missed
+    box[0, 12:, ROW, COLUMN] = torch.tensor(BOX)
+    assert float(loss(maps, batch)["box"]) == pytest.approx(12.75 / 4, rel=1e-6)
 
 
 @pytest.mark.parametrize("channel", range(12))

@@ -97,6 +97,7 @@ def build(
             head.max_detections,
             head.score_threshold,
             head.min_radius,
+            head.groups,
         )
         heads = {"boxes": boxes, **heads}
     return Detector(config, built, fusion, trunk, heads, _decoder(config, grid, built, heads["boxes"]))

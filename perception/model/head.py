@@ -24,29 +24,46 @@ from perception.errors import PerceptionError
 from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock, heat_head
+from perception.model.objects import gathered
 from perception.sample import Boxes3D, Detections
 from perception.task import Task
 
 # The front and rear of many objects look alike. The axis (doubled angle) is the same for both directions and hence
 # accurate; the heading, whose L1 optimum shrinks to zero when both are equally likely, only selects the direction.
 BOX_CHANNELS = {"offset": 2, "z": 1, "log_size": 3, "heading": 2, "axis": 2, "velocity": 2}
+_BOX = sum(BOX_CHANNELS.values())
 VELOCITY_SCALE_MPS = 5.0  # regressed velocities are divided by this, so that all box channels are of order one
 
 
 @dataclass
 class CenterMaps:
-    """Dense output of the head for one batch; K classes and A attributes.
+    """Dense output of the head for one batch; K classes in G groups, A attributes.
 
     heat_logits: [B, K, rows, columns].
-    box: [B, 12, rows, columns] in the order of BOX_CHANNELS: offset of the centre within the cell in cells (x, y),
-        height of the centre in metres, log of (l, w, h), (sin, cos) of yaw, (sin, cos) of twice the yaw,
-        velocity / VELOCITY_SCALE_MPS.
-    attribute_logits: [B, A, rows, columns].
+    box: [B, G * 12, rows, columns], 12 for each group in the order of BOX_CHANNELS: offset of the centre within the
+        cell in cells (x, y), height of the centre in metres, log of (l, w, h), (sin, cos) of yaw, (sin, cos) of twice
+        the yaw, velocity / VELOCITY_SCALE_MPS.
+    attribute_logits: [B, G * A, rows, columns].
+    group: int64 [K], that of each class; None if there is one.
     """
 
     heat_logits: torch.Tensor
     box: torch.Tensor
     attribute_logits: torch.Tensor
+    group: torch.Tensor | None = None
+
+    def at(self, cell: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Box [B, N, 12] and attribute logits [B, N, A] at flat cells [B, N], as the groups of classes [B, N] say."""
+        box, attributes = (gathered(m.flatten(2).transpose(1, 2), cell) for m in (self.box, self.attribute_logits))
+        if self.group is None:
+            return box, attributes
+        group, count = self.group[label][..., None, None], box.shape[-1] // _BOX
+
+        def own(values: torch.Tensor) -> torch.Tensor:
+            of_groups = values.unflatten(-1, (count, values.shape[-1] // count))
+            return of_groups.gather(2, group.expand(-1, -1, 1, of_groups.shape[-1]))[:, :, 0]
+
+        return own(box), own(attributes)
 
 
 @dataclass
@@ -94,13 +111,25 @@ class Trunk(nn.Module):
         return x
 
 
+class Branches(nn.ModuleList):
+    """Several modules that see the same; their outputs joined along the channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([branch(x) for branch in self], dim=1)
+
+
 class CenterHead(nn.Module):
     """Fused BEV features [B, C, rows, columns] -> CenterMaps.
 
     Args:
         max_detections: maximum number of detections per sample.  score_threshold: minimum score, exclusive.
         min_radius: of the Gaussians that its heat map is trained on, in cells.
+        groups: names of the classes that share a branch, each of them in one group; by default all share one.
+            CenterPoint has six groups for the ten classes of nuScenes (CBGS, Zhu et al., 2019): classes of one size.
     """
+
+    group: torch.Tensor
+    channel: torch.Tensor
 
     def __init__(
         self,
@@ -111,19 +140,31 @@ class CenterHead(nn.Module):
         max_detections: int = 300,
         score_threshold: float = 0.02,
         min_radius: int = 1,
+        groups: Sequence[Sequence[str]] = (),
     ):
         super().__init__()
         self.grid, self.task = grid, task
         self.max_detections, self.score_threshold, self.min_radius = max_detections, score_threshold, min_radius
-        self.heat = heat_head(in_channels, channels, len(task.classes))
-        box = sum(BOX_CHANNELS.values())
-        self.box = nn.Sequential(
-            ConvBlock(in_channels, channels), PointwiseConv2d(channels, box + len(task.attributes))
-        )
+        self.members = [[task.classes.index(name) for name in names] for names in groups or [task.classes]]
+        order = [label for members in self.members for label in members]  # in which the branches have the classes
+        if sorted(order) != list(range(len(task.classes))):
+            raise PerceptionError(f"head.groups: each of {', '.join(task.classes)} in one group was expected")
+        heats = [heat_head(in_channels, channels, len(members)) for members in self.members]
+        width = _BOX + len(task.attributes)
+        boxes = [
+            nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, width)) for _ in self.members
+        ]
+        self.heat, self.box = (Branches(parts) if len(parts) > 1 else parts[0] for parts in (heats, boxes))
+        group = [g for label in range(len(order)) for g, members in enumerate(self.members) if label in members]
+        self.register_buffer("group", torch.tensor(group), persistent=False)
+        self.register_buffer("channel", torch.tensor(order).argsort(), persistent=False)
 
     def forward(self, x: torch.Tensor) -> CenterMaps:
-        box, attribute = self.box(x).float().split([sum(BOX_CHANNELS.values()), len(self.task.attributes)], dim=1)
-        return CenterMaps(self.heat(x).float(), box, attribute)
+        heat, box, count = self.heat(x).float(), self.box(x).float(), len(self.members)
+        if count == 1:
+            return CenterMaps(heat, *box.split([_BOX, len(self.task.attributes)], dim=1))
+        box, attribute = box.unflatten(1, (count, -1)).split([_BOX, len(self.task.attributes)], dim=2)
+        return CenterMaps(heat[:, self.channel], box.flatten(1, 2), attribute.flatten(1, 2), self.group)
 
     def decode(self, maps: CenterMaps) -> list[Detections]:
         """Detections per sample, highest score first.
@@ -137,21 +178,19 @@ class CenterHead(nn.Module):
         heat = maps.heat_logits.sigmoid()
         peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
         best = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
-        scores, index = best.values.double().cpu().numpy(), best.indices.cpu().numpy()
+        label, cell = best.indices // self.grid.cells, best.indices % self.grid.cells
+        found = (part.cpu().numpy() for part in (best.values.double(), label, cell, *maps.at(cell, label)))
         detections = []
-        for b in range(len(scores)):
-            keep = scores[b] > self.score_threshold
-            boxes = self._boxes(maps, b, index[b][keep])
+        for scores, *of_sample in zip(*found, strict=True):
+            keep = scores > self.score_threshold
+            boxes = self._boxes(*(part[keep] for part in of_sample))
             kept = suppress(boxes, self.task.column("suppression_radius_m"))[: self.max_detections]
-            detections.append(Detections(boxes[kept], scores[b][keep][kept]))
+            detections.append(Detections(boxes[kept], scores[keep][kept]))
         return detections
 
-    def _boxes(self, maps: CenterMaps, sample: int, index: np.ndarray) -> Boxes3D:
-        """Boxes at flat indices [N] into the heat map [K, rows, columns] of a sample."""
-        label, cell = index // self.grid.cells, index % self.grid.cells
-        gather = torch.from_numpy(cell).to(maps.box.device)
-        box = maps.box[sample].flatten(1)[:, gather].T.double().cpu().numpy()
-        attribute = maps.attribute_logits[sample].flatten(1)[:, gather].T.cpu().numpy()
+    def _boxes(self, label: np.ndarray, cell: np.ndarray, box: np.ndarray, attribute: np.ndarray) -> Boxes3D:
+        """Boxes of classes [N] at flat cells [N], from what the maps say there, [N, 12] and [N, A]."""
+        box = box.astype(np.float64)
         require_finite("boxes", np.concatenate([box, attribute], axis=1))
         parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
         offset, z, log_size, heading, axis, velocity = parts
@@ -178,24 +217,33 @@ def require_finite(what: str, values: np.ndarray | torch.Tensor) -> None:
 
 
 def encode(
-    boxes: list[Boxes3D], grid: BEVGrid, task: Task, device: torch.device | str = "cpu", min_radius: int = 1
+    boxes: list[Boxes3D],
+    grid: BEVGrid,
+    task: Task,
+    device: torch.device | str = "cpu",
+    min_radius: int = 1,
+    members: Sequence[int] | None = None,
 ) -> CenterTargets:
-    """Boxes per sample -> training targets.
+    """Boxes per sample -> training targets of a group of classes.
 
-    Boxes whose centre is outside the grid are dropped. Where boxes share a cell, the larger one sets its box channels.
-    Gaussians have a radius of ``min_radius`` cells or more.
+    Boxes whose centre is outside the grid are dropped. Where boxes of the group share a cell, the larger one sets its
+    box channels.
+
+    Args:
+        min_radius: of the Gaussians, in cells.  members: of the group; None for all classes.
 
     Raises:
         TaskError: a label or attribute index that the task does not have.
     """
     shape = (len(boxes), *grid.shape)
     heat = np.zeros((shape[0], len(task.classes), *shape[1:]), np.float32)
-    box = np.zeros((shape[0], sum(BOX_CHANNELS.values()), *shape[1:]), np.float32)
+    box = np.zeros((shape[0], _BOX, *shape[1:]), np.float32)
     attribute = np.zeros((shape[0], len(task.attributes), *shape[1:]), np.float32)
     occupied = np.zeros(shape, bool)
     for b, sample in enumerate(boxes):
         task.check(sample.label, sample.attribute, "boxes")
-        sample = sample[grid.contains(sample.center[:, 0], sample.center[:, 1])]
+        inside = grid.contains(sample.center[:, 0], sample.center[:, 1])
+        sample = sample[inside if members is None else inside & np.isin(sample.label, members)]
         sample = sample[np.argsort(sample.size[:, 0] * sample.size[:, 1], kind="stable")]
         x, y = grid.to_cells(sample.center[:, 0], sample.center[:, 1])
         column, row = grid.cell_index(sample.center[:, 0], sample.center[:, 1])

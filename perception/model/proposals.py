@@ -37,9 +37,8 @@ def boxes_at(maps: CenterMaps, grid: BEVGrid, found: Proposals, features: torch.
     Args:
         features: [B, Q, D] of each object.
     """
-    box, attributes, heat = (
-        gathered(m.flatten(2).transpose(1, 2), found.cell) for m in (maps.box, maps.attribute_logits, maps.heat_logits)
-    )
+    heat = gathered(maps.heat_logits.flatten(2).transpose(1, 2), found.cell)
+    box, attributes = maps.at(found.cell, found.label)
     offset, z, log_size, heading, axis, velocity = box.split(list(BOX_CHANNELS.values()), dim=-1)
     column, row = found.cell % grid.columns, found.cell // grid.columns
     x, y = grid.to_metres(column + offset[..., 0], row + offset[..., 1])

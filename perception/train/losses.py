@@ -13,7 +13,7 @@ from perception.batch import Batch, ImageBatch, PointBatch
 from perception.config import TrainConfig
 from perception.errors import PerceptionError
 from perception.model.detector import Detector, Prediction
-from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
+from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, CenterTargets, encode
 from perception.model.registration import registration_loss
 from perception.train.image_loss import image_heat_target
 from perception.train.object_losses import ObjectLoss
@@ -99,7 +99,7 @@ class CenterLoss:
     """``loss(maps, batch)`` -> {"heat", "box", "attribute"} of a CenterHead."""
 
     def __init__(self, head: CenterHead):
-        self.grid, self.task, self.min_radius = head.grid, head.task, head.min_radius
+        self.grid, self.task, self.min_radius, self.members = head.grid, head.task, head.min_radius, head.members
         self.box_weight = torch.tensor(
             [_BOX_WEIGHTS[name] for name, width in BOX_CHANNELS.items() for _ in range(width)]
         )
@@ -109,22 +109,30 @@ class CenterLoss:
             raise PerceptionError(
                 f"training wants annotated frames; at least one of {', '.join(batch.tokens)} has no boxes"
             )
-        target = encode(batch.boxes, self.grid, self.task, maps.heat_logits.device, self.min_radius)
-        positives = target.occupied.sum().clamp(min=1)
-        heat = focal_loss(maps.heat_logits, target.heat) / (target.heat == 1).sum().clamp(min=1)
-
-        cells = target.occupied.nonzero(as_tuple=True)
-        box, box_target = (x.permute(0, 2, 3, 1)[cells] for x in (maps.box, target.box))
-        known = box_target.isfinite()
-        error = (box - box_target.nan_to_num()).abs() * known * self.box_weight.to(box.device)
-
-        logits, one_hot = (x.permute(0, 2, 3, 1)[cells] for x in (maps.attribute_logits, target.attribute))
-        cross_entropy = -(one_hot * logits.log_softmax(dim=1)).sum()
+        groups, device = len(self.members), maps.heat_logits.device
+        targets = [
+            encode(batch.boxes, self.grid, self.task, device, self.min_radius, members) for members in self.members
+        ]
+        heat = torch.stack([target.heat for target in targets]).amax(dim=0)  # of other classes each is zero
+        positives = torch.stack([target.occupied.sum() for target in targets]).sum().clamp(min=1)
+        said = zip(maps.box.chunk(groups, dim=1), maps.attribute_logits.chunk(groups, dim=1), targets, strict=True)
+        error, cross_entropy = (torch.stack(term).sum() for term in zip(*(self._of_group(*part) for part in said)))
         return {
-            "heat": heat,
-            "box": _BOX_WEIGHT * error.sum() / positives,
+            "heat": focal_loss(maps.heat_logits, heat) / (heat == 1).sum().clamp(min=1),
+            "box": _BOX_WEIGHT * error / positives,
             "attribute": _ATTRIBUTE_WEIGHT * cross_entropy / positives,
         }
+
+    def _of_group(
+        self, box: torch.Tensor, attribute_logits: torch.Tensor, target: CenterTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums over the boxes of a group: weighted error, and cross-entropy of the attributes."""
+        cells = target.occupied.nonzero(as_tuple=True)
+        box, box_target = (x.permute(0, 2, 3, 1)[cells] for x in (box, target.box))
+        known = box_target.isfinite()
+        error = (box - box_target.nan_to_num()).abs() * known * self.box_weight.to(box.device)
+        logits, one_hot = (x.permute(0, 2, 3, 1)[cells] for x in (attribute_logits, target.attribute))
+        return error.sum(), -(one_hot * logits.log_softmax(dim=1)).sum()
 
 
 def _agree(batch: Batch, *sensors: str) -> torch.Tensor:
