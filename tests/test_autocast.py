@@ -1,15 +1,17 @@
-"""Training in bfloat16 lowers the network's numbers, never where things are: metres and pixels stay exact."""
+"""bfloat16 lowers the network's numbers, never where things are: metres and pixels stay exact."""
 
 import math
 
 import numpy as np
+import pytest
 import torch
 from test_decoder import moment, objects, views
-from test_model import lift_splat
+from test_model import lift_splat, make_frame, small_config
 
 from perception.geometry import SE3
 from perception.grid import BEVGrid
-from perception.model import tokens
+from perception.model import detector, tokens
+from perception.model.build import build
 from perception.model.encoder import Encoded
 from perception.model.layers import exact_product
 from perception.model.memory import Memory
@@ -59,3 +61,24 @@ def test_where_remembered_objects_are():
     memory = Memory(objects([31.7, -22.9, 1.1], velocity=(3.3, 4.4)), moment(10.0, SE3()))
     now = moment(10.5, SE3.from_yaw(math.pi / 7, (3.3, 0.4, np.pi)))
     same(lambda: memory.at(now)[0].center)
+
+
+@pytest.mark.parametrize("decoder", [(), ("decoder.kind=attention", "decoder.memory=8")])
+def test_detection_as_on_a_gpu(monkeypatch, decoder):
+    """The same frame in both precisions, all of the inference path: maps differ by what bfloat16 rounds, no more."""
+    torch.manual_seed(0)
+    model, frame, maps = build(small_config(*decoder)).eval(), make_frame(), []
+    model.heads["boxes"].register_forward_hook(lambda _, __, output: maps.append(output.heat_logits))
+    for precision in (detector.inference_precision, lambda _: in_bfloat16()):
+        monkeypatch.setattr(detector, "inference_precision", precision)
+        found, memory = model.detect(frame, None)
+        again, _ = model.detect(frame, memory)
+        assert len(found) and len(again) and np.isfinite(found.boxes.center).all()
+    exact, _, rounded, _ = maps
+    assert exact.dtype == rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+
+
+def test_a_cpu_detects_in_float32():
+    with detector.inference_precision(torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")

@@ -510,7 +510,7 @@ def test_two_groups_have_a_box_each_in_one_cell():
 
 @pytest.mark.parametrize("groups", [[["ship"]], [["ship", "buoy"], ["ship"]]])
 def test_classes_are_in_one_group_each(groups):
-    with pytest.raises(PerceptionError, match="head.groups: each of ship, buoy in one group was expected"):
+    with pytest.raises(PerceptionError, match=r"head\.groups: each of ship, buoy in one group was expected"):
         CenterHead(GRID, TWO, 8, 8, groups=groups)
 
 

@@ -29,6 +29,12 @@ from perception.sample import Detections, Frame
 _NO_MEMORY = object()  # where detect is not to remember
 
 
+def inference_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 on GPUs that compute in it. On a CPU that does, conversions cost what convolutions gain."""
+    low = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+
 @dataclass
 class Prediction:
     """Outputs of the heads, and intermediate results for training and inspection.
@@ -194,7 +200,10 @@ class Detector(nn.Module):
         """
         if not isinstance(frames, list | tuple):
             raise PerceptionError(f"detect_batch: a list of frames was expected, found {type(frames).__name__}")
-        return self.decode(self(self.prepare([self._alive(frame) for frame in frames])))
+        batch = self.prepare([self._alive(frame) for frame in frames])
+        with inference_precision(batch.sensor_valid.device):
+            prediction = self(batch)
+        return self.decode(prediction)
 
     @overload
     def detect(self, frame: Frame) -> Detections: ...
@@ -212,7 +221,8 @@ class Detector(nn.Module):
         if memory is _NO_MEMORY:
             return self.detect_batch([frame])[0]
         batch = self.prepare([self._alive(frame)])
-        prediction = self(batch, memory)
+        with inference_precision(batch.sensor_valid.device):
+            prediction = self(batch, memory)
         return self.decode(prediction)[0], self.remember(prediction, batch)
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
