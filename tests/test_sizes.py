@@ -26,12 +26,12 @@ def test_a_product_and_a_sum_by_hand():
     assert large.seconds >= 2 * 8192**3 / FLOPS_PER_S
 
 
-def test_the_stages_of_a_model():
-    config = small_config("lidar.blocks=[1,1]")
+@pytest.mark.parametrize("decoder", [(), ("decoder.kind=attention", "decoder.memory=8")])
+def test_the_stages_of_a_model(decoder):
+    config = small_config("lidar.blocks=[1,1]", *decoder)
     rows = {row["stage"]: row for row in sizes(config)}
-    assert set(rows) == {
-        "camera: images", "camera: view transform", "radar", "lidar", "fusion", "trunk", "head", "all"
-    }  # fmt: skip
+    parts = ["camera: images", "camera: view transform", "radar", "lidar", "fusion", "trunk", "head"]
+    assert list(rows) == [*parts, *(["decoder"] if decoder else []), "all"]
     model = build(config)
     for key in ("gflop", "kept_mb", "ms", "parameters"):
         assert rows["all"][key] == pytest.approx(sum(row[key] for name, row in rows.items() if name != "all"))

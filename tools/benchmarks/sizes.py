@@ -1,7 +1,7 @@
 """What a full-size model costs without a machine that could run it: counted on tensors without data.
 
-Counted are the network's layers, without voxelization, the pooling of the view transform, the object decoder and the
-decoding of boxes. GFLOP are those of products and convolutions; kernels of our own, in the fusion, are not counted. The
+Counted are the network's layers, without voxelization, the pooling of the view transform and the decoding of boxes.
+GFLOP are those of products and convolutions; kernels of our own, in the fusion, are not counted. The
 roofline (Williams et al., 2009) takes every operation alone, as eager PyTorch runs it, and is a lower bound of that; a
 compiler that fuses operations moves less.
 """
@@ -17,13 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from perception.batch import PaddedPoints
 from perception.config import CameraConfig, Config
 from perception.model.build import build
 from perception.model.detector import Detector
+from perception.model.encoder import Encoded, Views
+from perception.model.head import BOX_CHANNELS, CenterMaps
 from perception.model.lidar import LidarEncoder
+from perception.model.proposals import boxes_at, find_peaks
 from perception.model.radar import RadarEncoder
 from perception.text import markdown
 
+_BOX = sum(BOX_CHANNELS.values())
 CAMERAS, POINTS, RETURNS = 6, 270_000, 2_000  # of a nuScenes frame with ten LiDAR sweeps and six of each radar
 # H200 SXM, data sheet: dense bfloat16, memory bandwidth.
 FLOPS_PER_S, BYTES_PER_S, BYTES_A_VALUE = 989e12, 4.8e12, 2
@@ -91,7 +96,38 @@ def _stages(detector: Detector) -> list[tuple[str, list[nn.Module], Callable]]:
     stages.append(("trunk", [detector.trunk], lambda: detector.trunk(fused)))
     narrow = torch.empty(1, detector.config.head.trunk_channels[0], rows, columns, device="meta")
     stages.append(("head", heads, lambda: [head(narrow) for head in heads]))
+    if detector.decoder is not None:
+        inputs = _of_decoder(detector)
+        stages.append(("decoder", [detector.decoder], lambda: detector.decoder(*inputs)))
     return stages
+
+
+def _of_decoder(detector: Detector) -> tuple:
+    """Random numbers as its inputs: which cells and points objects look at is data."""
+    decoder, grid, task = detector.decoder, detector.grid, detector.task
+    maps = CenterMaps(*(torch.rand(1, n, *grid.shape) for n in (len(task.classes), _BOX, len(task.attributes))))
+    features = torch.rand(1, detector.config.head.trunk_channels[0], *grid.shape)
+    bev, pose = torch.empty(1), torch.eye(4).expand(1, CAMERAS, 4, 4)
+    encoded = {}
+    for name, encoder in detector.encoders.items():
+        section = detector.config.encoders[name]
+        if isinstance(section, CameraConfig):
+            height, width = section.image_size
+            strides = [encoder.image.stride * 2**level for level in range(len(encoder.view_channels))]
+            levels = zip(encoder.view_channels, strides, strict=True)
+            seen = tuple(torch.rand(1, CAMERAS, c, height // stride, width // stride) for c, stride in levels)
+            valid = torch.ones(1, CAMERAS, dtype=torch.bool)
+            encoded[name] = Encoded(bev, views=Views(seen, pose[..., :3, :3], pose, (height, width), valid))
+        elif isinstance(encoder, RadarEncoder):
+            points = torch.rand(1, RETURNS, len(encoder.return_scale))
+            encoded[name] = Encoded(bev, returns=PaddedPoints(points, torch.ones(1, RETURNS, dtype=torch.bool)))
+        elif isinstance(encoder, LidarEncoder):
+            encoded[name] = Encoded(bev, fine=torch.rand(1, encoder.fine_channels, *(2 * n for n in grid.shape)))
+    known = None
+    if decoder.memory:
+        peaks = find_peaks(maps, grid, decoder.memory)
+        known = boxes_at(maps, grid, peaks, torch.rand(1, decoder.memory, detector.config.decoder.width)), torch.ones(1)
+    return maps, features, encoded, torch.ones(1, len(detector.sensors), dtype=torch.bool), None, known
 
 
 def _camera_stages(name: str, camera, section: CameraConfig) -> list[tuple[str, list[nn.Module], Callable]]:
