@@ -112,12 +112,9 @@ class ViewTokens(nn.Module):
         uv = (pixel[..., :2] / depth[..., None].clamp(min=_NEAR_M) + 0.5) * 2 / pixel.new_tensor([width, height]) - 1
         seen = (depth > _NEAR_M) & (uv.abs() < 1).all(dim=-1) & views.valid[:, :, None, None]  # [B, N, Q, P]
         best = seen.sum(dim=3).transpose(1, 2).topk(min(_CAMERAS, seen.shape[1]), dim=2).indices  # [B, Q, n]
-        features = []
-        for embed, level in zip(self.embed, views.features, strict=True):
-            found = sampled(level.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, seen.shape[:2])  # [B, N, Q, P, C]
-            features.append(embed(_of_cameras(found, best)))
+        uv, valid = _of_cameras(uv, best), _of_cameras(seen[..., None], best)[..., 0].flatten(2)
+        features = [embed(_read(level, best, uv)) for embed, level in zip(self.embed, views.features, strict=True)]
         count = len(features) * best.shape[2]
-        valid = _of_cameras(seen[..., None], best)[..., 0].flatten(2)
         return Tokens(
             torch.stack(features, dim=2).flatten(2, 4),  # [B, Q, levels * n * P, D]
             offset.repeat(1, 1, count, 1),
@@ -130,6 +127,17 @@ def _of_cameras(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     values = values.transpose(1, 2)
     index = index[..., None, None].expand(-1, -1, -1, *values.shape[3:])
     return values.gather(2, index)
+
+
+def _read(maps: torch.Tensor, camera: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
+    """Maps [B, N, C, h, w] of N cameras, each object's own [B, Q, n] read at uv [B, Q, n, P, 2] -> [B, Q, n, P, C].
+
+    The maps are read as one, below each other with a row of zeros between: zero outside, as of each by itself.
+    """
+    count, height = maps.shape[1], maps.shape[3] + 1
+    tall = nn.functional.pad(maps, (0, 0, 0, 1)).transpose(1, 2).flatten(2, 3)  # [B, C, N * (h + 1), w]
+    row = camera[..., None] * height + (uv[..., 1] + 1) / 2 * (height - 1)  # from the upper border
+    return sampled(tall, torch.stack([uv[..., 0], row * 2 / (count * height) - 1], dim=-1))
 
 
 class PointTokens(nn.Module):
