@@ -75,6 +75,15 @@ def test_every_subset_is_detected_with(detector, sensors):
     assert (np.diff(detections.scores) <= 0).all()
 
 
+def test_gradients_lie_in_memory_as_their_weights_do():
+    """Or several processes copy each of them before they are summed."""
+    model = build(small_config("decoder.kind=attention", "train.image_weight=1"))
+    batch = model.prepare([make_frame()])
+    DetectionLoss(model, model.config.train)(model.train()(batch), batch)["total"].backward()
+    with_gradient = [p for p in model.parameters() if p.grad is not None]
+    assert len(with_gradient) > 100 and all(p.grad.stride() == p.stride() for p in with_gradient)
+
+
 def test_no_sensor_is_an_error_that_names_the_frame(detector):
     with pytest.raises(PerceptionError, match="frame a: at least one of camera, radar, lidar"):
         detector.detect(make_frame().only([]))
