@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from perception.errors import PerceptionError, missing_extra
+from perception.model.layers import as_matrix
 
 # Expansion, kernel, stride and output channels of the inverted residual blocks. The five blocks at stride 32 are
 # omitted: they hold three quarters of the weights, and at this image size their feature maps have only four rows.
@@ -49,7 +50,7 @@ class SamePadConv2d(nn.Conv2d):
     def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         if kernel == stride == 1:  # see PointwiseConv2d
-            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+            return F.linear(x.permute(0, 2, 3, 1), as_matrix(weight), bias).permute(0, 3, 1, 2)
         if stride == 1:
             return F.conv2d(x, weight, bias, padding=kernel // 2, groups=self.groups)
         pad = []

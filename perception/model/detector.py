@@ -84,9 +84,6 @@ class Detector(nn.Module):
         self.decoder = decoder
         self.calibration = ScoreCalibration(self.sensors)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs do not know it
-        for parameter in self.parameters():
-            if parameter.shape[2:] == (1, 1):  # of matrix products, whose gradients are contiguous
-                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
     @property
     def remembers(self) -> bool:
