@@ -1,4 +1,4 @@
-"""Device selection, and memory allocation settings for inference on the CPU."""
+"""Device selection, what devices compute in, and memory allocation settings for inference on the CPU."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import ctypes
 import errno
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from perception.errors import PerceptionError
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -38,6 +42,16 @@ def checked_device(name: str) -> str:
     if ":" in name and int(name.partition(":")[2]) >= gpus:
         raise PerceptionError(f"--device: one of cuda:0 to cuda:{gpus - 1} was expected, found '{name}'")
     return name
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device supports bfloat16 natively; emulation is slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def keep_memory() -> None:

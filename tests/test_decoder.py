@@ -87,7 +87,7 @@ def test_a_peak_is_the_highest_of_its_class_around():
     assert found == [(0, 5), (5, 6), (1, 5)] and peaks.valid.all()
     boxes = boxes_at(maps, GRID, peaks, torch.zeros(1, 3, 4))
     assert boxes.label[0].tolist() == [0, 5, 1]
-    assert boxes.heat[0].tolist() == pytest.approx(torch.tensor([3.0, 1.0, -1.0]).sigmoid().tolist())
+    assert boxes.prior[0].tolist() == pytest.approx(torch.tensor([3.0, 1.0, -1.0]).sigmoid().tolist())
 
 
 def test_a_score_is_of_proposal_class_and_fit():

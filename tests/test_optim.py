@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from test_train import Frames, StubLoss, StubModel, make_config
 from torch import nn
 
+from perception.device import has_bfloat16
 from perception.model.backbones import EfficientNetLite0
 from perception.model.camera import CameraEncoder, ImageEncoder
-from perception.train.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
+from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
 from perception.train.trainer import Trainer
 
 CPU = torch.device("cpu")

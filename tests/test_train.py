@@ -27,7 +27,7 @@ from perception.seeding import keyed_rng
 from perception.train.augment import draw_world
 from perception.train.batches import Draw, FrameCache, Schedule, TrainingData, proper_subsets
 from perception.train.checkpoint import read_checkpoint
-from perception.train.optim import WARMUP, Ema, has_bfloat16, one_cycle, parameter_groups
+from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
 from perception.train.trainer import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
 
 ROOT = Path(__file__).parent.parent
@@ -271,11 +271,6 @@ def test_learning_rate_rises_to_one_and_falls_to_nothing():
     assert one_cycle(WARMUP) == pytest.approx(1)
     assert one_cycle((1 + WARMUP) / 2) == pytest.approx(0.5)
     assert one_cycle(1) == pytest.approx(0)
-
-
-def test_precision_is_known_for_every_kind_of_device():
-    assert has_bfloat16(torch.device("cpu")) in (False, True)
-    assert has_bfloat16(torch.device("meta")) is False
 
 
 def test_each_epoch_visits_every_frame_once_in_an_order_of_its_own():

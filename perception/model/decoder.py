@@ -154,7 +154,7 @@ class DecoderLayer(nn.Module):
             before.to_ego(velocity),
             sense.abs(),
             before.label,
-            before.heat,
+            before.prior,
             before.class_logits + classes,
             before.attribute_logits + attributes,
             before.quality_logit + quality[..., 0],
@@ -261,7 +261,7 @@ class ObjectDecoder(nn.Module):
             PerceptionError: an object that is not finite.
         """
         objects, detections = refined[-1].objects, []
-        scores, query = objects.scores.topk(min(2 * most, objects.heat.shape[1]), dim=1)  # some are suppressed
+        scores, query = objects.scores.topk(min(2 * most, objects.prior.shape[1]), dim=1)  # some are suppressed
         best = objects.select(query)
         for b, score in enumerate(scores.double().cpu().numpy()):
             of_sample = (best.center, best.size, best.yaw, best.velocity, best.attribute_logits)

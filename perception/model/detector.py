@@ -15,6 +15,7 @@ from torch import nn
 from perception.batch import Batch, collate
 from perception.commit import write_files
 from perception.config import Config, to_yaml
+from perception.device import has_bfloat16
 from perception.errors import PerceptionError
 from perception.grid import BEVGrid
 from perception.health import without_dead
@@ -31,8 +32,7 @@ _NO_MEMORY = object()  # where detect is not to remember
 
 def inference_precision(device: torch.device) -> torch.autocast:
     """bfloat16 on GPUs that compute in it. On a CPU that does, conversions cost what convolutions gain."""
-    low = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bfloat16(device))
 
 
 @dataclass

@@ -31,8 +31,8 @@ class Memory(Tensors):
         """The ``most`` best of ``objects``, proposed anew with the score that they have."""
         if batch.moment is None:
             raise PerceptionError("memory: a batch that says when and where its frames were taken was expected")
-        objects = replace(objects, heat=objects.scores)
-        best = objects.heat.topk(min(most, objects.heat.shape[1]), dim=1).indices
+        objects = replace(objects, prior=objects.scores)
+        best = objects.prior.topk(min(most, objects.prior.shape[1]), dim=1).indices
         return cls(objects.select(best).detach(), batch.moment)
 
     def at(self, moment: Moment) -> tuple[Objects, torch.Tensor]:

@@ -19,7 +19,8 @@ class Objects(Tensors):
     center: [B, Q, 3] metres.  log_size: [B, Q, 3] of length, width, height in metres, within LOG_SIZES.
     yaw: [B, Q] radians.  velocity: [B, Q, 2] over ground, m/s.
     sense_logit: [B, Q] of the yaw against the yaw turned round, never negative.
-    label: int64 [B, Q], the class as which it was proposed, and heat: [B, Q], the probability of that proposal.
+    label: int64 [B, Q], the class as which it was proposed.
+    prior: [B, Q], how sure that was before the decoder looked: the peak's probability, or a remembered object's score.
     class_logits: [B, Q, K].  attribute_logits: [B, Q, A].  quality_logit: [B, Q] of how well the box fits.
     features: [B, Q, D].  valid: bool [B, Q].
     """
@@ -30,7 +31,7 @@ class Objects(Tensors):
     velocity: torch.Tensor
     sense_logit: torch.Tensor
     label: torch.Tensor
-    heat: torch.Tensor
+    prior: torch.Tensor
     class_logits: torch.Tensor
     attribute_logits: torch.Tensor
     quality_logit: torch.Tensor
@@ -47,7 +48,7 @@ class Objects(Tensors):
         """[B, Q] of the class as which each was proposed: what the dense head and what the decoder says of it, as in
         TransFusion, lowered where the box fits badly. A place that may be of two classes is proposed as both."""
         probability = self.class_logits.sigmoid().gather(2, self.label[..., None])[..., 0]
-        return (self.heat * probability * self.quality_logit.sigmoid().sqrt()).sqrt() * self.valid
+        return (self.prior * probability * self.quality_logit.sigmoid().sqrt()).sqrt() * self.valid
 
     def joined(self, other: Objects) -> Objects:
         pairs = ((getattr(self, name), getattr(other, name)) for name in vars(self))

@@ -51,7 +51,7 @@ def boxes_at(maps: CenterMaps, grid: BEVGrid, found: Proposals, features: torch.
         velocity=velocity * VELOCITY_SCALE_MPS,
         sense_logit=_HEADING_GAIN * agreement.abs(),
         label=found.label,
-        heat=heat.gather(2, found.label[..., None])[..., 0].sigmoid(),
+        prior=heat.gather(2, found.label[..., None])[..., 0].sigmoid(),
         class_logits=heat,
         attribute_logits=attributes,
         quality_logit=torch.zeros_like(yaw),

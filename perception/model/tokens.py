@@ -194,7 +194,7 @@ class MemoryTokens(nn.Module):
         velocity = objects.to_box(gathered(memory.velocity, near.indices))
         turn = gathered(memory.yaw, near.indices) - objects.yaw[..., None]
         sense = turn.cos() * gathered(memory.sense_logit, near.indices).clamp(max=4.0) / 4.0
-        score = gathered(memory.heat, near.indices)
+        score = gathered(memory.prior, near.indices)
         elapsed = elapsed_s[:, None, None].expand_as(score)
         described = [gathered(memory.features, near.indices), velocity / 5.0]
         described.append(torch.stack([sense, score, elapsed], dim=-1))

@@ -1,4 +1,4 @@
-"""Optimisation: parameter groups, learning-rate schedule, weight averaging, precision."""
+"""Optimisation: parameter groups, learning-rate schedule, weight averaging."""
 
 from __future__ import annotations
 
@@ -54,11 +54,3 @@ class Ema:
         for name, tensor in model.state_dict().items():
             if name not in parameters:
                 self.state[name].copy_(tensor)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device supports bfloat16 natively; emulation is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
-    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

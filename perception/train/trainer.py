@@ -28,7 +28,7 @@ from perception.config import Config
 from perception.data.astyx import Astyx
 from perception.data.opening import open_source
 from perception.data.sources import FrameSource
-from perception.device import is_out_of_memory
+from perception.device import has_bfloat16, is_out_of_memory
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.grid import BEVGrid
@@ -43,7 +43,7 @@ from perception.train.journal import Journal, Window
 from perception.train.labels import LabelError, check_labels, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
-from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_groups
+from perception.train.optim import Ema, one_cycle, parameter_groups
 from perception.train.processes import any_process, of_all_processes, of_first_process, process_group, stop_signals
 
 LOG_EVERY_STEPS = 20

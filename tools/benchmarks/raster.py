@@ -19,6 +19,7 @@ from perception.batch import Batch, InputSpec, PointBatch, collate
 from perception.config import Config
 from perception.data.opening import open_source
 from perception.data.sources import FrameSource
+from perception.device import has_bfloat16
 from perception.eval.evaluate import evaluate_subsets
 from perception.grid import BEVGrid
 from perception.model.head import CenterHead, CenterMaps
@@ -26,7 +27,7 @@ from perception.model.layers import ConvBlock
 from perception.sample import Detections, Frame
 from perception.train.batches import Schedule, TrainingData
 from perception.train.losses import CenterLoss
-from perception.train.optim import Ema, has_bfloat16, one_cycle, parameter_groups
+from perception.train.optim import Ema, one_cycle, parameter_groups
 
 SLICES = 8  # of height
 CHANNELS = SLICES + 3
