@@ -18,6 +18,7 @@ from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
+from perception.lock import InUseError, locked
 from perception.sample import Detections
 from perception.sim import Settings, SimulationError, simulate
 from perception.sim.camera import Camera
@@ -150,6 +151,12 @@ def test_a_broken_note_of_a_scene(drives, tmp_path, content):
     (tmp_path / ".simulation" / "sim-0001.json").write_text(content)
     with pytest.raises(SimulationError, match=r"sim-0001\.json: .* expected"):
         simulate(tmp_path, 2, 1.0, 3, image_size=TINY, weather=("day", "fog"), workers=1)
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    with locked(tmp_path / "sim"), pytest.raises(InUseError, match=r"sim: another run is writing to it"):
+        simulate(tmp_path / "sim", 1, 1.0, 3, image_size=TINY, workers=1)
+    assert not (tmp_path / "sim").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

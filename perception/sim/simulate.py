@@ -24,6 +24,7 @@ from typing import Any
 from perception.data.nuscenes_constants import KEYFRAME_HZ
 from perception.errors import PerceptionError
 from perception.files import ResultsError, make_folder, writing
+from perception.lock import locked
 from perception.sim import tables
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
@@ -124,16 +125,20 @@ def simulate(
 
     Raises:
         SimulationError: settings out of range, or a folder that cannot be used.
+        InUseError: another run is writing to the folder.
     """
     settings, root = Settings(scenes, seconds, seed, **options), Path(out)
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise SimulationError(f"workers: at least 1 expected, found {workers}")
+    if root.exists() and not root.is_dir():
+        raise SimulationError(f"{root}: a folder expected, found a file")
     try:
-        _prepare(root, settings, overwrite)
-        missing = [index for index in range(settings.scenes) if not _notes(root, index).exists()]
-        _run_scenes(settings, missing, root, min(workers, max(len(missing), 1)), progress)
-        _merge(root, settings)
+        with locked(root):
+            _prepare(root, settings, overwrite)
+            missing = [index for index in range(settings.scenes) if not _notes(root, index).exists()]
+            _run_scenes(settings, missing, root, min(workers, max(len(missing), 1)), progress)
+            _merge(root, settings)
     except BrokenProcessPool as error:
         raise SimulationError(
             f"{root}: a worker process was killed, probably for want of memory; use fewer workers"
@@ -153,9 +158,7 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
     """Check the output folder, remove or continue what is in it, and write the settings."""
     note = root / _NOTES / "settings.json"
     wanted = json.loads(json.dumps({**asdict(replace(settings, scenes=1)), "revision": _REVISION}))
-    if root.exists() and not root.is_dir():
-        raise SimulationError(f"{root}: a folder expected, found a file")
-    if root.exists() and any(root.iterdir()):
+    if any(root.iterdir()):
         if not note.exists():
             raise SimulationError(f"{root}: an empty folder or an earlier simulation expected, found other files")
         found = _read_json(note)
