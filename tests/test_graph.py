@@ -1,5 +1,6 @@
 """From encoded features to objects as one exported graph, for every set of sensors, with memory."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -8,8 +9,12 @@ from test_decoder import DECODER
 from test_model import make_frame, small_config
 from torch import nn
 
+import perception
+from perception.data.opening import open_source
 from perception.model.build import build
 from perception.model.graph import ObjectGraph, graph_inputs
+from perception.model.objects import Objects
+from perception.sim import simulate
 
 SETS = [s for n in (1, 2, 3) for s in itertools.combinations(range(3), n)]
 
@@ -63,20 +68,55 @@ def test_without_a_memory_nothing_is_remembered(example):
     same({name: value[:, :20] for name, value in forgotten.items()}, without)
 
 
-def test_onnxruntime_computes_the_same(example, tmp_path):
-    """Opset 20, standard operators only."""
+def in_onnxruntime(graph: ObjectGraph, arguments: tuple, path):
+    """``arguments`` -> Objects by field, after exporting with opset 20 and standard operators only."""
     pytest.importorskip("onnxscript")
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    torch.onnx.export(graph, arguments, path, dynamo=True, opset_version=20)
+    assert {node.domain for node in onnx.load(path).graph.node} <= {"", "ai.onnx"}
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(encoded, valid, memory, elapsed_s):
+        inputs = [value for parts in encoded.values() for value in parts.values()]
+        used = [*inputs, valid, *memory.values(), *([elapsed_s] if memory else [])]
+        feeds = {slot.name: tensor.numpy() for slot, tensor in zip(session.get_inputs(), used, strict=True)}
+        names = [field.name for field in dataclasses.fields(Objects)]
+        return {name: torch.from_numpy(value) for name, value in zip(names, session.run(None, feeds), strict=True)}
+
+    return run
+
+
+def test_onnxruntime_computes_the_same(example, tmp_path):
     model, encoded, memory, elapsed_s = example
     graph = ObjectGraph(model).eval()
-    arguments = (encoded, masks()[-1], memory, elapsed_s)
-    torch.onnx.export(graph, arguments, tmp_path / "graph.onnx", dynamo=True, opset_version=20)
-    assert {node.domain for node in onnx.load(tmp_path / "graph.onnx").graph.node} <= {"", "ai.onnx"}
-    session = runtime.InferenceSession(str(tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"])
-    inputs = [value for parts in encoded.values() for value in parts.values()]
+    run = in_onnxruntime(graph, (encoded, masks()[-1], memory, elapsed_s), tmp_path / "graph.onnx")
     for valid in masks():
-        tensors = [*inputs, valid, *memory.values(), elapsed_s]
-        feeds = {slot.name: tensor.numpy() for slot, tensor in zip(session.get_inputs(), tensors, strict=True)}
-        found = {name: torch.from_numpy(value) for name, value in zip(memory, session.run(None, feeds), strict=True)}
         with torch.no_grad():
-            same(found, graph(encoded, valid, memory, elapsed_s))
+            same(run(encoded, valid, memory, elapsed_s), graph(encoded, valid, memory, elapsed_s))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_onnxruntime_finds_what_the_shipped_detector_finds(tmp_path):
+    """In twenty frames of a simulated drive, each with all sensors and with one of the smaller sets."""
+    model = perception.load("sim").eval()
+    source = open_source(simulate(tmp_path / "drive", 1, 10.0, seed=3001), model.config)
+    inputs = [graph_inputs(model.encode(model.prepare([source[i]]))) for i in range(20)]
+    most = max(parts["radar"]["points"].shape[1] for parts in inputs)
+    for parts in inputs:  # a graph has one number of points
+        for name in ("points", "point_valid"):
+            value = parts["radar"][name]
+            longer = value.new_zeros(1, most, *value.shape[2:])
+            longer[:, : value.shape[1]] = value
+            parts["radar"][name] = longer
+    graph, elapsed_s = ObjectGraph(model).eval(), torch.zeros(1)
+    run = in_onnxruntime(graph, (inputs[0], masks()[-1], {}, elapsed_s), tmp_path / "graph.onnx")
+    for number, encoded in enumerate(inputs):
+        for valid in (masks()[-1], masks()[number % 6]):
+            found = Objects(**run(encoded, valid, {}, elapsed_s))
+            expected = Objects(**graph(encoded, valid, {}, elapsed_s))
+            assert expected.valid.any() and torch.equal(found.valid, expected.valid)
+            torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+            for name in ("center", "size", "velocity"):
+                ours, theirs = getattr(found, name)[expected.valid], getattr(expected, name)[expected.valid]
+                torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)

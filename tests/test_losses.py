@@ -60,7 +60,7 @@ def make_prediction(samples=1, heat=None, box=None, attribute=None, depth=None, 
     box = torch.zeros(samples, 12, 8, 8) if box is None else box
     attribute = torch.zeros(samples, 8, 8, 8) if attribute is None else attribute
     depth = {} if depth is None else {"camera": depth}
-    return Prediction({"boxes": CenterMaps(heat, box, attribute)}, depth, registered, torch.zeros(samples, 2))
+    return Prediction({"boxes": CenterMaps(heat, box, attribute)}, depth, registered, torch.ones(samples, 3) > 0)
 
 
 def term(name: str, prediction: Prediction, batch: Batch, **train) -> float:

@@ -142,7 +142,7 @@ class DecoderLayer(nn.Module):
     def _refined(self, x: torch.Tensor, before: Objects, tokens: Mapping[str, Tokens]) -> Refined:
         parts = self.heads(x).float().split(self.widths, dim=-1)
         shift, log_size, axis, sense, velocity, prior, classes, quality, attributes = parts
-        axis = axis + axis.new_tensor([0.0, 1.0])
+        axis = torch.stack([axis[..., 0], axis[..., 1] + 1.0], dim=-1)
         velocity = before.to_box(before.velocity) + 5.0 * velocity
         velocity = self._measured(x, velocity, prior, before, tokens)
         sense = before.sense_logit + sense[..., 0] + self.sense_of_motion * velocity[..., 0].clamp(-5, 5)
@@ -187,7 +187,8 @@ class DecoderLayer(nn.Module):
             speed.append((beam * velocities).sum(dim=-1))
             weight.append(2 * trust * inside)
         # Objects move along their axis: across it, what the network says counts for more.
-        strength = (prior.clamp(-5, 5) + prior.new_tensor([-1.5, 1.0])).exp()
+        along, across = prior.clamp(-5, 5).unbind(dim=-1)
+        strength = torch.stack([along - 1.5, across + 1.0], dim=-1).exp()
         return solve_velocity(
             torch.cat(direction, dim=2), torch.cat(speed, dim=2), torch.cat(weight, dim=2), velocity, strength
         )

@@ -43,14 +43,14 @@ class Prediction:
     depth: depth logits [B, N, D, h, w] by sensor, for encoders that predict depth.
     image_heat: logits [B, N, K, h, w] by sensor, in training, for encoders that find objects in images.
     registered: how the sensors were aligned, see :class:`perception.model.fusion.Fused`.
-    calibration: [B, 2] slope and offset of the score logits, for the set of sensors of each sample.
+    sensor_valid: bool [B, S], of which sensors there were features.
     refined: the objects after each layer of the decoder; none without one.
     """
 
     outputs: dict[str, Any]
     depth: dict[str, torch.Tensor]
     registered: Registered | None
-    calibration: torch.Tensor
+    sensor_valid: torch.Tensor
     image_heat: dict[str, torch.Tensor] = field(default_factory=dict)
     refined: list[Refined] = field(default_factory=list)
 
@@ -125,18 +125,16 @@ class Detector(nn.Module):
         """Fuse the output of :meth:`encode`, run the heads and refine their objects; memory: see :meth:`Memory.at`.
 
         Raises:
-            PerceptionError: a sample has no sensor with encoded features.
+            PerceptionError: no sensor with encoded features.
         """
         if not encoded:
             raise PerceptionError(f"at least one of {', '.join(self.sensors)} was expected, found none")
-        has_features = torch.tensor([name in encoded for name in self.sensors], device=sensor_valid.device)
-        sensor_valid = sensor_valid & has_features
-        if not bool(sensor_valid.any(dim=1).all()):
-            raise PerceptionError("some sample has no sensor of which an encoder made features")
+        present = [name in encoded for name in self.sensors]
+        sensor_valid = torch.stack([valid & has for valid, has in zip(sensor_valid.unbind(dim=1), present)], dim=1)
         registered, outputs, refined = self.understand(encoded, sensor_valid, memory)
         depth = {name: value.depth for name, value in encoded.items() if value.depth is not None}
         heat = {name: value.image_heat for name, value in encoded.items() if value.image_heat is not None}
-        return Prediction(outputs, depth, registered, self.calibration(sensor_valid), heat, refined)
+        return Prediction(outputs, depth, registered, sensor_valid, heat, refined)
 
     def understand(
         self,
@@ -177,6 +175,13 @@ class Detector(nn.Module):
         return collate(frames, self.inputs).to(next(self.parameters()).device)
 
     def decode(self, prediction: Prediction) -> list[Detections]:
+        """Detections of each sample, highest score first.
+
+        Raises:
+            PerceptionError: a sample of whose sensors no encoder made features, or an output that is not finite.
+        """
+        if not prediction.sensor_valid.any(dim=1).all():
+            raise PerceptionError("some sample has no sensor of which an encoder made features")
         head: Any = self.heads["boxes"]
         if self.decoder is None:
             found = head.decode(prediction.outputs["boxes"])
@@ -185,7 +190,7 @@ class Detector(nn.Module):
         # Scores are calibrated after boxes are selected, so that the selection does not depend on the calibration.
         return [
             replace(detections, scores=expit(slope * logit(detections.scores) + offset))
-            for detections, (slope, offset) in zip(found, prediction.calibration.tolist())
+            for detections, (slope, offset) in zip(found, self.calibration(prediction.sensor_valid).tolist())
         ]
 
     @torch.inference_mode()

@@ -50,7 +50,8 @@ class Memory(Tensors):
         distance = motion[:, :3, 3].norm(dim=1)
         same = [a == b for a, b in zip(moment.scenes, self.moment.scenes, strict=True)]
         known = (elapsed_s > 0) & (elapsed_s < _LONGEST_S) & (distance < _FASTEST_MPS * elapsed_s.clamp(min=0) + 1)
-        known &= torch.tensor(same, device=known.device)
+        if not all(same):
+            known &= torch.tensor(same, device=known.device)
         motion, elapsed = motion.float(), elapsed_s.float().clamp(0, _LONGEST_S)
         turn = torch.atan2(motion[:, 1, 0], motion[:, 0, 0])[:, None]
         shift = torch.cat(

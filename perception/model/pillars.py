@@ -56,7 +56,7 @@ class PillarEncoder(nn.Module):
         """Points [M, C] -> features [K, C + 6] of the points inside pillars, in voxel order."""
         points = points.index_select(0, voxels.order)
         mean = segment_mean(points, voxels)[:, :3]
-        centre = voxels.coordinates()[:, [3, 2]] + 0.5
+        centre = voxels.coordinates()[:, 2:4].flip(1) + 0.5
         count = voxels.count.to(points.dtype).log()[:, None]
         pillar = torch.cat([mean, centre, count], dim=1).index_select(0, voxels.voxel)
         from_mean = (points[:, :3] - pillar[:, :3]) / self.grid.cell_size_m

@@ -109,7 +109,8 @@ class ViewTokens(nn.Module):
         depth = pixel[..., 2]
         height, width = views.size
         # Pixel centres lie at integers; grid_sample's borders at -1 and 1 are half a pixel outside of the outer ones.
-        uv = (pixel[..., :2] / depth[..., None].clamp(min=_NEAR_M) + 0.5) * 2 / pixel.new_tensor([width, height]) - 1
+        u, v = (pixel[..., :2] / depth[..., None].clamp(min=_NEAR_M) + 0.5).unbind(dim=-1)
+        uv = torch.stack([u * 2 / width - 1, v * 2 / height - 1], dim=-1)
         seen = (depth > _NEAR_M) & (uv.abs() < 1).all(dim=-1) & views.valid[:, :, None, None]  # [B, N, Q, P]
         best = seen.sum(dim=3).transpose(1, 2).topk(min(_CAMERAS, seen.shape[1]), dim=2).indices  # [B, Q, n]
         uv, valid = _of_cameras(uv, best), _of_cameras(seen[..., None], best)[..., 0].flatten(2)

@@ -57,8 +57,8 @@ def describe_cameras(
     turns the world.
     """
     height, width = image_size
-    focal = intrinsics[:, [0, 1], [0, 1]] / _FOCAL_PX
-    principal = intrinsics[:, :2, 2] / intrinsics.new_tensor([width, height]) - 0.5
+    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], dim=1) / _FOCAL_PX
+    principal = torch.stack([intrinsics[:, 0, 2] / width, intrinsics[:, 1, 2] / height], dim=1) - 0.5
     return torch.cat([focal, principal, ego_SE3_camera[:, 2, :3], ego_SE3_camera[:, 2, 3:] / _HEIGHT_M], dim=1)
 
 
@@ -105,8 +105,11 @@ class LiftSplat(nn.Module):
         logits = self.depth(flat, describe_cameras(intrinsics.flatten(0, 1), ego_SE3_camera.flatten(0, 1), image_size))
         probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, self.bins)
         context = self.context(flat).float().permute(0, 2, 3, 1).reshape(-1, channels)
-        calibration = (intrinsics, ego_SE3_camera, camera_valid, torch.tensor([height, width]))
-        index = self.indices.get(calibration, lambda: self._index(*calibration[:3], height, width))
+        cameras_at = (intrinsics, ego_SE3_camera, camera_valid)
+        if features.is_cuda:  # which would have to be waited for to know whether the cameras are where they were
+            index = self._index(*cameras_at, height, width)
+        else:
+            index = self.indices.get(cameras_at, (height, width), lambda: self._index(*cameras_at, height, width))
         bev = bev_pool(context, probability, index)
         bev = bev.view(batch, *self.grid.shape, channels).permute(0, 3, 1, 2)
         return self.refine(bev), logits.view(batch, cameras, self.bins, height, width)
