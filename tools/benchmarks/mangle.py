@@ -56,6 +56,8 @@ def mangled(logs: Sequence[Path], count: int, seed: int = 0, kind: str = "bytes"
     with tempfile.TemporaryDirectory() as folder:
         copies = [_copy(log, Path(folder) / str(i)) for i, log in enumerate(logs)]
         copies = [log for log in copies if _victims(log, kind)]
+        for log in copies:
+            read(log)  # compiles the kernels where they are not kept, which takes seconds and is no input's fault
         for number in tqdm(range(count), desc="mangled", unit="log"):
             log = copies[number % len(copies)]
             rng = keyed_rng(seed, number)
