@@ -68,10 +68,10 @@ def test_a_file_of_something_else_is_named(tmp_path):
 def test_the_stages_of_a_frame(monkeypatch):
     """Each part has its own parameters, and together they are those of the detector."""
     monkeypatch.setattr(model, "_limits", lambda: (1e9, 1e9))
-    detector = build(small_config()).eval()
+    detector = build(small_config("decoder.kind=attention")).eval()
     rows = {row["stage"]: row for row in model.stages(detector, make_frame(), repeats=1)}
     assert list(rows) == [
-        *("prepare", "camera", "view transform", "radar", "lidar", "fusion", "trunk", "head", "decode", "all"),
+        *("prepare", "camera", "view transform", "radar", "lidar", "fusion", "trunk", "head", "decoder", "decode", "all"),
     ]
     count = {name: row["parameters"] for name, row in rows.items()}
     assert count["all"] == sum(parameter.numel() for parameter in detector.parameters())

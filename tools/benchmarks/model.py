@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import compare, timed
+from perception.batch import Batch
 from perception.config import CameraConfig, Config, FusionConfig
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.build import build
-from perception.model.detector import Detector
+from perception.model.detector import Detector, Prediction
 from perception.model.fusion import build_fusion
 from perception.ops.bev_pool import bev_pool, pool_index
 from perception.sample import CameraImage, Frame, LidarCloud, RadarCloud
@@ -187,6 +188,7 @@ def stages(detector: Detector, frame: Frame, repeats: int = 9) -> list[dict]:
             ("fusion", detector.fusion, lambda: detector.fusion(features, batch.sensor_valid), every),
             ("trunk", detector.trunk, lambda: detector.trunk(fused), [fused, trunk]),
             ("head", head, lambda: head(trunk), [trunk, maps.heat_logits, maps.box]),
+            ("decoder", detector.decoder, lambda: _objects(detector, prediction, trunk, encoded, batch), every),
             ("decode", None, lambda: detector.decode(prediction), [maps.heat_logits]),
             ("all", detector, lambda: detector.detect(frame), [images, cloud.points]),
         ]
@@ -203,6 +205,12 @@ def stages(detector: Detector, frame: Frame, repeats: int = 9) -> list[dict]:
             cost = {"parameters": weights, "gflop": flops / 1e9, "mb": moved / 1e6, "ms": 1000 * taken}
             rows.append({"stage": name, **cost, "roofline": floor / taken})
     return rows
+
+
+def _objects(detector: Detector, prediction: Prediction, trunk: torch.Tensor, encoded: dict, batch: Batch) -> None:
+    if detector.decoder is not None:
+        motion = None if prediction.registered is None else prediction.registered.motion
+        detector.decoder(prediction.outputs["boxes"], trunk, encoded, batch.sensor_valid, motion, None)
 
 
 def _limits(size: int = 2048) -> tuple[float, float]:
