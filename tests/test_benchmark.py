@@ -70,9 +70,8 @@ def test_the_stages_of_a_frame(monkeypatch):
     monkeypatch.setattr(model, "_limits", lambda: (1e9, 1e9))
     detector = build(small_config("decoder.kind=attention")).eval()
     rows = {row["stage"]: row for row in model.stages(detector, make_frame(), repeats=1)}
-    assert list(rows) == [
-        *("prepare", "camera", "view transform", "radar", "lidar", "fusion", "trunk", "head", "decoder", "decode", "all"),
-    ]
+    sensors, rest = ("camera", "view transform", "radar", "lidar"), ("fusion", "trunk", "head", "decoder", "decode")
+    assert list(rows) == ["prepare", *sensors, *rest, "all"]
     count = {name: row["parameters"] for name, row in rows.items()}
     assert count["all"] == sum(parameter.numel() for parameter in detector.parameters())
     assert count["all"] == sum(number for name, number in count.items() if name != "all")
