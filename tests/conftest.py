@@ -3,9 +3,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a busy machine
 
 import logging
+import signal
 from pathlib import Path
 
 import pytest
+
+from perception.signals import STOP_SIGNALS
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +19,19 @@ def log_levels():
     yield
     for logger, level in zip(loggers, before):
         logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """A command handles signals for the rest of its process.
+
+    A forked worker that inherits the handlers can outlive ``Pool.terminate``: a signal that comes just before it waits
+    for a lock is noted in Python, and does not wake it.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
