@@ -6,6 +6,7 @@ import sqlite3
 import struct
 import sys
 import tracemalloc
+from contextlib import closing
 
 import pytest
 
@@ -106,6 +107,36 @@ def test_records_are_counted_against_the_bytes_of_the_file(tmp_path):
         McapFile(path, Limits(small_records=100))
     file = McapFile(path, Limits(chunk_records=3_000))
     assert len(list(file.messages())) == 3_000 and "it has more than 3000 records" in file.damage[0]
+
+
+def test_messages_outside_of_chunks_are_counted_against_the_bytes_of_the_file(tmp_path):
+    """10,000 of 39 bytes: with a limit of 9,700 a file of 390 kB may have 378 more, of 9,300, 362 more."""
+    path = write_mcap(tmp_path, message(1) * 10_000)
+    assert McapFile(path, Limits(messages=9_700)).counts == {1: 10_000}
+    expected = r"at most 96\d\d messages outside of chunks were expected, found 96\d\d; --limits raises"
+    with pytest.raises(LimitError, match=expected):
+        read(path, messages=9_300)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_messages_of_a_bag_are_counted_against_its_bytes(tmp_path, cut):
+    """As whole, through SQLite, and without its last page, page by page."""
+    path = tmp_path / "drive.db3"
+    with closing(sqlite3.connect(path)) as bag:
+        bag.execute(
+            "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT, qos TEXT)"
+        )
+        bag.execute("CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)")
+        bag.execute("INSERT INTO topics VALUES(1, '/tf', ?, 'cdr', '')", (TF,))
+        rows = ((1, i, EMPTY_TF) for i in range(5000))
+        bag.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)", rows)
+        bag.commit()
+    if cut:
+        os.truncate(path, path.stat().st_size - 1)
+    with closing(SqliteReader(path, Limits(messages=5000))) as reader:
+        assert reader.topics["/tf"].count in (range(4850, 5000) if cut else [5000])
+    with pytest.raises(LimitError, match=r"at most 40\d\d messages were expected, found 40\d\d; --limits raises it"):
+        read(path, messages=4000)
 
 
 def test_records_of_unknown_types_are_passed_over_up_to_a_limit(tmp_path):

@@ -24,6 +24,7 @@ class Limits:
     held: of messages that are read before their turn, because chunks overlap in time.
     topics: how many of them, and as many types.  name: of a topic or a type.  definition: of a type.
     undecodable: messages of a topic in a row that cannot be decoded, after which it is given up.
+    messages: of an ROS 2 bag, or outside of the chunks of an MCAP file: so many, and as many more for each 10 MB of it.
     small_records: so many of an MCAP file, and one more for each of its bytes.  chunk_records: of one chunk.
     """
 
@@ -35,6 +36,7 @@ class Limits:
     name: int = 4096
     definition: int = 16 << 20
     undecodable: int = 10_000
+    messages: int = 100_000
     small_records: int = 100_000
     chunk_records: int = 1_000_000
 
@@ -44,6 +46,10 @@ class Limits:
     def inflated(self, stored: int) -> int:
         """Bytes that ``stored`` bytes may decompress to."""
         return self.inflation * stored + self.inflation_slack
+
+    def messages_of(self, stored: int) -> int:
+        """Messages that a file of ``stored`` bytes may have where each is found by itself."""
+        return self.messages + self.messages * stored // 10_000_000
 
     def budget(self, path: Path, what: str, stored: int) -> Budget:
         """For what a file of ``stored`` bytes decompresses to."""

@@ -85,6 +85,7 @@ class McapFile:
         self.stopped: str | None = None
         self._damage: dict[object, str] = {}
         self._segments: list[_Segment] = []
+        self._loose = 0  # messages outside of chunks
         try:
             if self.path.exists() and not self.path.is_file():  # which might never end, or never begin
                 raise LogError(f"{self.path}: an MCAP file was expected, found a folder, device or pipe")
@@ -164,7 +165,7 @@ class McapFile:
         return True
 
     def _survey_by_records(self, file: BinaryIO, finished: bool) -> None:
-        self._segments, self.counts = [], Counter()
+        self._segments, self.counts, self._loose = [], Counter(), 0
         cut = self._walk(file, len(MAGIC), self.size)
         if self._segments:
             self.start_ns = min(segment.start_ns for segment in self._segments)
@@ -189,6 +190,7 @@ class McapFile:
         """
         position, run, run_channels = begin, None, set[int]()
         work, unknown = Work(self.path, self.size, self.limits), 0
+        most = self.limits.messages_of(self.size)
         while position < end:
             file.seek(position)
             head = file.read(RECORD.size + MESSAGE_HEAD.size)
@@ -219,6 +221,9 @@ class McapFile:
                 run.start_ns, run.end_ns = min(run.start_ns, log_time_ns), max(run.end_ns, log_time_ns)
                 run_channels.add(channel)
                 self.counts[channel] += 1
+                self._loose += 1
+                if self._loose > most:
+                    check_limit(self.path, "messages outside of chunks", self._loose, most)
             elif opcode == MESSAGE:
                 self._note(f"the message at byte {position} is left out: it has {length} bytes")
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= self.limits.record:

@@ -123,8 +123,14 @@ class SqliteReader:
                 return database
             except _DAMAGED as error:
                 reason = str(error)
+            except LimitError:
+                pages.close()
+                raise
         try:
-            tables = _Salvage(pages, self._limits)
+            tables = _Salvage(self.path, pages, self._limits)
+        except LimitError:
+            pages.close()
+            raise
         except (OSError, ValueError) as error:
             pages.close()
             raise LogError(f"{self.path}: an unchanging file was expected, found it shrinking: {error}") from None
@@ -179,7 +185,7 @@ class _Database:
     """
 
     def __init__(self, path: Path, mode: str, limits: Limits) -> None:
-        self._limits, self.file_bytes = limits, path.stat().st_size
+        self._path, self._limits, self.file_bytes = path, limits, path.stat().st_size
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, check_same_thread=False)
         self._connection.text_factory = lambda raw: raw.decode(errors="replace")
         try:
@@ -210,11 +216,13 @@ class _Database:
             self.definitions = {name: (str(encoding), str(text)) for name, encoding, text in rows}
         self._limit_values(_NO_LIMIT)  # data are not looked at yet
         # Not by the file's own index of times: one tree less that may be damaged.
+        most = self._limits.messages_of(self.file_bytes)
         rows = ask(
             "SELECT timestamp, rowid, topic_id, 0 FROM messages NOT INDEXED"
-            " WHERE typeof(timestamp) = 'integer' AND typeof(topic_id) = 'integer'"
+            f" WHERE typeof(timestamp) = 'integer' AND typeof(topic_id) = 'integer' LIMIT {most + 1}"
         )
         self.index = np.fromiter(rows, _INDEX)
+        check_limit(self._path, "messages", len(self.index), most)
         self._limit_values(self._limits.record)
         ask(_DATA, (0,))  # fails now, not once a message, if the column is not there
 
@@ -258,13 +266,13 @@ class _Salvage:
     broken: rows that could not be read.
     """
 
-    def __init__(self, pages: Pages, limits: Limits) -> None:
+    def __init__(self, path: Path, pages: Pages, limits: Limits) -> None:
         self._pages, self._limits, self.file_bytes = pages, limits, pages.file_bytes
         self._read_bytes = 0  # of topics and definitions
         self.definitions: dict[str, tuple[str, str]] = {}
         self.cut = 0
         self._topics: dict[int, tuple[int, str, str, str]] = {}
-        entries, unread = [], 0
+        entries, unread, most = [], 0, limits.messages_of(pages.file_bytes)
         for row in pages.rows():
             try:
                 entry = self._read(row)
@@ -273,6 +281,7 @@ class _Salvage:
                 continue
             if entry is not None:
                 entries.append(entry)
+                check_limit(path, "messages", len(entries), most)
         self.topics = [self._topics[key] for key in sorted(self._topics)]
         self.broken = pages.broken + unread
         index = np.array(entries, dtype=_INDEX)
@@ -280,9 +289,9 @@ class _Salvage:
         self._drop_cut_messages()
 
     def _read(self, row: Row) -> tuple[int, int, int, int] | None:
-        types, _ = serial_types(row.head)
+        header = types, _ = serial_types(row.head)
         if len(types) == 4 and types[0] == 0 and types[3] >= 12 and types[3] % 2 == 0:
-            _, topic_id, timestamp_ns = columns(row.head, 3)
+            _, topic_id, timestamp_ns = columns(row.head, 3, header)
             if isinstance(timestamp_ns, int) and isinstance(topic_id, int):
                 return timestamp_ns, row.rowid, topic_id, row.place
         elif len(types) in (4, 5, 6) and types[0] == 0 and all(serial >= 13 and serial % 2 for serial in types[1:]):

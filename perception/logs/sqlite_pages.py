@@ -159,13 +159,17 @@ def serial_types(record: bytes) -> tuple[list[int], int]:
     return types, end
 
 
-def columns(record: bytes, count: int | None = None) -> list[int | float | str | bytes | None]:
+def columns(
+    record: bytes, count: int | None = None, header: tuple[list[int], int] | None = None
+) -> list[int | float | str | bytes | None]:
     """The first ``count`` values of a record, all by default.
+
+    header: its :func:`serial_types`, if they are known.
 
     Raises:
         ValueError: damaged, or shorter than its header says.
     """
-    types, at = serial_types(record)
+    types, at = header or serial_types(record)
     values: list[int | float | str | bytes | None] = []
     for serial in types[:count]:
         if serial in _CONSTANTS:
@@ -185,6 +189,8 @@ def columns(record: bytes, count: int | None = None) -> list[int | float | str |
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """Up to nine bytes, of which the ninth gives all its bits; and where it ends."""
+    if 0 <= at < len(data) and data[at] < 0x80:  # most are of one byte
+        return data[at], at + 1
     value = 0
     for index in range(9):
         if not 0 <= at < len(data):
