@@ -121,16 +121,7 @@ def test_messages_outside_of_chunks_are_counted_against_the_bytes_of_the_file(tm
 @pytest.mark.parametrize("cut", [False, True])
 def test_messages_of_a_bag_are_counted_against_its_bytes(tmp_path, cut):
     """As whole, through SQLite, and without its last page, page by page."""
-    path = tmp_path / "drive.db3"
-    with closing(sqlite3.connect(path)) as bag:
-        bag.execute(
-            "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT, qos TEXT)"
-        )
-        bag.execute("CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)")
-        bag.execute("INSERT INTO topics VALUES(1, '/tf', ?, 'cdr', '')", (TF,))
-        rows = ((1, i, EMPTY_TF) for i in range(5000))
-        bag.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)", rows)
-        bag.commit()
+    path = write_bag(tmp_path, *(insert(i, EMPTY_TF) for i in range(5000)))
     if cut:
         os.truncate(path, path.stat().st_size - 1)
     with closing(SqliteReader(path, Limits(messages=5000))) as reader:

@@ -13,7 +13,7 @@ from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_typestore
 
-from perception.logs.limits import Limits
+from perception.logs.limits import LimitError, Limits
 from perception.logs.log import open_log
 from perception.logs.mcap_log import McapReader
 from perception.logs.messages import Calibration, Cloud, Image, LogError, Transform
@@ -172,6 +172,25 @@ def test_a_message_that_is_none_is_left_out_or_an_error(tmp_path):
     assert list(reader.messages()) == [] and "/points at" in reader.damage[0] and "/points" in reader.failed
     with pytest.raises(LogError, match=r"drive\.bag: /points at .* ns: a sensor_msgs/msg/PointCloud2 was expected"):
         list(reader.messages(strict=True))
+
+
+def test_a_topic_of_which_nothing_can_be_decoded_is_given_up(tmp_path):
+    """After two in a row; the cloud that comes third is not seen any more, unless one came between them."""
+    whole = STORE.serialize_ros1(cloud(), "sensor_msgs/msg/PointCloud2")
+    for data, decoded in (([b"", b"", whole], 0), ([b"", whole, b"", whole], 2)):
+        path = tmp_path / f"{decoded}.bag"
+        with Writer(path) as writer:
+            connection = writer.add_connection("/points", "sensor_msgs/msg/PointCloud2", typestore=STORE)
+            for i, each in enumerate(data):
+                writer.write(connection, STAMP_NS + i, each)
+        assert len(list(Ros1Reader(path, Limits(undecodable=2)).messages())) == decoded
+
+
+def test_messages_are_counted_against_the_bytes_of_the_file(tmp_path):
+    path = write(tmp_path / "drive.bag")
+    Ros1Reader(path, Limits(messages=5)).close()
+    with pytest.raises(LimitError, match=r"drive\.bag: at most 4 messages were expected, found 5; --limits raises it"):
+        Ros1Reader(path, Limits(messages=4))
 
 
 @pytest.mark.parametrize(

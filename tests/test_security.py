@@ -27,6 +27,7 @@ def test_the_limits_that_are_documented_are_those_that_hold():
         f"{DEFAULT.name:,} characters",
         f"{DEFAULT.definition // MIB} MiB",
         f"{DEFAULT.undecodable:,}",
+        f"{DEFAULT.messages:,}, and as many more for each 10 MB of it",
         f"one for each of its bytes and {DEFAULT.small_records:,}",
         f"{DEFAULT.chunk_records:,}",
         f"{image_files.MOST_PIXELS:,}",

@@ -24,7 +24,7 @@ class Limits:
     held: of messages that are read before their turn, because chunks overlap in time.
     topics: how many of them, and as many types.  name: of a topic or a type.  definition: of a type.
     undecodable: messages of a topic in a row that cannot be decoded, after which it is given up.
-    messages: of an ROS 2 bag, or outside of the chunks of an MCAP file: so many, and as many more for each 10 MB of it.
+    messages: of a bag, or outside of the chunks of an MCAP file: so many, and as many more for each 10 MB of it.
     small_records: so many of an MCAP file, and one more for each of its bytes.  chunk_records: of one chunk.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perception.errors import PerceptionError, missing_extra
 from perception.logs.failures import Failures
-from perception.logs.limits import DEFAULT, FACTOR, Limits
+from perception.logs.limits import DEFAULT, FACTOR, Limits, check_limit
 from perception.logs.messages import Decode, LogError, Message, Topic, merged
 from perception.logs.ros_messages import as_static, decoder, is_static
 
@@ -35,6 +35,7 @@ class Ros1Reader:
         self.path = Path(path)
         self.stopped: str | None = None
         self.topics: dict[str, Topic] = {}
+        self._undecodable = limits.undecodable
         self._damaged = (*_DAMAGED, ReaderError)
         self._decoders: dict[int, Decode] = {}
         self._failures: dict[str, Failures] = {}
@@ -49,6 +50,12 @@ class Ros1Reader:
             hint = "; rosbag reindex makes one" if "not indexed" in str(error) else ""
             reason = str(error).rstrip(".")
             raise LogError(f"{self.path}: a ROS 1 bag with an index was expected, found: {reason}{hint}") from None
+        try:
+            most = limits.messages_of(self.path.stat().st_size)
+            check_limit(self.path, "messages", self._bag.message_count, most)
+        except BaseException:
+            self.close()
+            raise
         for connection in self._bag.connections:
             self._add(connection)
 
@@ -80,6 +87,9 @@ class Ros1Reader:
                 after = "at its beginning" if log_time_ns is None else f"after {log_time_ns} ns"
                 self.stopped = f"{after}: a whole chunk was expected, found a damaged one: {error}"
                 return
+            failures = self._failures.get(connection.topic)
+            if failures is not None and failures.in_a_row >= self._undecodable:
+                continue  # given up
             try:
                 payloads = self._decoders[connection.id](data, log_time_ns)
             except LogError as error:
@@ -88,6 +98,8 @@ class Ros1Reader:
                     raise LogError(f"{self.path}: {line}") from None
                 self._failures.setdefault(connection.topic, Failures(connection.topic, str(error))).add(line)
                 continue
+            if failures is not None:
+                failures.in_a_row = 0
             for timestamp_ns, payload in payloads:
                 payload = as_static(payload) if is_static(connection.topic) else payload
                 yield Message(connection.topic, timestamp_ns, log_time_ns, sequence, payload)
