@@ -48,6 +48,7 @@ __all__ = [
 Schema = TypeVar("Schema")
 Part = TypeVar("Part")
 _FIRST = tuple(Config().encoders)
+_OPEN = ("augment.paste",)  # whose keys are names of classes
 
 
 def ordered(by_sensor: Mapping[str, Part]) -> dict[str, Part]:
@@ -104,6 +105,9 @@ def load_yaml(
     with held():  # an exception that a signal raises in OmegaConf becomes one of its own
         config = OmegaConf.structured(schema)
         OmegaConf.set_struct(config, True)
+        for key in _OPEN:
+            if (section := OmegaConf.select(config, key)) is not None:
+                OmegaConf.set_struct(section, False)
         layers = [] if path is None else [(str(path), read_yaml(Path(path)))]
         layers += [(f"override '{override}'", _parsed(override)) for override in overrides]
         for where, values in layers:
@@ -150,7 +154,7 @@ def _merge(config: Any, loaded: Any, where: str) -> Any:
         _add_encoders(config, loaded, where)
     valid = _keys(OmegaConf.to_container(config))
     for key in _keys(loaded):
-        if key not in valid:
+        if key not in valid and key.rpartition(".")[0] not in _OPEN:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
     sections: Any = OmegaConf.to_container(config)

@@ -185,3 +185,16 @@ def box_corners(center: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.nda
     x = cos * offsets[..., 0] - sin * offsets[..., 1]
     y = sin * offsets[..., 0] + cos * offsets[..., 1]
     return np.stack([x, y, offsets[..., 2]], axis=-1) + np.asarray(center)[:, None, :]
+
+
+def in_box(points: np.ndarray, center: np.ndarray, size: np.ndarray, yaw: float) -> np.ndarray:
+    """bool [N]: whether points [N, 3] lie in the box of ``size`` (length, width, height), its faces included."""
+    half = 0.5 * np.asarray(size)
+    inside = np.zeros(len(points), dtype=bool)
+    radius = float(np.linalg.norm(half))
+    near = np.flatnonzero((np.abs(points[:, 0] - center[0]) <= radius) & (np.abs(points[:, 1] - center[1]) <= radius))
+    offsets = points[near] - center
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    along, across = cos * offsets[:, 0] + sin * offsets[:, 1], cos * offsets[:, 1] - sin * offsets[:, 0]
+    inside[near] = (np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(offsets[:, 2]) <= half[2])
+    return inside

@@ -131,6 +131,7 @@ class DataConfig:
     on_error: Literal["raise", "skip"] = "raise"  # on a damaged file: stop, or skip its frame
     workers: int = 1
     cache: bool = False  # keep frames in memory, with images reduced to training size
+    objects: str | None = None  # file of objects to paste, as ``perception objects`` writes it
 
 
 @dataclass
@@ -141,12 +142,18 @@ class AugmentConfig:
     translate_m: float = 0.5
     image_scale: float = 0.1  # relative zoom in either direction
     image_color: float = 0.2  # brightness and contrast
+    paste: dict[str, int] = field(
+        default_factory=dict
+    )  # class -> objects that a frame is made up to, from data.objects
+    paste_points: int = 5  # LiDAR and radar points that a pasted object has at least
     corruption_rate: float = 0.0  # probability per sensor and frame of one of ``data.corruptions``
 
 
 @dataclass
 class TrainConfig:
     epochs: int = 12
+    finish_epochs: int = 0  # the last ones, as the vehicle will see it: nothing pasted, and no sensor left out
+    balanced: bool = False  # frames are drawn so that every class has an equal share of them
     batch_size: int = 4  # per process
     learning_rate: float = 1e-3
     backbone_learning_rate: float = 1e-4  # for pretrained image backbones
@@ -236,6 +243,15 @@ def _checks(config: Config) -> list[tuple]:
         ("data.part", len(data.part) == 2, "two shares"),
         ("data.workers", data.workers >= 0, "0 or more"),
         ("train.epochs, train.batch_size", min(train.epochs, train.batch_size) >= 1, "at least 1"),
+        ("train.finish_epochs", train.finish_epochs >= 0, "0 or more"),
+        (
+            "augment.paste",
+            all(name in config.task.classes and count >= 1 for name, count in augment.paste.items()),
+            "classes, and 1 or more of each,",
+        ),
+        ("augment.paste_points", augment.paste_points >= 1, "1 or more"),
+        ("data.objects", data.objects is not None or not augment.paste, "a file, for augment.paste,"),
+        ("train.clip", train.clip == 1 or not augment.paste, "1, with augment.paste,"),
         ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
         ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
         ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),

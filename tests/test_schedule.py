@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from nuscenes_world import World
 from test_train import INPUTS, SENSORS, Frames, make_config, make_frame
 
+import perception
 from perception.config import AugmentConfig
 from perception.errors import PerceptionError
 from perception.sample import Boxes3D
 from perception.train.batches import Draw, Schedule, TrainingData, sensors_kept, training_image_size
+from perception.train.source import frames_by_class
 
 
 def draws(samples=12, rank=0, processes=1, epoch=0, start=0, **train) -> list[Draw]:
@@ -54,6 +57,62 @@ def test_sensors_depend_on_seed_epoch_and_place_and_on_nothing_else():
         assert [draw.indices for draw in other] != [draw.indices for draw in first]
     assert {draw.epoch for draw in draws(**options, epoch=4)} == {4}
     assert {draw.epoch for draw in Schedule(60, SENSORS, make_config().train)} == {0}
+
+
+def test_the_last_epochs_leave_no_sensor_out():
+    options = {"samples": 200, "batch_size": 1, "sensor_dropout": 1.0, "epochs": 5, "finish_epochs": 2}
+    whole = [all(draw.sensors == SENSORS for draw in draws(**options, epoch=epoch)) for epoch in range(5)]
+    assert whole == [False, False, False, True, True]
+
+
+def balanced(by_class, samples=60, epoch=0, rank=0, processes=1, batch_size=1) -> list[Draw]:
+    train = make_config(batch_size=batch_size).train
+    schedule = Schedule(samples, SENSORS, train, rank, processes, [np.array(frames, int) for frames in by_class])
+    schedule.epoch = epoch
+    return list(schedule)
+
+
+def test_classes_have_equal_shares_of_a_balanced_epoch():
+    """Three classes in 60, 10 and 3 frames, one in none: 20 draws each, so the 10 twice, the 3 six or seven times."""
+    by_class = [range(60), range(40, 50), [57, 58, 59], []]
+    found = balanced(by_class)
+    counts = np.bincount([index for draw in found for index in draw.indices], minlength=60)
+    assert counts.sum() == 60
+    assert all(2 <= count <= 3 for count in counts[40:50]) and all(6 <= count <= 8 for count in counts[57:60])
+    assert (counts[:40] <= 1).all() and 20 - 13 <= counts[:40].sum() + counts[50:57].sum() <= 20
+    assert balanced(by_class) == found != balanced(by_class, epoch=1)
+
+
+def test_a_frame_that_is_drawn_again_says_so():
+    seen: dict[int, list[int]] = {}
+    for draw in balanced([range(4), [3]], samples=12, batch_size=3):
+        assert len(draw.repeats) == 3
+        for index, repeat in zip(draw.indices, draw.repeats):
+            seen.setdefault(index, []).append(repeat)
+    assert all(repeats == list(range(len(repeats))) for repeats in seen.values()) and len(seen[3]) in (7, 8)
+    assert all(draw.repeats == () for draw in draws())
+
+
+def test_processes_share_a_balanced_epoch():
+    alone = balanced([range(8), [1, 2]], samples=8, batch_size=2)
+    two = [balanced([range(8), [1, 2]], samples=8, rank=rank, processes=2) for rank in (0, 1)]
+    assert [draw.indices for draw in alone] == [(a.indices + b.indices) for a, b in zip(*two)]
+
+
+def test_frames_by_class_are_those_with_a_box_that_was_seen(tmp_path):
+    """Of the world's two frames the first has two cars and a pedestrian, by the tables and by the frames alike."""
+    source = perception.NuScenes(World().write(tmp_path))
+    by_table = frames_by_class(source, 10)
+    assert [frames.tolist() for frames in by_table] == [
+        frames.tolist() for frames in frames_by_class([source[0], source[1]], 10)
+    ]
+    measured = [source[index].boxes[source[index].boxes.measured].label for index in range(2)]
+    assert [frames.tolist() for frames in by_table] == [
+        [index for index in range(2) if label in measured[index]] for label in range(10)
+    ]
+    assert any(len(frames) for frames in by_table)
+    unread = frames_by_class([None, source[0]], 10)
+    assert sum(map(len, unread)) and all((frames == 1).all() for frames in unread)
 
 
 def test_processes_share_an_epoch():

@@ -419,7 +419,7 @@ def stubbed(monkeypatch):
         called.append((given, named))
         return called[0]
 
-    monkeypatch.setattr("perception.train.trainer.open_source", open_source)
+    monkeypatch.setattr("perception.train.source.open_source", open_source)
     return called
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from perception.files import open_regular, replacing
 
-_DTYPES = {"BOOL": "bool", "U8": "uint8", "I32": "<i4", "I64": "<i8", "F64": "<f8"}
+_DTYPES = {"BOOL": "bool", "U8": "uint8", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _ALIGNMENT = 64
 
@@ -43,7 +43,7 @@ def write_columns(
     """Write a file whole or not at all, in place of one that is there, and return what a reader of it sees.
 
     Args:
-        columns: arrays of booleans, int32, int64, float64 or, one-dimensional, of bytes.
+        columns: arrays of booleans, int32, int64, float32 or float64, or, one-dimensional, of bytes or uint8.
 
     Raises:
         OSError: it cannot be written.
@@ -113,4 +113,4 @@ def _view(data: mmap.mmap, start: int, dtype: str, shape: list[int], data_offset
     if count * item.itemsize != end - begin:
         raise ValueError
     array = np.frombuffer(data, item, count, start + begin).reshape(shape)
-    return array.view(f"S{shape[1]}")[:, 0] if item == np.uint8 else array
+    return array.view(f"S{shape[1]}")[:, 0] if item == np.uint8 and len(shape) == 2 else array

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.data.nuscenes_constants import KEYFRAME_HZ, LIDAR_HZ, RADAR_HZ
 from perception.files import write_file
-from perception.geometry import SE3
+from perception.geometry import SE3, in_box
 from perception.sim import tables
 from perception.sim.camera import Camera
 from perception.sim.lidar import Lidar
@@ -324,10 +324,4 @@ def _surface_points(mesh, rng: np.random.Generator) -> np.ndarray:
 
 
 def _count_inside(points: np.ndarray, center: np.ndarray, size, yaw: float) -> int:
-    """How many points [N, 3] lie in the box of ``size`` (length, width, height), its faces included."""
-    radius = 0.5 * float(np.linalg.norm(size))
-    near = points[(np.abs(points[:, 0] - center[0]) < radius) & (np.abs(points[:, 1] - center[1]) < radius)] - center
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    along, across = cos * near[:, 0] + sin * near[:, 1], cos * near[:, 1] - sin * near[:, 0]
-    half = 0.5 * np.asarray(size)
-    return int(np.sum((np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(near[:, 2]) <= half[2])))
+    return int(in_box(points, center, size, yaw).sum())

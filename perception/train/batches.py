@@ -7,6 +7,7 @@ do not depend on the number of loader workers, and there is no generator state t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -23,6 +24,8 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import WorldTransform, augment, draw_world
+from perception.train.objects import ObjectBank
+from perception.train.paste import draw_objects, paste
 
 
 def proper_subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
@@ -30,23 +33,45 @@ def proper_subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
     return [subset for n in range(1, len(sensors)) for subset in combinations(sensors, n)]
 
 
+def finishing(config: TrainConfig, epoch: int) -> bool:
+    """Whether an epoch is one of the last, which are without what no vehicle sees (fade strategy, Wang et al. 2021)."""
+    return epoch >= config.epochs - config.finish_epochs
+
+
 @dataclass(frozen=True)
 class Draw:
-    """Specification of one batch: indices into the dataset, and the sensors to train with."""
+    """Specification of one batch: indices into the dataset, and the sensors to train with.
+
+    repeats: how often each index has been drawn before in this epoch, so that it is augmented otherwise; none: never.
+    """
 
     epoch: int
     indices: tuple[int, ...]
     sensors: tuple[str, ...]
+    repeats: tuple[int, ...] = ()
 
 
 class Schedule(Sampler[Draw]):
     """The batches of one epoch for one process, in an order keyed by (seed, epoch), without an incomplete last batch.
 
     With probability ``train.sensor_dropout`` a batch uses fewer sensors, see ``train.dropout_to``.
+
+    Args:
+        by_class: indices of the frames that have each class. Given, an epoch has as many frames as ever, but an equal
+            share of them from every class that there is (class-balanced sampling, CBGS, Zhu et al. 2019).
     """
 
-    def __init__(self, samples: int, sensors: Sequence[str], config: TrainConfig, rank: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        samples: int,
+        sensors: Sequence[str],
+        config: TrainConfig,
+        rank: int = 0,
+        processes: int = 1,
+        by_class: Sequence[np.ndarray] | None = None,
+    ):
         self.samples, self.config, self.rank, self.processes = samples, config, rank, processes
+        self.by_class = None if by_class is None else [frames for frames in by_class if len(frames)]
         self.sensors = tuple(sensors)
         self.steps_per_epoch = samples // (config.batch_size * processes)
         self.epoch, self.start = 0, 0
@@ -60,18 +85,38 @@ class Schedule(Sampler[Draw]):
         return self.steps_per_epoch - self.start
 
     def __iter__(self) -> Iterator[Draw]:
-        order = keyed_rng(self.config.seed, self.epoch, "order").permutation(self.samples).tolist()
+        order, repeats = self._order()
         for step in range(self.start, self.steps_per_epoch):
             first = (step * self.processes + self.rank) * self.config.batch_size
-            yield Draw(self.epoch, tuple(order[first : first + self.config.batch_size]), self._sensors(first))
+            batch = slice(first, first + self.config.batch_size)
+            yield Draw(self.epoch, tuple(order[batch]), self._sensors(first), tuple(repeats[batch]))
+
+    def _order(self) -> tuple[list[int], list[int]]:
+        """The frames of the epoch, and how often each came before."""
+        rng = keyed_rng(self.config.seed, self.epoch, "order")
+        if self.by_class is None:
+            return rng.permutation(self.samples).tolist(), []
+        ends = np.linspace(0, self.samples, len(self.by_class) + 1).astype(int)
+        shares = [_repeated(rng, frames, size) for frames, size in zip(self.by_class, np.diff(ends))]
+        order, seen, repeats = rng.permutation(np.concatenate(shares)).tolist(), Counter[int](), []
+        for index in order:
+            repeats.append(seen[index])
+            seen[index] += 1
+        return order, repeats
 
     def _sensors(self, first: int) -> tuple[str, ...]:
         rng = keyed_rng(self.config.seed, self.epoch, first, "sensors")
-        if rng.random() >= self.config.sensor_dropout or len(self.sensors) == 1:
+        whole = rng.random() >= self.config.sensor_dropout or finishing(self.config, self.epoch)
+        if whole or len(self.sensors) == 1:
             return self.sensors
         single = self.config.dropout_to == "single"
         subsets = [(name,) for name in self.sensors] if single else proper_subsets(self.sensors)
         return subsets[rng.integers(len(subsets))]
+
+
+def _repeated(rng: np.random.Generator, frames: np.ndarray, size: int) -> np.ndarray:
+    """``size`` of the frames, each as often as any other, or once more."""
+    return np.concatenate([rng.permutation(frames) for _ in range(-(-size // len(frames)))])[:size]
 
 
 def training_image_size(size: tuple[int, int], config: AugmentConfig) -> tuple[int, int]:
@@ -106,15 +151,19 @@ class FrameCache:
     def __getitem__(self, index: int) -> Frame | None:
         if index not in self.kept:
             frame = self.frames[index]
-            if frame is not None:
-                frame = frame.with_data({name: self._reduced(name, data) for name, data in frame.data.items()})
-            self.kept[index] = frame
+            self.kept[index] = None if frame is None else reduced(frame, self.image_size)
         return self.kept[index]
 
-    def _reduced(self, sensor: str, data: SensorData) -> SensorData:
-        if isinstance(data, PointCloud) or sensor not in self.image_size:
-            return data
-        return {name: _shrunk(camera, self.image_size[sensor]) for name, camera in data.items()}
+
+def reduced(frame: Frame, image_size: Mapping[str, tuple[int, int]]) -> Frame:
+    """The frame with images that just cover the height and width that their sensor has in ``image_size``."""
+    data: dict[str, SensorData] = {}
+    for sensor, value in frame.data.items():
+        if isinstance(value, PointCloud) or sensor not in image_size:
+            data[sensor] = value
+        else:
+            data[sensor] = {name: _shrunk(camera, image_size[sensor]) for name, camera in value.items()}
+    return frame.with_data(data)
 
 
 def _shrunk(camera: CameraImage, cover: tuple[int, int]) -> CameraImage:
@@ -145,37 +194,50 @@ class TrainingData(Dataset):
         sizes = {name: training_image_size(size, config.augment) for name, size in inputs.image_size.items()}
         self.frames: FrameSource = FrameCache(frames, sizes) if config.data.cache else frames
         self.config, self.inputs = config, inputs
+        pastes = config.augment.paste and config.data.objects is not None
+        self.bank = ObjectBank(str(config.data.objects), config.task.classes) if pastes else None
 
     def __getitem__(self, draw: Draw) -> Batch | None:
         rng = keyed_rng(self.config.train.seed, draw.epoch, *draw.indices, "memory")
         clip = 1 if rng.random() < self.config.train.memory_dropout else self.config.train.clip
-        prepared = [self._prepare(index, draw, clip) for index in draw.indices]
+        repeats = draw.repeats or (0,) * len(draw.indices)
+        prepared = [self._prepare(index, draw, repeat, clip) for index, repeat in zip(draw.indices, repeats)]
         samples = [sample for sample in prepared if sample is not None]
         return make_batch(samples, self.inputs) if samples else None
 
-    def _prepare(self, index: int, draw: Draw, clip: int) -> Sample | None:
+    def _prepare(self, index: int, draw: Draw, repeat: int, clip: int) -> Sample | None:
         """The augmented frame and those before it; None if it cannot be read or has none of the detector's sensors."""
-        frame, config = self.frames[index], self.config
+        frame, augmentation = self.frames[index], self.config.augment
         if frame is None:
             return None
-        world = draw_world(config.augment, keyed_rng(config.train.seed, draw.epoch, frame.token, "world"))
-        sample = self._sample(index, frame, draw, world)
-        return None if sample is None else replace(sample, previous=self._clip(index, frame, draw, world, clip - 1))
+        if self.bank is not None and not finishing(self.config.train, draw.epoch):
+            rng = self._rng(draw, frame, repeat, "paste")
+            frame = paste(frame, draw_objects(frame, self.bank, augmentation.paste, augmentation.paste_points, rng))
+        world = draw_world(augmentation, self._rng(draw, frame, repeat, "world"))
+        sample = self._sample(index, frame, draw, repeat, world)
+        before = None if sample is None else self._clip(index, frame, draw, repeat, world, clip - 1)
+        return None if sample is None else replace(sample, previous=before)
 
-    def _clip(self, index: int, frame: Frame, draw: Draw, world: WorldTransform, length: int) -> Sample | None:
+    def _clip(
+        self, index: int, frame: Frame, draw: Draw, repeat: int, world: WorldTransform, length: int
+    ) -> Sample | None:
         """The sample before the one at ``index``, and so on, ``length`` of them at most."""
         before = self._previous(index, frame) if length > 0 else None
-        sample = None if before is None else self._sample(index - 1, before, draw, world)
+        sample = None if before is None else self._sample(index - 1, before, draw, repeat, world)
         if before is None or sample is None:
             return None
-        return replace(sample, previous=self._clip(index - 1, before, draw, world, length - 1))
+        return replace(sample, previous=self._clip(index - 1, before, draw, repeat, world, length - 1))
 
-    def _sample(self, index: int, frame: Frame, draw: Draw, world: WorldTransform) -> Sample | None:
+    def _rng(self, draw: Draw, frame: Frame, repeat: int, *purpose: str) -> np.random.Generator:
+        again = (repeat,) if repeat else ()
+        return keyed_rng(self.config.train.seed, draw.epoch, frame.token, *purpose, *again)
+
+    def _sample(self, index: int, frame: Frame, draw: Draw, repeat: int, world: WorldTransform) -> Sample | None:
         config = self.config
         present = tuple(name for name in frame.sensors if name in self.inputs.sensors)
         if not present:
             return None
-        rng = keyed_rng(config.train.seed, draw.epoch, frame.token)
+        rng = self._rng(draw, frame, repeat)
         kept = frame.only(sensors_kept(present, draw.sensors))
         corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
         rate = config.augment.corruption_rate

@@ -25,8 +25,6 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
-from perception.data.astyx import Astyx
-from perception.data.opening import open_source
 from perception.data.sources import FrameSource
 from perception.device import has_bfloat16, is_out_of_memory
 from perception.errors import PerceptionError
@@ -37,14 +35,15 @@ from perception.model.build import build
 from perception.model.checkpoint import find_checkpoint, read_weights
 from perception.model.detector import Detector
 from perception.seeding import keyed_rng
-from perception.train.batches import Schedule, TrainingData, training_image_size
+from perception.train.batches import Schedule, TrainingData
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.journal import Journal, Window
-from perception.train.labels import LabelError, check_labels, count_labels
+from perception.train.labels import LabelError, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
 from perception.train.optim import Ema, one_cycle, parameter_groups
 from perception.train.processes import any_process, of_all_processes, of_first_process, process_group, stop_signals
+from perception.train.source import frames_by_class, training_frames
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
@@ -83,7 +82,8 @@ class Trainer:
         self.ema = Ema(self.model, config.train.ema_decay)
         self.amp = config.train.amp and has_bfloat16(device)
 
-        self.schedule = Schedule(len(frames), model.inputs.sensors, config.train, self.rank, self.processes)
+        by_class = frames_by_class(frames, len(config.task.classes)) if config.train.balanced else None
+        self.schedule = Schedule(len(frames), model.inputs.sensors, config.train, self.rank, self.processes, by_class)
         data = TrainingData(frames, config, model.inputs)
         self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
         self.total_steps = config.train.epochs * self.schedule.steps_per_epoch
@@ -386,7 +386,7 @@ def train(
         of_first_process(check, place)
         torch.manual_seed(config.train.seed)
         model = build(config)
-        frames = source if source is not None else _recorded(model.config, model)
+        frames = source if source is not None else training_frames(model.config, model.inputs.covering)
         if not isinstance(frames, FrameSource):
             raise TrainingError(f"source: frames, with tokens, were expected, found {type(frames).__name__}")
         if config.train.init is not None:
@@ -414,21 +414,3 @@ def _memory_errors() -> Iterator[None]:
             f"out of memory: {reason}; larger cells (grid.cell_size_m, lidar.pillar_size_m), a smaller "
             "train.batch_size and fewer data.workers take less"
         ) from None
-
-
-def _recorded(config: Config, model: Detector) -> FrameSource:
-    """The annotated frames that ``config.data`` names."""
-    data, covering = config.data, model.inputs.covering
-    frames = open_source(
-        data.root,
-        config,
-        data.version,
-        split=data.split,
-        scenes=list(data.scenes) or None,
-        part=data.part,
-        image_size=None if covering is None else training_image_size(covering, config.augment),
-        on_error=data.on_error,
-    )
-    if not isinstance(frames, Astyx):  # whose boxes are counted as they are trained on
-        check_labels(frames, BEVGrid(**vars(config.grid)))
-    return frames

@@ -1,0 +1,168 @@
+"""Objects of other frames pasted into a frame for training (ground-truth sampling, Yan et al. 2018, SECOND).
+
+An object keeps its place relative to the vehicle, so that its points have the density, and its image the size and the
+view, that they had. It is left out where it would stand in another object, or where an image would contradict: where
+it, or what is there, would be hidden behind the other, or where a camera sees its place and no image of it was kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from perception.geometry import in_box
+from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SensorData
+from perception.train.objects import CutObject, ObjectBank, outlines, whole_pixels
+
+_TRIES = 4  # for each object that is wanted
+_MOST_HIDDEN = 0.3  # share of the smaller of two rectangles in an image
+_MOST_MISSING = 0.1  # share of an object's rectangle in an image that its patch does not cover
+
+
+def draw_objects(
+    frame: Frame, bank: ObjectBank, wanted: Mapping[str, int], least_points: int, rng: np.random.Generator
+) -> list[CutObject]:
+    """Objects that fit into the frame, so that it has up to ``wanted`` of a class.
+
+    least_points: LiDAR and radar points that an object was annotated with, at least.
+    """
+    if frame.boxes is None:
+        return []
+    counts = bank.boxes.num_lidar_points + bank.boxes.num_radar_points
+    boxes, chosen = frame.boxes, []
+    images = [(key, camera, _shown(outlines(camera, boxes))) for key, camera in _cameras(frame)]
+    for name, most in wanted.items():
+        label = bank.classes.index(name)
+        suited = np.flatnonzero((bank.boxes.label == label) & (counts >= least_points))
+        missing = max(most - int((frame.boxes.label == label).sum()), 0)
+        for index in rng.permutation(suited)[: _TRIES * missing]:
+            found = bank[int(index)]
+            rectangles = [outlines(camera, found.box) for _, camera, _ in images]
+            if _overlap(found.box, boxes).any() or not all(
+                _agrees(found, key, camera, there, rectangle)
+                for (key, camera, there), rectangle in zip(images, rectangles)
+            ):
+                continue
+            boxes = _joined([boxes, found.box])
+            images = [
+                (key, camera, np.concatenate([there, _shown(rectangle)]))
+                for (key, camera, there), rectangle in zip(images, rectangles)
+            ]
+            chosen.append(found)
+            missing -= 1
+            if not missing:
+                break
+    return chosen
+
+
+def paste(frame: Frame, objects: Sequence[CutObject]) -> Frame:
+    """The frame with the objects: their boxes, their points in place of those that are there, and their images."""
+    if frame.boxes is None or not objects:
+        return frame
+    boxes = _joined([found.box for found in objects])
+    data: dict[str, SensorData] = {}
+    for sensor, there in frame.data.items():
+        if isinstance(there, PointCloud):
+            data[sensor] = _with_points(there, boxes, [found.points.get(sensor) for found in objects])
+        else:
+            data[sensor] = {name: _with_patches(camera, (sensor, name), objects) for name, camera in there.items()}
+    return dataclasses.replace(frame.with_data(data), boxes=_joined([frame.boxes, boxes]))
+
+
+def _with_points(cloud: PointCloud, boxes: Boxes3D, added: Sequence[np.ndarray | None]) -> PointCloud:
+    free = np.ones(len(cloud.points), dtype=bool)
+    for center, size, yaw in zip(boxes.center, boxes.size, boxes.yaw):
+        free &= ~in_box(cloud.points[:, :3], center, size, yaw)
+    points = [part for part in added if part is not None and part.shape[1] == cloud.points.shape[1]]
+    return type(cloud)(np.concatenate([cloud.points[free], *points]))
+
+
+def _with_patches(camera: CameraImage, key: tuple[str, str], objects: Sequence[CutObject]) -> CameraImage:
+    """The farthest first."""
+    seen = [found for found in objects if key in found.patches]
+    if not seen:
+        return camera
+    image = camera.image.copy()
+    height, width = image.shape[:2]
+    camera_SE3_ego = camera.ego_SE3_camera.inverse()
+    for found in sorted(seen, key=lambda found: -camera_SE3_ego.transform(found.box.center)[0, 2]):
+        rectangle = outlines(camera, found.box)[0]
+        if np.isnan(rectangle).any():
+            continue
+        patch = found.patches[key]
+        left, top, right, bottom = whole_pixels(rectangle, patch.place)
+        inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        if inside[0] >= inside[2] or inside[1] >= inside[3]:
+            continue
+        pixels = patch.pixels
+        if pixels.shape[:2] != (bottom - top, right - left):  # by another calibration
+            pixels = cv2.resize(pixels, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+        image[inside[1] : inside[3], inside[0] : inside[2]] = pixels[
+            inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left
+        ]
+    return dataclasses.replace(camera, image=image)
+
+
+def _agrees(
+    found: CutObject, key: tuple[str, str], camera: CameraImage, there: np.ndarray, rectangle: np.ndarray
+) -> bool:
+    """Whether an image can show the object: nothing of what it shows, ``there`` [N, 4], and of the object is hidden."""
+    own = _shown(rectangle)
+    if not len(own):
+        return True
+    if key not in found.patches:
+        return False
+    height, width = camera.image.shape[:2]
+    limits = np.array([width - 0.5, height - 0.5] * 2)
+    own, others = own.clip(-0.5, limits), there.clip(-0.5, limits)
+    left, top, right, bottom = whole_pixels(rectangle[0], found.patches[key].place)
+    covered = _common(own, np.array([[left, top, right, bottom]]) - 0.5) / np.maximum(_area(own), 1e-9)
+    if covered[0] < 1 - _MOST_MISSING or max(right - left, bottom - top) > 4 * max(width, height):
+        return False
+    smaller = np.minimum(_area(own), _area(others))
+    return not (_common(own, others) > _MOST_HIDDEN * smaller).any()
+
+
+def _cameras(frame: Frame) -> list[tuple[tuple[str, str], CameraImage]]:
+    sensors = [(sensor, data) for sensor, data in frame.data.items() if not isinstance(data, PointCloud)]
+    return [((sensor, name), camera) for sensor, data in sensors for name, camera in data.items()]
+
+
+def _shown(rectangles: np.ndarray) -> np.ndarray:
+    return rectangles[np.isfinite(rectangles).all(axis=1)]
+
+
+def _area(rectangles: np.ndarray) -> np.ndarray:
+    return (rectangles[:, 2:] - rectangles[:, :2]).clip(0).prod(axis=1)
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Areas that rectangles [N, 4] or [1, 4] have in common."""
+    return _area(np.concatenate([np.maximum(a, b)[:, :2], np.minimum(a, b)[:, 2:]], axis=1))
+
+
+def _overlap(box: Boxes3D, others: Boxes3D) -> np.ndarray:
+    """bool [N]: whether the one box and the others overlap in BEV: none of their axes separates them."""
+    offset = others.center[:, :2] - box.center[:, :2]
+    own, theirs = np.repeat(_half_axes(box), len(others), axis=0), _half_axes(others)
+    apart = np.zeros(len(others), dtype=bool)
+    for axes in (own, theirs):
+        unit = axes / np.linalg.norm(axes, axis=-1, keepdims=True)
+        reach = sum(np.abs(np.einsum("nad,nbd->nab", unit, each)).sum(axis=2) for each in (own, theirs))
+        apart |= (np.abs(np.einsum("nad,nd->na", unit, offset)) >= reach).any(axis=1)
+    return ~apart
+
+
+def _half_axes(boxes: Boxes3D) -> np.ndarray:
+    """[N, 2, 2]: half the length and half the width as vectors in BEV."""
+    cos, sin = np.cos(boxes.yaw), np.sin(boxes.yaw)
+    directions = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
+    return directions * boxes.size[:, :2, None] / 2
+
+
+def _joined(parts: Sequence[Boxes3D]) -> Boxes3D:
+    fields = [field.name for field in dataclasses.fields(Boxes3D)]
+    return Boxes3D(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})

@@ -1,0 +1,58 @@
+"""The frames that a config names to train on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perception.config import CameraConfig, Config
+from perception.data.astyx import Astyx
+from perception.data.nuscenes import NuScenes
+from perception.data.opening import open_source
+from perception.data.sources import FrameSource
+from perception.grid import BEVGrid
+from perception.train.batches import training_image_size
+from perception.train.labels import check_labels
+
+
+def training_frames(config: Config, covering: tuple[int, int] | None) -> NuScenes | Astyx:
+    """The annotated frames that ``config.data`` names, with images of the size that augmentation wants.
+
+    covering: height and width that suit all image encoders (``InputSpec.covering``), None without any.
+    """
+    data = config.data
+    frames = open_source(
+        data.root,
+        config,
+        data.version,
+        split=data.split,
+        scenes=list(data.scenes) or None,
+        part=data.part,
+        image_size=None if covering is None else training_image_size(covering, config.augment),
+        on_error=data.on_error,
+    )
+    if not isinstance(frames, Astyx):  # whose boxes are counted as they are trained on
+        check_labels(frames, BEVGrid(**vars(config.grid)))
+    return frames
+
+
+def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
+    """Height and width of the input of each image encoder in the config."""
+    cameras = {name: encoder for name, encoder in config.encoders.items() if isinstance(encoder, CameraConfig)}
+    return {name: (encoder.image_size[0], encoder.image_size[1]) for name, encoder in cameras.items()}
+
+
+def frames_by_class(frames: FrameSource, classes: int) -> list[np.ndarray]:
+    """For every class, the indices of the frames with a box of it that LiDAR or radar have seen.
+
+    Those of a data set in the nuScenes layout come from its tables; other frames are read.
+    """
+    if isinstance(frames, NuScenes) and frames.annotations is not None:
+        boxes = frames.annotations
+        frame = np.repeat(np.arange(len(frames)), np.diff(boxes.box_offsets))
+        measured = boxes.num_lidar_points + boxes.num_radar_points != 0
+        frame, label = frame[measured], boxes.label[measured]
+    else:
+        read = [frames[index] for index in range(len(frames))]
+        labels = [f.boxes.label[f.boxes.measured] if f and f.boxes is not None else np.zeros(0, int) for f in read]
+        frame, label = np.repeat(np.arange(len(read)), [len(each) for each in labels]), np.concatenate(labels)
+    return [np.unique(frame[label == number]) for number in range(classes)]
