@@ -251,7 +251,6 @@ def _checks(config: Config) -> list[tuple]:
         ),
         ("augment.paste_points", augment.paste_points >= 1, "1 or more"),
         ("data.objects", data.objects is not None or not augment.paste, "a file, for augment.paste,"),
-        ("train.clip", train.clip == 1 or not augment.paste, "1, with augment.paste,"),
         ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
         ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
         ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),

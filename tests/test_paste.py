@@ -17,7 +17,7 @@ from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarClou
 from perception.seeding import keyed_rng
 from perception.train.batches import Draw, TrainingData
 from perception.train.objects import ObjectBank, ObjectError, cut, outlines, whole_pixels, write_bank
-from perception.train.paste import _overlap, draw_objects, paste
+from perception.train.paste import _overlap, draw_objects, earlier, paste
 
 CLASSES = Config().task.classes
 CAR, TRUCK = CLASSES.index("car"), CLASSES.index("truck")
@@ -259,6 +259,33 @@ def test_overlap_agrees_with_the_areas_that_polygons_have_in_common(x, y, yaw, o
     assert _overlap(a, boxes()).tolist() == []
 
 
+def test_a_pasted_object_was_elsewhere_a_frame_before(bank):
+    """It drives at 4 m/s, and the vehicle at 2: half a second before they were 2 m and 1 m back."""
+    there = boxes((10, 0), (0, 20), velocity=(4.0, 0.0))
+    now = make_frame(boxes(), world_SE3_ego=SE3.from_yaw(0, [1, 0, 0]), timestamp_ns=500_000_000)
+    before = make_frame(boxes(), world_SE3_ego=SE3.from_yaw(np.pi / 2), timestamp_ns=0)
+    found = [cut(make_frame(there, lidar=[(10.5, 0, 0, 0)], radar=[(9.5, 0, 0, 0)]), index) for index in range(2)]
+    moved = earlier(found, now, before)
+    np.testing.assert_allclose(moved[0].box.center, [[0, -9, 0]], atol=1e-9)
+    np.testing.assert_allclose([moved[0].box.yaw[0], *moved[0].box.velocity[0]], [-np.pi / 2, 0, -4], atol=1e-9)
+    np.testing.assert_allclose(moved[0].points["lidar"][:, :3], [[0, -9.5, 0]], atol=1e-5)
+    np.testing.assert_allclose(moved[0].points["radar"][0, [0, 1, 4, 5]], [0, -8.5, 0, -3], atol=1e-5)
+    occupied = dataclasses.replace(before, boxes=boxes((0, -9)))
+    assert [each.box.center[0, 0] for each in earlier(found, now, occupied)] == [pytest.approx(20)]
+
+
+def test_clips_show_pasted_objects_where_they_were(bank):
+    data = training_data(bank(make_frame(boxes((10, 0), velocity=(4.0, 0.0)), lidar=[(10, 0, 0, 0)])))
+    batch = data[Draw(0, (1,), ("radar", "lidar"))]
+    assert batch.previous is None
+    data.config.train.clip, data.config.train.memory_dropout = 2, 0.0
+    batch = data[Draw(0, (1,), ("radar", "lidar"))]
+    (now,), (before,) = batch.boxes, batch.previous.boxes
+    assert len(now) == len(before) == 2
+    step = now.center[1] - before.center[1]  # whatever the augmentation, along the velocity
+    np.testing.assert_allclose(step[:2], now.velocity[1] * 0.5, atol=1e-6)
+
+
 class Frames:
     def __init__(self, *frames: Frame):
         self.all = frames
@@ -276,7 +303,10 @@ def training_data(bank: ObjectBank) -> TrainingData:
     config.augment = AugmentConfig(flip=True, rotate_deg=180.0, scale=0.1, translate_m=5.0, paste={"car": 4})
     config.data.objects = str(bank.path)
     lidar = [(40, 1, 0, 0)]
-    frames = [make_frame(boxes((40, 0)), lidar, token=token).only(["radar", "lidar"]) for token in "abc"]
+    frames = [
+        make_frame(boxes((40, 0)), lidar, token=token, timestamp_ns=i * 500_000_000).only(["radar", "lidar"])
+        for i, token in enumerate("abc")
+    ]
     return TrainingData(Frames(*frames), config, InputSpec(("radar", "lidar")))
 
 
@@ -308,10 +338,6 @@ def test_configs_that_cannot_be_meant():
         (["augment.paste={car: 2}"], "data.objects: a file, for augment.paste, was expected, found None"),
         (["augment.paste={cat: 2}", "data.objects=x"], "augment.paste: classes, and 1 or more of each, was expected"),
         (["augment.paste={car: 0}", "data.objects=x"], "augment.paste: classes, and 1 or more of each, was expected"),
-        (
-            ["augment.paste={car: 1}", "data.objects=x", "train.clip=2"],
-            "train.clip: 1, with augment.paste, was expected",
-        ),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(None, overrides)

@@ -24,8 +24,8 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import WorldTransform, augment, draw_world
-from perception.train.objects import ObjectBank
-from perception.train.paste import draw_objects, paste
+from perception.train.objects import CutObject, ObjectBank
+from perception.train.paste import draw_objects, earlier, paste
 
 
 def proper_subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
@@ -210,23 +210,31 @@ class TrainingData(Dataset):
         frame, augmentation = self.frames[index], self.config.augment
         if frame is None:
             return None
+        pasted: list[CutObject] = []
         if self.bank is not None and not finishing(self.config.train, draw.epoch):
             rng = self._rng(draw, frame, repeat, "paste")
-            frame = paste(frame, draw_objects(frame, self.bank, augmentation.paste, augmentation.paste_points, rng))
+            pasted = draw_objects(frame, self.bank, augmentation.paste, augmentation.paste_points, rng)
         world = draw_world(augmentation, self._rng(draw, frame, repeat, "world"))
-        sample = self._sample(index, frame, draw, repeat, world)
-        before = None if sample is None else self._clip(index, frame, draw, repeat, world, clip - 1)
-        return None if sample is None else replace(sample, previous=before)
+        return self._clip(index, paste(frame, pasted), pasted, draw, repeat, world, clip)
 
     def _clip(
-        self, index: int, frame: Frame, draw: Draw, repeat: int, world: WorldTransform, length: int
+        self,
+        index: int,
+        frame: Frame,
+        pasted: list[CutObject],
+        draw: Draw,
+        repeat: int,
+        world: WorldTransform,
+        length: int,
     ) -> Sample | None:
-        """The sample before the one at ``index``, and so on, ``length`` of them at most."""
-        before = self._previous(index, frame) if length > 0 else None
-        sample = None if before is None else self._sample(index - 1, before, draw, repeat, world)
-        if before is None or sample is None:
-            return None
-        return replace(sample, previous=self._clip(index - 1, before, draw, repeat, world, length - 1))
+        """The sample of a frame with those before it, ``length`` of them at most."""
+        sample = self._sample(index, frame, draw, repeat, world)
+        before = self._previous(index, frame) if length > 1 else None
+        if sample is None or before is None:
+            return sample
+        pasted = earlier(pasted, frame, before)
+        previous = self._clip(index - 1, paste(before, pasted), pasted, draw, repeat, world, length - 1)
+        return replace(sample, previous=previous)
 
     def _rng(self, draw: Draw, frame: Frame, repeat: int, *purpose: str) -> np.random.Generator:
         again = (repeat,) if repeat else ()

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from perception.geometry import in_box
+from perception.geometry import SE3, in_box
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SensorData
+from perception.train.augment import WorldTransform
 from perception.train.objects import CutObject, ObjectBank, outlines, whole_pixels
 
 _TRIES = 4  # for each object that is wanted
@@ -70,6 +71,30 @@ def paste(frame: Frame, objects: Sequence[CutObject]) -> Frame:
         else:
             data[sensor] = {name: _with_patches(camera, (sensor, name), objects) for name, camera in there.items()}
     return dataclasses.replace(frame.with_data(data), boxes=_joined([frame.boxes, boxes]))
+
+
+def earlier(objects: Sequence[CutObject], now: Frame, before: Frame) -> list[CutObject]:
+    """The objects of ``now`` where they were in an earlier frame of the scene, by their velocities and the ego poses.
+
+    Objects of unknown velocity stand still; those that would stand in another object are left out.
+    """
+    before_SE3_now = before.world_SE3_ego.inverse() @ now.world_SE3_ego
+    seconds = (now.timestamp_ns - before.timestamp_ns) / 1e9
+    clouds = {sensor: data for sensor, data in before.data.items() if isinstance(data, PointCloud)}
+    moved = []
+    for found in objects:
+        back = np.append(np.nan_to_num(found.box.velocity[0]) * -seconds, 0.0)
+        world = WorldTransform(rigid=before_SE3_now @ SE3(translation=back))
+        box = world.boxes(found.box)
+        if before.boxes is None or _overlap(box, before.boxes).any():
+            continue
+        points = {
+            sensor: world.points(points, clouds[sensor].velocity)
+            for sensor, points in found.points.items()
+            if sensor in clouds
+        }
+        moved.append(CutObject(box, points, found.patches))
+    return moved
 
 
 def _with_points(cloud: PointCloud, boxes: Boxes3D, added: Sequence[np.ndarray | None]) -> PointCloud:
