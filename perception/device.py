@@ -54,6 +54,20 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory so far: of tensors on a GPU, elsewhere of this process; 0 where the system does not say."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
 def keep_memory() -> None:
     """Make glibc keep large freed blocks for reuse, for the rest of the process.
 

@@ -154,9 +154,11 @@ class TrainConfig:
     epochs: int = 12
     finish_epochs: int = 0  # the last ones, as the vehicle will see it: nothing pasted, and no sensor left out
     balanced: bool = False  # frames are drawn so that every class has an equal share of them
-    batch_size: int = 4  # per process
+    batch_size: int = 4  # frames that go through the network together
+    batches_per_step: int | None = None  # batches whose gradients are averaged, over all processes; None: one of each
     learning_rate: float = 1e-3
     backbone_learning_rate: float = 1e-4  # for pretrained image backbones
+    reference_frames: int | None = None  # frames of a step that both rates are for: others scale them by a square root
     weight_decay: float = 0.01
     clip_norm: float = 10.0
     ema_decay: float = 0.998
@@ -243,6 +245,11 @@ def _checks(config: Config) -> list[tuple]:
         ("data.part", len(data.part) == 2, "two shares"),
         ("data.workers", data.workers >= 0, "0 or more"),
         ("train.epochs, train.batch_size", min(train.epochs, train.batch_size) >= 1, "at least 1"),
+        (
+            "train.batches_per_step, train.reference_frames",
+            all(number is None or number >= 1 for number in (train.batches_per_step, train.reference_frames)),
+            "1 or more",
+        ),
         ("train.finish_epochs", train.finish_epochs >= 0, "0 or more"),
         (
             "augment.paste",

@@ -99,6 +99,21 @@ def test_processes_share_a_balanced_epoch():
     assert [draw.indices for draw in alone] == [(a.indices + b.indices) for a, b in zip(*two)]
 
 
+def test_the_frames_of_a_step_do_not_depend_on_the_number_of_processes():
+    """Four batches of two a step: of one process, two or four, each with the same sensors."""
+    train = make_config(batch_size=2, sensor_dropout=0.5).train
+    alone = list(Schedule(33, SENSORS, train, batches=4))
+    assert len(alone) == len(Schedule(33, SENSORS, train, batches=4)) == 16
+    for processes in (2, 4):
+        ranks = [list(Schedule(33, SENSORS, train, rank, processes, batches=4)) for rank in range(processes)]
+        assert [draw for turn in zip(*ranks) for draw in turn] == alone
+    late = Schedule(33, SENSORS, train, 1, 2, batches=4)
+    late.start = 3
+    assert list(late) == [alone[13], alone[15]] and len(late) == 2
+    with pytest.raises(PerceptionError, match="a multiple of the 3 processes was expected, found 4"):
+        Schedule(33, SENSORS, train, 0, 3, batches=4)
+
+
 def test_frames_by_class_are_those_with_a_box_that_was_seen(tmp_path):
     """Of the world's two frames the first has two cars and a pedestrian, by the tables and by the frames alike."""
     source = perception.NuScenes(World().write(tmp_path))
@@ -125,7 +140,7 @@ def test_processes_share_an_epoch():
     late = Schedule(11, SENSORS, make_config(batch_size=2).train, 0, 2)
     late.start = 1
     assert len(late) == 1
-    with pytest.raises(PerceptionError, match="3 frames do not fill one batch of 2 in each of 2 process"):
+    with pytest.raises(PerceptionError, match="3 frames do not fill a step of 2 batches of 2"):
         Schedule(3, SENSORS, make_config(batch_size=2).train, 0, 2)
     assert len(Schedule(4, SENSORS, make_config(batch_size=2).train, 0, 2)) == 1
 

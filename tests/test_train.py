@@ -167,7 +167,8 @@ def test_resuming_ends_in_the_same_bytes(tmp_path, stop_at):
 
 
 def timeless(out) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("elapsed_s", "samples_per_s")} for line in lines(out)]
+    times = ("elapsed_s", "samples_per_s", "data_share", "memory_mb")
+    return [{k: v for k, v in line.items() if k not in times} for line in lines(out)]
 
 
 def test_the_weights_do_not_depend_on_the_number_of_workers(tmp_path):
@@ -284,7 +285,7 @@ def test_each_epoch_visits_every_frame_once_in_an_order_of_its_own():
         assert sorted(seen) == list(range(12)) and [len(schedule) for schedule in ranks] == [3, 3]
         orders.append(seen)
     assert orders[0] == orders[2] != orders[1]
-    with pytest.raises(SampleError, match="3 frames do not fill one batch of 2 in each of 2"):
+    with pytest.raises(SampleError, match="3 frames do not fill a step of 2 batches of 2"):
         Schedule(3, SENSORS, config, 0, 2)
 
 
@@ -609,6 +610,8 @@ def test_all_encoders_are_frozen_by_one_name(tmp_path):
 
 
 DISTRIBUTED = """
+import os
+import signal
 import sys
 import torch
 sys.path.insert(0, "tests")
@@ -617,29 +620,103 @@ from pathlib import Path
 from perception.train.processes import process_group
 from perception.train.trainer import Trainer
 
+out, stop_after = sys.argv[1], int(sys.argv[2])
+reads = []
+
+def read(index):
+    reads.append(index)
+    if len(reads) == stop_after:
+        os.kill(os.getpid(), signal.SIGTERM)
+
 with process_group("cpu") as device:
     # Five frames of twelve cannot be read, so a process may find its batch empty while the other does not.
-    frames = Frames(12, unreadable={0, 2, 3, 5, 9})
+    frames = Frames(12, unreadable={0, 2, 3, 5, 9}, on_read=read)
     config = make_config(epochs=3, batch_size=1, sensor_dropout=0.9)
-    run = Trainer(StubModel(), StubLoss(), frames, config, Path(sys.argv[1]), device)
+    run = Trainer(StubModel(), StubLoss(), frames, config, Path(out), device)
+    run.resume()
     run.run()
     weights = torch.cat([value.flatten() for value in run.model.parameters()])
-    Path(f"{sys.argv[1]}.rank{run.rank}").write_bytes(weights.detach().numpy().tobytes())
+    Path(f"{out}.rank{run.rank}").write_bytes(weights.detach().numpy().tobytes())
 """
 
 
-def test_two_processes_end_with_the_same_weights(tmp_path):
+def test_a_run_is_the_same_on_another_number_of_processes(tmp_path):
+    """Two processes end with equal weights; what they began, one goes on with; one alone gets there, too."""
     script = tmp_path / "distributed.py"
     script.write_text(DISTRIBUTED)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [*torchrun, str(script), str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, env=environment)
-    assert done.returncode == 0, done.stderr
-    first, second = ((tmp_path / f"out.rank{rank}").read_bytes() for rank in (0, 1))
-    assert len(first) > 0 and first == second
-    assert (tmp_path / "out/model.safetensors").exists()
-    assert len([line for line in lines(tmp_path / "out") if line["kind"] == "epoch"]) == 3
+    for name, stop_after in (("two", 0), ("parts", 9)):
+        command = [*torchrun, str(script), str(tmp_path / name), str(stop_after)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, env=environment)
+        assert done.returncode == 0, done.stderr
+        first, second = ((tmp_path / f"{name}.rank{rank}").read_bytes() for rank in (0, 1))
+        assert len(first) > 0 and first == second
+    before = read_checkpoint(tmp_path / "parts/checkpoint.safetensors")[1]
+    assert 0 < before["step"] < before["total_steps"] == 18
+    frames = Frames(12, unreadable={0, 2, 3, 5, 9})
+    config = make_config(epochs=3, batch_size=1, sensor_dropout=0.9)
+    parts = Trainer(StubModel(), StubLoss(), frames, config, tmp_path / "parts", torch.device("cpu"))
+    parts.resume()
+    assert parts.step == before["step"] and parts.total_steps == 18 and parts.run()
+    alone = replace(config, train=replace(config.train, batches_per_step=2))
+    Trainer(StubModel(), StubLoss(), frames, alone, tmp_path / "alone", torch.device("cpu")).run()
+    curves = [
+        [line["total"] for line in lines(tmp_path / name) if line["kind"] == "epoch"]
+        for name in ("two", "parts", "alone")
+    ]
+    assert len(curves[0]) == 3
+    for curve in curves[1:]:
+        np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
+    saved = [
+        read_checkpoint(tmp_path / name / "checkpoint.safetensors")[0]["model"] for name in ("two", "parts", "alone")
+    ]
+    for other in saved[1:]:  # all but the statistics of batch norm, which are the first process's
+        for name, _ in parts.model.named_parameters():
+            torch.testing.assert_close(other[name], saved[0][name], rtol=1e-4, atol=1e-5)
+
+
+def test_another_number_of_batches_in_a_step_is_another_run(tmp_path):
+    run = trainer(tmp_path, Frames(12), make_config(epochs=1, batch_size=1))
+    run.run()
+    other = make_config(epochs=1, batch_size=1)
+    other.train.batches_per_step = 3
+    with pytest.raises(TrainingError, match=r"train\.batches_per_step \(1, now 3\)"):
+        trainer(tmp_path, Frames(12), other).resume()
+
+
+class OneWeight(StubModel):
+    """Its output, and its weight's gradient, is the number of the batch's one frame, times the weight and not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch):
+        return self.weight * float(batch.tokens[0].removeprefix("token-"))
+
+
+class Output(nn.Module):
+    def forward(self, prediction, batch):
+        return {"total": prediction}
+
+
+def test_gradients_and_losses_of_several_batches_are_averaged(tmp_path):
+    """One step of the frames 0, 1, 2 and 3."""
+    config = make_config(epochs=1, batch_size=1)
+    config.train.batches_per_step = 4
+    assert Trainer(OneWeight(), Output(), Frames(4), config, tmp_path, torch.device("cpu")).run()
+    (first,) = [line for line in lines(tmp_path) if line["kind"] == "steps"]
+    assert first["gradient_norm"] == first["total"] == 1.5
+
+
+def test_learning_rates_are_for_a_number_of_frames(tmp_path):
+    """Steps of eight frames, rates for two: twice as high, the square root of four."""
+    config = make_config(epochs=1, batch_size=2, learning_rate=0.1)
+    config.train.batches_per_step, config.train.reference_frames = 4, 2
+    run = trainer(tmp_path, Frames(8), config)
+    assert run.learning_rate == pytest.approx(0.1 * 2 * one_cycle(0))
+    assert run.run() and {group["lr"] for group in run.optimizer.param_groups} >= {0.1 * 2 * one_cycle(0)}
 
 
 INTERRUPTED = """

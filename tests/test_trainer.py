@@ -51,7 +51,8 @@ def test_every_twenty_steps_are_a_line(tmp_path):
     config = make_config(epochs=2, batch_size=1, learning_rate=0.5)
     assert trainer(tmp_path, Frames(22), config, Counted()).run()
     steps = [line for line in lines(tmp_path) if line["kind"] == "steps"]
-    assert [line["step"] for line in steps] == [20, 40]
+    assert [line["step"] for line in steps] == [1, 20, 40]
+    del steps[0]  # the first step's
     assert [line["total"] for line in steps] == pytest.approx([10.5, 30.5])
     assert [line["depth"] for line in steps] == pytest.approx([11, 31])
     assert [line["learning_rate"] for line in steps] == pytest.approx([0.5 * one_cycle(n / 44) for n in (20, 40)])
@@ -69,9 +70,9 @@ def test_means_are_over_the_batches_that_have_a_loss(monkeypatch):
     now = iter((10.0, 14.0, 20.0))
     monkeypatch.setattr("perception.train.journal.time.monotonic", lambda: next(now))
     window = Window()
-    window.add({"a": torch.tensor(1.0), "b": torch.tensor(5.0)}, samples=3)
-    window.add({"a": torch.tensor(2.0)}, samples=5)
-    assert window.pop() == {"a": 1.5, "b": 5.0, "samples_per_s": 2.0}
+    window.add({"a": torch.tensor(1.0), "b": torch.tensor(5.0)}, samples=3, data_s=0.5)
+    window.add({"a": torch.tensor(2.0)}, samples=5, data_s=0.5)
+    assert window.pop() == {"a": 1.5, "b": 5.0, "samples_per_s": 2.0, "data_share": 0.25}
     assert window.sums == window.counts == {} and window.samples == 0
 
 
@@ -100,7 +101,7 @@ def test_a_run_is_saved_every_few_minutes_and_at_the_end_of_an_epoch(tmp_path, m
 def test_a_run_killed_around_any_save_ends_in_the_same_log(tmp_path):
     """What the folder is before and after each save is what a kill would leave there."""
     config = make_config(epochs=2, batch_size=2, checkpoint_minutes=0.0)
-    left, times = [], ("elapsed_s", "samples_per_s")
+    left, times = [], ("elapsed_s", "samples_per_s", "data_share", "memory_mb")
     run = trainer(tmp_path / "run", Frames(4), config)
     save = run.save
 
@@ -113,7 +114,7 @@ def test_a_run_killed_around_any_save_ends_in_the_same_log(tmp_path):
         return [{key: value for key, value in line.items() if key not in times} for line in lines(folder)]
 
     assert run.run() and len(left) == 8
-    assert [(line["kind"], line["step"]) for line in rows(run.out)] == [("epoch", 2), ("epoch", 4)]
+    assert [(line["kind"], line["step"]) for line in rows(run.out)] == [("steps", 1), ("epoch", 2), ("epoch", 4)]
     for folder in left:
         resumed = trainer(folder, Frames(4), config)
         resumed.resume()
@@ -445,7 +446,7 @@ def test_training_from_frames_of_ones_own(tmp_path, capsys, stubbed, monkeypatch
         train(config, tmp_path, device="cpu", source=Frames(8), build=build)
     frames = Frames(8, on_read=reads.append)
     assert train(config, tmp_path, resume=True, device="cpu", source=frames, build=build) is True
-    assert [line["step"] for line in lines(tmp_path)] == [4, 8] and reads == []  # nothing was left to do
+    assert [line["step"] for line in lines(tmp_path)] == [1, 4, 8] and reads == []  # nothing was left to do
     config.train.init = "weights"
     assert train(config, tmp_path / "other", device="cpu", source=Frames(8), build=build) is True
     assert stubbed == [(built[-1][1], "weights")]
@@ -575,7 +576,14 @@ def test_without_a_terminal_a_line_now_and_then_says_how_it_goes(tmp_path, caplo
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("perception.train.trainer.SAY_EVERY_S", 0.0)
     trainer(tmp_path, Frames(22), make_config(epochs=2, batch_size=1), Counted()).run()
-    assert [m for m in caplog.messages if "loss" in m] == ["step 20 of 44, loss 10.500", "step 40 of 44, loss 30.500"]
+    said = [message for message in caplog.messages if "loss" in message]
+    assert [message.partition(", gradient")[0] for message in said] == [
+        "step 1 of 44, loss 1.000", "step 20 of 44, loss 10.500", "step 40 of 44, loss 30.500",
+    ]  # fmt: skip
+    numbers = (
+        r".*, gradient 0, learning rate 3\.2e-05, \S+ frames/s, \d+ % of the time waiting for data, \S+ GB, 0 min.*"
+    )
+    assert re.fullmatch(numbers, said[2])
 
 
 class Seeds(StubModel):

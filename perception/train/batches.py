@@ -52,11 +52,14 @@ class Draw:
 
 
 class Schedule(Sampler[Draw]):
-    """The batches of one epoch for one process, in an order keyed by (seed, epoch), without an incomplete last batch.
+    """The batches of one epoch for one process, in an order keyed by (seed, epoch), without an incomplete last step.
 
-    With probability ``train.sensor_dropout`` a batch uses fewer sensors, see ``train.dropout_to``.
+    A step is of ``batches`` batches, of which each process takes its share. Which frames are in which step does not
+    depend on the number of processes. With probability ``train.sensor_dropout`` a batch uses fewer sensors, see
+    ``train.dropout_to``.
 
     Args:
+        batches: of a step, over all processes; by default one of each.
         by_class: indices of the frames that have each class. Given, an epoch has as many frames as ever, but an equal
             share of them from every class that there is (class-balanced sampling, CBGS, Zhu et al. 2019).
     """
@@ -69,27 +72,35 @@ class Schedule(Sampler[Draw]):
         rank: int = 0,
         processes: int = 1,
         by_class: Sequence[np.ndarray] | None = None,
+        batches: int | None = None,
     ):
         self.samples, self.config, self.rank, self.processes = samples, config, rank, processes
         self.by_class = None if by_class is None else [frames for frames in by_class if len(frames)]
         self.sensors = tuple(sensors)
-        self.steps_per_epoch = samples // (config.batch_size * processes)
+        self.batches = processes if batches is None else batches
+        if self.batches % processes:
+            raise SampleError(
+                f"train.batches_per_step: a multiple of the {processes} processes was expected, found {self.batches}"
+            )
+        self.share = self.batches // processes  # of this process
+        self.steps_per_epoch = samples // (config.batch_size * self.batches)
         self.epoch, self.start = 0, 0
         if self.steps_per_epoch == 0:
             raise SampleError(
-                f"train.batch_size: {samples} frames do not fill one batch of {config.batch_size} in each of "
-                f"{processes} process(es)"
+                f"train.batch_size: {samples} frames do not fill a step of {self.batches} batches of "
+                f"{config.batch_size}"
             )
 
     def __len__(self) -> int:
-        return self.steps_per_epoch - self.start
+        return (self.steps_per_epoch - self.start) * self.share
 
     def __iter__(self) -> Iterator[Draw]:
         order, repeats = self._order()
         for step in range(self.start, self.steps_per_epoch):
-            first = (step * self.processes + self.rank) * self.config.batch_size
-            batch = slice(first, first + self.config.batch_size)
-            yield Draw(self.epoch, tuple(order[batch]), self._sensors(first), tuple(repeats[batch]))
+            for place in range(self.rank, self.batches, self.processes):
+                first = (step * self.batches + place) * self.config.batch_size
+                batch = slice(first, first + self.config.batch_size)
+                yield Draw(self.epoch, tuple(order[batch]), self._sensors(first), tuple(repeats[batch]))
 
     def _order(self) -> tuple[list[int], list[int]]:
         """The frames of the epoch, and how often each came before."""

@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Window:
-    """Accumulates mean losses and throughput since the last :meth:`pop`."""
+    """Accumulates mean losses and throughput since the last :meth:`pop`.
+
+    data_share is the share of the time in which samples were waited for.
+    """
 
     def __init__(self) -> None:
         self._clear()
@@ -26,19 +29,27 @@ class Window:
     def _clear(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}  # on the device until popped
         self.counts: dict[str, int] = {}
-        self.samples, self.start_s = 0, time.monotonic()
+        self.samples, self.data_s, self.start_s = 0, 0.0, time.monotonic()
 
-    def add(self, losses: dict[str, torch.Tensor], samples: int) -> None:
+    def add(self, losses: dict[str, torch.Tensor], samples: int, data_s: float = 0.0) -> None:
+        """data_s: for how long the samples were waited for."""
         self.samples += samples
+        self.data_s += data_s
         for name, value in losses.items():
             self.sums[name] = value.detach() + self.sums.get(name, 0.0)
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def pop(self) -> dict[str, float]:
-        """Means and throughput, empty if nothing was added. A loss is averaged over the batches that have it."""
+    def means(self) -> dict[str, float]:
+        """Means and throughput, empty if nothing was added. A loss is averaged over the steps that have it."""
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         if means:
-            means["samples_per_s"] = self.samples / (time.monotonic() - self.start_s)
+            elapsed_s = time.monotonic() - self.start_s
+            means["samples_per_s"], means["data_share"] = self.samples / elapsed_s, self.data_s / elapsed_s
+        return means
+
+    def pop(self) -> dict[str, float]:
+        """The means; from now on those of what is added later."""
+        means = self.means()
         self._clear()
         return means
 
@@ -46,11 +57,12 @@ class Window:
         """All of it, JSON-serialisable, for :meth:`restore`."""
         sums = {name: float(total) for name, total in self.sums.items()}
         elapsed_s = time.monotonic() - self.start_s
-        return {"sums": sums, "counts": self.counts, "samples": self.samples, "elapsed_s": elapsed_s}
+        times = {"elapsed_s": elapsed_s, "data_s": self.data_s}
+        return {"sums": sums, "counts": self.counts, "samples": self.samples, **times}
 
     def restore(self, state: dict) -> None:
         self.sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
-        self.counts, self.samples = dict(state["counts"]), state["samples"]
+        self.counts, self.samples, self.data_s = dict(state["counts"]), state["samples"], state.get("data_s", 0.0)
         self.start_s = time.monotonic() - state["elapsed_s"]
 
 

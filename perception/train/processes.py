@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ def process_group(device: str) -> Iterator[torch.device]:
     try:
         yield torch.device(kind)
     finally:
+        gc.collect()  # wrappers in reference cycles would keep gloo's threads, which abort the process when it ends
         distributed.destroy_process_group()
 
 

@@ -7,14 +7,17 @@ step. On a CPU, an interrupted and resumed run is therefore bit-identical to an 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
+import math
 import os
+import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +29,7 @@ from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
 from perception.data.sources import FrameSource
-from perception.device import has_bfloat16, is_out_of_memory
+from perception.device import has_bfloat16, is_out_of_memory, peak_memory_mb
 from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.grid import BEVGrid
@@ -82,11 +85,10 @@ class Trainer:
         self.ema = Ema(self.model, config.train.ema_decay)
         self.amp = config.train.amp and has_bfloat16(device)
 
-        by_class = frames_by_class(frames, len(config.task.classes)) if config.train.balanced else None
-        self.schedule = Schedule(len(frames), model.inputs.sensors, config.train, self.rank, self.processes, by_class)
+        self.by_class = frames_by_class(frames, len(config.task.classes)) if config.train.balanced else None
         data = TrainingData(frames, config, model.inputs)
         self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
-        self.total_steps = config.train.epochs * self.schedule.steps_per_epoch
+        self._plan(config.train.batches_per_step or self.processes)
         self.step, self.elapsed_before_s, self.start_s = 0, 0.0, time.monotonic()
         self.saved_step, self.saved_s, self.said_s = 0, self.start_s, self.start_s
         self.whole = True  # whether the weights are those of a step, not of half of one
@@ -94,6 +96,15 @@ class Trainer:
         self.recent, self.epoch = Window(), Window()
         self.counts: Counter[str] = Counter()  # of the epoch
         self.grid = BEVGrid(**vars(config.grid))
+
+    def _plan(self, batches: int) -> None:
+        """Steps of so many batches."""
+        train, sensors = self.config.train, self.model.inputs.sensors
+        frames = len(self.loader.data.frames)
+        self.schedule = Schedule(frames, sensors, train, self.rank, self.processes, self.by_class, batches)
+        self.total_steps = train.epochs * self.schedule.steps_per_epoch
+        reference = train.reference_frames or batches * train.batch_size
+        self.rate_factor = math.sqrt(batches * train.batch_size / reference)  # for Adam, Malladi et al. 2022
 
     @property
     def checkpoint(self) -> Path:
@@ -146,31 +157,31 @@ class Trainer:
         """Run the rest of the current epoch; returns whether its end was reached."""
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         self.schedule.epoch, self.schedule.start = epoch, start
-        for batch in self.loader.batches(self.schedule, stopped=lambda: bool(stop)):
-            stopped, empty = any_process([bool(stop), batch is None], self.device)
+        waited_s = time.monotonic()
+        for batches in _groups(self.loader.batches(self.schedule, stopped=lambda: bool(stop)), self.schedule.share):
+            data_s = time.monotonic() - waited_s
+            stopped, empty = any_process([bool(stop), any(batch is None for batch in batches)], self.device)
             if stopped:
                 return False
-            samples = len(batch) if batch is not None else 0
-            losses = {} if batch is None or empty else self._train_step(batch, journal)
-            self.recent.add(losses, samples)
-            self.epoch.add(losses, samples)
-            self.counts["dropped_frames"] += self.config.train.batch_size - samples
+            found = [batch for batch in batches if batch is not None]
+            samples = sum(map(len, found))
+            losses = {} if empty else self._train_step(found, journal)
+            for window in (self.recent, self.epoch):
+                window.add(losses, samples, data_s)
+            self.counts["dropped_frames"] += self.config.train.batch_size * len(batches) - samples
             self.counts["empty_steps"] += empty
             self.counts["broken_steps"] += not (empty or losses)
-            self.counts["labels"] += 0 if batch is None else count_labels(batch, self.grid)
+            self.counts["labels"] += sum(count_labels(batch, self.grid) for batch in found)
             self.step += 1
             self.whole = True
             bar.update()
-            if self.step % LOG_EVERY_STEPS == 0 and (means := self.recent.pop()):
-                bar.set_postfix_str(f"loss {means['total']:.3f}")
-                if bar.disable and self.rank == 0 and time.monotonic() - self.said_s > SAY_EVERY_S:
-                    self.said_s = time.monotonic()
-                    log.info("step %d of %d, loss %.3f", self.step, self.total_steps, means["total"])
-                journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
+            if self.step % LOG_EVERY_STEPS == 0 or self.step == 1:
+                self._log(journal, bar)
             # The end of an epoch is saved when its row has been written: a resumed run would not write it.
             is_last = self.step % self.schedule.steps_per_epoch == 0
             if not is_last and time.monotonic() - self.saved_s > 60 * self.config.train.checkpoint_minutes:
                 self.save()
+            waited_s = time.monotonic()
         names = ("dropped_frames", "empty_steps", "broken_steps", "labels")
         dropped, unused, broken, labels = (self.counts.pop(name, 0) for name in names)
         if unused == self.schedule.steps_per_epoch:
@@ -180,36 +191,79 @@ class Trainer:
         if not any_process([labels > 0], self.device)[0]:
             raise LabelError(f"epoch {epoch + 1}: boxes to learn from were expected, found none that is in the grid")
         counts = {"dropped_frames": dropped, "broken_steps": broken}
-        journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
+        journal.write(
+            "epoch", self.step, self._means(self.epoch.pop()), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s
+        )
         if dropped or broken:
             log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped, broken)
         return True
 
+    def _log(self, journal: Journal, bar: tqdm) -> None:
+        means = self._means(self.recent.means() if self.step == 1 else self.recent.pop())
+        if not means:
+            return
+        bar.set_postfix_str(f"loss {means['total']:.3f}")
+        if bar.disable and self.rank == 0 and (self.step == 1 or time.monotonic() - self.said_s > SAY_EVERY_S):
+            self.said_s = time.monotonic()
+            samples = (self.total_steps - self.step) * self.schedule.batches * self.config.train.batch_size
+            log.info(
+                "step %d of %d, loss %.3f, gradient %.2g, learning rate %.2g, %.3g frames/s, %.0f %% of the time "
+                "waiting for data, %.1f GB, %.0f minutes left",
+                self.step, self.total_steps, means["total"], means["gradient_norm"], self.learning_rate,
+                means["samples_per_s"], 100 * means["data_share"], means["memory_mb"] / 1000,
+                samples / means["samples_per_s"] / 60,
+            )  # fmt: skip
+        journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
+
+    def _means(self, own: dict[str, float]) -> dict[str, float]:
+        """The means of a window over all processes; empty if none has any."""
+        found = [means for means in of_all_processes(own) if means]
+        if not found:
+            return {}
+        names = dict.fromkeys(name for means in found for name in means)
+        means = {name: statistics.fmean(means[name] for means in found if name in means) for name in names}
+        means["samples_per_s"] *= len(found)
+        return {**means, "memory_mb": peak_memory_mb(self.device)}
+
     @property
     def learning_rate(self) -> float:
-        return self.config.train.learning_rate * one_cycle(self.step / self.total_steps)
+        return self.config.train.learning_rate * self.rate_factor * one_cycle(self.step / self.total_steps)
 
-    def _train_step(self, batch: Batch, journal: Journal) -> dict[str, torch.Tensor]:
+    def _train_step(self, batches: list[Batch], journal: Journal) -> dict[str, torch.Tensor]:
         """One optimiser step; if loss or gradient is not finite, weights are not changed and the result is empty."""
-        torch.manual_seed(int(keyed_rng(self.config.train.seed, self.step, self.rank, "network").integers(2**63)))
-        batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * one_cycle(self.step / self.total_steps)
+            group["lr"] = group["peak_lr"] * self.rate_factor * one_cycle(self.step / self.total_steps)
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            prediction = self.forward(batch)
-        losses = self.loss(prediction, batch)
-        losses["total"].backward()
+        losses: dict[str, torch.Tensor] = {}
+        for number, batch in enumerate(batches):
+            place = (
+                number * self.processes + self.rank
+            )  # among the batches of the step, however many processes there are
+            torch.manual_seed(int(keyed_rng(self.config.train.seed, self.step, place, "network").integers(2**63)))
+            with self._shared_gradients(number == len(batches) - 1):
+                batch = batch.to(self.device)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                    prediction = self.forward(batch)
+                found = self.loss(prediction, batch)
+                (found["total"] / len(batches)).backward()
+            for name, value in found.items():
+                losses[name] = losses.get(name, 0.0) + value.detach() / len(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         finite = bool(losses["total"].isfinite() & norm.isfinite())
         if any_process([not finite], self.device)[0]:
-            self._skip_broken(batch.tokens, journal)
+            self._skip_broken([token for batch in batches for token in batch.tokens], journal)
             return {}
         self.broken.clear()
         self.whole = False
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         return {**losses, "gradient_norm": norm}
+
+    def _shared_gradients(self, last: bool) -> contextlib.AbstractContextManager:
+        """Processes exchange gradients once a step, with its last batch."""
+        if last or not isinstance(self.forward, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.forward.no_sync()
 
     def _skip_broken(self, tokens: list[str], journal: Journal) -> None:
         self.broken.append(tokens)
@@ -234,7 +288,8 @@ class Trainer:
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
         logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts}
-        state = {**progress, **logged, "config": asdict(self.config)}
+        train = replace(self.config.train, batches_per_step=self.schedule.batches)
+        state = {**progress, **logged, "config": asdict(replace(self.config, train=train))}
         write_checkpoint(self.checkpoint, tensors, state, beside=self.model.files(self.ema.state))
 
     def resume(self) -> None:
@@ -260,7 +315,12 @@ class Trainer:
         return read_checkpoint(self.checkpoint) if current(self.checkpoint).exists() else None
 
     def _restore(self, tensors: dict, state: dict) -> None:
-        changed = _differences(state["config"], json.loads(json.dumps(asdict(self.config))))
+        then = state["config"]["train"]
+        if self.config.train.batches_per_step is None and then.get("batches_per_step"):
+            self._plan(then["batches_per_step"])  # as many as then, whatever the number of processes now
+        train = replace(self.config.train, batches_per_step=self.schedule.batches)
+        now = json.loads(json.dumps(asdict(replace(self.config, train=train))))
+        changed = _differences(state["config"], now)
         if changed:
             raise TrainingError(
                 f"{self.checkpoint}: was written under another config: {', '.join(changed)}; "
@@ -271,7 +331,7 @@ class Trainer:
             expected = epochs * self.schedule.steps_per_epoch
             raise TrainingError(
                 f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {expected}: "
-                "the number of frames or processes has changed"
+                "the number of frames has changed"
             )
         if state["step"] > self.total_steps:
             done = f"{state['step'] / self.schedule.steps_per_epoch:g}"
@@ -295,6 +355,11 @@ class Trainer:
             self.recent.restore(state["recent"])
             self.epoch.restore(state["epoch"])
             self.counts.update(state["counts"])
+
+
+def _groups(batches: Iterator[Batch | None], size: int) -> Iterator[list[Batch | None]]:
+    while group := list(itertools.islice(batches, size)):
+        yield group
 
 
 def freeze(model: nn.Module, name: str) -> None:

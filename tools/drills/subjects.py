@@ -51,7 +51,8 @@ class Train(Subject):
 
     def result(self, out: Path) -> object:
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        timeless = [{k: v for k, v in line.items() if k not in ("elapsed_s", "samples_per_s")} for line in lines]
+        times = ("elapsed_s", "samples_per_s", "data_share", "memory_mb")
+        timeless = [{k: v for k, v in line.items() if k not in times} for line in lines]
         return _sha256(out / "model.safetensors"), timeless
 
 
