@@ -617,7 +617,7 @@ import torch
 sys.path.insert(0, "tests")
 from test_train import Frames, StubLoss, StubModel, make_config
 from pathlib import Path
-from perception.train.processes import process_group
+from perception.processes import process_group
 from perception.train.trainer import Trainer
 
 out, stop_after = sys.argv[1], int(sys.argv[2])

@@ -21,13 +21,13 @@ from perception.batch import InputSpec
 from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
 from perception.model.score_calibration import ScoreCalibration
+from perception.processes import any_process, of_first_process, process_group, stop_signals
 from perception.sample import Boxes3D
 from perception.task import NUSCENES
 from perception.train.checkpoint import read_checkpoint
 from perception.train.journal import Journal, Window
 from perception.train.labels import LabelError
 from perception.train.optim import one_cycle
-from perception.train.processes import any_process, of_first_process, process_group, stop_signals
 from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
 
 CPU = torch.device("cpu")

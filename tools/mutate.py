@@ -22,7 +22,7 @@ TESTS = {  # module: the tests that concern it
     "perception.train.losses": ["tests/test_losses.py"],
     "perception.train.batches": ["tests/test_schedule.py", "tests/test_train.py"],
     "perception.train.trainer": ["tests/test_optim.py", "tests/test_trainer.py", "tests/test_train.py"],
-    "perception.train.processes": ["tests/test_trainer.py"],
+    "perception.processes": ["tests/test_trainer.py"],
     "perception.model.head": ["tests/test_head.py"],
     "perception.model.registration": ["tests/test_registration.py"],
     "perception.model.fusion": ["tests/test_fusion.py"],

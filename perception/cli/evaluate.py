@@ -2,7 +2,9 @@
 
     perception evaluate --checkpoint sim --root data/sim --all-subsets --json out/sim.json
 
-The resolved config of the checkpoint is saved next to the metrics, as out/sim.config.yaml.
+The resolved config of the checkpoint is saved next to the metrics, as out/sim.config.yaml. GPUs share the frames:
+
+    torchrun --nproc-per-node=8 -m perception evaluate --checkpoint runs/nuscenes --root data/nuscenes --split val
 """
 
 from __future__ import annotations
@@ -29,26 +31,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from perception.config import save_config
-    from perception.data.opening import open_source
-    from perception.device import checked_device
-    from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
-    from perception.files import check_writable, write_json
-    from perception.model.checkpoint import warn_of_simulation, weights_sha256
+    from perception.files import check_writable
+    from perception.processes import process_group
 
     if args.json is not None:
         check_writable(args.json)
         check_writable(args.json.with_suffix(".config.yaml"))
-    detector = perception.load(args.checkpoint, device=checked_device(args.device))
+    with process_group(args.device) as device:
+        _evaluate(args, str(device))
+
+
+def _evaluate(args: argparse.Namespace, device: str) -> None:
+    from perception.config import save_config
+    from perception.data.opening import open_source
+    from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
+    from perception.files import write_json
+    from perception.model.checkpoint import warn_of_simulation, weights_sha256
+    from perception.processes import place
+
+    detector = perception.load(args.checkpoint, device=device)
     policy, size = "skip" if args.skip_damaged else "raise", detector.inputs.covering
     chosen = {"split": args.split, "scenes": args.scenes, "on_error": policy, "part": args.part, "image_size": size}
     dataset = open_source(args.root, detector.config, args.version, **chosen)
-    if not dataset.simulated:
+    first = place()[0] == 0
+    if first and not dataset.simulated:
         warn_of_simulation(args.checkpoint, str(args.root))
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]
     report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
+    if not first:
+        return
     print(table(report), breakdown_table(report), sep="\n\n")
     if args.json is not None:
         write_json(args.json, report)

@@ -25,6 +25,7 @@ from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, MetricBoxes, Metrics, counted, found, score
 from perception.eval.submission import MAX_BOXES, ResultsWriter, WorldDetections, to_submission, to_world
 from perception.eval.truth import Annotated, EvaluationError, Truth
+from perception.processes import of_all_processes, place
 from perception.sample import Detections, Frame, sensor_set, sensor_sets
 from perception.signals import Interrupts
 from perception.task import CLASSES, Task
@@ -74,7 +75,8 @@ def evaluate_subsets(
 ) -> dict:
     """:func:`evaluate` for several sets of sensors; None: all sets. Each frame is read once.
 
-    A detector with a memory sees the frames of a scene one after the other, in the order of the source.
+    A detector with a memory sees the frames of a scene one after the other, in the order of the source. Processes of
+    torchrun share the frames, and each returns the same metrics as one process alone.
 
     Args:
         results: folder for the submission of each set, ``<subset>.json``; None to discard them.
@@ -104,7 +106,8 @@ def evaluate_subsets(
     def detect(submissions: dict[str, Submission]) -> None:
         unannotated = 0
         with Interrupts() as interrupts:
-            for index in interrupts.between(tqdm(range(len(source)), desc="evaluate", unit="frame")):
+            share = own_share(source, whole_scenes=getattr(detector, "remembers", False))
+            for index in interrupts.between(tqdm(share, desc="evaluate", unit="frame", disable=place()[0] > 0 or None)):
                 frame = source[index]
                 if frame is None:
                     continue
@@ -121,11 +124,13 @@ def evaluate_subsets(
                     if seen.sensors and not isinstance(detections, Detections):
                         raise EvaluationError(f"detect: Detections were expected, found {type(detections).__name__}")
                     submissions[name].add(seen, detections)
-        if unannotated and not next(iter(submissions.values())).frames:
+        counts = of_all_processes((unannotated, len(next(iter(submissions.values())).frames)))
+        if not sum(annotated for _, annotated in counts) and (unannotated := sum(number for number, _ in counts)):
             raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
 
     scored = score_submissions(source, detector.task, names, detect, results, official)
     first = next(iter(scored.values()))
+    frames_with = sum(of_all_processes(frames_with), Counter())
     return {
         "subsets": {name: {k: v for k, v in metrics.items() if k not in _SHARED} for name, metrics in scored.items()},
         **{key: first[key] for key in ("frames", "skipped")},
@@ -134,20 +139,35 @@ def evaluate_subsets(
     }
 
 
+def own_share(source: FrameSource, whole_scenes: bool) -> range:
+    """The frames of this process, in the order of processes those of the source; all of them for the only one.
+
+    whole_scenes: by the tables of a NuScenes; of another source the first process takes all.
+    """
+    rank, processes = place()
+    bounds = np.array([len(source) * number // processes for number in range(processes + 1)])
+    if whole_scenes:
+        starts = [source.indices(scene).start for scene in source.scenes] if isinstance(source, NuScenes) else [0]
+        bounds = np.append(starts, len(source))[np.searchsorted(starts, bounds)]
+    return range(*bounds[rank : rank + 2].tolist())
+
+
 class Submission:
     """The detections of one run over a source's frames.
 
     Args:
         place: token -> index of the frame in the source.  writer: writes the submission file; None for no file.
+        kept: whether the file's rows are kept, for another process to write.
 
     Attributes:
         frames: annotations of the frames added so far.
     """
 
-    def __init__(self, task: Task, place: dict[str, int], writer: ResultsWriter | None):
-        self.task, self.place, self.writer = task, place, writer
+    def __init__(self, task: Task, place: dict[str, int], writer: ResultsWriter | None, kept: bool = False):
+        self.task, self.place, self.writer, self.kept = task, place, writer, kept
         self.frames: list[Annotated] = []
         self._parts: list[MetricBoxes] = []
+        self._rows: list[tuple[str, list[dict]]] = []
 
     def add(self, frame: Frame, detections: Detections | None) -> None:
         """Add one frame; ``detections`` is None if the frame has none of the sensors to be used."""
@@ -158,12 +178,26 @@ class Submission:
         sample = self.place.get(frame.token, -1)
         if sample < 0:
             raise EvaluationError(f"frame {frame.token}: one of the source's tokens was expected")
-        if self.writer is not None:
-            self.writer.add(frame.token, [] if world is None else to_submission(world))
+        if self.writer is not None or self.kept:
+            rows = [] if world is None else to_submission(world)
+            if self.writer is not None:
+                self.writer.add(frame.token, rows)
+            else:
+                self._rows.append((frame.token, rows))
         self.frames.append(Annotated(frame.token, sample, frame.world_SE3_ego, frame.boxes))
         if world is not None:
             best = world.boxes[:MAX_BOXES]
             self._parts.append(replace(best, sample=np.full(len(best), sample)))
+
+    def gather(self) -> None:
+        """Add what the other processes have, in their order."""
+        found = of_all_processes((self.frames, self._parts, self._rows))
+        self.frames = [frame for frames, _, _ in found for frame in frames]
+        self._parts = [part for _, parts, _ in found for part in parts]
+        if self.writer is not None:
+            for _, _, rows in found:
+                for token, boxes in rows:
+                    self.writer.add(token, boxes)
 
     @property
     def boxes(self) -> MetricBoxes:
@@ -204,22 +238,27 @@ def score_submissions(
         )
     if official and (tables is None or task.classes != CLASSES):
         raise EvaluationError("the devkit scores the ten nuScenes classes on a folder in the nuScenes layout only")
+    rank, processes = place()
+    if official and processes > 1:
+        raise EvaluationError(f"the devkit scores in one process, found {processes}")
     truth = None if tables is None else Truth.of_tables(tables, task)  # before detection, to fail early
     devkit = devkit_metric.open_devkit(tables) if official else None
-    place = {token: i for i, token in enumerate(source.tokens)}
-    if len(place) != len(source):
-        raise EvaluationError(f"a token of its own was expected of each of {len(source)} frames, found {len(place)}")
+    places = {token: i for i, token in enumerate(source.tokens)}
+    if len(places) != len(source):
+        raise EvaluationError(f"a token of its own was expected of each of {len(source)} frames, found {len(places)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = results or (scratch if official else None)
         with ExitStack() as stack:
             submissions, paths = {}, {}
             for name, sensors in names.items():
                 writer = None
-                if folder is not None:
+                if folder is not None and rank == 0:
                     paths[name] = Path(folder) / f"{name.replace('/', '_')}.json"
                     writer = stack.enter_context(ResultsWriter(paths[name], sensors))
-                submissions[name] = Submission(task, place, writer)
+                submissions[name] = Submission(task, places, writer, kept=folder is not None and rank > 0)
             detect(submissions)
+            for submission in submissions.values():
+                submission.gather()
         frames = next(iter(submissions.values())).frames
         if not frames:
             where = "" if tables is None else f"{Path(tables.root) / tables.version}: "

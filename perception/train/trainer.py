@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -37,6 +37,7 @@ from perception.lock import locked
 from perception.model.build import build
 from perception.model.checkpoint import find_checkpoint, read_weights
 from perception.model.detector import Detector
+from perception.processes import any_process, of_all_processes, of_first_process, place, process_group, stop_signals
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
@@ -45,7 +46,6 @@ from perception.train.labels import LabelError, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
 from perception.train.optim import Ema, one_cycle, parameter_groups
-from perception.train.processes import any_process, of_all_processes, of_first_process, process_group, stop_signals
 from perception.train.source import frames_by_class, training_frames
 
 LOG_EVERY_STEPS = 20
@@ -75,8 +75,7 @@ class Trainer:
             if getattr(config.train, name) < 1:
                 raise TrainingError(f"train.{name}: at least 1 was expected, found {getattr(config.train, name)}")
         self.config, self.out, self.device = config, out, device
-        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
-        self.processes = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.rank, self.processes = place()
         self.model, self.loss = model.to(device).train(), loss.to(device)
         for name in config.train.freeze:
             freeze(model, name)
@@ -445,10 +444,10 @@ def train(
         if current(out / "checkpoint.safetensors").exists() and not resume:
             raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
 
-    with process_group(device) as place, _memory_errors(), contextlib.ExitStack() as stack:
-        of_first_process(check_folder, place)  # before the lock makes it
-        of_first_process(lambda: stack.enter_context(locked(out)), place)
-        of_first_process(check, place)
+    with process_group(device) as own_device, _memory_errors(), contextlib.ExitStack() as stack:
+        of_first_process(check_folder, own_device)  # before the lock makes it
+        of_first_process(lambda: stack.enter_context(locked(out)), own_device)
+        of_first_process(check, own_device)
         torch.manual_seed(config.train.seed)
         model = build(config)
         frames = source if source is not None else training_frames(model.config, model.inputs.covering)
@@ -456,7 +455,7 @@ def train(
             raise TrainingError(f"source: frames, with tokens, were expected, found {type(frames).__name__}")
         if config.train.init is not None:
             initialise(model, config.train.init)
-        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, place)
+        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, own_device)
         if resume:
             trainer.resume()
         ended = trainer.run()

@@ -1,4 +1,4 @@
-"""Distributed training: the process group, flags shared by all processes, and stop signals."""
+"""Several processes under torchrun: their group, what they tell each other, and stop signals."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
-
-import torch
-from torch import distributed
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perception.device import checked_device
 from perception.errors import PerceptionError
 from perception.signals import handled_by
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 
@@ -22,6 +23,9 @@ Result = TypeVar("Result")
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
     """Yield this process's device; under torchrun, join the process group. "auto" uses a GPU if there is one."""
+    import torch
+    from torch import distributed
+
     kind = checked_device(device)
     if "RANK" not in os.environ:
         yield torch.device(kind)
@@ -37,10 +41,31 @@ def process_group(device: str) -> Iterator[torch.device]:
         distributed.destroy_process_group()
 
 
+def in_group() -> bool:
+    """Whether this process is one of a group. Does not import torch, without which there is none."""
+    if "torch" not in sys.modules:
+        return False
+    from torch import distributed
+
+    return distributed.is_initialized()
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if not in_group():
+        return 0, 1
+    from torch import distributed
+
+    return distributed.get_rank(), distributed.get_world_size()
+
+
 def any_process(flags: list[bool], device: torch.device) -> list[bool]:
     """Each flag, true if it is true in any process, so that all processes take the same branch."""
-    if not distributed.is_initialized():
+    if not in_group():
         return flags
+    import torch
+    from torch import distributed
+
     tensor = torch.tensor(flags, dtype=torch.int32, device=device)
     distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
     return tensor.bool().tolist()
@@ -48,8 +73,10 @@ def any_process(flags: list[bool], device: torch.device) -> list[bool]:
 
 def of_first_process(call: Callable[[], Result], device: torch.device) -> Result:
     """What ``call`` returns in the first process, or the PerceptionError that it raises there, in every process."""
-    if not distributed.is_initialized():
+    if not in_group():
         return call()
+    from torch import distributed
+
     answer: list[Any] = [None]
     if distributed.get_rank() == 0:
         try:
@@ -64,8 +91,10 @@ def of_first_process(call: Callable[[], Result], device: torch.device) -> Result
 
 def of_all_processes(value: Result) -> list[Result]:
     """The value in every process."""
-    if not distributed.is_initialized():
+    if not in_group():
         return [value]
+    from torch import distributed
+
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
@@ -78,7 +107,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def handle(number: int, _: object) -> None:
         received.append(number)
-        if not distributed.is_initialized():  # torchrun forwards a signal that the terminal sent too
+        if not in_group():  # torchrun forwards a signal that the terminal sent too
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with handled_by(handle):
