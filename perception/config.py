@@ -33,6 +33,7 @@ from perception.schema import (
     LidarConfig,
     RadarConfig,
     TrainConfig,
+    ValidationConfig,
     VoxelConfig,
     check_config,
 )
@@ -42,7 +43,8 @@ from perception.task import TaskError
 __all__ = [
     "ENCODERS", "AugmentConfig", "CameraConfig", "Config", "ConfigError", "DataConfig", "DecoderConfig",
     "EncoderConfig", "FusionConfig", "GridConfig", "HeadConfig", "LidarConfig", "RadarConfig", "TrainConfig",
-    "VoxelConfig", "check_config", "find_config", "load_config", "load_yaml", "ordered", "save_config", "to_yaml",
+    "ValidationConfig", "VoxelConfig", "check_config", "find_config", "load_config", "load_yaml", "ordered",
+    "save_config", "to_yaml",
 ]  # fmt: skip
 
 Schema = TypeVar("Schema")

@@ -174,7 +174,19 @@ class TrainConfig:
     image_weight: float = 0.0  # of a heat map of the objects in the images; 0: without the head that makes it
     registration_weight: float = 1.0
     checkpoint_minutes: float = 5.0
+    keep_epochs: int = 0  # of so many last epochs the averaged weights are kept, each in a folder of its own
     seed: int = 0
+
+
+@dataclass
+class ValidationConfig:
+    """What averaged weights are scored on during training. Without every_epochs there is no such scoring."""
+
+    every_epochs: int = 0  # and at the end
+    root: str | None = None  # None: data.root; the version is that of ``data``
+    split: str | None = None
+    scenes: list[str] = field(default_factory=list)
+    part: list[float] = field(default_factory=lambda: [0.0, 1.0])
 
 
 @dataclass
@@ -195,6 +207,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     own_parts: list[str] = field(default_factory=list)
 
 
@@ -219,6 +232,7 @@ def check_config(config: Config, where: str = "config") -> None:
 def _checks(config: Config) -> list[tuple]:
     """Key, whether it holds, and what is wanted."""
     head, decoder, data, train, augment = config.head, config.decoder, config.data, config.train, config.augment
+    validation = config.validation
     wide = f"1 to {_MAX_WIDTH}"
     checks = [
         ("encoders", len(config.encoders) >= 1, "at least one sensor"),
@@ -243,6 +257,15 @@ def _checks(config: Config) -> list[tuple]:
         ("decoder.heads", decoder.heads >= 1 and decoder.width % decoder.heads == 0, "a divisor of decoder.width"),
         ("data.lidar_sweeps, data.radar_sweeps", min(data.lidar_sweeps, data.radar_sweeps) >= 1, "at least 1"),
         ("data.part", len(data.part) == 2, "two shares"),
+        ("validation.every_epochs", validation.every_epochs >= 0, "0 or more"),
+        ("validation.part", len(validation.part) == 2, "two shares"),
+        (
+            "validation.root, validation.split, validation.scenes, validation.part",
+            not validation.every_epochs
+            or (validation.root or data.root, validation.split, validation.scenes, validation.part)
+            != (data.root, data.split, data.scenes, data.part),
+            "something else than what is trained on",
+        ),
         ("data.workers", data.workers >= 0, "0 or more"),
         ("train.epochs, train.batch_size", min(train.epochs, train.batch_size) >= 1, "at least 1"),
         (
@@ -250,7 +273,7 @@ def _checks(config: Config) -> list[tuple]:
             all(number is None or number >= 1 for number in (train.batches_per_step, train.reference_frames)),
             "1 or more",
         ),
-        ("train.finish_epochs", train.finish_epochs >= 0, "0 or more"),
+        ("train.finish_epochs, train.keep_epochs", min(train.finish_epochs, train.keep_epochs) >= 0, "0 or more"),
         (
             "augment.paste",
             all(name in config.task.classes and count >= 1 for name, count in augment.paste.items()),

@@ -35,6 +35,23 @@ def training_frames(config: Config, covering: tuple[int, int] | None) -> NuScene
     return frames
 
 
+def validation_frames(config: Config, covering: tuple[int, int] | None) -> NuScenes | Astyx | None:
+    """The annotated frames that ``config.validation`` names; None where it wants none."""
+    data, validation = config.data, config.validation
+    if not validation.every_epochs:
+        return None
+    return open_source(
+        validation.root or data.root,
+        config,
+        data.version,
+        split=validation.split,
+        scenes=list(validation.scenes) or None,
+        part=validation.part,
+        image_size=covering,
+        on_error=data.on_error,
+    )
+
+
 def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
     """Height and width of the input of each image encoder in the config."""
     cameras = {name: encoder for name, encoder in config.encoders.items() if isinstance(encoder, CameraConfig)}

@@ -30,23 +30,23 @@ from perception.commit import current
 from perception.config import Config
 from perception.data.sources import FrameSource
 from perception.device import has_bfloat16, is_out_of_memory, peak_memory_mb
-from perception.errors import PerceptionError
 from perception.files import ResultsError
 from perception.grid import BEVGrid
 from perception.lock import locked
 from perception.model.build import build
-from perception.model.checkpoint import find_checkpoint, read_weights
 from perception.model.detector import Detector
 from perception.processes import any_process, of_all_processes, of_first_process, place, process_group, stop_signals
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
+from perception.train.initialise import TrainingError, freeze, initialise
 from perception.train.journal import Journal, Window
 from perception.train.labels import LabelError, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
 from perception.train.optim import Ema, one_cycle, parameter_groups
-from perception.train.source import frames_by_class, training_frames
+from perception.train.source import frames_by_class, training_frames, validation_frames
+from perception.train.validation import Validator
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
@@ -56,20 +56,24 @@ SAY_EVERY_S = 60.0  # how training goes, where no progress bar shows it
 log = logging.getLogger(__name__)
 
 
-class TrainingError(PerceptionError):
-    """A run that cannot be started, resumed or continued."""
-
-
 class Trainer:
     """Trains ``model`` on ``frames``; all output goes to the folder ``out``.
 
     model: Batch -> prediction, with ``inputs`` and ``files(state)`` like a Detector.
     loss: (prediction, batch) -> dict with "total".
     frames: yields None for an unreadable frame, which is skipped and counted.
+    validation: frames that the averaged weights are scored on; None for no scoring.
     """
 
     def __init__(
-        self, model: Detector, loss: nn.Module, frames: FrameSource, config: Config, out: Path, device: torch.device
+        self,
+        model: Detector,
+        loss: nn.Module,
+        frames: FrameSource,
+        config: Config,
+        out: Path,
+        device: torch.device,
+        validation: FrameSource | None = None,
     ):
         for name in ("epochs", "batch_size"):
             if getattr(config.train, name) < 1:
@@ -95,6 +99,7 @@ class Trainer:
         self.recent, self.epoch = Window(), Window()
         self.counts: Counter[str] = Counter()  # of the epoch
         self.grid = BEVGrid(**vars(config.grid))
+        self.validator = Validator(validation, config, out)
 
     def _plan(self, batches: int) -> None:
         """Steps of so many batches."""
@@ -132,7 +137,7 @@ class Trainer:
                 self.forward = DistributedDataParallel(self.model, find_unused_parameters=True)
             try:
                 while ended and self.step < self.total_steps:
-                    ended = self._run_epoch(journal, bar, stop)
+                    ended = self._run_epoch(journal, bar, stop) and self._end_epoch(journal)
                     self.save()
             except (TrainingError, LabelError, ResultsError):
                 raise
@@ -195,6 +200,15 @@ class Trainer:
         )
         if dropped or broken:
             log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped, broken)
+        return True
+
+    def _end_epoch(self, journal: Journal) -> bool:
+        """Returns whether no signal interrupted it."""
+        epoch = self.step // self.schedule.steps_per_epoch
+        try:
+            self.validator.end_epoch(self.model, self.ema.state, epoch, self.step, journal)
+        except KeyboardInterrupt:
+            return False
         return True
 
     def _log(self, journal: Journal, bar: tqdm) -> None:
@@ -286,7 +300,8 @@ class Trainer:
         }
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
-        logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts}
+        best = self.validator.best if math.isfinite(self.validator.best) else None
+        logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts, "best": best}
         train = replace(self.config.train, batches_per_step=self.schedule.batches)
         state = {**progress, **logged, "config": asdict(replace(self.config, train=train))}
         write_checkpoint(self.checkpoint, tensors, state, beside=self.model.files(self.ema.state))
@@ -354,51 +369,13 @@ class Trainer:
             self.recent.restore(state["recent"])
             self.epoch.restore(state["epoch"])
             self.counts.update(state["counts"])
+        if state.get("best") is not None:
+            self.validator.best = state["best"]
 
 
 def _groups(batches: Iterator[Batch | None], size: int) -> Iterator[list[Batch | None]]:
     while group := list(itertools.islice(batches, size)):
         yield group
-
-
-def freeze(model: nn.Module, name: str) -> None:
-    """Freeze a module of ``model``: its parameters and, until ``model.train()``, its batch-norm statistics.
-
-    Args:
-        name: of the module, such as ``encoders.camera``.
-
-    Raises:
-        TrainingError: the model has no such module.
-    """
-    parts = dict(model.named_modules())
-    if not name or name not in parts:
-        depth = name.count(".")
-        known = ", ".join(part for part in parts if part and part.count(".") <= depth)
-        raise TrainingError(f"train.freeze: some of {known} were expected, found '{name}'")
-    parts[name].requires_grad_(False)
-    for module in parts[name].modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-def initialise(model: Detector, checkpoint: str) -> None:
-    """Initialise from a checkpoint every weight whose name and shape match, and log how many do.
-
-    Raises:
-        PerceptionError: no such checkpoint, or none of its weights match.
-    """
-    try:
-        folder, own = find_checkpoint(checkpoint), model.state_dict()
-    except PerceptionError as error:
-        raise TrainingError(f"train.init: {error}; train.init=null trains from scratch") from None
-    weights = read_weights(folder)
-    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise TrainingError(f"train.init: {folder}: weights of this model were expected, none of them fits")
-    log.info("%s: %d of %d tensors taken over", folder, len(fitting), len(own))
-    sets = {k: v for k, v in weights.items() if k.startswith("calibration.")}  # score calibration
-    fits = {k: v for k, v in sets.items() if set(k.partition(".")[2].split("+")) <= set(model.sensors)}
-    model.load_state_dict({**own, **fits, **fitting})
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -420,15 +397,18 @@ def train(
     device: str = "auto",
     source: FrameSource | None = None,
     build: Callable[[Config], Detector] = build,
+    validation: FrameSource | None = None,
 ) -> bool:
     """Train the detector that ``config`` describes; returns whether training is complete (False if interrupted).
 
     Writes to the folder ``out``: model.safetensors and config.yaml for ``perception.load``, log.jsonl, TensorBoard
-    logs, and checkpoint.safetensors, from which ``resume`` continues. Under torchrun, all processes train together.
+    logs, and checkpoint.safetensors, from which ``resume`` continues; with validation, best/, the weights of the best
+    NDS. Under torchrun, all processes train together.
 
     Args:
         source: the frames; None reads the dataset that ``config.data`` names.
         build: builds the detector from a config; pass your own for a detector with custom parts.
+        validation: frames to score on every ``validation.every_epochs``; None reads those that the config names.
 
     Raises:
         PerceptionError: data cannot be read or has nothing to learn from; ``out`` already holds a run and ``resume`` is
@@ -451,11 +431,14 @@ def train(
         torch.manual_seed(config.train.seed)
         model = build(config)
         frames = source if source is not None else training_frames(model.config, model.inputs.covering)
-        if not isinstance(frames, FrameSource):
-            raise TrainingError(f"source: frames, with tokens, were expected, found {type(frames).__name__}")
+        if validation is None:
+            validation = validation_frames(model.config, model.inputs.covering)
+        for name, given in (("source", frames), ("validation", validation)):
+            if given is not None and not isinstance(given, FrameSource):
+                raise TrainingError(f"{name}: frames, with tokens, were expected, found {type(given).__name__}")
         if config.train.init is not None:
             initialise(model, config.train.init)
-        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, own_device)
+        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, own_device, validation)
         if resume:
             trainer.resume()
         ended = trainer.run()

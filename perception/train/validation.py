@@ -1,0 +1,63 @@
+"""What happens at the end of an epoch: averaged weights are scored on other frames, the best and the last ones kept."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from perception.commit import write_files
+from perception.config import Config
+from perception.data.sources import FrameSource
+from perception.eval.evaluate import evaluate
+from perception.eval.metric import ERRORS
+from perception.model.detector import Detector
+from perception.processes import place
+from perception.train.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+class Validator:
+    """Scores weights on ``frames`` every ``validation.every_epochs`` and at the end; None: never.
+
+    best: NDS of the best weights so far, which are in the folder ``best`` of ``out``; those of the last
+        ``train.keep_epochs`` epochs are in ``epoch-1``, ``epoch-2``, ...
+    """
+
+    def __init__(self, frames: FrameSource | None, config: Config, out: Path):
+        self.frames, self.config, self.out, self.best = frames, config, out, -math.inf
+
+    def end_epoch(
+        self, model: Detector, state: Mapping[str, torch.Tensor], epoch: int, step: int, journal: Journal
+    ) -> None:
+        """Score and keep ``state``, averaged weights of ``model``, after an epoch, counted from 1.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        rank, train = place()[0], self.config.train
+        if train.keep_epochs and rank == 0:
+            write_files(self.out / f"epoch-{epoch}", model.files(dict(state)))
+            if epoch > train.keep_epochs:
+                shutil.rmtree(self.out / f"epoch-{epoch - train.keep_epochs}", ignore_errors=True)
+        every = self.config.validation.every_epochs or 1
+        if self.frames is None or (epoch % every and epoch < train.epochs):
+            return
+        detector = copy.deepcopy(model).eval()
+        detector.load_state_dict(state)
+        metrics = evaluate(detector, self.frames)
+        numbers = {name: metrics[name] for name in ("mAP", "NDS", *(f"m{error}" for error in ERRORS))}
+        known = {name: value for name, value in numbers.items() if value is not None}
+        journal.write("validation", step, known, epoch=epoch, AP=metrics["AP"])
+        is_best, self.best = metrics["NDS"] > self.best, max(metrics["NDS"], self.best)
+        if rank == 0:
+            told = "the best so far" if is_best else f"the best had {self.best:.4f}"
+            log.info("epoch %d: mAP %.4f, NDS %.4f, %s", epoch, metrics["mAP"], metrics["NDS"], told)
+            if is_best:
+                write_files(self.out / "best", model.files(dict(state)))

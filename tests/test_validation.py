@@ -1,0 +1,113 @@
+"""Scoring during training: when, what is kept as the best and the last, and that a resumed run knows it."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train import Frames, StubLoss, StubModel, lines, make_config
+from tiny_drive import tiny_world
+
+import perception
+from perception.cli import run
+from perception.config import ConfigError, load_config
+from perception.train.trainer import Trainer
+
+ERRORS = {"mATE": 0.5, "mASE": 0.1, "mAOE": None, "mAVE": 0.2, "mAAE": 0.3}
+
+
+class Scores(list):
+    weights: list
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    found = Scores()
+    found.weights = []
+
+    def evaluate(detector, frames):
+        assert not detector.training and len(frames) == 3
+        found.weights.append({name: value.clone() for name, value in detector.state_dict().items()})
+        score = found.pop(0)
+        if isinstance(score, BaseException):
+            raise score
+        return {"mAP": score / 2, "NDS": score, **ERRORS, "AP": {"car": score}}
+
+    monkeypatch.setattr("perception.train.validation.evaluate", evaluate)
+    return found
+
+
+def trainer(out, every_epochs=1, **train) -> Trainer:
+    config = make_config(**{"epochs": 3, **train})
+    config.validation.every_epochs = every_epochs
+    return Trainer(StubModel(), StubLoss(), Frames(4), config, out, torch.device("cpu"), Frames(3))
+
+
+def test_every_epoch_is_a_row_and_the_best_is_kept(tmp_path, scored):
+    scored.extend([0.1, 0.3, 0.2])
+    model = trainer(tmp_path)
+    assert model.run() and model.model.training
+    rows = [line for line in lines(tmp_path) if line["kind"] == "validation"]
+    assert [(row["epoch"], row["step"], row["NDS"], row["mAP"], row["AP"]["car"]) for row in rows] == [
+        (1, 2, 0.1, 0.05, 0.1), (2, 4, 0.3, 0.15, 0.3), (3, 6, 0.2, 0.1, 0.2),
+    ]  # fmt: skip
+    assert rows[0]["mATE"] == 0.5 and "mAOE" not in rows[0]
+    best = load_file(tmp_path / "best/model.safetensors")
+    for name, value in scored.weights[1].items():  # of the second scoring, averaged over the steps
+        torch.testing.assert_close(best[name], value)
+    assert any((scored.weights[2][name] != value).any() for name, value in best.items())
+
+
+def test_scores_are_taken_every_so_often_and_at_the_end(tmp_path, scored):
+    scored.extend([0.1, 0.2, 0.3])
+    trainer(tmp_path, every_epochs=2, epochs=5).run()
+    rows = [line for line in lines(tmp_path) if line["kind"] == "validation"]
+    assert [row["epoch"] for row in rows] == [2, 4, 5]
+
+
+def test_the_last_epochs_are_kept(tmp_path, scored):
+    scored.extend([0.1] * 4)
+    trainer(tmp_path, epochs=4, keep_epochs=2).run()
+    assert sorted(path.name for path in tmp_path.glob("epoch-*")) == ["epoch-3", "epoch-4"]
+    assert (tmp_path / "epoch-3/config.yaml").exists()
+    assert (tmp_path / "best/model.safetensors").exists()
+
+
+def test_a_resumed_run_knows_the_best(tmp_path, scored):
+    """A signal comes while the second epoch is scored; the third is worse than the first, which stays the best."""
+    scored.extend([0.3, KeyboardInterrupt(), 0.2])
+    first = trainer(tmp_path)
+    assert first.run() is False and first.step == 4
+    best = (tmp_path / "best/model.safetensors").read_bytes()
+    second = trainer(tmp_path)
+    second.resume()
+    assert second.validator.best == 0.3 and second.run()
+    assert (tmp_path / "best/model.safetensors").read_bytes() == best
+    assert [line["epoch"] for line in lines(tmp_path) if line["kind"] == "validation"] == [1, 3]
+
+
+def test_what_is_trained_on_is_no_validation():
+    for overrides in ([], ["validation.root=data/sim"], ["validation.split=mini_train", "data.split=mini_train"]):
+        with pytest.raises(ConfigError, match="something else than what is trained on was expected"):
+            load_config(None, ["validation.every_epochs=1", *overrides])
+    assert load_config(None, ["validation.every_epochs=1", "validation.part=[0.5, 1]"]).validation.part == [0.5, 1]
+
+
+def test_the_command_scores_the_drives_that_a_config_names(tmp_path):
+    root, other = (tiny_world().write(tmp_path / name) for name in ("drive", "other"))
+    overrides = [
+        "grid.x_min_m=-12.8", "grid.x_max_m=12.8", "grid.y_min_m=-12.8", "grid.y_max_m=12.8",
+        "encoders.camera=null", "encoders.radar=null", "encoders.lidar.point_channels=8", "fusion.channels=16",
+        "fusion.heads=2", "head.trunk_channels=[16,16]", "head.channels=16", "head.score_threshold=0.0",
+        f"data.root={root}", "data.workers=0", f"validation.root={other}", "validation.every_epochs=1",
+        "train.epochs=1", "train.batch_size=2",
+    ]  # fmt: skip
+    config = tmp_path / "tiny.yaml"
+    config.write_text("{}")
+    assert run(["train", str(config), *overrides, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    (row,) = [row for row in lines(tmp_path / "run") if row["kind"] == "validation"]
+    best = perception.load(tmp_path / "run/best")
+    out = tmp_path / "scores.json"
+    run(["evaluate", "--checkpoint", str(tmp_path / "run/best"), "--root", str(other), "--json", str(out)])
+    assert json.loads(out.read_text())["subsets"]["lidar"]["NDS"] == row["NDS"]
+    assert best.sensors == ("lidar",)
