@@ -15,6 +15,7 @@ pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
 from perception.data.nuscenes import NuScenes
+from perception.data.nuscenes_writer import TABLES
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
@@ -29,7 +30,6 @@ from perception.sim.raycast import Stage
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
 from perception.sim.scene import SceneRun
 from perception.sim.shapes import BOX_MARGIN_M, Shape, make_shape
-from perception.sim.tables import TABLES
 from perception.sim.traffic import Actor, Track
 from perception.task import CLASSES
 

@@ -39,12 +39,12 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from perception.data.image_files import ImageError, decode_image
+from perception.data.camera_view import read_camera_image, seen
 from perception.data.nuscenes_files import DataError, read_bytes
 from perception.data.nuscenes_scenes import are_names, require_known
 from perception.data.radar_motion import ego_velocity, wrap_speed
 from perception.errors import PerceptionError, require
-from perception.geometry import SE3, project
+from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, scaling
 from perception.task import Task
 
@@ -187,11 +187,11 @@ class Astyx:
         try:
             ego_SE3_lidar = EGO_SE3_RADAR @ SE3.from_matrix(record.radar_T_lidar)
             ego_SE3_camera = EGO_SE3_RADAR @ SE3.from_matrix(record.radar_T_camera)
-            image, n = _read_image(self.root / f"images/{token}.jpg", self._image_size)
+            image, n = read_camera_image(self.root / f"images/{token}.jpg", self._image_size)
             intrinsics = scaling(1 / n, 1 / n) @ np.array(record.intrinsics)
             camera = CameraImage(image, intrinsics, ego_SE3_camera, 1000 * record.time_us)
-            lidar = _seen(_lidar(self.root / f"lidar/{token}.npz", ego_SE3_lidar), camera)
-            radar = _seen(_radar(self.root / f"radar/{token}.npz"), camera)
+            lidar = seen(_lidar(self.root / f"lidar/{token}.npz", ego_SE3_lidar), camera)
+            radar = seen(_radar(self.root / f"radar/{token}.npz"), camera)
             boxes = _boxes(
                 [box for box in record.boxes if self.task.labels_of([box.name])[0] >= 0], self.task, lidar, radar
             )
@@ -234,13 +234,6 @@ def _of_split(split: str, records: dict[str, _Record]) -> list[str]:
     return tokens
 
 
-def _read_image(path: Path, cover: tuple[int, int] | None) -> tuple[np.ndarray, int]:
-    try:
-        return decode_image(read_bytes(path), cover=cover)
-    except ImageError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
 def _lidar(path: Path, ego_SE3_lidar: SE3) -> np.ndarray:
     """float32 [N, 5], the columns of a LidarCloud."""
     xyz, reflectivity, time_us = _arrays(
@@ -279,12 +272,6 @@ def _arrays(path: Path, wanted: dict[str, tuple[type, int | None]]) -> list[np.n
                 f"found {array.dtype} {list(array.shape)}"
             )
     return found
-
-
-def _seen(points: np.ndarray, camera: CameraImage) -> np.ndarray:
-    """The points in the columns of the image, above and below it as well."""
-    pixels, depth = project(camera.ego_SE3_camera.inverse().transform(points[:, :3]), camera.intrinsics)
-    return points[(depth > 0) & (pixels[:, 0] >= -0.5) & (pixels[:, 0] < camera.image.shape[1] - 0.5)]
 
 
 def _boxes(boxes: list[_Box], task: Task, lidar: np.ndarray, radar: np.ndarray) -> Boxes3D:

@@ -22,8 +22,8 @@ from perception.data.nuscenes_rows import (
     SampleData,
     Sensor,
 )
+from perception.data.nuscenes_writer import RADAR_FIELDS
 from perception.errors import PerceptionError
-from perception.sim.radar import FIELDS
 from perception.task import CLASSES
 
 _RANGE_M = 50.0
@@ -96,7 +96,7 @@ class Drives:
                 else:
                     header, _, body = content.partition(b"DATA binary\n")
                     count = int(header.split(b"POINTS ")[1].split()[0])
-                    clusters[channel].append(np.frombuffer(body, FIELDS, count))
+                    clusters[channel].append(np.frombuffer(body, RADAR_FIELDS, count))
             except (ValueError, IndexError) as error:
                 raise PerceptionError(f"{path}: a sweep of {channel} expected: {error}") from error
         return points, dict(clusters)

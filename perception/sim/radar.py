@@ -8,34 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from perception.data.nuscenes_writer import RADAR_FIELDS
 from perception.geometry import SE3
 from perception.sim.raycast import Snapshot
 from perception.sim.rig import Sensor
 from perception.sim.traffic import Actor
 
 MAX_CLUSTERS = 125
-FIELDS = np.dtype(
-    [
-        ("x", "<f4"),
-        ("y", "<f4"),
-        ("z", "<f4"),
-        ("dyn_prop", "i1"),
-        ("id", "<i2"),
-        ("rcs", "<f4"),
-        ("vx", "<f4"),
-        ("vy", "<f4"),
-        ("vx_comp", "<f4"),
-        ("vy_comp", "<f4"),
-        ("is_quality_valid", "i1"),
-        ("ambig_state", "i1"),
-        ("x_rms", "i1"),
-        ("y_rms", "i1"),
-        ("invalid_state", "i1"),
-        ("pdh0", "i1"),
-        ("vx_rms", "i1"),
-        ("vy_rms", "i1"),
-    ]
-)
 _MIN_RCS_DBSM = -5.0
 # Mean and spread of the RCS in dBsm of one cluster, and the mean number of clusters of an unobstructed object at 15 m.
 _ECHO = {
@@ -73,7 +52,7 @@ class Radar:
         ego_motion: np.ndarray,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Clusters, structured array [N] of :data:`FIELDS`, in the sensor frame.
+        """Clusters, structured array [N] of :data:`RADAR_FIELDS`, in the sensor frame.
 
         poses [A, 3]: x, y, yaw of the actors; velocities [A, 2] m/s world; ego_motion [3]: world vx, vy in m/s and yaw
         rate in rad/s.
@@ -174,7 +153,7 @@ def _clusters(distance, angle, over_ground, relative, rcs, kind, rng) -> np.ndar
     seen_distance = np.maximum(distance + rng.normal(0, 0.12, count), 0.3)
     seen_angle = angle + rng.normal(0, np.radians(0.5 + 1.2 * np.abs(np.sin(angle))), count)
     cos, sin = np.cos(seen_angle), np.sin(seen_angle)
-    cluster = np.zeros(count, FIELDS)
+    cluster = np.zeros(count, RADAR_FIELDS)
     cluster["x"], cluster["y"], cluster["id"] = seen_distance * cos, seen_distance * sin, np.arange(count)
     cluster["rcs"] = np.round(2 * rcs) / 2
     cluster["vx"], cluster["vy"] = relative * cos, relative * sin

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.data.nuscenes_constants import KEYFRAME_HZ, LIDAR_HZ, RADAR_HZ
+from perception.data.nuscenes_writer import TABLES, link, radar_file
 from perception.files import write_file
 from perception.geometry import SE3, in_box
 from perception.sim import tables
@@ -57,7 +58,7 @@ class SceneRun:
         self.rig = draw_rig(self._rng("rig"), settings.image_size)
         self._sway = self._rng("sway").uniform(0, 2 * np.pi, 4)
         self._start_us = _START_US + index * _SCENE_GAP_US
-        self._rows: dict[str, list[dict]] = {name: [] for name in tables.TABLES}
+        self._rows: dict[str, list[dict]] = {name: [] for name in TABLES}
         self._samples: list[dict[str, Any]] = [
             {
                 "token": self._token("sample", i),
@@ -92,7 +93,7 @@ class SceneRun:
             self._radar(channel)
         for channel in CAMERA_NAMES:
             self._camera(channel)
-        tables.link(self._samples)
+        link(self._samples)
         rows["sample"] = self._samples
         self._annotate()
         first, last = self._samples[0], self._samples[-1]
@@ -168,7 +169,7 @@ class SceneRun:
         )
 
     def _link_channel(self, count_before: int) -> None:
-        tables.link(self._rows["sample_data"][count_before:])
+        link(self._rows["sample_data"][count_before:])
 
     def _lidar(self) -> None:
         lidar, rng, before = (
@@ -208,7 +209,7 @@ class SceneRun:
             motion = np.array([*self.traffic.ego.velocity(time), self.traffic.ego.yaw_rate(time)])
             clusters = radar.sweep(self.stage.coarse(poses), poses, velocities, ego, motion, rng)
             keyframe = keyframe_of.get(row)
-            self._record(channel, stamp, keyframe, "pcd", tables.radar_file(clusters))
+            self._record(channel, stamp, keyframe, "pcd", radar_file(clusters))
             if keyframe is not None:
                 points = np.stack([clusters["x"], clusters["y"], clusters["z"]], 1).astype(float)
                 world = (ego @ radar.sensor.ego_SE3_sensor).transform(points)
@@ -279,7 +280,7 @@ class SceneRun:
                 history.setdefault(index, []).append(row)
                 rows["sample_annotation"].append(row)
         for index, boxes in history.items():
-            tables.link(boxes)
+            link(boxes)
             rows["instance"].append(
                 {
                     "token": self._token("instance", index),

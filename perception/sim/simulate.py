@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from perception.data.nuscenes_constants import KEYFRAME_HZ
+from perception.data.nuscenes_writer import TABLES, write_json
 from perception.errors import PerceptionError
 from perception.files import ResultsError, make_folder, writing
 from perception.lock import locked
@@ -182,7 +183,7 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
         make_folder(root, settings.version)
         for channel in _CHANNELS:
             make_folder(root, "samples", channel)
-    tables.write_json(note, wanted)
+    write_json(note, wanted)
 
 
 def _read_json(path: Path):
@@ -200,7 +201,7 @@ def _short(value) -> str:
 def _run_scene(settings: Settings, index: int, root: Path, on_keyframe_file: Callable[[], object]) -> None:
     from perception.sim.scene import SceneRun
 
-    tables.write_json(_notes(root, index), SceneRun(settings, index, root, on_keyframe_file).run())
+    write_json(_notes(root, index), SceneRun(settings, index, root, on_keyframe_file).run())
 
 
 def _run_scenes(settings: Settings, indices: list[int], root: Path, workers: int, progress: bool) -> None:
@@ -271,7 +272,7 @@ def _run_scene_in_worker(settings: Settings, index: int, root: Path) -> None:
 
 def _merge(root: Path, settings: Settings) -> None:
     """The thirteen tables of all scenes, and the split that names them."""
-    merged: dict[str, list[dict]] = {name: [] for name in tables.TABLES}
+    merged: dict[str, list[dict]] = {name: [] for name in TABLES}
     merged.update(tables.fixed_tables(settings.seed, _CHANNELS))
     for index in range(settings.scenes):
         scene = _read_json(_notes(root, index))
@@ -285,6 +286,6 @@ def _merge(root: Path, settings: Settings) -> None:
         for name, rows in scene.items():
             merged[name].extend(rows)
     for name, rows in merged.items():
-        tables.write_json(root / settings.version / f"{name}.json", rows)
+        write_json(root / settings.version / f"{name}.json", rows)
     names = [tables.scene_name(index) for index in range(settings.scenes)]
-    tables.write_json(root / settings.version / "splits.json", {"all": names})
+    write_json(root / settings.version / "splits.json", {"all": names})

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import peak_mb, row
-from perception.sim.tables import fixed_tables, link, token, write_json
+from perception.data.nuscenes_writer import link, write_json
+from perception.sim.tables import fixed_tables, token
 
 VERSION = "v1.0-trainval"
 SCENES, SAMPLES, SENSOR_ROWS, ANNOTATIONS, INSTANCES, LOGS = 850, 34_149, 2_631_083, 1_166_187, 64_386, 68
