@@ -142,6 +142,7 @@ class AugmentConfig:
     translate_m: float = 0.5
     image_scale: float = 0.1  # relative zoom in either direction
     image_color: float = 0.2  # brightness and contrast
+    flip_back: bool = False  # mirror the world front to back, too
     paste: dict[str, int] = field(
         default_factory=dict
     )  # class -> objects that a frame is made up to, from data.objects

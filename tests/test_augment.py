@@ -181,6 +181,21 @@ def test_any_angle_is_drawn():
     assert (np.histogram(degrees, bins=8, range=(-180, 180))[0] > 30).all()
 
 
+def test_front_and_back_are_exchanged_as_often_as_left_and_right():
+    """What is ahead and to the left comes to every quarter of the world, as often; headings and velocities with it."""
+    rng = np.random.default_rng(0)
+    config = dataclasses.replace(OFF, flip=True, flip_back=True)
+    boxes = Boxes3D(np.array([[3.0, 1, 0]]), np.ones((1, 3)), np.array([0.3]), np.array([[2.0, 1.0]]), np.zeros(1))
+    moved = [draw_world(config, rng).boxes(boxes) for _ in range(400)]
+    signs = [tuple(np.sign(each.center[0, :2]).astype(int)) for each in moved]
+    assert all(signs.count(quarter) > 70 for quarter in ((1, 1), (1, -1), (-1, 1), (-1, -1)))
+    for each, (x, y) in zip(moved, signs):
+        np.testing.assert_allclose(each.center[0], [3 * x, y, 0], atol=1e-12)
+        np.testing.assert_allclose(each.velocity[0], [2 * x, y], atol=1e-12)
+        heading = [np.cos(each.yaw[0]), np.sin(each.yaw[0])]
+        np.testing.assert_allclose(heading, [np.cos(0.3) * x, np.sin(0.3) * y], atol=1e-12)
+
+
 def test_the_principal_point_is_mirrored_about_the_middle_of_the_image():
     camera = make_camera()
     mirrored = transform_camera(camera, WorldTransform(mirror=True), ImageTransform(mirror=True), (90, 160))

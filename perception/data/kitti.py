@@ -123,7 +123,7 @@ class Kitti:
         return [row[0] for row in kept], numbers
 
     def _floors(self, token: str) -> np.ndarray:
-        """Heights of the floors of the boxes in the LiDAR's frame; none of a damaged frame, which reading it reports."""
+        """Heights of the floors of the boxes in the LiDAR's frame; none of a frame that is damaged."""
         try:
             _, numbers = self._labels(token)
             _, rectified_SE3_lidar, _ = self._calibration(self._folder, token)

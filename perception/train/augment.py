@@ -128,9 +128,10 @@ def draw_world(config: AugmentConfig, rng: np.random.Generator) -> WorldTransfor
     mirror = config.flip and bool(rng.random() < 0.5)
     yaw = np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg))
     scale = rng.uniform(1 - config.scale, 1 + config.scale)
-    return WorldTransform(
-        mirror, scale, SE3.from_yaw(yaw, rng.uniform(-config.translate_m, config.translate_m, size=3))
-    )
+    shift = rng.uniform(-config.translate_m, config.translate_m, size=3)
+    if config.flip_back and rng.random() < 0.5:  # front to back is left to right and half a turn
+        mirror, yaw = not mirror, yaw + np.pi
+    return WorldTransform(mirror, scale, SE3.from_yaw(yaw, shift))
 
 
 def augment(
