@@ -1,7 +1,8 @@
-"""What disturbs a run: it is killed or asked to end at some moment, or cannot write more than some bytes to a file."""
+"""What disturbs a run: it, or a part of it, is killed or asked to end at some moment, or a file cannot get longer."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -71,7 +72,12 @@ def full(command: list[str], takes_s: float, chance: random.Random, turn: int) -
     return run(command, file_bytes=round(2 ** chance.uniform(10, 22)))
 
 
-FAULTS = {"kill": kill, "end": end, "full": full}
+def rank(command: list[str], takes_s: float, chance: random.Random, turn: int) -> Run:
+    """One of the processes that the command has started is killed, not the command itself."""
+    return run(command, lambda process: _at_another(chance.uniform(0, takes_s), process, chance))
+
+
+FAULTS = {"kill": kill, "end": end, "full": full, "rank": rank}
 
 
 def problem(fault: str, found: Run, codes: tuple[int, ...]) -> str | None:
@@ -80,9 +86,10 @@ def problem(fault: str, found: Run, codes: tuple[int, ...]) -> str | None:
         "kill": (0, -signal.SIGKILL),
         "end": (0, *codes, *(128 + number for number in STOP_SIGNALS), *(-number for number in STOP_SIGNALS)),
         "full": (0, 2, 1),
+        "rank": (0, 1),  # torchrun's, which prints a traceback of its own
     }[fault]
     last = (found.err.strip().splitlines() or [""])[-1]
-    if "Traceback" in found.err or "panicked" in found.err:
+    if (fault != "rank" and "Traceback" in found.err) or "panicked" in found.err:
         return f"a traceback: {last}"
     if found.code not in allowed:
         return f"exit code {found.code}: {last}"
@@ -93,6 +100,14 @@ def _at(moment_s: float, process: subprocess.Popen, number: int) -> None:
     time.sleep(moment_s)
     if process.poll() is None:
         os.kill(process.pid, number)
+
+
+def _at_another(moment_s: float, process: subprocess.Popen, chance: random.Random) -> None:
+    time.sleep(moment_s)
+    others = [pid for pid in _of_session(process.pid) if pid != process.pid]
+    if others:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(others), signal.SIGKILL)
 
 
 def _outlasting(session: int) -> int:

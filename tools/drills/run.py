@@ -48,7 +48,7 @@ def drill(inputs: Inputs, subjects: Sequence[str], faults: Sequence[str], times:
         if first.code:
             raise PerceptionError(f"drill: {name}: undisturbed, it ends with {first.code}: {first.err.strip()[-300:]}")
         expected = subject.result(whole)
-        for fault in faults:
+        for fault in (fault for fault in faults if fault in subject.faults):
             chance = random.Random(f"{seed} {name} {fault}")
             row = Row(name, fault)
             _disturb(row, subject, inputs.folder / f"{name}-{fault}", chance, times, takes_s)

@@ -20,6 +20,7 @@ class Subject(ABC):
     undisturbed run ends in, whatever happened before."""
 
     codes: tuple[int, ...] = ()  # of interrupted runs, besides 128 + the number of the signal
+    faults: tuple[str, ...] = ("kill", "end", "full")  # those that it has to stand
     afresh = True  # whether a run that has ended by itself is followed by one in a new folder
 
     def __init__(self, inputs: Inputs):
@@ -54,6 +55,16 @@ class Train(Subject):
         times = ("elapsed_s", "samples_per_s", "data_share", "memory_mb")
         timeless = [{k: v for k, v in line.items() if k not in times} for line in lines]
         return _sha256(out / "model.safetensors"), timeless
+
+
+class Ranks(Train):
+    """Two processes that train together. That one of them dies ends the other, too."""
+
+    faults = ("rank",)
+
+    def command(self, out: Path) -> list[str]:
+        python, *rest = super().command(out)
+        return [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *rest]
 
 
 class Save(Subject):
@@ -184,7 +195,7 @@ class Evaluate(Subject):
         return {str(path.relative_to(out)): _sha256(path) for path in sorted(out.rglob("*.json"))}
 
 
-SUBJECTS = {subject.__name__.lower(): subject for subject in (Train, Save, Index, Replay, Batch, Evaluate)}
+SUBJECTS = {subject.__name__.lower(): subject for subject in (Train, Ranks, Save, Index, Replay, Batch, Evaluate)}
 
 
 def expect(condition: bool, otherwise: str) -> None:
