@@ -22,6 +22,18 @@ def log_levels():
 
 
 @pytest.fixture(autouse=True)
+def environment():
+    """A command sets TQDM_DISABLE and others for its process and those that it starts."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    for name, value in before.items():
+        if name != "PYTEST_CURRENT_TEST" and os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
 def signal_handlers():
     """A command handles signals for the rest of its process.
 
