@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,10 +104,19 @@ def _at(moment_s: float, process: subprocess.Popen, number: int) -> None:
 
 def _at_another(moment_s: float, process: subprocess.Popen, chance: random.Random) -> None:
     time.sleep(moment_s)
-    others = [pid for pid in _of_session(process.pid) if pid != process.pid]
+    others = _below(process.pid)
     if others:
         with contextlib.suppress(ProcessLookupError):
             os.kill(chance.choice(others), signal.SIGKILL)
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that a process has started, and those that these have; torchrun's are in sessions of their own."""
+    parents = {own: int(parent) for own, _, parent, _ in _processes()}
+    found = [pid]
+    for each in found:  # which grows
+        found += [own for own, parent in parents.items() if parent == each]
+    return sorted(found[1:])
 
 
 def _outlasting(session: int) -> int:
@@ -119,12 +128,14 @@ def _outlasting(session: int) -> int:
 
 
 def _of_session(session: int) -> list[int]:
-    found = []
+    return [pid for pid, state, _, of_session in _processes() if int(of_session) == session and state != "Z"]
+
+
+def _processes() -> Iterator[tuple[int, str, str, str]]:
+    """Number, state, parent and session of each."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+            state, parent, _, session = path.read_text().rpartition(")")[2].split()[:4]
         except OSError:
             continue
-        if int(of_session) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found
+        yield int(path.parent.name), state, parent, session
