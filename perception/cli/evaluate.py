@@ -5,15 +5,19 @@
 The resolved config of the checkpoint is saved next to the metrics, as out/sim.config.yaml. GPUs share the frames:
 
     torchrun --nproc-per-node=8 -m perception evaluate --checkpoint runs/nuscenes --root data/nuscenes --split val
+
+Two checkpoints are told apart by --against: differences with intervals of a paired bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import perception
 from perception.cli.options import add_device_option, add_selection_options, names
+from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sensors = parser.add_mutually_exclusive_group()
     sensors.add_argument("--sensors", type=names, help="such as camera,radar; default: all sensors of the detector")
     sensors.add_argument("--all-subsets", action="store_true", help="every set of the detector's sensors")
+    parser.add_argument(
+        "--against", metavar="CHECKPOINT", help="a second one: how far it differs, with 95 %% intervals"
+    )
     parser.add_argument("--json", type=Path, help="file for the metrics; the resolved config is saved next to it")
     parser.add_argument("--results", type=Path, help="folder for the submission files")
     parser.add_argument("--official", action="store_true", help="compute the metrics with nuscenes-devkit")
@@ -34,11 +41,27 @@ def run(args: argparse.Namespace) -> None:
     from perception.files import check_writable
     from perception.processes import process_group
 
+    if args.against is not None and (args.sensors or args.all_subsets or args.results or args.official):
+        raise PerceptionError("--against: is for all sensors, without --results and --official")
     if args.json is not None:
         check_writable(args.json)
         check_writable(args.json.with_suffix(".config.yaml"))
     with process_group(args.device) as device:
         _evaluate(args, str(device))
+
+
+def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str) -> None:
+    from dataclasses import asdict
+
+    from perception.eval.significance import DRAWS, compare_detectors, table
+    from perception.files import write_json
+
+    differences, drawn = compare_detectors(detector, perception.load(args.against, device=device), dataset)
+    print(table(differences, args.checkpoint, args.against))
+    print(f"{drawn}, drawn {DRAWS} times; all sensors")
+    if args.json is not None:
+        found = {name: asdict(difference) for name, difference in differences.items()}
+        write_json(args.json, {"first": args.checkpoint, "second": args.against, "drawn": drawn, "scores": found})
 
 
 def _evaluate(args: argparse.Namespace, device: str) -> None:
@@ -56,6 +79,9 @@ def _evaluate(args: argparse.Namespace, device: str) -> None:
     first = place()[0] == 0
     if first and not dataset.simulated:
         warn_of_simulation(args.checkpoint, str(args.root))
+    if args.against is not None:
+        _compare(args, detector, dataset, device)
+        return
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]
