@@ -58,6 +58,22 @@ def test_every_epoch_is_a_row_and_the_best_is_kept(tmp_path, scored):
     assert any((scored.weights[2][name] != value).any() for name, value in best.items())
 
 
+def test_weights_have_a_manifest(tmp_path, scored):
+    scored.extend([0.1, 0.3, 0.2])
+    trainer(tmp_path, keep_epochs=1).run()
+    last, best, kept = (
+        json.loads((tmp_path / name / "manifest.json").read_text()) for name in (".", "best", "epoch-3")
+    )
+    assert last["package"] == perception.__version__ and last["torch"] == torch.__version__
+    assert (
+        last["data"]["frames"] == 4 and last["data"]["root"] == "data/sim" and len(last["data"]["tokens_sha256"]) == 64
+    )
+    assert (last["step"], last["total_steps"], last["scores"]["NDS"]) == (6, 6, 0.2)
+    assert (best["step"], best["scores"]) == (4, {"epoch": 2, "mAP": 0.15, "NDS": 0.3, "mATE": 0.5, "mASE": 0.1,
+                                                 "mAVE": 0.2, "mAAE": 0.3})  # fmt: skip
+    assert (kept["step"], kept["scores"]["epoch"]) == (6, 3)
+
+
 def test_scores_are_taken_every_so_often_and_at_the_end(tmp_path, scored):
     scored.extend([0.1, 0.2, 0.3])
     trainer(tmp_path, every_epochs=2, epochs=5).run()

@@ -44,6 +44,7 @@ from perception.train.journal import Journal, Window
 from perception.train.labels import LabelError, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
+from perception.train.manifest import MANIFEST, as_file, origin
 from perception.train.optim import Ema, one_cycle, parameter_groups
 from perception.train.source import frames_by_class, training_frames, validation_frames
 from perception.train.validation import Validator
@@ -100,6 +101,7 @@ class Trainer:
         self.counts: Counter[str] = Counter()  # of the epoch
         self.grid = BEVGrid(**vars(config.grid))
         self.validator = Validator(validation, config, out)
+        self.origin = origin(config, frames)
 
     def _plan(self, batches: int) -> None:
         """Steps of so many batches."""
@@ -203,13 +205,20 @@ class Trainer:
         return True
 
     def _end_epoch(self, journal: Journal) -> bool:
-        """Returns whether no signal interrupted it."""
+        """Score and keep the averaged weights where that is wanted; returns whether no signal interrupted it."""
         epoch = self.step // self.schedule.steps_per_epoch
         try:
-            self.validator.end_epoch(self.model, self.ema.state, epoch, self.step, journal)
+            is_best = self.validator.score(self.model, self.ema.state, epoch, self.step, journal)
         except KeyboardInterrupt:
             return False
+        if self.rank == 0:
+            self.validator.keep(self._files, epoch, is_best)
         return True
+
+    def _files(self) -> dict[str, bytes]:
+        """Of the averaged weights."""
+        manifest = as_file(self.origin, self.step, self.total_steps, self.validator.scores)
+        return {**self.model.files(self.ema.state), MANIFEST: manifest}
 
     def _log(self, journal: Journal, bar: tqdm) -> None:
         means = self._means(self.recent.means() if self.step == 1 else self.recent.pop())
@@ -289,7 +298,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write averaged weights and config for ``perception.load``, and the checkpoint to resume from, as one."""
+        """Write averaged weights and config for ``perception.load``, a manifest and the state to resume from, as one."""
         self.saved_step, self.saved_s = self.step, time.monotonic()
         if self.rank > 0:
             return
@@ -302,9 +311,10 @@ class Trainer:
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
         best = self.validator.best if math.isfinite(self.validator.best) else None
         logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts, "best": best}
+        logged["scores"] = self.validator.scores
         train = replace(self.config.train, batches_per_step=self.schedule.batches)
         state = {**progress, **logged, "config": asdict(replace(self.config, train=train))}
-        write_checkpoint(self.checkpoint, tensors, state, beside=self.model.files(self.ema.state))
+        write_checkpoint(self.checkpoint, tensors, state, beside=self._files())
 
     def resume(self) -> None:
         """Continue from the checkpoint in ``out``, or start from the beginning if there is none.
@@ -370,7 +380,7 @@ class Trainer:
             self.epoch.restore(state["epoch"])
             self.counts.update(state["counts"])
         if state.get("best") is not None:
-            self.validator.best = state["best"]
+            self.validator.best, self.validator.scores = state["best"], state.get("scores")
 
 
 def _groups(batches: Iterator[Batch | None], size: int) -> Iterator[list[Batch | None]]:

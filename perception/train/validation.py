@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -32,32 +32,42 @@ class Validator:
 
     def __init__(self, frames: FrameSource | None, config: Config, out: Path):
         self.frames, self.config, self.out, self.best = frames, config, out, -math.inf
+        self.scores: dict | None = None  # the last ones
 
-    def end_epoch(
+    def score(
         self, model: Detector, state: Mapping[str, torch.Tensor], epoch: int, step: int, journal: Journal
-    ) -> None:
-        """Score and keep ``state``, averaged weights of ``model``, after an epoch, counted from 1.
+    ) -> bool:
+        """Score ``state``, averaged weights of ``model``, if it is time after this epoch, counted from 1.
+
+        Returns:
+            Whether they are the best so far.
 
         Raises:
             KeyboardInterrupt: a signal came.
         """
-        rank, train = place()[0], self.config.train
-        if train.keep_epochs and rank == 0:
-            write_files(self.out / f"epoch-{epoch}", model.files(dict(state)))
-            if epoch > train.keep_epochs:
-                shutil.rmtree(self.out / f"epoch-{epoch - train.keep_epochs}", ignore_errors=True)
         every = self.config.validation.every_epochs or 1
-        if self.frames is None or (epoch % every and epoch < train.epochs):
-            return
+        if self.frames is None or (epoch % every and epoch < self.config.train.epochs):
+            return False
         detector = copy.deepcopy(model).eval()
         detector.load_state_dict(state)
         metrics = evaluate(detector, self.frames)
         numbers = {name: metrics[name] for name in ("mAP", "NDS", *(f"m{error}" for error in ERRORS))}
         known = {name: value for name, value in numbers.items() if value is not None}
+        self.scores = {"epoch": epoch, **known}
         journal.write("validation", step, known, epoch=epoch, AP=metrics["AP"])
-        is_best, self.best = metrics["NDS"] > self.best, max(metrics["NDS"], self.best)
-        if rank == 0:
-            told = "the best so far" if is_best else f"the best had {self.best:.4f}"
+        is_best, before = metrics["NDS"] > self.best, self.best
+        self.best = max(metrics["NDS"], before)
+        if place()[0] == 0:
+            told = "the best so far" if is_best else f"the best had {before:.4f}"
             log.info("epoch %d: mAP %.4f, NDS %.4f, %s", epoch, metrics["mAP"], metrics["NDS"], told)
-            if is_best:
-                write_files(self.out / "best", model.files(dict(state)))
+        return is_best
+
+    def keep(self, files: Callable[[], Mapping[str, bytes]], epoch: int, is_best: bool) -> None:
+        """Write the weights' ``files`` where they are to be kept. For the first process alone."""
+        if is_best:
+            write_files(self.out / "best", files())
+        kept = self.config.train.keep_epochs
+        if kept:
+            write_files(self.out / f"epoch-{epoch}", files())
+            if epoch > kept:
+                shutil.rmtree(self.out / f"epoch-{epoch - kept}", ignore_errors=True)
