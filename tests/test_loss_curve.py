@@ -39,6 +39,12 @@ class Recorded(nn.Module):
         return terms
 
 
+class Named(list):
+    @property
+    def tokens(self) -> list[str]:
+        return [frame.token for frame in self]
+
+
 def curve(out) -> list[list[float]]:
     """The terms of three steps on two frames each, augmented, of which one step lacks a sensor."""
     config = small_config("train.epochs=3", "train.batch_size=2", "train.amp=false", "data.workers=0",
@@ -49,7 +55,7 @@ def curve(out) -> list[list[float]]:
     try:
         detector = build(config)
         loss = Recorded(DetectionLoss(detector, config.train))
-        frames = [make_frame("a", 0), make_frame("b", 1)]
+        frames = Named([make_frame("a", 0), make_frame("b", 1)])
         assert Trainer(detector, loss, frames, config, Path(out), torch.device("cpu")).run()
     finally:
         torch.set_num_threads(threads)

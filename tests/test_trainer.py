@@ -25,7 +25,7 @@ from perception.processes import any_process, of_first_process, process_group, s
 from perception.sample import Boxes3D
 from perception.task import NUSCENES
 from perception.train.checkpoint import read_checkpoint
-from perception.train.journal import Journal, Window
+from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError
 from perception.train.optim import one_cycle
 from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
@@ -70,10 +70,17 @@ def test_means_are_over_the_batches_that_have_a_loss(monkeypatch):
     now = iter((10.0, 14.0, 20.0))
     monkeypatch.setattr("perception.train.journal.time.monotonic", lambda: next(now))
     window = Window()
-    window.add({"a": torch.tensor(1.0), "b": torch.tensor(5.0)}, samples=3, data_s=0.5)
-    window.add({"a": torch.tensor(2.0)}, samples=5, data_s=0.5)
+    window.add(Step({"a": 1.0, "b": 5.0}, 3, 0.5))
+    window.add(Step({"a": 2.0}, 5, 0.5))
     assert window.pop() == {"a": 1.5, "b": 5.0, "samples_per_s": 2.0, "data_share": 0.25}
     assert window.sums == window.counts == {} and window.samples == 0
+
+
+def test_a_step_of_several_processes_is_one():
+    """One process had no camera in its batch, hence no loss of depth."""
+    parts = [Step({"a": 1.0, "depth": 3.0}, 2, 0.5, 7), Step({"a": 2.0}, 1, 0.1, 4)]
+    assert Step.joined(parts) == Step({"a": 1.5, "depth": 3.0}, 3, 0.3, 11)
+    assert Step.joined(parts[:1]) == parts[0] and Step.joined([Step({}, 0), Step({}, 2)]) == Step({}, 2)
 
 
 def test_a_resumed_log_goes_on_behind_the_checkpoint(tmp_path):

@@ -5,16 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import math
+import statistics
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from perception.errors import missing_extra
 from perception.files import make_folder, not_through_a_link, write_file, writing
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """losses: empty for a step that was skipped.  data_s: for how long the ``samples`` were waited for.
+
+    labels: boxes that were learned from.
+    """
+
+    losses: dict[str, float]
+    samples: int
+    data_s: float = 0.0
+    labels: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[Step]) -> Step:
+        """The same step in several processes: a loss is the mean over those that have it."""
+        names = dict.fromkeys(name for part in parts for name in part.losses)
+        means = {name: statistics.fmean(part.losses[name] for part in parts if name in part.losses) for name in names}
+        samples, labels = sum(part.samples for part in parts), sum(part.labels for part in parts)
+        return cls(means, samples, statistics.fmean(part.data_s for part in parts), labels)
 
 
 class Window:
@@ -27,21 +49,20 @@ class Window:
         self._clear()
 
     def _clear(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}  # on the device until popped
+        self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.samples, self.data_s, self.start_s = 0, 0.0, time.monotonic()
 
-    def add(self, losses: dict[str, torch.Tensor], samples: int, data_s: float = 0.0) -> None:
-        """data_s: for how long the samples were waited for."""
-        self.samples += samples
-        self.data_s += data_s
-        for name, value in losses.items():
-            self.sums[name] = value.detach() + self.sums.get(name, 0.0)
+    def add(self, step: Step) -> None:
+        self.samples += step.samples
+        self.data_s += step.data_s
+        for name, value in step.losses.items():
+            self.sums[name] = value + self.sums.get(name, 0.0)
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
         """Means and throughput, empty if nothing was added. A loss is averaged over the steps that have it."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
         if means:
             elapsed_s = time.monotonic() - self.start_s
             means["samples_per_s"], means["data_share"] = self.samples / elapsed_s, self.data_s / elapsed_s
@@ -55,14 +76,12 @@ class Window:
 
     def state(self) -> dict:
         """All of it, JSON-serialisable, for :meth:`restore`."""
-        sums = {name: float(total) for name, total in self.sums.items()}
-        elapsed_s = time.monotonic() - self.start_s
-        times = {"elapsed_s": elapsed_s, "data_s": self.data_s}
-        return {"sums": sums, "counts": self.counts, "samples": self.samples, **times}
+        times = {"elapsed_s": time.monotonic() - self.start_s, "data_s": self.data_s}
+        return {"sums": self.sums, "counts": self.counts, "samples": self.samples, **times}
 
     def restore(self, state: dict) -> None:
-        self.sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
-        self.counts, self.samples, self.data_s = dict(state["counts"]), state["samples"], state.get("data_s", 0.0)
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.samples, self.data_s = state["samples"], state.get("data_s", 0.0)
         self.start_s = time.monotonic() - state["elapsed_s"]
 
 

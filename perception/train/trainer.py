@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import statistics
 import sys
 import time
 from collections import Counter
@@ -40,7 +39,7 @@ from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.initialise import TrainingError, freeze, initialise
-from perception.train.journal import Journal, Window
+from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError, count_labels
 from perception.train.loader import Loader
 from perception.train.losses import DetectionLoss
@@ -170,14 +169,15 @@ class Trainer:
             if stopped:
                 return False
             found = [batch for batch in batches if batch is not None]
-            samples = sum(map(len, found))
             losses = {} if empty else self._train_step(found, journal)
-            for window in (self.recent, self.epoch):
-                window.add(losses, samples, data_s)
-            self.counts["dropped_frames"] += self.config.train.batch_size * len(batches) - samples
+            own = Step(losses, sum(map(len, found)), data_s, sum(count_labels(batch, self.grid) for batch in found))
+            step = Step.joined(of_all_processes(own))
+            self.recent.add(step)
+            self.epoch.add(step)
+            self.counts["dropped_frames"] += self.config.train.batch_size * self.schedule.batches - step.samples
             self.counts["empty_steps"] += empty
             self.counts["broken_steps"] += not (empty or losses)
-            self.counts["labels"] += sum(count_labels(batch, self.grid) for batch in found)
+            self.counts["labels"] += step.labels
             self.step += 1
             self.whole = True
             bar.update()
@@ -194,12 +194,10 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch + 1}: not one batch could be used, {dropped} frames are unreadable or empty"
             )
-        if not any_process([labels > 0], self.device)[0]:
+        if not labels:
             raise LabelError(f"epoch {epoch + 1}: boxes to learn from were expected, found none that is in the grid")
         counts = {"dropped_frames": dropped, "broken_steps": broken}
-        journal.write(
-            "epoch", self.step, self._means(self.epoch.pop()), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s
-        )
+        journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
         if dropped or broken:
             log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped, broken)
         return True
@@ -221,8 +219,9 @@ class Trainer:
         return {**self.model.files(self.ema.state), MANIFEST: manifest}
 
     def _log(self, journal: Journal, bar: tqdm) -> None:
-        means = self._means(self.recent.means() if self.step == 1 else self.recent.pop())
-        if not means:
+        means = self.recent.means() if self.step == 1 else self.recent.pop()
+        means["memory_mb"] = max(of_all_processes(peak_memory_mb(self.device)))
+        if "total" not in means:
             return
         bar.set_postfix_str(f"loss {means['total']:.3f}")
         if bar.disable and self.rank == 0 and (self.step == 1 or time.monotonic() - self.said_s > SAY_EVERY_S):
@@ -237,21 +236,11 @@ class Trainer:
             )  # fmt: skip
         journal.write("steps", self.step, means, learning_rate=self.learning_rate, elapsed_s=self.elapsed_s)
 
-    def _means(self, own: dict[str, float]) -> dict[str, float]:
-        """The means of a window over all processes; empty if none has any."""
-        found = [means for means in of_all_processes(own) if means]
-        if not found:
-            return {}
-        names = dict.fromkeys(name for means in found for name in means)
-        means = {name: statistics.fmean(means[name] for means in found if name in means) for name in names}
-        means["samples_per_s"] *= len(found)
-        return {**means, "memory_mb": peak_memory_mb(self.device)}
-
     @property
     def learning_rate(self) -> float:
         return self.config.train.learning_rate * self.rate_factor * one_cycle(self.step / self.total_steps)
 
-    def _train_step(self, batches: list[Batch], journal: Journal) -> dict[str, torch.Tensor]:
+    def _train_step(self, batches: list[Batch], journal: Journal) -> dict[str, float]:
         """One optimiser step; if loss or gradient is not finite, weights are not changed and the result is empty."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.rate_factor * one_cycle(self.step / self.total_steps)
@@ -279,7 +268,7 @@ class Trainer:
         self.whole = False
         self.optimizer.step()
         self.ema.update(self.model, self.step)
-        return {**losses, "gradient_norm": norm}
+        return {name: float(value) for name, value in {**losses, "gradient_norm": norm}.items()}
 
     def _shared_gradients(self, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange gradients once a step, with its last batch."""
@@ -298,7 +287,7 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write averaged weights and config for ``perception.load``, a manifest and the state to resume from, as one."""
+        """Write averaged weights and config, for ``perception.load``, manifest and the state to go on from, as one."""
         self.saved_step, self.saved_s = self.step, time.monotonic()
         if self.rank > 0:
             return
