@@ -95,7 +95,7 @@ def test_gradients_are_clipped_to_their_norm(tmp_path, factor, clipped):
 
 def test_the_norm_before_clipping_is_what_is_logged(tmp_path):
     run, logged = make_trainer(tmp_path, Scaled(1e4), clip_norm=0.5), []
-    run.epoch.add = lambda losses, samples: logged.append(losses["gradient_norm"].item())
+    run.epoch.add = lambda step: logged.append(step.losses["gradient_norm"])
     run.epoch.pop = lambda: {}
     assert run.run() and len(logged) == 10 and min(logged) > 0.5
 
