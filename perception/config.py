@@ -159,6 +159,7 @@ def _merge(config: Any, loaded: Any, where: str) -> Any:
         if key not in valid and key.rpartition(".")[0] not in _OPEN:
             closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}: unknown key '{key}'; the closest valid key is '{closest}'")
+    _replace_open(config, loaded)
     sections: Any = OmegaConf.to_container(config)
     for section, value in loaded.items():
         if isinstance(sections[section], dict) and not isinstance(value, dict):
@@ -167,6 +168,16 @@ def _merge(config: Any, loaded: Any, where: str) -> Any:
         return OmegaConf.merge(config, literal(loaded))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {str(error).splitlines()[0][:300]} (key '{error.full_key}')") from None
+
+
+def _replace_open(config: Any, loaded: dict) -> None:
+    """Empty what ``loaded`` gives anew: names that it does not have are not meant any more."""
+    for key in _OPEN:
+        section, _, name = key.partition(".")
+        if isinstance(loaded.get(section), dict) and isinstance(loaded[section].get(name), dict):
+            with open_dict(config):
+                config[section][name] = {}
+            OmegaConf.set_struct(config[section][name], False)
 
 
 def _add_encoders(config: Any, loaded: Any, where: str) -> None:

@@ -130,6 +130,10 @@ def test_astyx_becomes_one_with_its_splits(tmp_path):
     [
         ("label_2/000001.txt", "Car 0 0 0", r"label_2/000001\.txt: lines of a class and 14 numbers were expected"),
         ("label_2/000001.txt", "Car " + "x " * 14, r"label_2/000001\.txt: lines of a class"),
+        ("label_2/000001.txt", label("Car", 5, 0, 0).replace("4.0", "nan"), r"label_2/000001\.txt: .*not finite"),
+        ("label_2/000001.txt", label("Car", 5, 0, 0, (-1.0, 2.0, 1.5)), r"label_2/000001\.txt: .*sizes that are none"),
+        ("calib/000001.txt", CALIB.replace(TO_CAMERA, "0 -1 0 0 0 0 -1 nan 1 0 0 0"), r"calib/000001\.txt: P2, R0"),
+        ("calib/000001.txt", CALIB.replace(TO_CAMERA, "0 1 0 0 0 0 -1 0 1 0 0 0"), r"calib/000001\.txt: P2, R0"),
         ("calib/000001.txt", "P2: 1 2 3", r"calib/000001\.txt: P2, R0_rect and Tr_velo_to_cam were expected"),
         ("calib/000001.txt", CALIB.replace(f"P2: {P2}", "P2: " + "0 " * 12), r"calib/000001\.txt: P2"),
         ("velodyne/000001.bin", "12345", r"velodyne/000001\.bin: records of 4 float32 were expected, found 5 bytes"),
@@ -143,6 +147,11 @@ def test_a_damaged_file_is_named_or_left_out(kitti, tmp_path, capsys, name, cont
         run(arguments)
     run([*arguments, "--skip-damaged"])
     assert "2 frames of KITTI, 1 damaged ones left out" in capsys.readouterr().out
+
+
+def test_options_of_logs_are_none_of_data_sets(kitti, tmp_path):
+    with pytest.raises(PerceptionError, match="--repeat: is for logs"):
+        run(["convert", str(kitti), "--to", "nuscenes", "--out", str(tmp_path / "out"), "--repeat", "2"])
 
 
 def test_folders_in_no_known_layout_are_refused(tmp_path):

@@ -221,8 +221,27 @@ def test_where_an_object_fits(bank, there, wanted, least, number):
     assert len(draw_objects(make_frame(there, seed=1), source, wanted, least, keyed_rng(0))) == number
 
 
+@pytest.mark.parametrize(
+    ("lidar", "number"),
+    [
+        ([(5, 0, 1.0, 0)] * 3, 1),  # three of ten points
+        ([(5, 0, 1.0, 0)] * 4, 0),  # four
+        ([(5, 1.2, 1.0, 0)] * 4, 1),  # beside the line to it: its front is 1 m to either side at 9 m
+        ([(5, 0, 3.0, 0)] * 4, 1),  # above it
+        ([(8.8, 0, 0, 0)] * 4, 1),  # at it
+        ([(15, 0, 0, 0)] * 4, 1),  # behind it
+        ([(-5, 0, 1.0, 0)] * 4, 1),
+    ],
+)
+def test_nothing_is_pasted_behind_what_lidar_sees(bank, lidar, number):
+    """A car at 10 m, with ten points, seen from 1.8 m of height."""
+    source = bank(make_frame(boxes((10, 0)), lidar=[(9.1, 0, 0, 0)] * 10))
+    frame = make_frame(boxes(), lidar=lidar, seed=1)
+    assert len(draw_objects(frame, source, {"car": 1}, 5, keyed_rng(0))) == number
+
+
 def test_what_no_image_was_kept_of_is_not_pasted_where_a_camera_sees_it(bank):
-    without = bank(make_frame(boxes((10, 0), (-10, 0))).only(["lidar"]))
+    without = bank(make_frame(boxes((10, 0), (-10, 0))).only(["radar", "lidar"]))
     frame = make_frame(boxes())
     seen = draw_objects(frame, without, {"car": 2}, 5, keyed_rng(0))
     assert [found.box.center[0, 0] for found in seen] == [-10]  # behind the vehicle, where no camera looks
@@ -313,7 +332,7 @@ def training_data(bank: ObjectBank) -> TrainingData:
 def test_pasted_points_stay_in_their_boxes_whatever_the_augmentation_does(bank):
     places = [(10, 0), (20, 6), (-15, 3), (-30, -8)]
     lidar = [(x + dx, y + 0.3, 0.2, 0) for x, y in places for dx in (-0.8, 0.5)]
-    data = training_data(bank(make_frame(boxes(*places), lidar).only(["lidar"])))
+    data = training_data(bank(make_frame(boxes(*places), lidar).only(["radar", "lidar"])))
     batch = data[Draw(0, (0, 1, 2), ("radar", "lidar"))]
     clouds = batch.inputs["lidar"]
     for number, there in enumerate(batch.boxes):
@@ -329,8 +348,39 @@ def test_pasted_points_stay_in_their_boxes_whatever_the_augmentation_does(bank):
 
 
 def test_the_last_epochs_have_nothing_pasted(bank):
-    data = training_data(bank(make_frame(boxes((10, 0), (20, 6))).only(["lidar"])))
+    data = training_data(bank(make_frame(boxes((10, 0), (20, 6))).only(["radar", "lidar"])))
     assert [len(data[Draw(epoch, (0,), ("lidar",))].boxes[0]) for epoch in (0, 1)] == [3, 1]
+
+
+def test_objects_of_other_sensors_are_no_objects(bank):
+    with pytest.raises(ObjectError, match=r"drives\.objects: points of radar as x, y, .* were expected, found None"):
+        draw_objects(make_frame(boxes()), bank(make_frame(boxes((10, 0))).only(["lidar"])), {"car": 1}, 5, keyed_rng(0))
+
+
+def test_what_a_frame_before_has_no_room_for_is_left_out(bank):
+    """Half a second before: the first is where the second stands, the third where the vehicle does."""
+    now, before = make_frame(boxes(), timestamp_ns=500_000_000), make_frame(boxes(), timestamp_ns=0)
+    standing = cut(make_frame(boxes((15, 0))), 0)
+    moving = [cut(make_frame(boxes(place, velocity=(10.0, 0.0))), 0) for place in ((20, 0), (5, 0))]
+    assert [each.box.center[0, 0] for each in earlier([standing, *moving], now, before)] == [15]
+    assert earlier([standing], now, dataclasses.replace(before, boxes=None)) == []
+
+
+def test_an_image_that_would_grow_without_limit_is_not_pasted():
+    """Right before the camera, where a frame before had it, it would be a hundred images wide."""
+    found = cut(make_frame(boxes((10, 0))), 0)
+    near = dataclasses.replace(found, box=boxes((1.12, 0)))
+    frame = make_frame(boxes(), seed=2)
+    np.testing.assert_array_equal(paste(frame, [near]).cameras["CAM_FRONT"].image, camera(2).image)
+
+
+def test_what_is_pasted_is_overridden_as_a_whole(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("augment: {paste: {car: 2, bus: 3}}\ndata: {objects: x}\n")
+    assert load_config(file).augment.paste == {"car": 2, "bus": 3}
+    assert load_config(file, ["augment.paste={bus: 4}"]).augment.paste == {"bus": 4}
+    assert load_config(file, ["augment.paste={}", "data.objects=null"]).augment.paste == {}
+    assert load_config(file, ["augment.flip=false"]).augment.paste == {"car": 2, "bus": 3}
 
 
 def test_configs_that_cannot_be_meant():

@@ -20,9 +20,9 @@ def write(folder, rows, config="train: {epochs: 3, seed: 1}\nhead: {groups: []}\
 def folders(tmp_path):
     first = [
         {"kind": "steps", "step": 1, "total": 9.0, "elapsed_s": 5.0},
-        {"kind": "epoch", "step": 10, "total": 4.5, "samples_per_s": 2.04, "data_share": 0.126, "elapsed_s": 3600.0},
+        {"kind": "epoch", "step": 10, "total": 4.5, "samples_per_s": 2.04, "data_share": 0.126, "elapsed_s": 5400.0},
         {"kind": "validation", "step": 10, "epoch": 1, "mAP": 0.25, "NDS": 0.5, "mATE": 0.5},
-        {"kind": "validation", "step": 20, "epoch": 2, "mAP": 0.3, "NDS": 0.4, "elapsed_s": 5400.0},
+        {"kind": "validation", "step": 20, "epoch": 2, "mAP": 0.3, "NDS": 0.4},
     ]
     second = [{"kind": "steps", "step": 7, "total": 3.0, "elapsed_s": 36.0}]
     other = "train: {epochs: 3, seed: 2}\nhead: {groups: []}\nnew: {key: word}\n"
@@ -49,6 +49,11 @@ def test_the_command(folders, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "train.seed" in out and f"{tmp_path}/deep/runs.png" in out
     assert (tmp_path / "deep/runs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_no_kind(folders, tmp_path):
+    with pytest.raises(PerceptionError, match=r"a file \.png, \.pdf or \.svg was expected"):
+        run(["runs", *map(str, folders), "--plot", str(tmp_path / "runs.xyz")])
 
 
 def test_a_folder_without_a_run(tmp_path):

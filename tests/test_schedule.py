@@ -93,6 +93,12 @@ def test_a_frame_that_is_drawn_again_says_so():
     assert all(draw.repeats == () for draw in draws())
 
 
+def test_no_class_at_all_cannot_be_balanced():
+    with pytest.raises(PerceptionError, match=r"train\.balanced: boxes with LiDAR or radar points were expected"):
+        balanced([[], []], samples=8)
+    assert [len(frames) for frames in frames_by_class([], 3)] == [0, 0, 0]
+
+
 def test_processes_share_a_balanced_epoch():
     alone = balanced([range(8), [1, 2]], samples=8, batch_size=2)
     two = [balanced([range(8), [1, 2]], samples=8, rank=rank, processes=2) for rank in (0, 1)]

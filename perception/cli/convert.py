@@ -55,6 +55,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _to_nuscenes(args: argparse.Namespace) -> None:
+    given = {"--merge": args.merge, "--scene": args.scene, "--repeat": args.repeat != 1}
+    for option in (name for name, value in given.items() if value):
+        raise PerceptionError(f"{option}: is for logs, not for a data set that becomes nuScenes'")
     from collections import Counter
 
     from tqdm import tqdm

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
     from perception.batch import InputSpec
     from perception.config import load_config
-    from perception.files import check_writable
+    from perception.files import check_writable, writing
     from perception.train.batches import reduced, training_image_size
     from perception.train.objects import write_bank
     from perception.train.source import image_sizes, training_frames
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> None:
     sizes = {name: training_image_size(size, config.augment) for name, size in image_sizes(config).items()}
     read = (frames[index] for index in tqdm(range(len(frames)), unit="frame", disable=not args.progress))
     small = (reduced(frame, sizes) for frame in read if frame is not None)
-    bank = write_bank(args.out, config.task.classes, small)
+    with writing(args.out):
+        bank = write_bank(args.out, config.task.classes, small)
     counts = np.bincount(bank.boxes.label, minlength=len(bank.classes))
     for name, count in zip(bank.classes, counts.tolist()):
         print(f"{name:24} {count:8}")

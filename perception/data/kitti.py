@@ -108,7 +108,7 @@ class Kitti:
             mount = np.vstack([np.array(rows["Tr_velo_to_cam"], float).reshape(3, 4), [0, 0, 0, 1]])
             offset = np.linalg.solve(projection[:, :3], projection[:, 3])
             return projection[:, :3], SE3.from_matrix(_orthogonal(rectify @ mount)), offset
-        except (KeyError, ValueError, np.linalg.LinAlgError) as error:
+        except (KeyError, ValueError, np.linalg.LinAlgError, PerceptionError) as error:
             raise DataError(f"{path}: P2, R0_rect and Tr_velo_to_cam were expected: {error}") from None
 
     def _labels(self, token: str) -> tuple[list[str], np.ndarray]:
@@ -118,6 +118,8 @@ class Kitti:
         try:
             kept = [row for row in rows if self.task.labels_of([row[0]])[0] >= 0]
             numbers = np.array([[float(row[column]) for column in range(8, 15)] for row in kept]).reshape(-1, 7)
+            if not np.isfinite(numbers).all() or (numbers[:, :3] <= 0).any():
+                raise ValueError("found sizes that are none, or numbers that are not finite")
         except (ValueError, IndexError) as error:
             raise DataError(f"{path}: lines of a class and 14 numbers were expected: {error}") from None
         return [row[0] for row in kept], numbers

@@ -53,11 +53,11 @@ class Ros1Reader:
         try:
             most = limits.messages_of(self.path.stat().st_size)
             check_limit(self.path, "messages", self._bag.message_count, most)
+            for connection in self._bag.connections:
+                self._add(connection)
         except BaseException:
             self.close()
             raise
-        for connection in self._bag.connections:
-            self._add(connection)
 
     @property
     def start_ns(self) -> int | None:

@@ -76,6 +76,8 @@ class Schedule(Sampler[Draw]):
     ):
         self.samples, self.config, self.rank, self.processes = samples, config, rank, processes
         self.by_class = None if by_class is None else [frames for frames in by_class if len(frames)]
+        if self.by_class == []:
+            raise SampleError("train.balanced: boxes with LiDAR or radar points were expected, found none")
         self.sensors = tuple(sensors)
         self.batches = processes if batches is None else batches
         if self.batches % processes:

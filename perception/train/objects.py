@@ -200,6 +200,8 @@ class ObjectBank:
 def write_bank(path: str | Path, classes: Iterable[str], frames: Iterable[Frame | None]) -> ObjectBank:
     """Cut every object that a LiDAR or radar has seen out of the frames; frames that are None are passed over.
 
+    All of them are held in memory, twice while they are written.
+
     Raises:
         ObjectError: there is no object.
         OSError: the file cannot be written.

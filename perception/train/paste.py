@@ -1,8 +1,9 @@
 """Objects of other frames pasted into a frame for training (ground-truth sampling, Yan et al. 2018, SECOND).
 
 An object keeps its place relative to the vehicle, so that its points have the density, and its image the size and the
-view, that they had. It is left out where it would stand in another object, or where an image would contradict: where
-it, or what is there, would be hidden behind the other, or where a camera sees its place and no image of it was kept.
+view, that they had. It is left out where it would stand in another object, where LiDAR sees something before it, and
+where an image would contradict: where it, or what is there, would be hidden behind the other, or where a camera sees
+its place and no image of it was kept.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from perception.geometry import SE3, in_box
+from perception.geometry import SE3, box_corners, in_box, wrap_angle
 from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SensorData
 from perception.train.augment import WorldTransform
-from perception.train.objects import CutObject, ObjectBank, outlines, whole_pixels
+from perception.train.objects import CutObject, ObjectBank, ObjectError, outlines, whole_pixels
 
 _TRIES = 4  # for each object that is wanted
-_MOST_HIDDEN = 0.3  # share of the smaller of two rectangles in an image
+_MOST_HIDDEN = 0.3  # share of the smaller of two rectangles in an image; points before an object, as a share of its own
+_MOST_ENLARGED = 4  # sides of an object's rectangle in an image, as multiples of the image's longest
+_EGO = (5.0, 2.2)  # length and width of the vehicle, about
+_EYE_M = np.array([0.0, 0.0, 1.8])  # about where sensors are
+_BEFORE_M = 0.5  # what is so much nearer than an object is before it
 _MOST_MISSING = 0.1  # share of an object's rectangle in an image that its patch does not cover
 
 
@@ -32,9 +37,14 @@ def draw_objects(
     """
     if frame.boxes is None:
         return []
+    for sensor, data in frame.data.items():
+        if isinstance(data, PointCloud) and bank.fields.get(sensor) != list(data.fields):
+            fields, own = ", ".join(data.fields), bank.fields.get(sensor)
+            raise ObjectError(f"{bank.path}: points of {sensor} as {fields} were expected, found {own}")
     counts = bank.boxes.num_lidar_points + bank.boxes.num_radar_points
     boxes, chosen = frame.boxes, []
     images = [(key, camera, _shown(outlines(camera, boxes))) for key, camera in _cameras(frame)]
+    rays = None if frame.lidar is None else _rays(frame.lidar.points[:, :3])
     for name, most in wanted.items():
         label = bank.classes.index(name)
         suited = np.flatnonzero((bank.boxes.label == label) & (counts >= least_points))
@@ -42,9 +52,13 @@ def draw_objects(
         for index in rng.permutation(suited)[: _TRIES * missing]:
             found = bank[int(index)]
             rectangles = [outlines(camera, found.box) for _, camera, _ in images]
-            if _overlap(found.box, boxes).any() or not all(
-                _agrees(found, key, camera, there, rectangle)
-                for (key, camera, there), rectangle in zip(images, rectangles)
+            if (
+                _overlap(found.box, boxes).any()
+                or (rays is not None and _is_behind(found, rays))
+                or not all(
+                    _agrees(found, key, camera, there, rectangle)
+                    for (key, camera, there), rectangle in zip(images, rectangles)
+                )
             ):
                 continue
             boxes = _joined([boxes, found.box])
@@ -76,18 +90,23 @@ def paste(frame: Frame, objects: Sequence[CutObject]) -> Frame:
 def earlier(objects: Sequence[CutObject], now: Frame, before: Frame) -> list[CutObject]:
     """The objects of ``now`` where they were in an earlier frame of the scene, by their velocities and the ego poses.
 
-    Objects of unknown velocity stand still; those that would stand in another object are left out.
+    Objects of unknown velocity stand still; those that would stand in another object, or in the vehicle, are left out.
+    Images are not asked.
     """
+    if before.boxes is None:
+        return []
     before_SE3_now = before.world_SE3_ego.inverse() @ now.world_SE3_ego
     seconds = (now.timestamp_ns - before.timestamp_ns) / 1e9
     clouds = {sensor: data for sensor, data in before.data.items() if isinstance(data, PointCloud)}
-    moved = []
+    ego = Boxes3D(np.zeros((1, 3)), np.array([[*_EGO, 2.0]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
+    taken, moved = _joined([before.boxes, ego]), []
     for found in objects:
         back = np.append(np.nan_to_num(found.box.velocity[0]) * -seconds, 0.0)
         world = WorldTransform(rigid=before_SE3_now @ SE3(translation=back))
         box = world.boxes(found.box)
-        if before.boxes is None or _overlap(box, before.boxes).any():
+        if _overlap(box, taken).any():
             continue
+        taken = _joined([taken, box])
         points = {
             sensor: world.points(points, clouds[sensor].velocity)
             for sensor, points in found.points.items()
@@ -120,7 +139,7 @@ def _with_patches(camera: CameraImage, key: tuple[str, str], objects: Sequence[C
         patch = found.patches[key]
         left, top, right, bottom = whole_pixels(rectangle, patch.place)
         inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-        if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        if inside[0] >= inside[2] or inside[1] >= inside[3] or _is_enlarged((left, top, right, bottom), camera):
             continue
         pixels = patch.pixels
         if pixels.shape[:2] != (bottom - top, right - left):  # by another calibration
@@ -145,10 +164,35 @@ def _agrees(
     own, others = own.clip(-0.5, limits), there.clip(-0.5, limits)
     left, top, right, bottom = whole_pixels(rectangle[0], found.patches[key].place)
     covered = _common(own, np.array([[left, top, right, bottom]]) - 0.5) / np.maximum(_area(own), 1e-9)
-    if covered[0] < 1 - _MOST_MISSING or max(right - left, bottom - top) > 4 * max(width, height):
+    if covered[0] < 1 - _MOST_MISSING or _is_enlarged((left, top, right, bottom), camera):
         return False
     smaller = np.minimum(_area(own), _area(others))
     return not (_common(own, others) > _MOST_HIDDEN * smaller).any()
+
+
+def _is_enlarged(pixels: tuple[int, int, int, int], camera: CameraImage) -> bool:
+    left, top, right, bottom = pixels
+    return max(right - left, bottom - top) > _MOST_ENLARGED * max(camera.image.shape[:2])
+
+
+def _rays(points: np.ndarray) -> np.ndarray:
+    """[N, 3]: azimuth, elevation and distance of points in the ego frame."""
+    x, y, z = (points - _EYE_M).T
+    ground = np.hypot(x, y)
+    return np.stack([np.arctan2(y, x), np.arctan2(z, ground), np.hypot(ground, z)], axis=1)
+
+
+def _is_behind(found: CutObject, rays: np.ndarray) -> bool:
+    """Whether too much of what LiDAR sees is before the object."""
+    corners = _rays(box_corners(found.box.center, found.box.size, found.box.yaw)[0])
+    middle = _rays(found.box.center)[0, 0]
+    azimuth, seen = wrap_angle(corners[:, 0] - middle), wrap_angle(rays[:, 0] - middle)
+    before = (
+        (seen >= azimuth.min()) & (seen <= azimuth.max())
+        & (rays[:, 1] >= corners[:, 1].min()) & (rays[:, 1] <= corners[:, 1].max())
+        & (rays[:, 2] < corners[:, 2].min() - _BEFORE_M)
+    )  # fmt: skip
+    return int(before.sum()) > _MOST_HIDDEN * len(found.points.get("lidar", ()))
 
 
 def _cameras(frame: Frame) -> list[tuple[tuple[str, str], CameraImage]]:

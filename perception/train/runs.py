@@ -11,7 +11,7 @@ from typing import Any
 
 from perception.commit import read_file
 from perception.errors import PerceptionError, missing_extra
-from perception.files import make_folder
+from perception.files import make_folder, writing
 from perception.plain_yaml import parse_yaml
 from perception.text import aligned
 
@@ -57,11 +57,12 @@ def table(runs: Sequence[Run]) -> str:
     lines: list[tuple[str, ...]] = [header]
     for run in runs:
         epochs, last, best = run.of("epoch"), (run.rows or [{}])[-1], run.best
+        timed: dict = next((row for row in reversed(run.rows) if "elapsed_s" in row), {})
         epoch = epochs[-1] if epochs else {}
         lines.append(
             (
                 run.name, f"{len(epochs)}/{run.config.get('train.epochs', '?')}", str(last.get("step", 0)),
-                _number(last.get("elapsed_s"), 1 / 3600, 2), _number(epoch.get("samples_per_s"), 1, 1),
+                _number(timed.get("elapsed_s"), 1 / 3600, 2), _number(epoch.get("samples_per_s"), 1, 1),
                 _number(epoch.get("data_share"), 100, 0, " %"), _number(epoch.get("total"), 1, 3),
                 str(best.get("epoch", "-")), *(_number(best.get(name), 1, 4) for name in _SCORES),
             )
@@ -90,6 +91,8 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise PerceptionError(f"{path}: a file .png, .pdf or .svg was expected")
     kinds = [("steps", "total", "loss")]
     if any(run.of("validation") for run in runs):
         kinds.append(("validation", "NDS", "NDS"))
@@ -100,8 +103,9 @@ def plot(runs: Sequence[Run], path: Path) -> None:
             axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=run.name, marker=".")
         axes.set(xlabel="step", ylabel=label)
         axes.legend(fontsize=8)
-    make_folder(path.parent)
-    figure.savefig(path)
+    with writing(path):
+        make_folder(path.parent)
+        figure.savefig(path)
 
 
 def _rows(lines: Sequence[str]) -> Iterator[dict]:

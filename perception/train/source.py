@@ -10,6 +10,7 @@ from perception.data.nuscenes import NuScenes
 from perception.data.opening import open_source
 from perception.data.sources import FrameSource
 from perception.grid import BEVGrid
+from perception.sample import Frame
 from perception.train.batches import training_image_size
 from perception.train.labels import check_labels
 
@@ -69,7 +70,12 @@ def frames_by_class(frames: FrameSource, classes: int) -> list[np.ndarray]:
         measured = boxes.num_lidar_points + boxes.num_radar_points != 0
         frame, label = frame[measured], boxes.label[measured]
     else:
-        read = [frames[index] for index in range(len(frames))]
-        labels = [f.boxes.label[f.boxes.measured] if f and f.boxes is not None else np.zeros(0, int) for f in read]
-        frame, label = np.repeat(np.arange(len(read)), [len(each) for each in labels]), np.concatenate(labels)
+        labels = [_labels(frames[index]) for index in range(len(frames))]
+        frame = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
+        label = np.concatenate([np.zeros(0, np.int64), *labels])
     return [np.unique(frame[label == number]) for number in range(classes)]
+
+
+def _labels(frame: Frame | None) -> np.ndarray:
+    boxes = None if frame is None else frame.boxes
+    return np.zeros(0, np.int64) if boxes is None else boxes.label[boxes.measured]
