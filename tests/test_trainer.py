@@ -24,7 +24,7 @@ from perception.model.score_calibration import ScoreCalibration
 from perception.processes import any_process, of_first_process, process_group, stop_signals
 from perception.sample import Boxes3D
 from perception.task import NUSCENES
-from perception.train.checkpoint import read_checkpoint
+from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError
 from perception.train.optim import one_cycle
@@ -74,6 +74,25 @@ def test_means_are_over_the_batches_that_have_a_loss(monkeypatch):
     window.add(Step({"a": 2.0}, 5, 0.5))
     assert window.pop() == {"a": 1.5, "b": 5.0, "samples_per_s": 2.0, "data_share": 0.25}
     assert window.sums == window.counts == {} and window.samples == 0
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Its config lacks keys that are new since, and there was one batch a step for each process."""
+    run = trainer(tmp_path, Frames(4), make_config(epochs=1, batch_size=1))
+    run.run()
+    tensors, state = read_checkpoint(run.checkpoint)
+    new = [("train", "batches_per_step"), ("train", "balanced"), ("augment", "paste"), ("data", "objects")]
+    for section, key in new:
+        del state["config"][section][key]
+    del state["config"]["validation"], state["validator"]
+    write_checkpoint(run.checkpoint, tensors, state)
+    changed = make_config(epochs=2, batch_size=1)
+    changed.train.balanced = True
+    with pytest.raises(TrainingError, match=r"another config: train\.balanced \(False, now True\); to train"):
+        trainer(tmp_path, Frames(4), changed).resume()
+    run = trainer(tmp_path, Frames(4), make_config(epochs=2, batch_size=1))
+    run.resume()
+    assert run.step == 4 and run.run() and run.total_steps == 8
 
 
 def test_a_step_of_several_processes_is_one():

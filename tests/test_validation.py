@@ -1,6 +1,8 @@
 """Scoring during training: when, what is kept as the best and the last, and that a resumed run knows it."""
 
+import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -89,17 +91,53 @@ def test_the_last_epochs_are_kept(tmp_path, scored):
     assert (tmp_path / "best/model.safetensors").exists()
 
 
-def test_a_resumed_run_knows_the_best(tmp_path, scored):
-    """A signal comes while the second epoch is scored; the third is worse than the first, which stays the best."""
-    scored.extend([0.3, KeyboardInterrupt(), 0.2])
+def test_what_a_signal_interrupted_is_scored_when_the_run_goes_on(tmp_path, scored):
+    """While the second epoch is scored, and while the third is. The first stays the best."""
+    scored.extend([0.3, KeyboardInterrupt()])
     first = trainer(tmp_path)
     assert first.run() is False and first.step == 4
     best = (tmp_path / "best/model.safetensors").read_bytes()
+    scored.extend([0.2, KeyboardInterrupt()])
     second = trainer(tmp_path)
     second.resume()
-    assert second.validator.best == 0.3 and second.run()
-    assert (tmp_path / "best/model.safetensors").read_bytes() == best
-    assert [line["epoch"] for line in lines(tmp_path) if line["kind"] == "validation"] == [1, 3]
+    assert second.validator.best == 0.3 and second.run() is False and second.step == 6
+    scored.extend([0.1])
+    third = trainer(tmp_path)
+    third.resume()
+    assert third.run() and (tmp_path / "best/model.safetensors").read_bytes() == best
+    rows = [(line["epoch"], line["NDS"]) for line in lines(tmp_path) if line["kind"] == "validation"]
+    assert rows == [(1, 0.3), (2, 0.2), (3, 0.1)]
+    fourth = trainer(tmp_path)
+    fourth.resume()
+    assert fourth.run() and not scored  # nothing is left to do
+
+
+def test_a_run_killed_before_its_scores_were_saved_has_them_once(tmp_path, scored):
+    scored.extend([0.3, 0.2, 0.1])
+    first, left = trainer(tmp_path / "whole"), []
+    save = first.save
+    first.save = lambda: (save(), left.append(shutil.copytree(tmp_path / "whole", tmp_path / f"left{len(left)}")))
+    first.run()
+    assert len(left) == 6  # before and after each scoring
+    for number, folder in enumerate(left):
+        scored[:] = [0.3, 0.2, 0.1][(number + 1) // 2 :]
+        again = trainer(folder)
+        again.resume()
+        assert again.run() and not scored and again.validator.best == 0.3
+        rows = [(line["epoch"], line["NDS"]) for line in lines(folder) if line["kind"] == "validation"]
+        assert rows == [(1, 0.3), (2, 0.2), (3, 0.1)]
+
+
+def test_scoring_takes_none_of_the_time_of_training(tmp_path, scored, monkeypatch):
+    """Every look at the clock takes a second; a scoring takes a thousand looks."""
+    now = itertools.count()
+    monkeypatch.setattr("perception.train.journal.time.monotonic", lambda: float(next(now)))
+    run = trainer(tmp_path)
+    run.validator.score = lambda *_: [next(now) for _ in range(1000)] == []
+    run.validator.scores = {"epoch": 0}
+    run.run()
+    rates = [line["samples_per_s"] for line in lines(tmp_path) if line["kind"] == "epoch"]
+    assert len(rates) == 3 and min(rates) > 4 / 500
 
 
 def test_what_is_trained_on_is_no_validation():

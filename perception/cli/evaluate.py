@@ -12,6 +12,7 @@ Two checkpoints are told apart by --against: differences with intervals of a pai
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str)
     print(table(differences, args.checkpoint, args.against))
     print(f"{drawn}, drawn {DRAWS} times; all sensors")
     if args.json is not None:
-        found = {name: asdict(difference) for name, difference in differences.items()}
+        found = {  # JSON has no NaN
+            name: {key: None if math.isnan(value) else value for key, value in asdict(difference).items()}
+            for name, difference in differences.items()
+        }
         write_json(args.json, {"first": args.checkpoint, "second": args.against, "drawn": drawn, "scores": found})
 
 

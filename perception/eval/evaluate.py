@@ -104,6 +104,20 @@ def evaluate_subsets(
         return detections
 
     def detect(submissions: dict[str, Submission]) -> None:
+        interrupt: KeyboardInterrupt | None = None
+        unannotated = 0
+        try:
+            unannotated = detect_share(submissions)
+        except KeyboardInterrupt as error:  # which the others have to know before they wait for this process
+            interrupt = error
+        if any(of_all_processes(interrupt is not None)):
+            raise interrupt or KeyboardInterrupt
+        counts = of_all_processes((unannotated, len(next(iter(submissions.values())).frames)))
+        if not sum(annotated for _, annotated in counts) and (unannotated := sum(number for number, _ in counts)):
+            raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
+
+    def detect_share(submissions: dict[str, Submission]) -> int:
+        """Returns how many frames are not annotated."""
         unannotated = 0
         with Interrupts() as interrupts:
             share = own_share(source, whole_scenes=getattr(detector, "remembers", False))
@@ -124,9 +138,7 @@ def evaluate_subsets(
                     if seen.sensors and not isinstance(detections, Detections):
                         raise EvaluationError(f"detect: Detections were expected, found {type(detections).__name__}")
                     submissions[name].add(seen, detections)
-        counts = of_all_processes((unannotated, len(next(iter(submissions.values())).frames)))
-        if not sum(annotated for _, annotated in counts) and (unannotated := sum(number for number, _ in counts)):
-            raise EvaluationError(f"no annotated box in {unannotated} frames, nothing to score against")
+        return unannotated
 
     scored = score_submissions(source, detector.task, names, detect, results, official)
     first = next(iter(scored.values()))

@@ -86,15 +86,21 @@ class Window:
 
 
 class Journal:
-    """Writes ``log.jsonl``, one JSON object per line, and TensorBoard logs. Only the first process writes."""
+    """Writes ``log.jsonl``, one JSON object per line, and TensorBoard logs. Only the first process writes.
 
-    def __init__(self, out: Path, step: int, rank: int):
+    Args:
+        step: that the run goes on from; rows of later steps are dropped, since they will be written again.
+        without: kinds of rows that will be written again for this step, too.
+    """
+
+    def __init__(self, out: Path, step: int, rank: int, without: Sequence[str] = ()):
         self.path, self.writes, self.tensorboard = out / "log.jsonl", rank == 0, None
         if not self.writes:
             return
         lines = self.path.read_text(errors="replace").splitlines() if step and self.path.exists() else []
-        # Steps after the checkpoint are repeated, and logged again.
-        write_file(self.path, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step).encode())
+        again = {(step, kind) for kind in without}
+        kept = [line for line in lines if (logged := _logged(line))[0] <= step and logged not in again]
+        write_file(self.path, "".join(f"{line}\n" for line in kept).encode())
         self.hook, threading.excepthook = threading.excepthook, self._raised_in_a_thread
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -128,9 +134,10 @@ class Journal:
             self.hook(error)
 
 
-def _logged_step(line: str) -> float:
-    """The step of a line of log.jsonl; infinite for a line truncated by a crash."""
+def _logged(line: str) -> tuple[float, str]:
+    """Step and kind of a line of log.jsonl; an infinite step for a line truncated by a crash."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
+        row = json.loads(line)
+        return row["step"], row.get("kind", "")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return math.inf, ""

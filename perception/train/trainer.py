@@ -50,7 +50,10 @@ from perception.train.validation import Validator
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
-MAY_CHANGE = ("data.root", "data.workers", "train.checkpoint_minutes", "train.epochs")  # when a run is resumed
+# When a run is resumed.
+MAY_CHANGE = (
+    "data.root", "data.objects", "data.workers", "validation.root", "train.checkpoint_minutes", "train.epochs",
+)  # fmt: skip
 SAY_EVERY_S = 60.0  # how training goes, where no progress bar shows it
 
 log = logging.getLogger(__name__)
@@ -132,14 +135,17 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         hidden = self.rank > 0 or "TQDM_DISABLE" in os.environ or not sys.stderr.isatty()
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", mininterval=0.5, disable=hidden)
-        with contextlib.closing(Journal(self.out, self.step, self.rank)) as journal, bar, stop_signals() as stop:
-            ended = True
+        unscored = self._ended_epoch() > self.validator.epoch
+        opened = Journal(self.out, self.step, self.rank, without=("validation",) if unscored else ())
+        with contextlib.closing(opened) as journal, bar, stop_signals() as stop:
             if self.processes > 1:  # parameters of a sensor that is not in the batch are unused
                 self.forward = DistributedDataParallel(self.model, find_unused_parameters=True)
             try:
+                ended = self._end_epoch(journal, stop)  # which a signal may have interrupted
                 while ended and self.step < self.total_steps:
-                    ended = self._run_epoch(journal, bar, stop) and self._end_epoch(journal)
+                    ended = self._run_epoch(journal, bar, stop)
                     self.save()
+                    ended = ended and self._end_epoch(journal, stop)
             except (TrainingError, LabelError, ResultsError):
                 raise
             except Exception:  # of the data or of the machine
@@ -202,15 +208,34 @@ class Trainer:
             log.warning("epoch %d: %d frames dropped, %d steps skipped", epoch + 1, dropped, broken)
         return True
 
-    def _end_epoch(self, journal: Journal) -> bool:
-        """Score and keep the averaged weights where that is wanted; returns whether no signal interrupted it."""
-        epoch = self.step // self.schedule.steps_per_epoch
-        try:
-            is_best = self.validator.score(self.model, self.ema.state, epoch, self.step, journal)
-        except KeyboardInterrupt:
-            return False
+    def _ended_epoch(self) -> int:
+        """The epoch, counted from 1, whose end was just reached; 0 within one, and at the beginning."""
+        epoch, rest = divmod(self.step, self.schedule.steps_per_epoch)
+        return 0 if rest else epoch
+
+    def _end_epoch(self, journal: Journal, stop: list[int]) -> bool:
+        """Score and keep averaged weights, if an epoch has ended and that is due; False if a signal interrupted it.
+
+        It is then made up for when the run is resumed.
+        """
+        epoch, begun_s, is_best = self._ended_epoch(), time.monotonic(), False
+        if epoch <= self.validator.epoch:
+            return True
+        due = self.validator.is_due(epoch)
+        if due:
+            if any_process([bool(stop)], self.device)[0]:
+                return False
+            try:
+                is_best = self.validator.score(self.model, self.ema.state, epoch, self.step, journal)
+            except KeyboardInterrupt:
+                return False
+        self.validator.epoch = epoch
         if self.rank == 0:
             self.validator.keep(self._files, epoch, is_best)
+        if due:
+            self.save()
+        for window in (self.recent, self.epoch):
+            window.start_s += time.monotonic() - begun_s
         return True
 
     def _files(self) -> dict[str, bytes]:
@@ -245,7 +270,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.rate_factor * one_cycle(self.step / self.total_steps)
         self.optimizer.zero_grad()
-        losses: dict[str, torch.Tensor] = {}
+        losses: dict[str, list[torch.Tensor]] = {}
         for number, batch in enumerate(batches):
             place = (
                 number * self.processes + self.rank
@@ -258,9 +283,10 @@ class Trainer:
                 found = self.loss(prediction, batch)
                 (found["total"] / len(batches)).backward()
             for name, value in found.items():
-                losses[name] = losses.get(name, 0.0) + value.detach() / len(batches)
+                losses.setdefault(name, []).append(value.detach())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
-        finite = bool(losses["total"].isfinite() & norm.isfinite())
+        means = {name: torch.stack(values).mean() for name, values in losses.items()}  # over the batches that have it
+        finite = bool(means["total"].isfinite() & norm.isfinite())
         if any_process([not finite], self.device)[0]:
             self._skip_broken([token for batch in batches for token in batch.tokens], journal)
             return {}
@@ -268,7 +294,7 @@ class Trainer:
         self.whole = False
         self.optimizer.step()
         self.ema.update(self.model, self.step)
-        return {name: float(value) for name, value in {**losses, "gradient_norm": norm}.items()}
+        return {name: float(value) for name, value in {**means, "gradient_norm": norm}.items()}
 
     def _shared_gradients(self, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange gradients once a step, with its last batch."""
@@ -299,8 +325,8 @@ class Trainer:
         tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
         best = self.validator.best if math.isfinite(self.validator.best) else None
-        logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts, "best": best}
-        logged["scores"] = self.validator.scores
+        logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts}
+        logged["validator"] = {"epoch": self.validator.epoch, "best": best, "scores": self.validator.scores}
         train = replace(self.config.train, batches_per_step=self.schedule.batches)
         state = {**progress, **logged, "config": asdict(replace(self.config, train=train))}
         write_checkpoint(self.checkpoint, tensors, state, beside=self._files())
@@ -329,7 +355,10 @@ class Trainer:
 
     def _restore(self, tensors: dict, state: dict) -> None:
         then = state["config"]["train"]
-        if self.config.train.batches_per_step is None and then.get("batches_per_step"):
+        known = then.get("batches_per_step")
+        _fill(state["config"], asdict(Config()))  # keys that earlier versions did not have
+        then["batches_per_step"] = known or self.schedule.batches
+        if self.config.train.batches_per_step is None:
             self._plan(then["batches_per_step"])  # as many as then, whatever the number of processes now
         train = replace(self.config.train, batches_per_step=self.schedule.batches)
         now = json.loads(json.dumps(asdict(replace(self.config, train=train))))
@@ -344,7 +373,7 @@ class Trainer:
             expected = epochs * self.schedule.steps_per_epoch
             raise TrainingError(
                 f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {expected}: "
-                "the number of frames has changed"
+                f"the number of frames{'' if known else ' or processes'} has changed"
             )
         if state["step"] > self.total_steps:
             done = f"{state['step'] / self.schedule.steps_per_epoch:g}"
@@ -368,13 +397,24 @@ class Trainer:
             self.recent.restore(state["recent"])
             self.epoch.restore(state["epoch"])
             self.counts.update(state["counts"])
-        if state.get("best") is not None:
-            self.validator.best, self.validator.scores = state["best"], state.get("scores")
+        if "validator" in state:
+            validator = state["validator"]
+            self.validator.epoch, self.validator.scores = validator["epoch"], validator["scores"]
+            self.validator.best = -math.inf if validator["best"] is None else validator["best"]
 
 
 def _groups(batches: Iterator[Batch | None], size: int) -> Iterator[list[Batch | None]]:
     while group := list(itertools.islice(batches, size)):
         yield group
+
+
+def _fill(old: dict, defaults: dict) -> None:
+    """Add the keys of ``defaults`` that ``old`` lacks; not sensors, which a config may have removed."""
+    for key, value in defaults.items():
+        if key not in old:
+            old[key] = value
+        elif isinstance(value, dict) and isinstance(old[key], dict) and key not in ("encoders", "paste"):
+            _fill(old[key], value)
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -33,11 +33,17 @@ class Validator:
     def __init__(self, frames: FrameSource | None, config: Config, out: Path):
         self.frames, self.config, self.out, self.best = frames, config, out, -math.inf
         self.scores: dict | None = None  # the last ones
+        self.epoch = 0  # the last one whose end has been dealt with
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether weights are to be scored after an epoch, counted from 1."""
+        every = self.config.validation.every_epochs or 1
+        return self.frames is not None and (epoch % every == 0 or epoch == self.config.train.epochs)
 
     def score(
         self, model: Detector, state: Mapping[str, torch.Tensor], epoch: int, step: int, journal: Journal
     ) -> bool:
-        """Score ``state``, averaged weights of ``model``, if it is time after this epoch, counted from 1.
+        """Score ``state``, averaged weights of ``model``, after an epoch at which that is due.
 
         Returns:
             Whether they are the best so far.
@@ -45,9 +51,7 @@ class Validator:
         Raises:
             KeyboardInterrupt: a signal came.
         """
-        every = self.config.validation.every_epochs or 1
-        if self.frames is None or (epoch % every and epoch < self.config.train.epochs):
-            return False
+        assert self.frames is not None
         detector = copy.deepcopy(model).eval()
         detector.load_state_dict(state)
         metrics = evaluate(detector, self.frames)
