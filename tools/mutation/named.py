@@ -5,6 +5,8 @@ from __future__ import annotations
 from mutation.runner import ROOT, noticed
 
 LOSSES, TRAINER = "perception/train/losses.py", "perception/train/trainer.py"
+INITIALISE, PASTE = "perception/train/initialise.py", "perception/train/paste.py"
+OBJECTS = "perception/train/objects.py"
 OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
 HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
 REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
@@ -12,14 +14,26 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("a loss weight is zero", LOSSES, "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2",
      "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.0", "losses"),
     ("gradients are not clipped", TRAINER, "self.config.train.clip_norm)", 'float("inf"))', "optim"),
-    ("the learning rate is constant", TRAINER, 'group["peak_lr"] * one_cycle(self.step / self.total_steps)',
-     'group["peak_lr"]', "optim"),
+    ("the learning rate is constant", TRAINER, 'group["peak_lr"] * self.rate_factor * one_cycle(',
+     'group["peak_lr"] * self.rate_factor + 0 * one_cycle(', "optim"),
+    ("gradients of several batches are summed", TRAINER, '(found["total"] / len(batches)).backward()',
+     'found["total"].backward()', "train"),
+    ("the network's random numbers depend on the process", TRAINER, "number * self.processes + self.rank",
+     "number", "train"),
+    ("objects are pasted into others", PASTE, "_overlap(found.box, boxes).any()", "False", "paste"),
+    ("the image under a pasted object stays", PASTE, "data[sensor] = {name: _with_patches",
+     "data[sensor] = there or {name: _with_patches", "paste"),
+    ("points that a pasted object takes the place of stay", PASTE, "free &= ~in_box", "free |= in_box", "paste"),
+    ("old points of a cut object are looked for where it is now", OBJECTS,
+     "points[:, :2] += cloud.points[:, age, None] * box.velocity[0]", "pass", "paste"),
+    ("classes have the shares that they have", BATCHES, "if self.by_class is None:\n            return rng",
+     "if True:\n            return rng", "schedule"),
     ("statistics of the batch normalisation are trained", CAMERA, "if self.pretrained and isinstance",
      "if False and isinstance", "optim"),
     ("the saved weights are not the average", TRAINER, "self.model.files(self.ema.state)",
      "self.model.files(self.model.state_dict())", "optim"),
     ("no sensors are dropped", BATCHES, "rng.random() >= self.config.sensor_dropout", "True", "schedule"),
-    ("frozen parts are trained", TRAINER, "requires_grad_(False)", "requires_grad_(True)", "optim"),
+    ("frozen parts are trained", INITIALISE, "requires_grad_(False)", "requires_grad_(True)", "optim"),
     ("the radius of the heat map is that of another case", HEAD,
      "(2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8",
      "(total - np.sqrt(total**2 - 4 * length * width * (1 - min_overlap) / (1 + min_overlap))) / 2", "head"),
