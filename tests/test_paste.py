@@ -347,6 +347,22 @@ def test_pasted_points_stay_in_their_boxes_whatever_the_augmentation_does(bank):
     assert not np.allclose(other.boxes[0].center, again.boxes[0].center)  # drawn again, it looks otherwise
 
 
+def test_a_sensor_that_shows_an_earlier_frame_shows_what_is_pasted(bank, monkeypatch):
+    """A LiDAR that hangs, for certain: its points are those of half a second ago, of a car that drove 4 m/s, too."""
+    from perception.data.corruptions import Corrupted, stale_lidar
+
+    def stale(corrupted, previous, rate, rng):
+        return Corrupted(stale_lidar(corrupted.frame, previous()), corrupted.errors)
+
+    monkeypatch.setattr("perception.train.batches.draw_corruptions", stale)
+    source = make_frame(boxes((10, 0), velocity=(4.0, 0.0)), lidar=[(10, 0, 0, 0)]).only(["radar", "lidar"])
+    data = training_data(bank(source))
+    data.config.augment = AugmentConfig(False, 0.0, 0.0, 0.0, 0.0, 0.0, paste={"car": 4}, corruption_rate=1.0)
+    batch = data[Draw(0, (1,), ("radar", "lidar"))]
+    assert sorted(batch.inputs["lidar"].points[:, 0].tolist()) == [8.0, 40.0]
+    assert sorted(batch.boxes[0].center[:, 0].tolist()) == [10.0, 40.0]
+
+
 def test_the_last_epochs_have_nothing_pasted(bank):
     data = training_data(bank(make_frame(boxes((10, 0), (20, 6))).only(["radar", "lidar"])))
     assert [len(data[Draw(epoch, (0,), ("lidar",))].boxes[0]) for epoch in (0, 1)] == [3, 1]

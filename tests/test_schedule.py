@@ -12,7 +12,7 @@ import perception
 from perception.config import AugmentConfig
 from perception.errors import PerceptionError
 from perception.sample import Boxes3D
-from perception.train.batches import Draw, Schedule, TrainingData, sensors_kept, training_image_size
+from perception.train.batches import Draw, Filled, Schedule, TrainingData, sensors_kept, training_image_size
 from perception.train.source import frames_by_class
 
 
@@ -214,9 +214,9 @@ def test_corruptions_are_drawn_only_where_asked_for_and_before_is_the_frame_befo
     corrupted = [make_batch(frames, indices=[1], epoch=epoch, corruption_rate=1.0).displacement for epoch in range(12)]
     assert any((displacement[0, 2].abs() > 1e-3).any() for displacement in corrupted)
     data = TrainingData(Frames(3), make_config(), INPUTS)
-    assert data._previous(0, make_frame(0)) is None
-    assert data._previous(2, make_frame(2)).token == "token-1"
-    assert data._previous(2, replace(make_frame(2), scene="other")) is None
+    assert data._previous_frame(Filled(0, make_frame(0), [])) is None
+    assert data._previous_frame(Filled(2, make_frame(2), [])).token == "token-1"
+    assert data._previous_frame(Filled(2, replace(make_frame(2), scene="other"), [])) is None
 
 
 def test_a_cache_is_used_where_asked_for():

@@ -25,7 +25,7 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, RadarCloud, SampleError, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import draw_world
-from perception.train.batches import Draw, FrameCache, Schedule, TrainingData, proper_subsets
+from perception.train.batches import Draw, Filled, FrameCache, Schedule, TrainingData, proper_subsets
 from perception.train.checkpoint import read_checkpoint
 from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
 from perception.train.trainer import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
@@ -429,7 +429,7 @@ def test_the_first_frame_of_a_scene_has_none_before_it():
     config.augment.corruption_rate = 1.0
     frames = [BEFORE, replace(NOW, scene="other"), None, drive_frame(3)]
     data = TrainingData(frames, config, INPUTS)
-    assert [data._previous(index, frames[index]) for index in (0, 1, 3)] == [None] * 3
+    assert [data._previous_frame(Filled(index, frames[index], [])) for index in (0, 1, 3)] == [None] * 3
 
 
 def valid_sensors(frames, sensors) -> list[tuple[str, ...]]:

@@ -200,6 +200,15 @@ class Sample:
     previous: Sample | None = None
 
 
+@dataclass(frozen=True)
+class Filled:
+    """The frame at an index, with the objects that were pasted into it."""
+
+    index: int
+    frame: Frame
+    pasted: list[CutObject]
+
+
 class TrainingData(Dataset):
     """Draw -> augmented Batch; None if none of its frames is usable."""
 
@@ -228,33 +237,22 @@ class TrainingData(Dataset):
             rng = self._rng(draw, frame, repeat, "paste")
             pasted = draw_objects(frame, self.bank, augmentation.paste, augmentation.paste_points, rng)
         world = draw_world(augmentation, self._rng(draw, frame, repeat, "world"))
-        return self._clip(index, paste(frame, pasted), pasted, draw, repeat, world, clip)
+        return self._clip(Filled(index, paste(frame, pasted), pasted), draw, repeat, world, clip)
 
-    def _clip(
-        self,
-        index: int,
-        frame: Frame,
-        pasted: list[CutObject],
-        draw: Draw,
-        repeat: int,
-        world: WorldTransform,
-        length: int,
-    ) -> Sample | None:
+    def _clip(self, filled: Filled, draw: Draw, repeat: int, world: WorldTransform, length: int) -> Sample | None:
         """The sample of a frame with those before it, ``length`` of them at most."""
-        sample = self._sample(index, frame, draw, repeat, world)
-        before = self._previous(index, frame) if length > 1 else None
+        sample = self._sample(filled, draw, repeat, world)
+        before = self._previous(filled) if length > 1 else None
         if sample is None or before is None:
             return sample
-        pasted = earlier(pasted, frame, before)
-        previous = self._clip(index - 1, paste(before, pasted), pasted, draw, repeat, world, length - 1)
-        return replace(sample, previous=previous)
+        return replace(sample, previous=self._clip(before, draw, repeat, world, length - 1))
 
     def _rng(self, draw: Draw, frame: Frame, repeat: int, *purpose: str) -> np.random.Generator:
         again = (repeat,) if repeat else ()
         return keyed_rng(self.config.train.seed, draw.epoch, frame.token, *purpose, *again)
 
-    def _sample(self, index: int, frame: Frame, draw: Draw, repeat: int, world: WorldTransform) -> Sample | None:
-        config = self.config
+    def _sample(self, filled: Filled, draw: Draw, repeat: int, world: WorldTransform) -> Sample | None:
+        config, frame = self.config, filled.frame
         present = tuple(name for name in frame.sensors if name in self.inputs.sensors)
         if not present:
             return None
@@ -263,7 +261,7 @@ class TrainingData(Dataset):
         corrupted = Corrupted(kept, {name: SE3() for name in self.inputs.sensors})
         rate = config.augment.corruption_rate
         if rate > 0:
-            corrupted = draw_corruptions(corrupted, lambda: self._previous(index, frame), rate, rng)
+            corrupted = draw_corruptions(corrupted, lambda: self._previous_frame(filled), rate, rng)
         teachers = {self.inputs.depth_from.get(name) for name in kept.sensors}
         unseen = {name: data for name, data in frame.data.items() if name in teachers - set(kept.sensors)}
         seen = replace(corrupted.frame.with_data(corrupted.frame.data | unseen), boxes=_trained_on(frame.boxes))
@@ -271,10 +269,17 @@ class TrainingData(Dataset):
         augmented = augment(seen, world, config.augment, self.inputs.image_size, rng)
         return Sample(augmented, errors, corrupted.frame.sensors)
 
-    def _previous(self, index: int, frame: Frame) -> Frame | None:
-        """The previous keyframe, if it belongs to the same scene."""
-        previous = self.frames[index - 1] if index > 0 else None
-        return previous if previous is not None and previous.scene == frame.scene else None
+    def _previous(self, filled: Filled) -> Filled | None:
+        """The previous keyframe, if it belongs to the same scene, with the pasted objects where they were."""
+        previous = self.frames[filled.index - 1] if filled.index > 0 else None
+        if previous is None or previous.scene != filled.frame.scene:
+            return None
+        pasted = earlier(filled.pasted, filled.frame, previous) if filled.pasted else []
+        return Filled(filled.index - 1, paste(previous, pasted), pasted)
+
+    def _previous_frame(self, filled: Filled) -> Frame | None:
+        previous = self._previous(filled)
+        return None if previous is None else previous.frame
 
 
 def sensors_kept(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
