@@ -14,6 +14,7 @@ import torch
 from perception.commit import write_files
 from perception.config import Config
 from perception.data.sources import FrameSource
+from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
 from perception.eval.metric import ERRORS
 from perception.model.detector import Detector
@@ -51,7 +52,8 @@ class Validator:
         Raises:
             KeyboardInterrupt: a signal came.
         """
-        assert self.frames is not None
+        if self.frames is None:
+            raise PerceptionError("validation: frames to score on were expected, found none")
         detector = copy.deepcopy(model).eval()
         detector.load_state_dict(state)
         metrics = evaluate(detector, self.frames)
