@@ -3,7 +3,7 @@
     detector = perception.load("sim")
     detections = detector.detect(frame)
 
-Subpackages: `perception.model` (the network), `perception.train` (`perception.train.trainer.train`),
+Subpackages: `perception.model` (the network), `perception.train` (`perception.train.run.train`),
 `perception.eval` (`perception.eval.evaluate.evaluate`), `perception.replay` (`perception.replay.pipeline.replay`),
 `perception.data`, `perception.logs`, `perception.sim`, `perception.ops` and `perception.cli`. The types that flow
 through all of them are in `perception.sample` and `perception.task`.

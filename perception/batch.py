@@ -119,6 +119,7 @@ class Batch(Tensors):
         displaced, in radians and metres; NaN if it is corrupted in another way.
     moment: None in a batch that nothing is remembered of.
     previous: only in training, the frames before these, for what a detector remembers of them.
+    targets: only in training, what heads are trained on, by their names.
     """
 
     tokens: list[str]
@@ -129,6 +130,7 @@ class Batch(Tensors):
     displacement: torch.Tensor | None = None
     moment: Moment | None = None
     previous: Batch | None = None
+    targets: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)

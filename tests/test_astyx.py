@@ -18,7 +18,7 @@ from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
 from perception.eval.evaluate import evaluate
 from perception.model.checkpoint import load
-from perception.train.trainer import train
+from perception.train.run import train
 
 TASK = load_config("astyx").task
 PERIOD_MPS = 10.3936

@@ -249,7 +249,7 @@ def test_a_config_that_is_not_there_names_those_that_are(name):
 def test_results_go_to_a_folder_named_after_the_config(arguments, out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     calls = []
-    monkeypatch.setattr("perception.train.trainer.train", lambda *given: calls.append(given) or True)
+    monkeypatch.setattr("perception.train.run.train", lambda *given: calls.append(given) or True)
     assert run(["train", *arguments, "train.epochs=7", "--device", "cpu"]) == 0
     [(config, folder, resume, device)] = calls
     assert (config.train.epochs, folder, resume, device) == (7, Path(out), False, "cpu")
@@ -257,7 +257,7 @@ def test_results_go_to_a_folder_named_after_the_config(arguments, out, tmp_path,
 
 def test_an_interrupted_training_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("perception.train.trainer.train", lambda *given: False)
+    monkeypatch.setattr("perception.train.run.train", lambda *given: False)
     assert run(["train", "sim", "--device", "cpu"]) == 130
 
 

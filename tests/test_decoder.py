@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from dense_targets import encode
 from test_model import make_frame, small_config
 from torch import nn
 
@@ -18,7 +19,7 @@ from perception.grid import BEVGrid
 from perception.model.build import build
 from perception.model.decoder import Attention, DecoderLayer
 from perception.model.encoder import Encoded, Views
-from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, encode
+from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps
 from perception.model.memory import Memory
 from perception.model.objects import Objects, rotated
 from perception.model.proposals import boxes_at, find_peaks

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from dense_targets import DenseTargets, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,14 +13,11 @@ from perception.model.head import (
     BOX_CHANNELS,
     CenterHead,
     CenterMaps,
-    CenterTargets,
     Trunk,
-    draw_gaussian,
-    encode,
-    gaussian_radius,
 )
 from perception.sample import Boxes3D, Detections
 from perception.task import CLASSES, NUSCENES, ObjectClass, Task
+from perception.train.targets import CenterEncoder, draw_gaussian, gaussian_radius
 
 GRID = BEVGrid(-25.6, 25.6, -25.6, 25.6, -5, 3, 0.8)
 BOX = sum(BOX_CHANNELS.values())
@@ -38,7 +36,7 @@ def decode(maps: CenterMaps, max_detections: int, score_threshold: float, task=N
     return CenterHead(GRID, task, 1, 1, max_detections, score_threshold).decode(maps)
 
 
-def perfect(target: CenterTargets) -> CenterMaps:
+def perfect(target: DenseTargets) -> CenterMaps:
     """What a head would predict that knew the targets."""
     return maps_of(torch.where(target.heat == 1, 1.0, 0.0), target.box, target.attribute)
 
@@ -147,6 +145,13 @@ def test_larger_box_owns_a_shared_cell():
     maps = encode([boxes], GRID, NUSCENES)
     assert maps.box[0, 3:6, 32, 32].exp().tolist() == pytest.approx([9, 3, 3])
     assert maps.heat[0, 1, 32, 32] == maps.heat[0, 8, 32, 32] == 1
+
+
+def test_cells_are_flat_indices_by_sample_group_row_and_column():
+    """Ascending, so that sums over them do not depend on the order of the boxes."""
+    place = Boxes3D([[10.0, 0.1, 0], [0.1, 0.1, 0]], [[4, 2, 1.5]] * 2, [0, 0], np.zeros((2, 2)), [0, 1])
+    cells = CenterEncoder(GRID, TWO, 1, [[1], [0]])([Boxes3D.empty(), place]).cell
+    assert cells.tolist() == [((1 * 2 + 0) * 64 + 32) * 64 + 32, ((1 * 2 + 1) * 64 + 32) * 64 + 44]
 
 
 def test_unknown_velocity_stays_unknown():
@@ -496,12 +501,9 @@ def test_every_class_has_the_branch_of_its_group():
 def test_two_groups_have_a_box_each_in_one_cell():
     """With one branch the larger of the two boxes would be that of both classes."""
     boxes = Boxes3D([[0.1, 0.1, 0], [0.3, 0.3, 1]], [[9, 3, 3], [1, 1, 2]], [0.3, 0.5], [[1, 0], [0, 0]], [0, 1])
-    targets = [encode([boxes], GRID, TWO, members=members) for members in ([1], [0])]
-    heat = torch.stack([target.heat for target in targets]).amax(0)
-    maps = CenterMaps(
-        (heat * 0.98 + 0.01).logit(), torch.cat([target.box for target in targets], 1), torch.zeros(1, 0, *GRID.shape),
-        torch.tensor([1, 0]),
-    )  # fmt: skip
+    target = encode([boxes], GRID, TWO, groups=[[1], [0]])
+    heat, none = (target.heat * 0.98 + 0.01).logit(), torch.zeros(1, 0, *GRID.shape)
+    maps = CenterMaps(heat, target.box, none, torch.tensor([1, 0]))
     (found,) = grouped_head(score_threshold=0.9).decode(maps)
     order = np.argsort(found.boxes.label)
     np.testing.assert_allclose(found.boxes.size[order], boxes.size, rtol=1e-5)
@@ -517,4 +519,4 @@ def test_classes_are_in_one_group_each(groups):
 def test_labels_beyond_the_task_are_named_whatever_the_group():
     box = Boxes3D([[0, 0, 0]], [[4, 2, 1.5]], [0], [[0, 0]], [2])
     with pytest.raises(PerceptionError, match="labels below 2"):
-        encode([box], GRID, TWO, members=[0])
+        encode([box], GRID, TWO, groups=[[0], [1]])

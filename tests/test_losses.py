@@ -1,6 +1,7 @@
 """Each term of the detector's loss, alone, against a value derived by hand."""
 
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -137,7 +138,7 @@ def test_every_group_learns_its_own_boxes():
     """
     others = [name for name in NUSCENES.classes if name != "car"]
     head = CenterHead(GRID, NUSCENES, 1, 1, groups=[others, ["car"]])
-    loss, batch = CenterLoss(head), make_batch(make_boxes({}, {"label": 8}))
+    loss, batch = CenterLoss("boxes", head), make_batch(make_boxes({}, {"label": 8}))
     box = torch.zeros(1, 24, 8, 8)
     maps = CenterMaps(torch.full((1, 10, 8, 8), -SURE), box, torch.zeros(1, 16, 8, 8), head.group)
     terms = loss(maps, batch)
@@ -145,6 +146,17 @@ def test_every_group_learns_its_own_boxes():
     assert float(terms["heat"]) == pytest.approx(SURE, rel=1e-6)  # of two centres, both missed
     box[0, 12:, ROW, COLUMN] = torch.tensor(BOX)
     assert float(loss(maps, batch)["box"]) == pytest.approx(12.75 / 4, rel=1e-6)
+
+
+def test_targets_that_the_batch_has_are_used():
+    loss = make_loss()
+    boxes, batch = make_boxes({}), make_batch(make_boxes())  # nothing is annotated, and yet there is a target
+    batch.targets = {name: encode([boxes]) for name, encode in loss.targets.items()}
+    assert list(batch.targets) == ["boxes"]
+    assert float(loss(make_prediction(), batch)["box"]) == pytest.approx(12.75 / 2, rel=1e-6)
+    # As where a batch is moved to a GPU, and from a worker process to the trainer.
+    moved = pickle.loads(pickle.dumps(batch)).to("cpu")
+    assert float(loss(make_prediction(), moved)["box"]) == pytest.approx(12.75 / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("channel", range(12))

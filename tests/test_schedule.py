@@ -232,3 +232,15 @@ def test_a_cache_is_used_where_asked_for():
 def test_without_annotations_there_are_no_boxes():
     assert make_batch([replace(make_frame(0), boxes=None)]).boxes is None
     assert len(make_batch([replace(make_frame(0), boxes=Boxes3D.empty())]).boxes[0]) == 0
+
+
+def test_targets_are_those_of_the_boxes_that_are_trained_on():
+    """Of the augmented frame, without boxes that no sensor saw; of an unannotated frame there are none."""
+    boxes = Boxes3D(
+        *[[[1, 2, 3]] * 2] * 2, [0, 1], [[0, 0]] * 2, [0, 1], num_lidar_points=[3, 0], num_radar_points=[0, 0]
+    )
+    targets = {"boxes": lambda of_batch: [found.label.tolist() for found in of_batch]}
+    data = TrainingData([replace(make_frame(0), boxes=boxes)], make_config(), INPUTS, targets)
+    assert data[Draw(0, (0,), SENSORS)].targets == {"boxes": [[0]]}
+    unannotated = TrainingData([replace(make_frame(0), boxes=None)], make_config(), INPUTS, targets)
+    assert unannotated[Draw(0, (0,), SENSORS)].targets == {}

@@ -27,8 +27,9 @@ from perception.seeding import keyed_rng
 from perception.train.augment import draw_world
 from perception.train.batches import Draw, Filled, FrameCache, Schedule, TrainingData, proper_subsets
 from perception.train.checkpoint import read_checkpoint
+from perception.train.initialise import TrainingError, initialise
 from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
-from perception.train.trainer import MAX_BROKEN_STEPS, Trainer, TrainingError, initialise
+from perception.train.trainer import MAX_BROKEN_STEPS, Trainer
 
 ROOT = Path(__file__).parent.parent
 IMAGE_SIZE = (8, 16)

@@ -25,10 +25,13 @@ from perception.processes import any_process, of_first_process, process_group, s
 from perception.sample import Boxes3D
 from perception.task import NUSCENES
 from perception.train.checkpoint import read_checkpoint, write_checkpoint
+from perception.train.initialise import TrainingError, initialise
 from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError
 from perception.train.optim import one_cycle
-from perception.train.trainer import Trainer, TrainingError, _differences, initialise, train
+from perception.train.run import train
+from perception.train.same_run import _differences
+from perception.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -439,8 +442,8 @@ def test_frames_and_steps_that_did_not_count_are_told(tmp_path, caplog, unreadab
 def stubbed(monkeypatch):
     """``train`` with stubs for the loss and for what reads weights and frames; the arguments that those got."""
     called = []
-    monkeypatch.setattr("perception.train.trainer.DetectionLoss", lambda model, config: StubLoss())
-    monkeypatch.setattr("perception.train.trainer.initialise", lambda *given: called.append(given))
+    monkeypatch.setattr("perception.train.run.DetectionLoss", lambda model, config: StubLoss())
+    monkeypatch.setattr("perception.train.run.initialise", lambda *given: called.append(given))
 
     def open_source(*given, **named):
         called.append((given, named))
@@ -499,7 +502,7 @@ def test_only_the_first_process_says_so(tmp_path, capsys, stubbed, monkeypatch):
             super().__init__(*given)
             self.rank = 1
 
-    monkeypatch.setattr("perception.train.trainer.Trainer", Second)
+    monkeypatch.setattr("perception.train.run.Trainer", Second)
     assert train(make_config(), tmp_path, device="cpu", source=Frames(8), build=build_stub) is True
     assert capsys.readouterr().out == ""
 

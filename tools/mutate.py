@@ -27,6 +27,7 @@ TESTS = {  # module: the tests that concern it
     "perception.train.objects": ["tests/test_paste.py"],
     "perception.train.paste": ["tests/test_paste.py"],
     "perception.model.head": ["tests/test_head.py"],
+    "perception.train.targets": ["tests/test_head.py"],
     "perception.model.registration": ["tests/test_registration.py"],
     "perception.model.fusion": ["tests/test_fusion.py"],
 }

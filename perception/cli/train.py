@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     check_writable(out / "log.jsonl")
     device = checked_device(args.device)
 
-    from perception.train.trainer import train  # takes seconds; config errors should show at once
+    from perception.train.run import train  # takes seconds; config errors should show at once
 
     return 0 if train(config, out, args.resume, device) else 130

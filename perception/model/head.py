@@ -1,7 +1,6 @@
 """CenterPoint head (Yin et al., 2021): a heat map per class and, at each cell, the box whose centre lies there.
 
-:func:`encode` converts boxes to training targets and :meth:`CenterHead.decode` converts the head's output to boxes.
-Decoding encoded boxes recovers them, except that of two boxes of one class in one cell only the larger survives.
+:meth:`CenterHead.decode` converts the head's output to boxes. What it is trained on is in ``train.targets``.
 
 A custom head is a module with these methods; the losses and the detector rely on nothing else:
 
@@ -31,7 +30,7 @@ from perception.task import Task
 # The front and rear of many objects look alike. The axis (doubled angle) is the same for both directions and hence
 # accurate; the heading, whose L1 optimum shrinks to zero when both are equally likely, only selects the direction.
 BOX_CHANNELS = {"offset": 2, "z": 1, "log_size": 3, "heading": 2, "axis": 2, "velocity": 2}
-_BOX = sum(BOX_CHANNELS.values())
+BOX_WIDTH = sum(BOX_CHANNELS.values())
 VELOCITY_SCALE_MPS = 5.0  # regressed velocities are divided by this, so that all box channels are of order one
 
 
@@ -57,28 +56,13 @@ class CenterMaps:
         box, attributes = (gathered(m.flatten(2).transpose(1, 2), cell) for m in (self.box, self.attribute_logits))
         if self.group is None:
             return box, attributes
-        group, count = self.group[label][..., None, None], box.shape[-1] // _BOX
+        group, count = self.group[label][..., None, None], box.shape[-1] // BOX_WIDTH
 
         def own(values: torch.Tensor) -> torch.Tensor:
             of_groups = values.unflatten(-1, (count, values.shape[-1] // count))
             return of_groups.gather(2, group.expand(-1, -1, 1, of_groups.shape[-1]))[:, :, 0]
 
         return own(box), own(attributes)
-
-
-@dataclass
-class CenterTargets:
-    """Training targets for CenterMaps.
-
-    heat: [B, K, rows, columns] in 0..1, 1 at centres.  box: [B, 12, rows, columns] as in CenterMaps; unknown velocities
-    are NaN.  attribute: [B, A, rows, columns] one-hot, all zero where unknown.
-    occupied: bool [B, rows, columns], the cells that contain a centre; box and attribute are undefined elsewhere.
-    """
-
-    heat: torch.Tensor
-    box: torch.Tensor
-    attribute: torch.Tensor
-    occupied: torch.Tensor
 
 
 class Trunk(nn.Module):
@@ -150,7 +134,7 @@ class CenterHead(nn.Module):
         if sorted(order) != list(range(len(task.classes))):
             raise PerceptionError(f"head.groups: each of {', '.join(task.classes)} in one group was expected")
         heats = [heat_head(in_channels, channels, len(members)) for members in self.members]
-        width = _BOX + len(task.attributes)
+        width = BOX_WIDTH + len(task.attributes)
         boxes = [
             nn.Sequential(ConvBlock(in_channels, channels), PointwiseConv2d(channels, width)) for _ in self.members
         ]
@@ -162,8 +146,8 @@ class CenterHead(nn.Module):
     def forward(self, x: torch.Tensor) -> CenterMaps:
         heat, box, count = self.heat(x).float(), self.box(x).float(), len(self.members)
         if count == 1:
-            return CenterMaps(heat, *box.split([_BOX, len(self.task.attributes)], dim=1))
-        box, attribute = box.unflatten(1, (count, -1)).split([_BOX, len(self.task.attributes)], dim=2)
+            return CenterMaps(heat, *box.split([BOX_WIDTH, len(self.task.attributes)], dim=1))
+        box, attribute = box.unflatten(1, (count, -1)).split([BOX_WIDTH, len(self.task.attributes)], dim=2)
         return CenterMaps(heat[:, self.channel], box.flatten(1, 2), attribute.flatten(1, 2), self.group)
 
     def decode(self, maps: CenterMaps) -> list[Detections]:
@@ -216,78 +200,11 @@ def require_finite(what: str, values: np.ndarray | torch.Tensor) -> None:
         )
 
 
-def encode(
-    boxes: list[Boxes3D],
-    grid: BEVGrid,
-    task: Task,
-    device: torch.device | str = "cpu",
-    min_radius: int = 1,
-    members: Sequence[int] | None = None,
-) -> CenterTargets:
-    """Boxes per sample -> training targets of a group of classes.
-
-    Boxes whose centre is outside the grid are dropped. Where boxes of the group share a cell, the larger one sets its
-    box channels.
-
-    Args:
-        min_radius: of the Gaussians, in cells.  members: of the group; None for all classes.
-
-    Raises:
-        TaskError: a label or attribute index that the task does not have.
-    """
-    shape = (len(boxes), *grid.shape)
-    heat = np.zeros((shape[0], len(task.classes), *shape[1:]), np.float32)
-    box = np.zeros((shape[0], _BOX, *shape[1:]), np.float32)
-    attribute = np.zeros((shape[0], len(task.attributes), *shape[1:]), np.float32)
-    occupied = np.zeros(shape, bool)
-    for b, sample in enumerate(boxes):
-        task.check(sample.label, sample.attribute, "boxes")
-        inside = grid.contains(sample.center[:, 0], sample.center[:, 1])
-        sample = sample[inside if members is None else inside & np.isin(sample.label, members)]
-        sample = sample[np.argsort(sample.size[:, 0] * sample.size[:, 1], kind="stable")]
-        x, y = grid.to_cells(sample.center[:, 0], sample.center[:, 1])
-        column, row = grid.cell_index(sample.center[:, 0], sample.center[:, 1])
-        radii = gaussian_radius(sample.size[:, 0] / grid.cell_size_m, sample.size[:, 1] / grid.cell_size_m)
-        for i in range(len(sample)):
-            draw_gaussian(heat[b, sample.label[i]], column[i], row[i], max(min_radius, int(radii[i])))
-        values = [
-            np.stack([x - column, y - row], 1), sample.center[:, 2:], np.log(sample.size),
-            np.stack([np.sin(sample.yaw), np.cos(sample.yaw)], 1),
-            np.stack([np.sin(2 * sample.yaw), np.cos(2 * sample.yaw)], 1), sample.velocity / VELOCITY_SCALE_MPS,
-        ]  # fmt: skip
-        one_hot = np.eye(len(task.attributes) + 1, dtype=np.float32)[sample.attribute, :-1]  # all zeros for -1
-        for i, value in enumerate(np.concatenate(values, axis=1)):
-            box[b, :, row[i], column[i]], attribute[b, :, row[i], column[i]] = value, one_hot[i]
-        occupied[b, row, column] = True
-    return CenterTargets(*(torch.from_numpy(array).to(device) for array in (heat, box, attribute, occupied)))
-
-
 def _yaw(heading: np.ndarray, axis: np.ndarray) -> np.ndarray:
     """Yaw along the axis in the direction closer to the heading; both [N, 2] (sin, cos), axis of the doubled angle."""
     yaw = 0.5 * np.arctan2(axis[:, 0], axis[:, 1])
     backwards = heading[:, 0] * np.sin(yaw) + heading[:, 1] * np.cos(yaw) < 0
     return wrap_angle(yaw + np.pi * backwards)
-
-
-def gaussian_radius(length: np.ndarray, width: np.ndarray, min_overlap: float = 0.1) -> np.ndarray:
-    """Centre offset, in cells, at which boxes still overlap by ``min_overlap`` (Law & Deng, 2018).
-
-    The strictest of the paper's three cases, a box shrunk on all sides: (l - 2r)(w - 2r) = min_overlap l w.
-    """
-    total = length + width
-    return (2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8
-
-
-def draw_gaussian(heat: np.ndarray, column: int, row: int, radius: int) -> None:
-    """In place, the maximum of ``heat`` [rows, columns] and a Gaussian with peak 1 at the cell."""
-    axis = np.arange(-radius, radius + 1)
-    sigma = (2 * radius + 1) / 6
-    gaussian = np.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * sigma**2)).astype(np.float32)
-    top, left = max(0, row - radius), max(0, column - radius)
-    window = heat[top : row + radius + 1, left : column + radius + 1]
-    start_row, start_column = top - (row - radius), left - (column - radius)
-    part = gaussian[start_row : start_row + window.shape[0], start_column : start_column + window.shape[1]]
-    np.maximum(window, part, out=window)
 
 
 def best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:

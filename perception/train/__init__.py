@@ -1,5 +1,6 @@
 """Training: batches, augmentation, losses, optimiser, checkpoints and the loop."""
 
-from perception.train.trainer import initialise, train
+from perception.train.initialise import initialise
+from perception.train.run import train
 
 __all__ = ["initialise", "train"]

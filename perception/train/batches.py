@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from perception.batch import Batch, InputSpec, collate
+from perception.batch import Batch, InputSpec, Tensors, collate
 from perception.config import AugmentConfig, Config, TrainConfig
 from perception.data.corruptions import Corrupted, draw_corruptions
 from perception.data.sources import FrameSource
@@ -210,12 +211,21 @@ class Filled:
 
 
 class TrainingData(Dataset):
-    """Draw -> augmented Batch; None if none of its frames is usable."""
+    """Draw -> augmented Batch; None if none of its frames is usable.
 
-    def __init__(self, frames: FrameSource, config: Config, inputs: InputSpec):
+    targets: what makes the targets of a head from boxes, by its name.
+    """
+
+    def __init__(
+        self,
+        frames: FrameSource,
+        config: Config,
+        inputs: InputSpec,
+        targets: Mapping[str, Callable[[list[Boxes3D]], Tensors]] = MappingProxyType({}),
+    ):
         sizes = {name: training_image_size(size, config.augment) for name, size in inputs.image_size.items()}
         self.frames: FrameSource = FrameCache(frames, sizes) if config.data.cache else frames
-        self.config, self.inputs = config, inputs
+        self.config, self.inputs, self.targets = config, inputs, dict(targets)
         pastes = config.augment.paste and config.data.objects is not None
         self.bank = ObjectBank(str(config.data.objects), config.task.classes) if pastes else None
 
@@ -225,7 +235,12 @@ class TrainingData(Dataset):
         repeats = draw.repeats or (0,) * len(draw.indices)
         prepared = [self._prepare(index, draw, repeat, clip) for index, repeat in zip(draw.indices, repeats)]
         samples = [sample for sample in prepared if sample is not None]
-        return make_batch(samples, self.inputs) if samples else None
+        if not samples:
+            return None
+        batch = make_batch(samples, self.inputs)
+        if batch.boxes is not None:
+            batch.targets = {name: encode(batch.boxes) for name, encode in self.targets.items()}
+        return batch
 
     def _prepare(self, index: int, draw: Draw, repeat: int, clip: int) -> Sample | None:
         """The augmented frame and those before it; None if it cannot be read or has none of the detector's sensors."""

@@ -49,3 +49,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
         return tensors, json.loads(header["__metadata__"]["state"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise PerceptionError(f"{path}: a training checkpoint was expected: {error}") from None
+
+
+def flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimiser as named tensors, for :func:`restore_flat`."""
+    by_parameter = optimizer.state_dict()["state"].items()
+    return {f"{index}.{name}": value for index, values in by_parameter for name, value in values.items()}
+
+
+def restore_flat(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

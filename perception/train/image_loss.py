@@ -11,8 +11,8 @@ import torch
 
 from perception.batch import ImageBatch
 from perception.geometry import SE3, project
-from perception.model.head import draw_gaussian, gaussian_radius
 from perception.sample import Boxes3D
+from perception.train.targets import draw_gaussian, gaussian_radius
 
 _MIN_DEPTH_M = 0.5  # nearer centres are those of objects that surround the camera
 

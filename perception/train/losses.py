@@ -13,10 +13,11 @@ from perception.batch import Batch, ImageBatch, PointBatch
 from perception.config import TrainConfig
 from perception.errors import PerceptionError
 from perception.model.detector import Detector, Prediction
-from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps, CenterTargets, encode
+from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps
 from perception.model.registration import registration_loss
 from perception.train.image_loss import image_heat_target
 from perception.train.object_losses import ObjectLoss
+from perception.train.targets import CenterEncoder
 
 _BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 0.5, "axis": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
@@ -28,11 +29,14 @@ class DetectionLoss(nn.Module):
 
     Beside them are those of the object decoder (``train.object_losses``), if there is one. A head with a method
     ``losses(output, batch)`` adds its terms as ``<head>/<name>``; those of CenterHead are here.
+
+    targets: what makes the targets of a head from boxes, by its name; loader workers can do so (``TrainingData``).
     """
 
     def __init__(self, detector: Detector, config: TrainConfig):
         super().__init__()
         self.heads = {name: _losses_of(name, head) for name, head in detector.heads.items()}
+        self.targets = {name: loss.encode for name, loss in self.heads.items() if isinstance(loss, CenterLoss)}
         self.depth_from = dict(detector.inputs.depth_from)
         encoders: dict[str, Any] = dict(detector.encoders.items())
         for name in self.depth_from:
@@ -91,15 +95,15 @@ def _losses_of(name: str, head: nn.Module) -> Callable[[Any, Batch], dict[str, t
     if losses is not None:
         return losses
     if isinstance(head, CenterHead):
-        return CenterLoss(head)
+        return CenterLoss(name, head)
     raise PerceptionError(f"heads.{name}: a method losses(output, batch) was expected to train it, found none")
 
 
 class CenterLoss:
-    """``loss(maps, batch)`` -> {"heat", "box", "attribute"} of a CenterHead."""
+    """``loss(maps, batch)`` -> {"heat", "box", "attribute"} of a CenterHead; the batch may have its targets."""
 
-    def __init__(self, head: CenterHead):
-        self.grid, self.task, self.min_radius, self.members = head.grid, head.task, head.min_radius, head.members
+    def __init__(self, name: str, head: CenterHead):
+        self.name, self.encode = name, CenterEncoder.of(head)
         self.box_weight = torch.tensor(
             [_BOX_WEIGHTS[name] for name, width in BOX_CHANNELS.items() for _ in range(width)]
         )
@@ -109,30 +113,24 @@ class CenterLoss:
             raise PerceptionError(
                 f"training wants annotated frames; at least one of {', '.join(batch.tokens)} has no boxes"
             )
-        groups, device = len(self.members), maps.heat_logits.device
-        targets = [
-            encode(batch.boxes, self.grid, self.task, device, self.min_radius, members) for members in self.members
-        ]
-        heat = torch.stack([target.heat for target in targets]).amax(dim=0)  # of other classes each is zero
-        positives = torch.stack([target.occupied.sum() for target in targets]).sum().clamp(min=1)
-        said = zip(maps.box.chunk(groups, dim=1), maps.attribute_logits.chunk(groups, dim=1), targets, strict=True)
-        error, cross_entropy = (torch.stack(term).sum() for term in zip(*(self._of_group(*part) for part in said)))
+        device, groups = maps.heat_logits.device, len(self.encode.groups)
+        samples, _, *cells = maps.heat_logits.shape
+        target = batch.targets.get(self.name) or self.encode(batch.boxes).to(device)
+
+        where = torch.unravel_index(target.cell, (samples, groups, *cells))
+
+        def at_cells(values: torch.Tensor) -> torch.Tensor:
+            return values.unflatten(1, (groups, values.shape[1] // groups)).permute(0, 1, 3, 4, 2)[where]
+
+        positives = max(len(target.cell), 1)
+        known = target.box.isfinite()
+        error = (at_cells(maps.box) - target.box.nan_to_num()).abs() * known * self.box_weight.to(device)
+        cross_entropy = -(target.attribute * at_cells(maps.attribute_logits).log_softmax(dim=1)).sum()
         return {
-            "heat": focal_loss(maps.heat_logits, heat) / (heat == 1).sum().clamp(min=1),
-            "box": _BOX_WEIGHT * error / positives,
+            "heat": focal_loss(maps.heat_logits, target.heat) / (target.heat == 1).sum().clamp(min=1),
+            "box": _BOX_WEIGHT * error.sum() / positives,
             "attribute": _ATTRIBUTE_WEIGHT * cross_entropy / positives,
         }
-
-    def _of_group(
-        self, box: torch.Tensor, attribute_logits: torch.Tensor, target: CenterTargets
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums over the boxes of a group: weighted error, and cross-entropy of the attributes."""
-        cells = target.occupied.nonzero(as_tuple=True)
-        box, box_target = (x.permute(0, 2, 3, 1)[cells] for x in (box, target.box))
-        known = box_target.isfinite()
-        error = (box - box_target.nan_to_num()).abs() * known * self.box_weight.to(box.device)
-        logits, one_hot = (x.permute(0, 2, 3, 1)[cells] for x in (attribute_logits, target.attribute))
-        return error.sum(), -(one_hot * logits.log_softmax(dim=1)).sum()
 
 
 def _agree(batch: Batch, *sensors: str) -> torch.Tensor:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import math
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,32 +27,26 @@ from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
 from perception.data.sources import FrameSource
-from perception.device import has_bfloat16, is_out_of_memory, peak_memory_mb
+from perception.device import has_bfloat16, peak_memory_mb
 from perception.files import ResultsError
 from perception.grid import BEVGrid
-from perception.lock import locked
-from perception.model.build import build
 from perception.model.detector import Detector
-from perception.processes import any_process, of_all_processes, of_first_process, place, process_group, stop_signals
+from perception.processes import any_process, of_all_processes, of_first_process, place, stop_signals
 from perception.seeding import keyed_rng
 from perception.train.batches import Schedule, TrainingData
-from perception.train.checkpoint import read_checkpoint, write_checkpoint
-from perception.train.initialise import TrainingError, freeze, initialise
+from perception.train.checkpoint import flat, read_checkpoint, restore_flat, write_checkpoint
+from perception.train.initialise import TrainingError, freeze
 from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError, count_labels
 from perception.train.loader import Loader
-from perception.train.losses import DetectionLoss
 from perception.train.manifest import MANIFEST, as_file, origin
 from perception.train.optim import Ema, one_cycle, parameter_groups
-from perception.train.source import frames_by_class, training_frames, validation_frames
+from perception.train.same_run import check_same_run
+from perception.train.source import frames_by_class
 from perception.train.validation import Validator
 
 LOG_EVERY_STEPS = 20
 MAX_BROKEN_STEPS = 10  # consecutive steps with a non-finite loss or gradient before training fails
-# When a run is resumed.
-MAY_CHANGE = (
-    "data.root", "data.objects", "data.workers", "validation.root", "train.checkpoint_minutes", "train.epochs",
-)  # fmt: skip
 SAY_EVERY_S = 60.0  # how training goes, where no progress bar shows it
 
 log = logging.getLogger(__name__)
@@ -63,7 +56,7 @@ class Trainer:
     """Trains ``model`` on ``frames``; all output goes to the folder ``out``.
 
     model: Batch -> prediction, with ``inputs`` and ``files(state)`` like a Detector.
-    loss: (prediction, batch) -> dict with "total".
+    loss: (prediction, batch) -> dict with "total". May have ``targets``, which the loader then makes (TrainingData).
     frames: yields None for an unreadable frame, which is skipped and counted.
     validation: frames that the averaged weights are scored on; None for no scoring.
     """
@@ -92,7 +85,7 @@ class Trainer:
         self.amp = config.train.amp and has_bfloat16(device)
 
         self.by_class = frames_by_class(frames, len(config.task.classes)) if config.train.balanced else None
-        data = TrainingData(frames, config, model.inputs)
+        data = TrainingData(frames, config, model.inputs, getattr(loss, "targets", {}))
         self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
         self._plan(config.train.batches_per_step or self.processes)
         self.step, self.elapsed_before_s, self.start_s = 0, 0.0, time.monotonic()
@@ -317,18 +310,11 @@ class Trainer:
         self.saved_step, self.saved_s = self.step, time.monotonic()
         if self.rank > 0:
             return
-        optimizer = {
-            f"{index}.{name}": value
-            for index, values in self.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": optimizer}
+        tensors = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": flat(self.optimizer)}
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
-        best = self.validator.best if math.isfinite(self.validator.best) else None
         logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts}
-        logged["validator"] = {"epoch": self.validator.epoch, "best": best, "scores": self.validator.scores}
-        train = replace(self.config.train, batches_per_step=self.schedule.batches)
-        state = {**progress, **logged, "config": asdict(replace(self.config, train=train))}
+        logged["validator"] = self.validator.state()
+        state = {**progress, **logged, "config": asdict(self._planned())}
         write_checkpoint(self.checkpoint, tensors, state, beside=self._files())
 
     def resume(self) -> None:
@@ -353,44 +339,19 @@ class Trainer:
     def _read_checkpoint(self) -> tuple[dict, dict] | None:
         return read_checkpoint(self.checkpoint) if current(self.checkpoint).exists() else None
 
+    def _planned(self) -> Config:
+        """The config, with the number of batches that a step has."""
+        return replace(self.config, train=replace(self.config.train, batches_per_step=self.schedule.batches))
+
     def _restore(self, tensors: dict, state: dict) -> None:
-        then = state["config"]["train"]
-        known = then.get("batches_per_step")
-        _fill(state["config"], asdict(Config()))  # keys that earlier versions did not have
-        then["batches_per_step"] = known or self.schedule.batches
-        if self.config.train.batches_per_step is None:
-            self._plan(then["batches_per_step"])  # as many as then, whatever the number of processes now
-        train = replace(self.config.train, batches_per_step=self.schedule.batches)
-        now = json.loads(json.dumps(asdict(replace(self.config, train=train))))
-        changed = _differences(state["config"], now)
-        if changed:
-            raise TrainingError(
-                f"{self.checkpoint}: was written under another config: {', '.join(changed)}; "
-                f"to train further, start another run with train.init={self.out}"
-            )
-        epochs = state["config"]["train"]["epochs"]
-        if state["total_steps"] != epochs * self.schedule.steps_per_epoch:
-            expected = epochs * self.schedule.steps_per_epoch
-            raise TrainingError(
-                f"{self.checkpoint}: a run of {state['total_steps']} steps was expected, found {expected}: "
-                f"the number of frames{'' if known else ' or processes'} has changed"
-            )
-        if state["step"] > self.total_steps:
-            done = f"{state['step'] / self.schedule.steps_per_epoch:g}"
-            raise TrainingError(
-                f"{self.checkpoint}: train.epochs of at least {done}, which are done, was expected, found "
-                f"{self.config.train.epochs}"
-            )
-        if epochs != self.config.train.epochs:
-            log.info("train.epochs is %d, was %d: so is the learning rate's", self.config.train.epochs, epochs)
+        batches = state["config"]["train"].get("batches_per_step")
+        if self.config.train.batches_per_step is None and batches:
+            self._plan(batches)  # as many as then, whatever the number of processes now
+        check_same_run(self.checkpoint, state, self._planned(), self.schedule.steps_per_epoch, bool(batches))
         self.model.load_state_dict(tensors["model"])
         for name, tensor in self.ema.state.items():
             tensor.copy_(tensors["ema"][name])
-        states: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.get("optimizer", {}).items():
-            index, _, name = key.partition(".")
-            states.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        restore_flat(self.optimizer, tensors.get("optimizer", {}))
         self.step, self.elapsed_before_s = state["step"], state["elapsed_s"]
         self.saved_step = self.step
         if "epoch" in state:  # not in checkpoints of earlier versions
@@ -398,105 +359,9 @@ class Trainer:
             self.epoch.restore(state["epoch"])
             self.counts.update(state["counts"])
         if "validator" in state:
-            validator = state["validator"]
-            self.validator.epoch, self.validator.scores = validator["epoch"], validator["scores"]
-            self.validator.best = -math.inf if validator["best"] is None else validator["best"]
+            self.validator.restore(state["validator"])
 
 
 def _groups(batches: Iterator[Batch | None], size: int) -> Iterator[list[Batch | None]]:
     while group := list(itertools.islice(batches, size)):
         yield group
-
-
-def _fill(old: dict, defaults: dict) -> None:
-    """Add the keys of ``defaults`` that ``old`` lacks; not sensors, which a config may have removed."""
-    for key, value in defaults.items():
-        if key not in old:
-            old[key] = value
-        elif isinstance(value, dict) and isinstance(old[key], dict) and key not in ("encoders", "paste"):
-            _fill(old[key], value)
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """``key (old, now new)`` for every key that differs but must not change."""
-    changed = []
-    for key in old.keys() | new.keys():
-        before, after, name = old.get(key), new.get(key), f"{prefix}{key}"
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed += _differences(before, after, f"{name}.")
-        elif before != after and name not in MAY_CHANGE:
-            changed.append(f"{name} ({before}, now {after})")
-    return sorted(changed)
-
-
-def train(
-    config: Config,
-    out: str | Path,
-    resume: bool = False,
-    device: str = "auto",
-    source: FrameSource | None = None,
-    build: Callable[[Config], Detector] = build,
-    validation: FrameSource | None = None,
-) -> bool:
-    """Train the detector that ``config`` describes; returns whether training is complete (False if interrupted).
-
-    Writes to the folder ``out``: model.safetensors and config.yaml for ``perception.load``, log.jsonl, TensorBoard
-    logs, and checkpoint.safetensors, from which ``resume`` continues; with validation, best/, the weights of the best
-    NDS. Under torchrun, all processes train together.
-
-    Args:
-        source: the frames; None reads the dataset that ``config.data`` names.
-        build: builds the detector from a config; pass your own for a detector with custom parts.
-        validation: frames to score on every ``validation.every_epochs``; None reads those that the config names.
-
-    Raises:
-        PerceptionError: data cannot be read or has nothing to learn from; ``out`` already holds a run and ``resume`` is
-            false, or is no folder and ``resume`` is true.
-    """
-    out = Path(out)
-
-    def check_folder() -> None:
-        if resume and not out.is_dir():
-            raise TrainingError(f"{out}: a training run to resume was expected, found no such folder")
-
-    def check() -> None:
-        if current(out / "checkpoint.safetensors").exists() and not resume:
-            raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
-
-    with process_group(device) as own_device, _memory_errors(), contextlib.ExitStack() as stack:
-        of_first_process(check_folder, own_device)  # before the lock makes it
-        of_first_process(lambda: stack.enter_context(locked(out)), own_device)
-        of_first_process(check, own_device)
-        torch.manual_seed(config.train.seed)
-        model = build(config)
-        frames = source if source is not None else training_frames(model.config, model.inputs.covering)
-        if validation is None:
-            validation = validation_frames(model.config, model.inputs.covering)
-        for name, given in (("source", frames), ("validation", validation)):
-            if given is not None and not isinstance(given, FrameSource):
-                raise TrainingError(f"{name}: frames, with tokens, were expected, found {type(given).__name__}")
-        if config.train.init is not None:
-            initialise(model, config.train.init)
-        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, own_device, validation)
-        if resume:
-            trainer.resume()
-        ended = trainer.run()
-        if trainer.rank == 0:
-            steps, minutes = f"{trainer.step} of {trainer.total_steps} steps", trainer.elapsed_s / 60
-            after = "" if ended else "; interrupted, continue with --resume"
-            print(f"{steps} in {minutes:.1f} minutes; weights, config and log.jsonl are in {out}{after}")
-    return ended
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise TrainingError(
-            f"out of memory: {reason}; larger cells (grid.cell_size_m, lidar.pillar_size_m), a smaller "
-            "train.batch_size and fewer data.workers take less"
-        ) from None

@@ -77,3 +77,12 @@ class Validator:
             write_files(self.out / f"epoch-{epoch}", files())
             if epoch > kept:
                 shutil.rmtree(self.out / f"epoch-{epoch - kept}", ignore_errors=True)
+
+    def state(self) -> dict:
+        """All that scoring goes on from, JSON-serialisable, for :meth:`restore`."""
+        best = self.best if math.isfinite(self.best) else None
+        return {"epoch": self.epoch, "best": best, "scores": self.scores}
+
+    def restore(self, state: dict) -> None:
+        self.epoch, self.scores = state["epoch"], state["scores"]
+        self.best = -math.inf if state["best"] is None else state["best"]

@@ -22,13 +22,12 @@ from perception.config import CameraConfig, Config
 from perception.model.build import build
 from perception.model.detector import Detector
 from perception.model.encoder import Encoded, Views
-from perception.model.head import BOX_CHANNELS, CenterMaps
+from perception.model.head import BOX_WIDTH, CenterMaps
 from perception.model.lidar import LidarEncoder
 from perception.model.proposals import boxes_at, find_peaks
 from perception.model.radar import RadarEncoder
 from perception.text import markdown
 
-_BOX = sum(BOX_CHANNELS.values())
 CAMERAS, POINTS, RETURNS = 6, 270_000, 2_000  # of a nuScenes frame with ten LiDAR sweeps and six of each radar
 # H200 SXM, data sheet: dense bfloat16, memory bandwidth.
 FLOPS_PER_S, BYTES_PER_S, BYTES_A_VALUE = 989e12, 4.8e12, 2
@@ -105,7 +104,7 @@ def _stages(detector: Detector) -> list[tuple[str, list[nn.Module], Callable]]:
 def _of_decoder(detector: Detector) -> tuple:
     """Random numbers as its inputs: which cells and points objects look at is data."""
     decoder, grid, task = detector.decoder, detector.grid, detector.task
-    maps = CenterMaps(*(torch.rand(1, n, *grid.shape) for n in (len(task.classes), _BOX, len(task.attributes))))
+    maps = CenterMaps(*(torch.rand(1, n, *grid.shape) for n in (len(task.classes), BOX_WIDTH, len(task.attributes))))
     features = torch.rand(1, detector.config.head.trunk_channels[0], *grid.shape)
     bev, pose = torch.empty(1), torch.eye(4).expand(1, CAMERAS, 4, 4)
     encoded = {}

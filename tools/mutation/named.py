@@ -9,6 +9,7 @@ INITIALISE, PASTE = "perception/train/initialise.py", "perception/train/paste.py
 OBJECTS = "perception/train/objects.py"
 OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
 HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
+TARGETS = "perception/train/targets.py"
 REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
 MISTAKES = (  # name, file, text that stands there once, text in its place, tests
     ("a loss weight is zero", LOSSES, "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2",
@@ -34,7 +35,7 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
      "self.model.files(self.model.state_dict())", "optim"),
     ("no sensors are dropped", BATCHES, "rng.random() >= self.config.sensor_dropout", "True", "schedule"),
     ("frozen parts are trained", INITIALISE, "requires_grad_(False)", "requires_grad_(True)", "optim"),
-    ("the radius of the heat map is that of another case", HEAD,
+    ("the radius of the heat map is that of another case", TARGETS,
      "(2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8",
      "(total - np.sqrt(total**2 - 4 * length * width * (1 - min_overlap) / (1 + min_overlap))) / 2", "head"),
     ("the suppression radius is that of cars", HEAD, "np.square(radius_m)[boxes.label]",

@@ -1,0 +1,95 @@
+"""Training runs: the folder of a run, its data and its model, in one or several processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from perception.commit import current
+from perception.config import Config
+from perception.data.sources import FrameSource
+from perception.device import is_out_of_memory
+from perception.lock import locked
+from perception.model.build import build
+from perception.model.detector import Detector
+from perception.processes import of_first_process, process_group
+from perception.train.initialise import TrainingError, initialise
+from perception.train.losses import DetectionLoss
+from perception.train.source import training_frames, validation_frames
+from perception.train.trainer import Trainer
+
+
+def train(
+    config: Config,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    source: FrameSource | None = None,
+    build: Callable[[Config], Detector] = build,
+    validation: FrameSource | None = None,
+) -> bool:
+    """Train the detector that ``config`` describes; returns whether training is complete (False if interrupted).
+
+    Writes to the folder ``out``: model.safetensors and config.yaml for ``perception.load``, log.jsonl, TensorBoard
+    logs, and checkpoint.safetensors, from which ``resume`` continues; with validation, best/, the weights of the best
+    NDS. Under torchrun, all processes train together.
+
+    Args:
+        source: the frames; None reads the dataset that ``config.data`` names.
+        build: builds the detector from a config; pass your own for a detector with custom parts.
+        validation: frames to score on every ``validation.every_epochs``; None reads those that the config names.
+
+    Raises:
+        PerceptionError: data cannot be read or has nothing to learn from; ``out`` already holds a run and ``resume`` is
+            false, or is no folder and ``resume`` is true.
+    """
+    out = Path(out)
+
+    def check_folder() -> None:
+        if resume and not out.is_dir():
+            raise TrainingError(f"{out}: a training run to resume was expected, found no such folder")
+
+    def check() -> None:
+        if current(out / "checkpoint.safetensors").exists() and not resume:
+            raise TrainingError(f"{out}: holds a training run; continue it with --resume, or choose another --out")
+
+    with process_group(device) as own_device, _memory_errors(), contextlib.ExitStack() as stack:
+        of_first_process(check_folder, own_device)  # before the lock makes it
+        of_first_process(lambda: stack.enter_context(locked(out)), own_device)
+        of_first_process(check, own_device)
+        torch.manual_seed(config.train.seed)
+        model = build(config)
+        frames = source if source is not None else training_frames(model.config, model.inputs.covering)
+        if validation is None:
+            validation = validation_frames(model.config, model.inputs.covering)
+        for name, given in (("source", frames), ("validation", validation)):
+            if given is not None and not isinstance(given, FrameSource):
+                raise TrainingError(f"{name}: frames, with tokens, were expected, found {type(given).__name__}")
+        if config.train.init is not None:
+            initialise(model, config.train.init)
+        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, own_device, validation)
+        if resume:
+            trainer.resume()
+        ended = trainer.run()
+        if trainer.rank == 0:
+            steps, minutes = f"{trainer.step} of {trainer.total_steps} steps", trainer.elapsed_s / 60
+            after = "" if ended else "; interrupted, continue with --resume"
+            print(f"{steps} in {minutes:.1f} minutes; weights, config and log.jsonl are in {out}{after}")
+    return ended
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"out of memory: {reason}; larger cells (grid.cell_size_m, lidar.pillar_size_m), a smaller "
+            "train.batch_size and fewer data.workers take less"
+        ) from None
