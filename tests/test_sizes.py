@@ -5,7 +5,7 @@ import torch
 from test_model import small_config
 from torch import nn
 
-from benchmarks.sizes import BYTES_PER_S, FLOPS_PER_S, PUBLISHED, Roofline, document, sizes
+from benchmarks.sizes import BYTES_PER_S, FLOPS_PER_S, PUBLISHED, Roofline, document, sizes, training_step
 from perception.model.build import build
 
 
@@ -52,6 +52,20 @@ def test_what_is_kept_is_counted_once_and_without_weights():
 
 def test_a_document_with_what_others_publish():
     rows = [{"stage": name, "parameters": 2e6, "gflop": 1.5, "kept_mb": 3.0, "ms": 0.25} for name in ("lidar", "all")]
-    text = document({"a.yaml": rows})
+    step = [{"frames": 4, "checkpointing": True, "gb": 1.26, "ms": 3.4}]
+    text = document({"a.yaml": rows}, {"a.yaml": step})
+    assert "| `a.yaml` | 4 | yes | 1.3 | 3 |" in text
     assert "| `a.yaml` | 2.00 M | 1.5 | 3 | 0.25 | - | - |" in text and "| lidar | 2.00 M | 1.5 | 3 | 0.25 |" in text
     assert all(model in text for model, *_ in PUBLISHED)
+
+
+def test_a_training_step_by_hand():
+    """Three frames of 1 GB in float32 and a million weights; clips of two frames: three forward passes and one more.
+
+    Weights: 20 bytes each. Checkpointing keeps half and sees the images, a quarter of the time, once more.
+    """
+    config = small_config("train.batch_size=3", "train.clip=2")
+    rows = [{"stage": "camera: images", "ms": 1.0}, {"stage": "all", "parameters": 10**6, "kept_mb": 1000.0, "ms": 4.0}]
+    plain, checkpointed = training_step(config, rows, [*rows[:1], rows[1] | {"kept_mb": 500.0}])
+    assert plain == {"frames": 3, "checkpointing": False, "gb": pytest.approx(0.02 + 1.5), "ms": 3 * 16.0}
+    assert checkpointed == {"frames": 3, "checkpointing": True, "gb": pytest.approx(0.02 + 0.75), "ms": 3 * 17.0}

@@ -16,10 +16,15 @@ def main() -> None:
     args = parser.parse_args()
 
     from benchmarks.report import put_between_markers
-    from benchmarks.sizes import document, sizes
+    from benchmarks.sizes import document, sizes, training_step
     from perception.config import load_config
 
-    text = document({Path(name).name: sizes(load_config(name)) for name in args.configs})
+    models, steps = {}, {}
+    for name in args.configs:
+        config, checkpointed = load_config(name), load_config(name, ["train.checkpointing=true"])
+        models[Path(name).name] = rows = sizes(config)
+        steps[Path(name).name] = training_step(config, rows, sizes(checkpointed))
+    text = document(models, steps)
     print(text)
     if args.into is not None:
         put_between_markers(args.into, text, "sizes")

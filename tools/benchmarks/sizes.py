@@ -31,6 +31,7 @@ from perception.text import markdown
 CAMERAS, POINTS, RETURNS = 6, 270_000, 2_000  # of a nuScenes frame with ten LiDAR sweeps and six of each radar
 # H200 SXM, data sheet: dense bfloat16, memory bandwidth.
 FLOPS_PER_S, BYTES_PER_S, BYTES_A_VALUE = 989e12, 4.8e12, 2
+BYTES_A_WEIGHT = 4 * 5  # in training: itself, its gradient, the two moments of AdamW, its average
 PUBLISHED = (  # model, GFLOP, milliseconds, mAP and NDS on nuScenes val; of their papers and repositories
     ("BEVFusion, Swin-T, 0.075 m voxels (Liu et al., 2023)", "506", "119 on an RTX 3090", "68.5", "71.4"),
     ("CMT, VoVNet at 640 × 1600, 0.075 m voxels (Yan et al., 2023)", "-", "-", "70.3", "72.9"),
@@ -73,6 +74,27 @@ def sizes(config: Config) -> list[dict]:
     rows = [_row(detector, name, parts, call) for name, parts, call in _stages(detector)]
     total = {key: sum(row[key] for row in rows) for key in rows[0] if key != "stage"}
     return [*rows, {"stage": "all", **total}]
+
+
+def training_step(config: Config, rows: list[dict], checkpointed: list[dict]) -> list[dict]:
+    """A step of ``train.batch_size`` frames on one GPU in bfloat16: without and with gradient checkpointing.
+
+    rows, checkpointed: :func:`sizes` of the config without and with it.  gb: weights with all that belongs to them, and
+    what is kept for the backward pass; without workspaces and fragmentation.  ms: by roofline, the backward pass twice
+    the forward one; the frames before, of clips, are seen without a backward pass.
+    """
+    frames, images = config.train.batch_size, sum(row["ms"] for row in rows if row["stage"].endswith(": images"))
+    weights = BYTES_A_WEIGHT * rows[-1]["parameters"]
+    seen = (config.train.clip + 2) * rows[-1]["ms"]
+    return [
+        {
+            "frames": frames,
+            "checkpointing": again,
+            "gb": (weights + frames * kept[-1]["kept_mb"] * 1e6 * BYTES_A_VALUE / 4) / 1e9,
+            "ms": frames * (seen + again * images),
+        }
+        for again, kept in ((False, rows), (True, checkpointed))
+    ]
 
 
 def _stages(detector: Detector) -> list[tuple[str, list[nn.Module], Callable]]:
@@ -188,8 +210,8 @@ def _kept_bytes(detector: Detector, call: Callable) -> int:
     return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
 
 
-def document(models: dict[str, list[dict]]) -> str:
-    """The Markdown of docs/performance.md: totals beside what others publish, then the stages of each model."""
+def document(models: dict[str, list[dict]], steps: dict[str, list[dict]]) -> str:
+    """The Markdown of docs/performance.md: totals beside what others publish, stages of each model, training steps."""
     head = ("model", "parameters", "GFLOP", "kept in training, MB", "ms", "mAP", "NDS")
     totals = [[f"`{name}`", *_cells(rows[-1]), "-", "-"] for name, rows in models.items()]
     theirs = [[model, "-", gflop, "-", ms, mean_ap, nds] for model, gflop, ms, mean_ap, nds in PUBLISHED]
@@ -197,7 +219,20 @@ def document(models: dict[str, list[dict]]) -> str:
     for name, rows in models.items():
         stage_rows = [[row["stage"], *_cells(row)] for row in rows[:-1]]
         lines += ["", f"**The stages of `{name}`**", "", *markdown(("stage", *head[1:5]), stage_rows)]
-    return "\n".join(lines)
+    lines += ["", "**A training step**", ""]
+    head = ("model", "frames on a GPU", "checkpointing", "GB", "ms")
+    cells = [
+        [
+            f"`{name}`",
+            f"{row['frames']}",
+            "yes" if row["checkpointing"] else "no",
+            f"{row['gb']:.1f}",
+            f"{row['ms']:.0f}",
+        ]
+        for name, rows in steps.items()
+        for row in rows
+    ]
+    return "\n".join([*lines, *markdown(head, cells)])
 
 
 def _cells(row: dict) -> list[str]:

@@ -61,10 +61,17 @@ class Ranks(Train):
     """Two processes that train together. That one of them dies ends the other, too."""
 
     faults = ("rank",)
+    processes = 2
 
     def command(self, out: Path) -> list[str]:
         python, *rest = super().command(out)
-        return [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *rest]
+        return [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}", *rest]
+
+
+class Ranks4(Ranks):
+    """Four of them."""
+
+    processes = 4
 
 
 class Save(Subject):
@@ -195,7 +202,9 @@ class Evaluate(Subject):
         return {str(path.relative_to(out)): _sha256(path) for path in sorted(out.rglob("*.json"))}
 
 
-SUBJECTS = {subject.__name__.lower(): subject for subject in (Train, Ranks, Save, Index, Replay, Batch, Evaluate)}
+SUBJECTS = {
+    subject.__name__.lower(): subject for subject in (Train, Ranks, Ranks4, Save, Index, Replay, Batch, Evaluate)
+}
 
 
 def expect(condition: bool, otherwise: str) -> None:
