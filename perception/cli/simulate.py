@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="weather of the scenes, in turn; default: day,night,rain,fog",
     )
+    parser.add_argument("--world", default="town", help="town, clean and orderly, or street, cluttered; default: town")
     parser.add_argument("--version", default="v1.0-sim", help="folder of the tables; default: v1.0-sim")
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="first remove an existing simulation in DIR")
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         image_size=args.image_size,
         weather=tuple(args.weather),
         version=args.version,
+        world=args.world,
     )
 
 

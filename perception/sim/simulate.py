@@ -32,6 +32,7 @@ from perception.sim.weather import WEATHER_NAMES
 
 _REVISION = 2  # of the simulator: scenes of another revision are not continued
 _NOTES = ".simulation"
+WORLDS = ("town", "street")
 _CHANNELS = (
     {channel: "camera" for channel in CAMERA_NAMES}
     | {LIDAR_NAME: "lidar"}
@@ -55,6 +56,7 @@ class Settings:
         image_size: (width, height) of the images in pixels; calibrations are those of this size.
         weather: scene ``i`` has weather ``weather[i % len(weather)]``.
         version: name of the folder with the tables; not one of samples, sweeps and maps, which hold the data.
+        world: "town", clean and orderly, or "street", cluttered as real ones are, with sensors that have their faults.
 
     Raises:
         SimulationError: a value out of range.
@@ -66,6 +68,7 @@ class Settings:
     image_size: tuple[int, int] = (800, 450)
     weather: tuple[str, ...] = WEATHER_NAMES
     version: str = "v1.0-sim"
+    world: str = "town"
 
     def __post_init__(self):
         if self.scenes < 1 or self.scenes > 9999:
@@ -83,6 +86,8 @@ class Settings:
             raise SimulationError(
                 f"weather: one or more of {', '.join(WEATHER_NAMES)} expected, found {', '.join(unknown) or 'none'}"
             )
+        if self.world not in WORLDS:
+            raise SimulationError(f"world: {' or '.join(WORLDS)} expected, found {self.world}")
         if not _names_a_version(self.version):
             raise SimulationError(
                 f"version: a plain folder name other than {', '.join(_DATA_FOLDERS)} expected, found {self.version!r}"
@@ -172,7 +177,7 @@ def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
             for folder in (*_DATA_FOLDERS, found["version"], _NOTES):  # the notes last: until then this can be resumed
                 if (root / folder).exists():
                     shutil.rmtree(root / folder)
-        elif found != wanted:
+        elif (found := {"world": "town", **found}) != wanted:  # which earlier ones do not say
             differing = ", ".join(
                 f"{key} {found.get(key)} not {value}" for key, value in wanted.items() if found.get(key) != value
             )
