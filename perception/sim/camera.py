@@ -12,10 +12,13 @@ from perception.sim.weather import Weather
 
 _SHADOW_STRIDE = 2  # shadows are traced for every second pixel and row
 _SHADOW_RANGE_M = 90.0
+STANDING = np.zeros(3)  # a vehicle's motion
 
 
 class Camera:
     """One camera of one scene; ``size`` is (width, height) in pixels."""
+
+    margin_px = 2.0  # by which what moves may leave its projected box
 
     def __init__(
         self, sensor: Sensor, size: tuple[int, int], weather: Weather, lamps: np.ndarray, rng: np.random.Generator
@@ -31,14 +34,35 @@ class Camera:
         self._rays = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
         self._drops = self._draw_drops(rng) if weather.name == "rain" else None
 
-    def render(self, snapshot: Snapshot, world_SE3_ego: SE3, salt: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 [H, W, 3] RGB, and the actor seen by each pixel int32 [H, W] (-1: none)."""
-        from perception.sim.shading import develop, shade
+    def render(
+        self, snapshot: Snapshot, world_SE3_ego: SE3, salt: int, ego_motion: np.ndarray = STANDING
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 [H, W, 3] RGB, and the actor seen by each pixel int32 [H, W] (-1: none).
 
+        ego_motion [3]: world vx, vy in m/s and yaw rate in rad/s, for cameras that blur.
+        """
         world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
-        origin = world_SE3_camera.translation
-        directions = self._rays @ world_SE3_camera.rotation.T.astype(np.float32)
-        distance, triangle = snapshot.cast(origin, directions, self._may_meet_movers(snapshot, world_SE3_camera))
+        starts, directions = self._world_rays(world_SE3_ego, ego_motion)
+        distance, triangle = snapshot.cast(starts, directions, self._may_meet_movers(snapshot, world_SE3_camera))
+        linear = self._shade(snapshot, world_SE3_ego, directions, distance, triangle)
+        image = self._expose(linear, distance, world_SE3_ego, ego_motion, salt)
+        seen = np.where(triangle >= 0, snapshot.stage.instance[np.maximum(triangle, 0)], -1)
+        return image, seen.reshape(self.height, self.width)
+
+    def _world_rays(self, world_SE3_ego: SE3, ego_motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Origin [3] or [P, 3] and directions [P, 3] of every pixel."""
+        world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
+        return world_SE3_camera.translation, self._rays @ world_SE3_camera.rotation.T.astype(np.float32)
+
+    def _tint(self, snapshot: Snapshot, origin, directions, distance, triangle) -> np.ndarray:
+        """What multiplies the colour of each pixel [P, 3], or nothing [0, 3]."""
+        return np.zeros((0, 3), np.float32)
+
+    def _shade(self, snapshot: Snapshot, world_SE3_ego: SE3, directions, distance, triangle) -> np.ndarray:
+        """Linear light [H, W, 3] that enters the lens."""
+        from perception.sim.shading import shade
+
+        origin = (world_SE3_ego @ self.sensor.ego_SE3_sensor).translation
         weather, stage = self.weather, snapshot.stage
         shadow = self._shadow(snapshot, origin, directions, distance, triangle)
         near = (
@@ -70,11 +94,17 @@ class Camera:
             near,
             beam,
             world_SE3_ego.rotate(np.array([0.9992, 0.0, -0.04])),
+            self._tint(snapshot, origin, directions, distance, triangle),
         )
-        linear = self._lens(linear.reshape(self.height, self.width, 3))
+        return linear.reshape(self.height, self.width, 3)
+
+    def _expose(self, linear: np.ndarray, distance, world_SE3_ego: SE3, ego_motion, salt: int) -> np.ndarray:
+        """Lens and sensor: light [H, W, 3] to an image uint8 [H, W, 3]."""
+        from perception.sim.shading import develop
+
+        linear, weather = self._lens(linear), self.weather
         image = develop(linear.reshape(-1, 3), weather.noise, 2.2 if weather.is_night else 1.1, salt)
-        seen = np.where(triangle >= 0, stage.instance[np.maximum(triangle, 0)], -1)
-        return image.reshape(self.height, self.width, 3), seen.reshape(self.height, self.width)
+        return image.reshape(self.height, self.width, 3)
 
     def _may_meet_movers(self, snapshot: Snapshot, world_SE3_camera: SE3) -> np.ndarray:
         """Indices of the pixels whose rays can meet anything that moves: a mask around projected boxes."""
@@ -86,7 +116,8 @@ class Camera:
             if not front.any():
                 continue
             u, v = fx * x[front] / depth[front] + cx, fy * y[front] / depth[front] + cy
-            low, high, top, bottom = u.min() - 2, u.max() + 2, v.min() - 2, v.max() + 2
+            margin = self.margin_px
+            low, high, top, bottom = u.min() - margin, u.max() + margin, v.min() - margin, v.max() + margin
             if not front.all():
                 # What reaches behind the camera leaves the image on the side on which all of it lies.
                 top, bottom = 0, self.height

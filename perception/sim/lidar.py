@@ -7,6 +7,8 @@ m to the sensor, which readers remove.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from perception.geometry import SE3
@@ -16,9 +18,9 @@ from perception.sim.rig import Sensor
 from perception.sim.weather import Weather
 
 RINGS, FIRINGS = 32, 1085
-_ELEVATION_RAD = np.radians(np.linspace(-30.67, 10.67, RINGS))
-_RANGE_NOISE_M = 0.018
-_MAX_RANGE_M = 105.0
+ELEVATION_RAD = np.radians(np.linspace(-30.67, 10.67, RINGS))
+RANGE_NOISE_M = 0.018
+MAX_RANGE_M = 105.0
 # A surface of 10 % reflectivity, met head-on, returns half of the beams from this far.
 _HALF_RANGE_M, _HALF_REFLECTIVITY = 88.0, 0.1
 # Reflectivity: floor and what the brightness of the paint adds.
@@ -41,6 +43,9 @@ for _material, _values in {
 }.items():
     _REFLECTIVITY[_material] = _values
 
+WorldAt = Callable[[float], Snapshot]
+EgoAt = Callable[[float], SE3]
+
 
 class Lidar:
     """The LiDAR of one scene."""
@@ -48,16 +53,24 @@ class Lidar:
     def __init__(self, sensor: Sensor, weather: Weather):
         self.sensor, self.weather = sensor, weather
 
-    def sweep(self, snapshot: Snapshot, world_SE3_ego: SE3, rng: np.random.Generator) -> np.ndarray:
-        """Points float32 [RINGS * FIRINGS, 5] in the sensor frame: x, y, z, intensity 0..255, ring from below."""
+    def delay_s(self, points: np.ndarray) -> np.ndarray:
+        """[N]: how long before the stamp points [N, 3] are measured: not at all."""
+        return np.zeros(len(points))
+
+    def sweep(self, world_at: WorldAt, ego_at: EgoAt, time: float, rng: np.random.Generator) -> np.ndarray:
+        """Points float32 [RINGS * FIRINGS, 5] in the sensor frame: x, y, z, intensity 0..255, ring from below.
+
+        ``world_at`` and ``ego_at`` give the world and the vehicle's pose in it, world_SE3_ego, at a time in seconds.
+        """
+        snapshot, world_SE3_ego = world_at(time), ego_at(time)
         world_SE3_lidar = world_SE3_ego @ self.sensor.ego_SE3_sensor
         azimuth = np.pi - 2 * np.pi * (np.arange(FIRINGS) + rng.random()) / FIRINGS
-        cos = np.cos(_ELEVATION_RAD)
+        cos = np.cos(ELEVATION_RAD)
         rays = np.stack(
             [
                 np.cos(azimuth)[:, None] * cos,
                 np.sin(azimuth)[:, None] * cos,
-                np.broadcast_to(np.sin(_ELEVATION_RAD), (FIRINGS, RINGS)),
+                np.broadcast_to(np.sin(ELEVATION_RAD), (FIRINGS, RINGS)),
             ],
             axis=-1,
         ).reshape(-1, 3)
@@ -67,11 +80,11 @@ class Lidar:
         uniform = rng.random((3, len(rays)), dtype=np.float32)
         returned = (
             (triangle >= 0)
-            & (distance < _MAX_RANGE_M)
+            & (distance < MAX_RANGE_M)
             & (uniform[0] < strength)
             & (uniform[1] > self.weather.lidar_loss)
         )
-        measured = distance + _RANGE_NOISE_M * rng.standard_normal(len(rays), dtype=np.float32)
+        measured = distance + RANGE_NOISE_M * rng.standard_normal(len(rays), dtype=np.float32)
         intensity = 255 * reflectivity * np.exp(0.3 * rng.standard_normal(len(rays), dtype=np.float32))
         if self.weather.lidar_backscatter:
             drop = 1.2 + rng.exponential(2.5, len(rays))

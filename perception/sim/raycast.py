@@ -6,6 +6,8 @@ takes the nearer hit.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from perception.errors import PerceptionError, missing_extra
@@ -25,7 +27,7 @@ def _open3d():
     return open3d
 
 
-class _Caster:
+class Caster:
     """One Open3D scene of one mesh, single-threaded: scenes are spread over processes instead."""
 
     def __init__(self, vertices: np.ndarray, triangles: np.ndarray):
@@ -64,7 +66,8 @@ class Stage:
     """The surfaces of one scene.
 
     Triangles are numbered through: first those that stand still, then those that move. ``color`` [T, 3] is linear,
-    ``material`` [T] is :class:`Material`, ``instance`` [T] indexes the actors and is -1 for scenery.
+    ``material`` [T] is :class:`Material`, ``instance`` [T] indexes the actors and is -1 for scenery; ``half`` [A, 3] are half
+    the sizes of the actors and ``heights`` [A] what they stand on.
     """
 
     def __init__(self, scenery: Mesh, actors: list[Actor]):
@@ -96,10 +99,10 @@ class Stage:
         dark = np.array([_lamps_off(actor) for actor in actors] + [False])[self.instance]
         lights = (self.material == Material.HEADLIGHT) | (self.material == Material.TAILLIGHT)
         self.material[dark & lights] = Material.PAINT
-        self._half = np.array([0.5 * actor.shape.size for actor in actors])
-        self._heights = np.array([actor.z for actor in actors])
+        self.half = np.array([0.5 * actor.shape.size for actor in actors])
+        self.heights = np.array([actor.z for actor in actors])
         self._fixed_normals = _normals(self._fixed.vertices, self._fixed.triangles)
-        self._fixed_caster = _Caster(self._fixed.vertices, self._fixed.triangles)
+        self._fixed_caster = Caster(self._fixed.vertices, self._fixed.triangles)
 
     def poses(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Of every actor: x, y, yaw [A, 3] and world velocity [A, 2]."""
@@ -113,26 +116,28 @@ class Stage:
 
     def _corners(self, poses: np.ndarray) -> np.ndarray:
         """[M, 8, 3] corners of the boxes of everything that moves."""
-        center, half = poses[self._movers], self._half[self._movers]
+        center, half = poses[self._movers], self.half[self._movers]
         corners = (_CUBE + [0.0, 0.0, 1.0]) * half[:, None]
         cos, sin = np.cos(center[:, 2])[:, None], np.sin(center[:, 2])[:, None]
         x = cos * corners[..., 0] - sin * corners[..., 1] + center[:, :1]
         y = sin * corners[..., 0] + cos * corners[..., 1] + center[:, 1:2]
-        return np.stack([x, y, corners[..., 2] + self._heights[self._movers, None]], -1)
+        return np.stack([x, y, corners[..., 2] + self.heights[self._movers, None]], -1)
 
     def coarse(self, poses: np.ndarray) -> Snapshot:
         """The world with what moves as plain boxes at ``poses`` [A, 3]: enough to hide things from a radar."""
         if self._moving is None:
-            return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals)
+            return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals, None, poses)
         vertices = self._corners(poses).reshape(-1, 3)
         triangles = (_CUBE_FACES[None] + 8 * np.arange(len(self._movers))[:, None, None]).reshape(-1, 3)
-        return Snapshot(self, [(self._fixed_caster, 0), (_Caster(vertices, triangles), 0)], self._fixed_normals)
+        return Snapshot(
+            self, [(self._fixed_caster, 0), (Caster(vertices, triangles), 0)], self._fixed_normals, None, poses
+        )
 
     def at(self, time: float) -> Snapshot:
         """The world at ``time`` seconds after the first keyframe."""
-        if self._moving is None:
-            return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals)
         poses, velocities = self.poses(time)
+        if self._moving is None:
+            return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals, None, poses)
         x, y, yaw = poses[self._movers][self._owner].T
         striding = self._stride_hz * (np.hypot(*velocities[self._movers].T) > 0.2)
         phase = np.where(striding > 0, 2 * np.pi * striding * time + np.arange(len(striding)), 0.0)
@@ -142,21 +147,40 @@ class Stage:
             [cos * posed[:, 0] - sin * posed[:, 1] + x, sin * posed[:, 0] + cos * posed[:, 1] + y, posed[:, 2]], 1
         )
         triangles = self._moving.triangles
-        casters = [(self._fixed_caster, 0), (_Caster(vertices, triangles), len(self._fixed.triangles))]
-        normals = np.concatenate([self._fixed_normals, _normals(vertices, triangles)])
-        return Snapshot(self, casters, normals, self._corners(poses))
+        casters = [(self._fixed_caster, 0), (Caster(vertices, triangles), len(self._fixed.triangles))]
+        return Snapshot(self, casters, self._fixed_normals, (vertices, triangles), poses, self._corners(poses))
 
 
 class Snapshot:
     """The world at one instant.
 
-    ``normals`` [T, 3] belong to the stage's triangles; ``corners`` [M, 8, 3] are of the boxes of all that moves.
+    ``moving`` are the vertices and triangles of all that moves, None if nobody asks for their normals; ``poses`` [A, 3]
+    are the x, y, yaw of all actors, ``corners`` [M, 8, 3] those of the boxes of what moves.
     """
 
-    def __init__(self, stage: Stage, casters: list[tuple[_Caster, int]], normals: np.ndarray, corners=None):
-        self.stage, self.normals = stage, normals
+    def __init__(
+        self, stage: Stage, casters: list[tuple[Caster, int]], fixed_normals: np.ndarray, moving, poses, corners=None
+    ):
+        self.stage, self.poses, self._fixed_normals, self._moving = stage, poses, fixed_normals, moving
         self.corners = np.zeros((0, 8, 3)) if corners is None else corners
         self._casters = casters
+
+    @cached_property
+    def normals(self) -> np.ndarray:
+        """[T, 3] of the stage's triangles."""
+        if self._moving is None:
+            return self._fixed_normals
+        return np.concatenate([self._fixed_normals, _normals(*self._moving)])
+
+    def normals_of(self, triangle: np.ndarray) -> np.ndarray:
+        """[N, 3] of the triangles [N], cheaper than those of all."""
+        count = len(self._fixed_normals)
+        normals = self._fixed_normals[np.minimum(triangle, count - 1)]
+        moving = triangle >= count
+        if moving.any():
+            vertices, triangles = self._moving
+            normals[moving] = _normals(vertices, triangles[triangle[moving] - count])
+        return normals
 
     def cast(self, origin: np.ndarray, directions: np.ndarray, movable=None) -> tuple[np.ndarray, np.ndarray]:
         """First hits: range [N] in units of the direction's length (inf: none) and triangle [N] (-1: none).

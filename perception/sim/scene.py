@@ -17,14 +17,12 @@ from perception.data.nuscenes_writer import TABLES, link, radar_file
 from perception.files import write_file
 from perception.geometry import SE3, in_box
 from perception.sim import tables
-from perception.sim.camera import Camera
-from perception.sim.lidar import Lidar
-from perception.sim.radar import Radar
 from perception.sim.raycast import Stage
-from perception.sim.rig import CAMERA_DELAY_S, CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
+from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
 from perception.sim.road import MAP_MARGIN_M, Layout, Path
 from perception.sim.scenery import build_scenery
-from perception.sim.traffic import Traffic
+from perception.sim.sensors import camera_delay_s, make_camera, make_lidar, make_radar
+from perception.sim.traffic import Actor, Traffic
 from perception.sim.weather import draw_weather
 
 _START_US = 1_600_000_000_000_000
@@ -56,6 +54,7 @@ class SceneRun:
         self.actors = self.traffic.actors
         self.stage = Stage(self.scenery.mesh, self.actors)
         self.rig = draw_rig(self._rng("rig"), settings.image_size)
+        self.lidar = make_lidar(settings.world, self.rig[LIDAR_NAME], self.weather, self._rng("lasers"))
         self._sway = self._rng("sway").uniform(0, 2 * np.pi, 4)
         self._start_us = _START_US + index * _SCENE_GAP_US
         self._rows: dict[str, list[dict]] = {name: [] for name in TABLES}
@@ -134,6 +133,16 @@ class SceneRun:
         roll = 0.003 * np.sin(1.7 * time + c) + 0.0015 * np.sin(5.9 * time + d) + 0.01 * self.traffic.ego.yaw_rate(time)
         return SE3(Rotation.from_euler("ZYX", [yaw, pitch, roll]).as_matrix(), np.array([x, y, 0.0]))
 
+    def _motion(self, time: float) -> np.ndarray:
+        """[3]: the ego vehicle's world vx, vy in m/s and yaw rate in rad/s."""
+        return np.array([*self.traffic.ego.velocity(time), self.traffic.ego.yaw_rate(time)])
+
+    def _passed(self, actor: Actor, time: float) -> float:
+        """When the LiDAR's beam passes an actor in the sweep of ``time``: boxes enclose the points, as in nuScenes."""
+        x, y, _ = actor.track.at(time)
+        place = (self._ego(time) @ self.lidar.sensor.ego_SE3_sensor).inverse().transform(np.array([[x, y, actor.z]]))
+        return time - float(self.lidar.delay_s(place)[0])
+
     def _record(self, channel: str, stamp: int, keyframe: int | None, suffix: str, content: bytes) -> None:
         """Write one sensor file, its ``sample_data`` row and its ``ego_pose`` row."""
         folder = "sweeps" if keyframe is None else "samples"
@@ -172,21 +181,16 @@ class SceneRun:
         link(self._rows["sample_data"][count_before:])
 
     def _lidar(self) -> None:
-        lidar, rng, before = (
-            Lidar(self.rig[LIDAR_NAME], self.weather),
-            self._rng("lidar"),
-            len(self._rows["sample_data"]),
-        )
+        lidar, rng, before = self.lidar, self._rng("lidar"), len(self._rows["sample_data"])
         per_keyframe = round(LIDAR_HZ / KEYFRAME_HZ)
         for i in range(-_SWEEPS_BEFORE, (len(self._samples) - 1) * per_keyframe + 1):
             time = i / LIDAR_HZ
             stamp = self._start_us + round(time * 1e6)
-            pose = self._ego(time)
-            snapshot = self.stage.at(time)
-            points = lidar.sweep(snapshot, pose, rng)
+            points = lidar.sweep(self.stage.at, self._ego, time, rng)
             keyframe = i // per_keyframe if i >= 0 and i % per_keyframe == 0 else None
             self._record(LIDAR_NAME, stamp, keyframe, "pcd.bin", points.tobytes())
             if keyframe is not None:
+                snapshot, pose = self.stage.at(time), self._ego(time)
                 self._lidar_points[keyframe] = (pose @ lidar.sensor.ego_SE3_sensor).transform(
                     points[:, :3].astype(float)
                 )
@@ -194,7 +198,8 @@ class SceneRun:
         self._link_channel(before)
 
     def _radar(self, channel: str) -> None:
-        radar = Radar(self.rig[channel], self.actors, self.scenery.reflectors)
+        scatter = self._rng(f"scatterers {channel}")
+        radar = make_radar(self.settings.world, self.rig[channel], self.actors, self.scenery.reflectors, scatter)
         rng, before = self._rng(channel), len(self._rows["sample_data"])
         times = np.arange(-0.5 + rng.uniform(0, 1 / RADAR_HZ), (len(self._samples) - 0.92) / KEYFRAME_HZ, 1 / RADAR_HZ)
         stamps = self._start_us + np.round((times + rng.normal(0, 0.001, len(times))) * 1e6).astype(np.int64)
@@ -206,8 +211,7 @@ class SceneRun:
             time = (stamp - self._start_us) * 1e-6
             poses, velocities = self.stage.poses(time)
             ego = self._ego(time)
-            motion = np.array([*self.traffic.ego.velocity(time), self.traffic.ego.yaw_rate(time)])
-            clusters = radar.sweep(self.stage.coarse(poses), poses, velocities, ego, motion, rng)
+            clusters = radar.sweep(self.stage.coarse(poses), poses, velocities, ego, self._motion(time), rng)
             keyframe = keyframe_of.get(row)
             self._record(channel, stamp, keyframe, "pcd", radar_file(clusters))
             if keyframe is not None:
@@ -220,12 +224,14 @@ class SceneRun:
         import cv2
 
         rng, before = self._rng(channel), len(self._rows["sample_data"])
-        camera = Camera(self.rig[channel], self.settings.image_size, self.weather, self.scenery.lamps, rng)
+        sensor, world = self.rig[channel], self.settings.world
+        camera = make_camera(world, sensor, self.settings.image_size, self.weather, self.scenery.lamps, rng)
         for keyframe, sample in enumerate(self._samples):
-            delay = CAMERA_DELAY_S[channel] + float(np.clip(rng.normal(0, 0.0005), -0.0015, 0.0015))
+            delay = camera_delay_s(world, channel) + float(np.clip(rng.normal(0, 0.0005), -0.0015, 0.0015))
             stamp = sample["timestamp"] + round(delay * 1e6)
             time = (stamp - self._start_us) * 1e-6
-            image, _ = camera.render(self.stage.at(time), self._ego(time), int(rng.integers(1 << 30)))
+            salt, motion = int(rng.integers(1 << 30)), self._motion(time)
+            image, _ = camera.render(self.stage.at(time), self._ego(time), salt, motion)
             _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             self._record(channel, stamp, keyframe, "jpg", jpeg.tobytes())
         self._link_channel(before)
@@ -252,7 +258,8 @@ class SceneRun:
             time = keyframe / KEYFRAME_HZ
             ego_xy = np.array(self.traffic.ego.at(time)[:2])
             for index, actor in enumerate(self.actors):
-                x, y, yaw = actor.track.at(time)
+                seen = self._passed(actor, time)
+                x, y, yaw = actor.track.at(seen)
                 if np.hypot(x - ego_xy[0], y - ego_xy[1]) > _ANNOTATION_RANGE_M:
                     continue
                 length, width, height = actor.shape.size
@@ -262,7 +269,7 @@ class SceneRun:
                     rx, ry, radar_yaw = actor.track.at(radar_time)
                     # A radar knows no height: its points count by their place on the ground.
                     radar_count += _count_inside(points, np.array([rx, ry, 0.0]), (length, width, 20.0), radar_yaw)
-                attribute = actor.attribute(time)
+                attribute = actor.attribute(seen)
                 row = {
                     "token": self._token("annotation", keyframe, index),
                     "sample_token": sample["token"],

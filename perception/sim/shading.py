@@ -16,7 +16,7 @@ _HEADLIGHT, _TAILLIGHT, _RETRO, _MARKING, _LAMP = 9, 10, 11, 12, 13
 
 
 @compiled
-def _hash(a, b, c):
+def hash_01(a, b, c):
     """Three integers to a number in [0, 1)."""
     h = (a * 73856093) ^ (b * 19349663) ^ (c * 83492791)
     h = (h ^ (h >> 13)) * 1274126177 & 0x7FFFFFFF
@@ -25,13 +25,13 @@ def _hash(a, b, c):
 
 
 @compiled
-def _noise(x, y, salt):
+def value_noise(x, y, salt):
     """Smooth value noise in [0, 1]."""
     i, j = math.floor(x), math.floor(y)
     u, v = x - i, y - j
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
-    low = _hash(i, j, salt) * (1 - u) + _hash(i + 1, j, salt) * u
-    high = _hash(i, j + 1, salt) * (1 - u) + _hash(i + 1, j + 1, salt) * u
+    low = hash_01(i, j, salt) * (1 - u) + hash_01(i + 1, j, salt) * u
+    high = hash_01(i, j + 1, salt) * (1 - u) + hash_01(i + 1, j + 1, salt) * u
     return low * (1 - v) + high * v
 
 
@@ -40,19 +40,19 @@ def _texture(material, x, y, z, nx, ny, nz, distance):
     """Brightness factor of a surface point, and whether it is a window: 0 no, 1 dark, 2 lit at night."""
     fade = math.exp(-distance / 30.0)
     if material == _ASPHALT:
-        return 0.8 + 0.25 * _noise(0.35 * x, 0.35 * y, 1) + fade * 0.35 * (_noise(9 * x, 9 * y, 2) - 0.5), 0
+        return 0.8 + 0.25 * value_noise(0.35 * x, 0.35 * y, 1) + fade * 0.35 * (value_noise(9 * x, 9 * y, 2) - 0.5), 0
     if material == _CONCRETE:
         slab = 0.0
         if nz > 0.5 and ((x % 1.5) < 0.04 or (y % 1.5) < 0.04):
             slab = 0.25 * fade
-        return 0.85 + 0.2 * _noise(0.6 * x, 0.6 * y + z, 3) + fade * 0.15 * (
-            _noise(12 * x + z, 12 * y, 4) - 0.5
+        return 0.85 + 0.2 * value_noise(0.6 * x, 0.6 * y + z, 3) + fade * 0.15 * (
+            value_noise(12 * x + z, 12 * y, 4) - 0.5
         ) - slab, 0
     if material == _GRASS:
-        return 0.6 + 0.4 * _noise(0.5 * x, 0.5 * y, 5) + fade * 0.6 * (_noise(14 * x, 14 * y, 6) - 0.5), 0
+        return 0.6 + 0.4 * value_noise(0.5 * x, 0.5 * y, 5) + fade * 0.6 * (value_noise(14 * x, 14 * y, 6) - 0.5), 0
     if material == _FOLIAGE:
-        return 0.6 + 0.5 * _noise(3 * x + z, 3 * y + 2 * z, 7) + fade * 0.5 * (
-            _noise(14 * x + 5 * z, 14 * y, 8) - 0.5
+        return 0.6 + 0.5 * value_noise(3 * x + z, 3 * y + 2 * z, 7) + fade * 0.5 * (
+            value_noise(14 * x + 5 * z, 14 * y, 8) - 0.5
         ), 0
     if material == _FACADE and abs(nz) < 0.5:
         along = -ny * x + nx * y
@@ -61,9 +61,9 @@ def _texture(material, x, y, z, nx, ny, nz, distance):
         low, high = (0.1, 0.72) if floor < 1 else (0.28, 0.8)
         side = 0.08 if floor < 1 else 0.24
         if side < u < 1 - side and low < v < high:
-            return 1.0, 2 if _hash(int(column), int(floor), 11) < 0.35 else 1
+            return 1.0, 2 if hash_01(int(column), int(floor), 11) < 0.35 else 1
         brick = 0.06 if (z % 0.3) < 0.05 else 0.0
-        return 0.88 + 0.2 * _noise(1.2 * along, 1.2 * z, 9) - brick * fade * 3, 0
+        return 0.88 + 0.2 * value_noise(1.2 * along, 1.2 * z, 9) - brick * fade * 3, 0
     return 1.0, 0
 
 
@@ -72,8 +72,8 @@ def _sky(dz, dx, dy, top, horizon, cloud, channel):
     up = max(dz, 0.0)
     value = horizon[channel] + (top[channel] - horizon[channel]) * (1 - math.exp(-4.0 * up))
     if cloud > 0 and up > 0.02:
-        cover = _noise(2.5 * dx / (up + 0.15) + 40, 2.5 * dy / (up + 0.15) + 40, 21)
-        cover = 0.6 * cover + 0.4 * _noise(7 * dx / (up + 0.15) + 90, 7 * dy / (up + 0.15) + 90, 22)
+        cover = value_noise(2.5 * dx / (up + 0.15) + 40, 2.5 * dy / (up + 0.15) + 40, 21)
+        cover = 0.6 * cover + 0.4 * value_noise(7 * dx / (up + 0.15) + 90, 7 * dy / (up + 0.15) + 90, 22)
         value += cloud * max(cover - 0.5, 0.0) * 2.2 * (horizon[channel] + 0.1)
     return value
 
@@ -102,13 +102,14 @@ def shade(
     lamps,
     beam_place,
     beam_direction,
+    tint,
 ):
     """Linear RGB [P, 3] of every pixel.
 
     distance [P] metres, triangle [P], directions [P, 3] unit, origin [3]; color [T, 3], material [T], normals [T, 3]
     of the triangles; shadow [ceil(H / stride), ceil(W / stride)] is 1 where the sun is hidden, sampled at every
-    ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; the rest as in
-    :class:`perception.sim.weather.Weather`.
+    ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; tint [P, 3] is
+    what multiplies the colour of each pixel, [0, 3] for nothing; the rest as in :class:`perception.sim.weather.Weather`.
     """
     count = len(distance)
     image = np.empty((count, 3), np.float32)
@@ -161,6 +162,8 @@ def shade(
                     beam *= 4.0
         for c in range(3):
             albedo = color[index, c] * factor
+            if len(tint) > 0:
+                albedo *= tint[p, c]
             if window > 0:
                 albedo = 0.02
             light = ambient[c] * hemisphere + sun[c] * sunny
@@ -197,7 +200,7 @@ def develop(linear, noise, gain, salt):
         for c in range(3):
             light = max(linear[p, c] * gain, 0.0)
             value = math.sqrt(light / (1.0 + 0.18 * light))
-            grain = _hash(p, c, salt) + _hash(p, c + 5, salt) + _hash(p, c + 11, salt) - 1.5
+            grain = hash_01(p, c, salt) + hash_01(p, c + 5, salt) + hash_01(p, c + 11, salt) - 1.5
             value += 2.0 * noise * grain * (1.2 - 0.5 * min(value, 1.0))
             image[p, c] = np.uint8(min(max(value * 255.0 + 0.5, 0.0), 255.0))
     return image
