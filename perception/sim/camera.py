@@ -18,6 +18,7 @@ STANDING = np.zeros(3)  # a vehicle's motion
 class Camera:
     """One camera of one scene; ``size`` is (width, height) in pixels."""
 
+    glass = 0.25  # what panes reflect head-on
     margin_px = 2.0  # by which what moves may leave its projected box
 
     def __init__(
@@ -94,6 +95,7 @@ class Camera:
             near,
             beam,
             world_SE3_ego.rotate(np.array([0.9992, 0.0, -0.04])),
+            self.glass,
             self._tint(snapshot, origin, directions, distance, triangle),
         )
         return linear.reshape(self.height, self.width, 3)

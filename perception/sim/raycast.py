@@ -66,8 +66,8 @@ class Stage:
     """The surfaces of one scene.
 
     Triangles are numbered through: first those that stand still, then those that move. ``color`` [T, 3] is linear,
-    ``material`` [T] is :class:`Material`, ``instance`` [T] indexes the actors and is -1 for scenery; ``half`` [A, 3] are half
-    the sizes of the actors and ``heights`` [A] what they stand on.
+    ``material`` [T] is :class:`Material`, ``instance`` [T] indexes the actors and is -1 for scenery; ``half``
+    [A, 3] are half the sizes of the actors and ``heights`` [A] what they stand on.
     """
 
     def __init__(self, scenery: Mesh, actors: list[Actor]):
@@ -90,7 +90,7 @@ class Stage:
         self._stride_hz = np.array([actors[index].stride_hz for index in movers])
         tracks = [actors[index].track for index in movers]
         self._tracks = np.array([[track.x, track.y, track.yaw] for track in tracks])
-        self._standing = np.array([actor.track.at(0.0) for actor in actors])
+        self._standing = np.array([actor.track.at(0.0) for actor in actors]).reshape(-1, 3)
         owners += [np.full(len(actors[index].shape.mesh.triangles), index) for index in movers]
         parts = [part for part in (self._fixed, self._moving) if part is not None]
         self.instance = np.concatenate(owners).astype(np.int32)
@@ -99,7 +99,7 @@ class Stage:
         dark = np.array([_lamps_off(actor) for actor in actors] + [False])[self.instance]
         lights = (self.material == Material.HEADLIGHT) | (self.material == Material.TAILLIGHT)
         self.material[dark & lights] = Material.PAINT
-        self.half = np.array([0.5 * actor.shape.size for actor in actors])
+        self.half = np.array([0.5 * actor.shape.size for actor in actors]).reshape(-1, 3)
         self.heights = np.array([actor.z for actor in actors])
         self._fixed_normals = _normals(self._fixed.vertices, self._fixed.triangles)
         self._fixed_caster = Caster(self._fixed.vertices, self._fixed.triangles)

@@ -33,7 +33,7 @@ _SURFACE = np.zeros((len(Material), 3))
 for _material, _values in {
     Material.MATTE: (0.04, 0.2, 0.0),
     Material.PAINT: (0.015, 0.28, 0.3),
-    Material.GLASS: (0.006, 0.0, 0.5),
+    Material.GLASS: (0.001, 0.0, 0.5),
     Material.RUBBER: (0.02, 0.05, 0.0),
     Material.ASPHALT: (0.1, 0.25, 0.0),
     Material.CONCRETE: (0.1, 0.25, 0.0),
@@ -119,7 +119,7 @@ class RollingLidar:
         return measured, np.clip(np.round(intensity), 0, 255), rays
 
     def _echo(self, snapshot: Snapshot, world_SE3_lidar: SE3, rays: np.ndarray):
-        """Range [N] (inf: none), apparent reflectivity [N] and strength [N] of what infinitely thin rays [N, 3] meet."""
+        """Range [N] (inf: none), apparent reflectivity [N] and strength [N] of what thin rays [N, 3] meet."""
         directions = (rays @ world_SE3_lidar.rotation.T).astype(np.float32)
         distance, triangle = snapshot.cast(world_SE3_lidar.translation, directions)
         stage, index = snapshot.stage, np.maximum(triangle, 0)

@@ -102,14 +102,16 @@ def shade(
     lamps,
     beam_place,
     beam_direction,
+    glass,
     tint,
 ):
     """Linear RGB [P, 3] of every pixel.
 
     distance [P] metres, triangle [P], directions [P, 3] unit, origin [3]; color [T, 3], material [T], normals [T, 3]
     of the triangles; shadow [ceil(H / stride), ceil(W / stride)] is 1 where the sun is hidden, sampled at every
-    ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; tint [P, 3] is
-    what multiplies the colour of each pixel, [0, 3] for nothing; the rest as in :class:`perception.sim.weather.Weather`.
+    ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; glass the share of light that
+    panes reflect head-on; tint [P, 3] what multiplies the colour of each pixel, [0, 3] for nothing; the rest as in
+    :class:`perception.sim.weather.Weather`.
     """
     count = len(distance)
     image = np.empty((count, 3), np.float32)
@@ -137,7 +139,7 @@ def shade(
         fresnel = 0.04 + 0.96 * (1 + facing) ** 5
         shiny = 0.0
         if kind == _GLASS or window > 0:
-            shiny = 0.25 + 0.75 * fresnel
+            shiny = glass + 0.75 * fresnel
         elif kind == _PAINT:
             shiny = 0.06 + 0.5 * fresnel
         elif wet > 0 and kind == _ASPHALT:

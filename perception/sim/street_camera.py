@@ -19,6 +19,7 @@ from perception.sim.weather import Weather
 _READOUT_S = 0.016  # from the first row to the last
 _EXPOSURE_S = {"day": 0.0015, "rain": 0.006, "fog": 0.005, "night": 0.014}
 _READ_NOISE, _SHOT_NOISE = 0.004, 0.012  # of full scale, at the gain 1
+_MAX_GAIN = 3.5
 _GREY = 0.2  # linear light to which the exposure brings an image's mean
 _SATURATION = 0.72  # of a recording's colours against the simulated ones
 _DEFAULT_DEPTH_M = 25.0
@@ -27,6 +28,7 @@ _DEFAULT_DEPTH_M = 25.0
 class StreetCamera(Camera):
     """One camera of one scene, whose glass, colour balance and exposure ``rng`` draws."""
 
+    glass = 0.06
     margin_px = 12.0  # rows are read at different times
 
     def __init__(
@@ -35,7 +37,7 @@ class StreetCamera(Camera):
         super().__init__(sensor, size, replace(weather, clouds=0.4 * weather.clouds), lamps, rng)
         self._balance = np.exp(rng.normal(0, 0.04, 3)).astype(np.float32)
         self._bias = float(np.exp(rng.normal(0, 0.2)))
-        self._vignette = (np.abs(self._rays[:, 2]) ** 2.5).reshape(self.height, self.width, 1)
+        self._vignette = (np.abs(self._rays[:, 2]) ** 1.5).reshape(self.height, self.width, 1)
 
     def _world_rays(self, world_SE3_ego: SE3, ego_motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each row from where the camera is, and is turned to, when it is read."""
@@ -64,7 +66,7 @@ class StreetCamera(Camera):
             light = cv2.filter2D(light, -1, shutter)
         light = np.maximum(light * self._balance, 0.0)
         gain = self._bias * (_GREY / max(float(np.minimum(light, 1.0).mean()), 1e-4)) ** 0.7
-        gain = min(gain, 5.0)
+        gain = min(gain, _MAX_GAIN)
         rng = np.random.default_rng(salt)
         exposed = light * gain
         noise = np.sqrt((_READ_NOISE * gain) ** 2 + _SHOT_NOISE**2 * gain * exposed)
@@ -91,7 +93,7 @@ class StreetCamera(Camera):
             return None
         reach = int(np.ceil(0.5 * length)) + 1
         kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-        ends = [tuple(int(round(16 * (reach + sign * 0.5 * part))) for part in way) for sign in (-1, 1)]
+        ends = [tuple(round(16 * (reach + sign * 0.5 * part)) for part in way) for sign in (-1, 1)]
         cv2.line(kernel, ends[0], ends[1], (1.0,), 1, cv2.LINE_8, 4)
         return kernel / kernel.sum()
 

@@ -34,7 +34,7 @@ _LAYERS = 4  # surfaces behind one another
 _RAYS, _ELEVATION_RAD = 270, np.radians([-0.6, 1.2, 4.0])
 _CELL_M = 1.4  # pieces of scenery that a radar tells apart
 _SCENERY_DBSM, _SCENERY_SPREAD_DB, _CELL_DB = 3.5, 8.0, 18.0  # at 50 m; what a radar tells apart grows with range
-_GROUND_LOSS_DB = 9.0
+_GROUND_LOSS_DB, _LAYER_LOSS_DB = 9.0, 2.5
 _MIRROR_LOSS_DB, _MIRROR_RANGE_M = 7.0, 45.0
 
 
@@ -116,20 +116,22 @@ def scenery_echoes(snapshot: Snapshot, place: np.ndarray, yaw: float, rng: np.ra
     elevation = np.resize(_ELEVATION_RAD, _RAYS)
     cos = np.cos(elevation)
     rays = np.stack([np.cos(azimuth) * cos, np.sin(azimuth) * cos, np.sin(elevation)], 1)
-    still = np.zeros(0, int)
-    start, points, normals, loss = np.tile(place, (_RAYS, 1)), [], [], []
+    start, nothing_that_moves = np.tile(place, (_RAYS, 1)), np.zeros(0, int)
+    points, normals, losses = [], [], []
     for layer in range(_LAYERS):
-        distance, triangle = snapshot.cast(start, rays, still)
+        distance, triangle = snapshot.cast(start, rays, nothing_that_moves)
         hit = (triangle >= 0) & (distance < 250.0)
-        met = start[hit] + rays[hit] * distance[hit, None]
+        met, rays = start[hit] + rays[hit] * distance[hit, None], rays[hit]
         normal = snapshot.normals[triangle[hit]].astype(float)
-        facing = -np.sum(normal * rays[hit], axis=1)
+        facing = -np.sum(normal * rays, axis=1)
         normal *= np.where(facing < 0, -1.0, 1.0)[:, None]
-        points.append(met)
-        normals.append(normal)
-        loss.append(np.where(normal[:, 2] > 0.7, _GROUND_LOSS_DB, -5.0 * np.abs(facing)) + 2.5 * layer)
-        start, rays = met + (0.8 + 4.0 * layer) * rays[hit], rays[hit]
-    found, normal, lost = np.concatenate(points), np.concatenate(normals), np.concatenate(loss)
+        loss = np.where(normal[:, 2] > 0.7, _GROUND_LOSS_DB, -5.0 * np.abs(facing)) + _LAYER_LOSS_DB * layer
+        own = snapshot.stage.instance[triangle[hit]] < 0  # standing objects have scatterers of their own
+        points.append(met[own])
+        normals.append(normal[own])
+        losses.append(loss[own])
+        start = met + (0.8 + 4.0 * layer) * rays
+    found, normal, lost = np.concatenate(points), np.concatenate(normals), np.concatenate(losses)
     cell = np.floor(found / [_CELL_M, _CELL_M, 4.0]).astype(np.int64)
     _, first = np.unique(cell, axis=0, return_index=True)
     found, cell, lost, upright = found[first], cell[first], lost[first], np.abs(normal[first][:, 2]) < 0.3

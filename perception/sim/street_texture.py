@@ -29,7 +29,8 @@ def _ground(kind, x, y, t):
         return 1.0 - 0.55 * max(value_noise(1.7 * x, 1.7 * y, 35) - 0.45, 0.0) * 2 + 0.2 * grain
     crack = abs(value_noise(0.45 * x + 3, 0.45 * y, 36) - 0.5)
     dark = 0.35 * middle if crack < 0.006 + 0.0004 * t else 0.0
-    return 1.0 + 0.35 * patch + 0.4 * grain - dark
+    bleached = 1.6 if kind == _ASPHALT else 1.1
+    return bleached * (1.0 + 0.35 * patch + 0.4 * grain - dark)
 
 
 @compiled
@@ -47,8 +48,11 @@ def _leaves(x, y, z, t):
     """Clumps of leaves with dark gaps."""
     near = math.exp(-t / 25.0)
     clump = value_noise(2.2 * x + 1.3 * z, 2.2 * y + 1.7 * z, 51)
-    leaf = value_noise(9 * x + 5 * z, 9 * y + 7 * z, 52)
-    return 0.35 + 0.9 * clump + (0.2 + 0.7 * near) * (leaf - 0.5)
+    leaf = value_noise(7 * x + 5 * z, 7 * y - 6 * z, 52) + 0.6 * near * (
+        value_noise(19 * (x + z), 19 * (y - z), 54) - 0.5
+    )
+    gap = 0.25 if leaf < 0.36 else 1.0
+    return gap * (0.3 + 1.1 * clump) * (0.7 + 0.9 * leaf)
 
 
 @compiled
@@ -59,7 +63,7 @@ def _body(actor, along, u, v, w, facing, t):
     """
     value = 0.8 + 0.3 * w - 0.4 * math.exp(-w / 0.15) * value_noise(2.5 * along + actor, 9 * w, 61)
     value += 0.12 * (value_noise(1.5 * along + 3.1 * actor, 4 * w, 62) - 0.5)
-    if facing > 0.6 and abs(v) < 0.6 and 0.27 < w < 0.4:
+    if facing > 0.6 and abs(v) < 0.6 and 0.26 < w < 0.42:
         return 0.15
     if facing < -0.6 and w < 0.28:
         return 0.45 * value
