@@ -33,7 +33,7 @@ _SURFACE = np.zeros((len(Material), 3))
 for _material, _values in {
     Material.MATTE: (0.04, 0.2, 0.0),
     Material.PAINT: (0.015, 0.28, 0.3),
-    Material.GLASS: (0.001, 0.0, 0.5),
+    Material.GLASS: (0.0003, 0.0, 0.5),
     Material.RUBBER: (0.02, 0.05, 0.0),
     Material.ASPHALT: (0.1, 0.25, 0.0),
     Material.CONCRETE: (0.1, 0.25, 0.0),

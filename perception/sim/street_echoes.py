@@ -33,7 +33,7 @@ _WHEEL_SHARE = 0.2  # of a vehicle's scatterers: what turns with the wheels, or 
 _LAYERS = 4  # surfaces behind one another
 _RAYS, _ELEVATION_RAD = 270, np.radians([-0.6, 1.2, 4.0])
 _CELL_M = 1.4  # pieces of scenery that a radar tells apart
-_SCENERY_DBSM, _SCENERY_SPREAD_DB, _CELL_DB = 3.5, 8.0, 18.0  # at 50 m; what a radar tells apart grows with range
+_SCENERY_DBSM, _SCENERY_SPREAD_DB, _CELL_DB = 2.5, 8.0, 18.0  # at 50 m; what a radar tells apart grows with range
 _GROUND_LOSS_DB, _LAYER_LOSS_DB = 9.0, 2.5
 _MIRROR_LOSS_DB, _MIRROR_RANGE_M = 7.0, 45.0
 

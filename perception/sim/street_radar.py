@@ -18,13 +18,13 @@ from perception.sim.street_echoes import NOISE, OBJECT, Echoes, Scatterers, ghos
 from perception.sim.traffic import Actor
 
 _MIN_RCS_DBSM = -5.0
-_NO_LOSS_M = 90.0  # up to here 0 dBsm straight ahead are seen more often than not
+_NO_LOSS_M = 105.0  # up to here 0 dBsm straight ahead are seen more often than not
 _LEAK = 0.15  # share of hidden scatterers that still echo, below vehicles and around corners
 _NOISE_MEAN = 9.0
 _STEP_M, _RANGE_NOISE_M, _SPEED_STEP_MPS = 0.2, 0.15, 0.25
 # By kind (object, scenery, ghost, noise): share that is valid, and share whose velocity is unambiguous.
 _VALID, _UNAMBIGUOUS = np.array([0.65, 0.57, 0.25, 0.15]), np.array([0.9, 0.87, 0.6, 0.4])
-_FALSE_SPEED, _FALSE_SPEED_MPS = np.array([0.02, 0.5]), 7.0  # of the unambiguous and the ambiguous, and its spread
+_FALSE_SPEED, _FALSE_SPEED_MPS = np.array([0.01, 0.4]), 7.0  # of the unambiguous and the ambiguous, and its spread
 _INVALID, _INVALID_SHARE = [11, 4, 9, 7, 16, 15, 10, 3], [0.27, 0.22, 0.17, 0.15, 0.1, 0.06, 0.02, 0.01]
 
 
@@ -104,7 +104,7 @@ def _noise(place: np.ndarray, yaw: float, rng) -> Echoes:
     distance, bearing = 140 * np.sqrt(rng.uniform(0.001, 1, count)), yaw + rng.normal(0, np.radians(28), count)
     line = np.stack([np.cos(bearing), np.sin(bearing)], 1)
     points = np.column_stack([place[:2] + distance[:, None] * line, np.full(count, place[2])])
-    speed = np.where(rng.random(count) < 0.5, rng.normal(0, 5, count), 0.0)
+    speed = np.where(rng.random(count) < 0.3, rng.normal(0, 5, count), 0.0)
     rcs = rng.uniform(_MIN_RCS_DBSM, 6, count)
     return Echoes(points, speed[:, None] * line, rcs, np.full(count, NOISE), rng.normal(size=count))
 
