@@ -78,6 +78,11 @@ def test_resumes_and_extends(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "a finished scene was simulated again"
     with pytest.raises(SimulationError, match="seed 1 not 2"):
         simulate(root, 1, 0.5, 2, **arguments)
+    note = root / ".simulation" / "settings.json"
+    note.write_text(json.dumps({k: v for k, v in json.loads(note.read_text()).items() if k != "world"}))
+    assert simulate(root, 1, 0.5, 1, **arguments) == root  # made before there were other worlds
+    with pytest.raises(SimulationError, match="world town not street"):
+        simulate(root, 1, 0.5, 1, world="street", **arguments)
     simulate(root, 1, 0.5, 2, overwrite=True, **arguments)
     assert content(root).keys() != before.keys()
 
@@ -93,6 +98,7 @@ def test_resumes_and_extends(tmp_path):
         ({"weather": ("hail",)}, "hail"),
         ({"version": "../elsewhere"}, "version"),
         ({"version": "samples"}, "version"),
+        ({"world": "moon"}, "world: town or street expected, found moon"),
     ],
 )
 def test_settings_out_of_range(change, message):
