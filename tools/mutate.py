@@ -20,6 +20,7 @@ TESTS = {  # module: the tests that concern it
     "perception.eval.metric": ["tests/test_metric.py"],
     "perception.train.optim": ["tests/test_optim.py"],
     "perception.train.losses": ["tests/test_losses.py"],
+    "perception.train.depth_loss": ["tests/test_losses.py"],
     "perception.train.batches": ["tests/test_schedule.py", "tests/test_train.py"],
     "perception.train.trainer": ["tests/test_optim.py", "tests/test_trainer.py", "tests/test_train.py"],
     "perception.processes": ["tests/test_trainer.py", "tests/test_shares.py"],

@@ -9,7 +9,7 @@ INITIALISE, PASTE = "perception/train/initialise.py", "perception/train/paste.py
 OBJECTS = "perception/train/objects.py"
 OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
 HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
-TARGETS = "perception/train/targets.py"
+TARGETS, DEPTH = "perception/train/targets.py", "perception/train/depth_loss.py"
 REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
 MISTAKES = (  # name, file, text that stands there once, text in its place, tests
     ("a loss weight is zero", LOSSES, "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2",
@@ -46,7 +46,7 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("the graph has no priors", REGISTRATION, "prior.clamp(-6, 6).exp())", "torch.ones_like(prior))", "registration"),
     ("absent sensors are attended to", FUSION,
      "bias.masked_fill(~sensor_valid[:, None, :, None, None], -torch.inf)", "bias", "fusion"),
-    ("depth bins are off by one", LOSSES, "* bins).long()", "* bins).add(1).long()", "losses"),
+    ("depth bins are off by one", DEPTH, "* bins).long()", "* bins).add(1).long()", "losses"),
     ("boxes without points are trained on", BATCHES, "boxes=_trained_on(frame.boxes)", "boxes=frame.boxes",
      "schedule"),
 )  # fmt: skip
