@@ -13,6 +13,7 @@ from perception.signals import held
 
 COMMANDS = {
     "train": "train a detector from a config",
+    "pretrain": "pretrain the encoders of a config on frames without boxes",
     "objects": "cut the objects out of annotated drives, for training to paste",
     "runs": "compare training runs: configs, curves and scores",
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",

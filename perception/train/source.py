@@ -15,10 +15,11 @@ from perception.train.batches import training_image_size
 from perception.train.labels import check_labels
 
 
-def training_frames(config: Config, covering: tuple[int, int] | None) -> NuScenes | Astyx:
-    """The annotated frames that ``config.data`` names, with images of the size that augmentation wants.
+def training_frames(config: Config, covering: tuple[int, int] | None, annotated: bool = True) -> NuScenes | Astyx:
+    """The frames that ``config.data`` names, with images of the size that augmentation wants.
 
     covering: height and width that suit all image encoders (``InputSpec.covering``), None without any.
+    annotated: whether there have to be boxes to learn from.
     """
     data = config.data
     frames = open_source(
@@ -31,7 +32,7 @@ def training_frames(config: Config, covering: tuple[int, int] | None) -> NuScene
         image_size=None if covering is None else training_image_size(covering, config.augment),
         on_error=data.on_error,
     )
-    if not isinstance(frames, Astyx):  # whose boxes are counted as they are trained on
+    if annotated and not isinstance(frames, Astyx):  # whose boxes are counted as they are trained on
         check_labels(frames, BEVGrid(**vars(config.grid)))
     return frames
 
