@@ -130,7 +130,7 @@ class DataConfig:
     radar_filter: bool = True  # without returns that the radar itself holds for invalid or ambiguous
     on_error: Literal["raise", "skip"] = "raise"  # on a damaged file: stop, or skip its frame
     workers: int = 1
-    cache: bool = False  # keep frames in memory, with images reduced to training size
+    cache: bool = False  # keep frames, with images reduced to training size, in a temporary folder
     objects: str | None = None  # file of objects to paste, as ``perception objects`` writes it
 
 

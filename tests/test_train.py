@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, RadarCloud, SampleError, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import draw_world
-from perception.train.batches import Draw, Filled, FrameCache, Schedule, TrainingData, proper_subsets
+from perception.train.batches import Draw, Filled, Schedule, TrainingData, proper_subsets
+from perception.train.cache import FrameCache
 from perception.train.checkpoint import read_checkpoint
 from perception.train.initialise import TrainingError, initialise
 from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
@@ -322,9 +325,40 @@ def test_a_cache_reads_each_frame_once():
     cache = FrameCache(Frames(3, unreadable={1}, on_read=reads.append), INPUTS.image_size)
     first, second = ([cache[index] for index in range(3)] for _ in range(2))
     assert reads == [0, 1, 2] and len(cache) == 3
-    assert first[1] is None and all(a is b for a, b in zip(first, second))
-    np.testing.assert_array_equal(first[0].lidar.points, make_frame(0).lidar.points)
+    assert first[1] is None and second[1] is None
+    for frames in (first, second):
+        np.testing.assert_array_equal(frames[2].lidar.points, make_frame(2).lidar.points)
+        assert frames[0].token == "token-0" and frames[0].boxes.size.tolist() == [[1] * 3] * 2
     assert FrameCache([drive_frame(0).only(["radar"])], INPUTS.image_size)[0].cameras is None
+
+
+def test_workers_share_a_cache_which_ends_with_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    reads = []
+    cache = FrameCache(Frames(2, on_read=reads.append), {})
+    worker = multiprocessing.get_context("fork").Process(target=cache.__getitem__, args=(0,))
+    worker.start()
+    worker.join()
+    assert cache[0].token == "token-0" and reads == []  # the worker has read it
+    other = pickle.loads(pickle.dumps(cache))
+    assert other[0].token == "token-0"
+    del other
+    assert cache.folder.is_dir() and os.stat(cache.folder).st_mode & 0o77 == 0
+    del cache
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_says_what_it_takes_and_wants_room_for_all(caplog, monkeypatch):
+    caplog.set_level("INFO")
+    cache = FrameCache(Frames(1000), {})
+    assert cache[0] is not None and cache[1] is not None
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "data.cache: 1000 frames will take about 0.00 GB in" in said
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(
+        PerceptionError, match=r"data\.cache: .*room for 1000 frames, 0\.0 GB, was expected, found 0\.0 GB"
+    ):
+        FrameCache(Frames(1000), {})[0]
 
 
 @pytest.mark.parametrize("size", [(90, 160), (60, 200), (8, 16), (4, 10)])
@@ -348,7 +382,7 @@ def test_a_cache_makes_images_of_a_sensor_small_that_want_to_be():
     cached = FrameCache([frame], {"camera": (9, 16), "thermal": (45, 80)})[0]
     assert cached.cameras["CAM"].image.shape == (9, 16, 3)
     assert cached.others["thermal"]["LEFT"].image.shape == (45, 80, 3)
-    assert cached.others["rear"]["REAR"] is camera  # which nobody takes
+    assert cached.others["rear"]["REAR"].image.shape == (90, 160, 3)  # which nobody takes
 
 
 BEFORE, NOW = drive_frame(0), drive_frame(1)

@@ -22,9 +22,10 @@ from perception.config import AugmentConfig, Config, TrainConfig
 from perception.data.corruptions import Corrupted, draw_corruptions
 from perception.data.sources import FrameSource
 from perception.geometry import SE3
-from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
+from perception.sample import Boxes3D, Frame, SampleError
 from perception.seeding import keyed_rng
 from perception.train.augment import WorldTransform, augment, draw_world
+from perception.train.cache import FrameCache
 from perception.train.objects import CutObject, ObjectBank
 from perception.train.paste import draw_objects, earlier, paste
 
@@ -140,50 +141,6 @@ def training_image_size(size: tuple[int, int], config: AugmentConfig) -> tuple[i
     """
     height, width = (math.ceil(side * (1 + config.image_scale)) for side in size)
     return height, width
-
-
-class FrameCache:
-    """In-memory cache of the frames of a dataset. Images are reduced to the size that training needs.
-
-    Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes about 4 MB.
-
-    Args:
-        image_size: height and width that images must cover, by sensor.
-    """
-
-    def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
-        self.frames, self.image_size = frames, image_size
-        self.kept: dict[int, Frame | None] = {}
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def tokens(self) -> Sequence[str]:
-        return self.frames.tokens
-
-    def __getitem__(self, index: int) -> Frame | None:
-        if index not in self.kept:
-            frame = self.frames[index]
-            self.kept[index] = None if frame is None else reduced(frame, self.image_size)
-        return self.kept[index]
-
-
-def reduced(frame: Frame, image_size: Mapping[str, tuple[int, int]]) -> Frame:
-    """The frame with images that just cover the height and width that their sensor has in ``image_size``."""
-    data: dict[str, SensorData] = {}
-    for sensor, value in frame.data.items():
-        if isinstance(value, PointCloud) or sensor not in image_size:
-            data[sensor] = value
-        else:
-            data[sensor] = {name: _shrunk(camera, image_size[sensor]) for name, camera in value.items()}
-    return frame.with_data(data)
-
-
-def _shrunk(camera: CameraImage, cover: tuple[int, int]) -> CameraImage:
-    height, width = camera.image.shape[:2]
-    zoom = min(1.0, max(cover[0] / height, cover[1] / width))
-    return fit_image(camera, (round(height * zoom), round(width * zoom)))
 
 
 @dataclass(frozen=True)
