@@ -15,7 +15,7 @@ pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_writer import TABLES
+from perception.data.scene_tables import TABLES
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
