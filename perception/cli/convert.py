@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from perception.cli.options import add_device_option, add_log_options, add_merge_option
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     boxes.add_argument("--pseudo-labels", metavar="CHECKPOINT", help="boxes that this detector finds, tracked")
     made.add_argument("--min-score", type=float, metavar="S", help=f"minimum score of a box; default: {_MIN_SCORE}")
     made.add_argument("--rig", help="file that maps topics to sensors; default: derived from the log")
-    made.add_argument("--frame-rate", type=float, metavar="HZ", help=f"samples a second; default: {KEYFRAME_HZ:g}")
+    made.add_argument(
+        "--frame-rate", type=float, metavar="HZ", help="samples a second at most; default: 2, or all that --boxes has"
+    )
     add_device_option(made)
     made.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that detect; default: 1")
     made.add_argument("--engine", choices=("local", "ray"), default="local", help="where they run; default: local")
@@ -115,7 +118,7 @@ def _logs_to_nuscenes(args: argparse.Namespace) -> None:
         device=args.device,
         version=args.version,
         rig=args.rig,
-        frame_rate_hz=args.frame_rate or KEYFRAME_HZ,
+        frame_rate_hz=args.frame_rate,
         outputs=(),
         skip_damaged=args.skip_damaged,
         limits=args.limits,
@@ -124,6 +127,8 @@ def _logs_to_nuscenes(args: argparse.Namespace) -> None:
         jobs = [fleet.merged_job(args.logs, template)]
     else:
         jobs = fleet.jobs_of(args.logs, template, None if args.scene is None else [args.scene])
+    if args.frame_rate is None and args.boxes is None:  # a scene of a nuScenes folder has samples of its own
+        jobs = [replace(job, frame_rate_hz=KEYFRAME_HZ) if job.scene is None else job for job in jobs]
     if args.pseudo_labels is not None:
         statuses = fleet.run_fleet(jobs, replays, workers=args.jobs, engine=args.engine)
         failed = [status for status in statuses if status.status == "failed"]
@@ -144,7 +149,7 @@ def _logs_to_nuscenes(args: argparse.Namespace) -> None:
         print(f"{counts[name]:8d}  {name}")
     for problem in problems:
         print(problem)
-    print(f"{args.out}: {len(jobs)} scenes")
+    print(f"{args.out}: scenes: {len(jobs)}")
 
 
 def _data_set_to_nuscenes(args: argparse.Namespace) -> None:
