@@ -270,7 +270,7 @@ def test_the_devkit_scores_perfect_boxes(devkit, drives, tmp_path):
 def test_velocities_are_those_of_the_motion(devkit):
     """From 0 s to 0.5 s an object moves by its velocity times half a second."""
     run = SceneRun(Settings(2, 1.0, 3, TINY, ("day", "fog")), 0, Path("unused"))
-    by_token = {run._token("instance", i): actor for i, actor in enumerate(run.actors)}
+    by_token = {run.tables.token("instance", i): actor for i, actor in enumerate(run.actors)}
     checked = 0
     for token in devkit.sample[0]["anns"]:
         row = devkit.get("sample_annotation", token)
