@@ -15,7 +15,7 @@ pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_writer import TABLES
+from perception.data.scene_tables import TABLES
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
@@ -276,7 +276,7 @@ def test_the_devkit_scores_perfect_boxes(devkit, drives, tmp_path):
 def test_velocities_are_those_of_the_motion(devkit):
     """From 0 s to 0.5 s an object moves by its velocity times half a second."""
     run = SceneRun(Settings(2, 1.0, 3, TINY, ("day", "fog")), 0, Path("unused"))
-    by_token = {run._token("instance", i): actor for i, actor in enumerate(run.actors)}
+    by_token = {run.tables.token("instance", i): actor for i, actor in enumerate(run.actors)}
     checked = 0
     for token in devkit.sample[0]["anns"]:
         row = devkit.get("sample_annotation", token)

@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",
     "info": "show what a log contains, diagnose it, and write a rig file for it",
-    "convert": "convert a log to MCAP or to a ROS 2 bag",
+    "convert": "convert a log to MCAP or to a ROS 2 bag, and logs or data sets to the nuScenes layout",
     "compare": "compare two replays of the same drive, box by box",
     "simulate": "write simulated drives in the nuScenes layout",
     "score": "score a submission file of any detector",

@@ -104,7 +104,7 @@ def _transform(text: str) -> tuple[str, str]:
     return parent.removeprefix("/"), child.removeprefix("/")
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--device``, to be validated with :func:`perception.device.checked_device`."""
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, a GPU such as cuda:0, or auto (default): a GPU if there is one"
