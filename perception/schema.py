@@ -148,6 +148,8 @@ class AugmentConfig:
     )  # class -> objects that a frame is made up to, from data.objects
     paste_points: int = 5  # LiDAR and radar points that a pasted object has at least
     corruption_rate: float = 0.0  # probability per sensor and frame of one of ``data.corruptions``
+    image_rotate_deg: float = 0.0  # every image by itself, about its centre, in either direction
+    image_flip: bool = False  # mirror images by themselves, besides those that ``flip`` mirrors with the world
 
 
 @dataclass
@@ -177,6 +179,7 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     keep_epochs: int = 0  # of so many last epochs the averaged weights are kept, each in a folder of its own
     seed: int = 0
+    layer_decay: float = 1.0  # of backbone_learning_rate, from each block of an image backbone to the one before it
 
 
 @dataclass
@@ -285,6 +288,7 @@ def _checks(config: Config) -> list[tuple]:
         ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
         ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
         ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),
+        ("train.layer_decay", 0 < train.layer_decay <= 1, "more than 0, up to 1"),
         ("train.clip_norm", train.clip_norm > 0, "more than 0"),
         ("train.weight_decay", train.weight_decay >= 0, "0 or more"),
         (
@@ -292,7 +296,11 @@ def _checks(config: Config) -> list[tuple]:
             min(train.depth_weight, train.image_weight, train.registration_weight) >= 0,
             "0 or more",
         ),
-        ("augment.rotate_deg", 0 <= augment.rotate_deg <= 180, "0 to 180"),
+        (
+            "augment.rotate_deg, augment.image_rotate_deg",
+            0 <= augment.rotate_deg <= 180 and 0 <= augment.image_rotate_deg <= 180,
+            "0 to 180",
+        ),
         ("augment.corruption_rate", 0 <= augment.corruption_rate <= 1, "a probability"),
         ("augment.scale, augment.image_scale", 0 <= augment.scale < 1 and 0 <= augment.image_scale < 1, "0 to below 1"),
     ]

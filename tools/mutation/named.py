@@ -10,6 +10,7 @@ OBJECTS = "perception/train/objects.py"
 OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
 HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
 TARGETS, DEPTH = "perception/train/targets.py", "perception/train/depth_loss.py"
+AUGMENT, FLIPS = "perception/train/augment.py", "perception/eval/flips.py"
 REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
 MISTAKES = (  # name, file, text that stands there once, text in its place, tests
     ("a loss weight is zero", LOSSES, "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2",
@@ -47,6 +48,11 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("absent sensors are attended to", FUSION,
      "bias.masked_fill(~sensor_valid[:, None, :, None, None], -torch.inf)", "bias", "fusion"),
     ("depth bins are off by one", DEPTH, "* bins).long()", "* bins).add(1).long()", "losses"),
+    ("a rotated image is that of a camera rolled the other way", AUGMENT, "roll = image.roll.inverse()",
+     "roll = image.roll", "augment"),
+    ("early layers of a backbone learn faster", OPTIM, "len(blocks) - reached", "reached", "optim"),
+    ("what is found in a mirror image stays there", FLIPS, "Detections(flip.boxes(each.boxes), each.scores)",
+     "Detections(each.boxes, each.scores)", "flips"),
     ("boxes without points are trained on", BATCHES, "boxes=_trained_on(frame.boxes)", "boxes=frame.boxes",
      "schedule"),
 )  # fmt: skip
