@@ -177,6 +177,7 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     keep_epochs: int = 0  # of so many last epochs the averaged weights are kept, each in a folder of its own
     seed: int = 0
+    shuffle_shards: int = 8  # so many shards at a time are read in an order of their frames that mixes them
 
 
 @dataclass
@@ -253,6 +254,7 @@ def _checks(config: Config) -> list[tuple]:
         ("decoder.layers, decoder.queries", min(decoder.layers, decoder.queries) >= 1, "at least 1"),
         ("decoder.memory", decoder.memory >= 0, "0 or more"),
         ("train.clip", train.clip >= 1, "1 or more"),
+        ("train.shuffle_shards", train.shuffle_shards >= 1, "1 or more"),
         ("train.memory_dropout", 0 <= train.memory_dropout <= 1, "a probability"),
         ("decoder.width", 1 <= decoder.width <= _MAX_WIDTH, wide),
         ("decoder.heads", decoder.heads >= 1 and decoder.width % decoder.heads == 0, "a divisor of decoder.width"),
