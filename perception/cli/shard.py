@@ -3,8 +3,8 @@
     perception shard data/nuscenes --config nuscenes --out s3://bucket/nuscenes
     perception train nuscenes data.root=s3://bucket/nuscenes
 
-The config says which classes, sweeps and scenes; its data.split=null shards all scenes, and training selects. Run again,
-the command goes on where it was interrupted.
+The config says which classes, sweeps and scenes; with data.split=null all scenes are written, and training selects. Run
+again after an interruption, the command goes on where it was.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def run(args: argparse.Namespace) -> None:
     out = args.out if is_url(args.out) else str(Path(args.out).expanduser())
     config = load_config(args.config, [*args.overrides, f"data.root={args.root}"])
     data = config.data
-    chosen = {"split": data.split, "scenes": list(data.scenes) or None, "part": data.part, "on_error": data.on_error}
-    frames = open_source(data.root, config, data.version, **chosen)
+    scenes = list(data.scenes) or None
+    chosen = {"split": data.split, "scenes": scenes, "on_error": data.on_error}
+    frames = open_source(data.root, config, data.version, part=data.part, **chosen)
     contents = shard_contents(frames, config, 1e-3 * args.lidar_step_mm)
     with tqdm(total=len(frames), desc="shard", unit="frame", disable=not args.progress) as bar:
         index = write_shards(frames, out, contents, int(1e6 * args.shard_mb), bar.update)

@@ -1,19 +1,20 @@
 """LiDAR points in eight bytes instead of twenty: for a detector the same, for a disk less than half.
 
-Coordinates are counted in steps, x and y in 20 bits each, z in 16, beside a whole intensity in 8. Ages are exact: sweeps
-lie one after the other, so each age stands once beside the number of its points.
+Coordinates are counted in steps, x and y in 20 bits each, z in 16, beside a whole intensity in 8. Ages are exact:
+sweeps lie one after the other, so each age stands once beside the number of its points.
 
 What a detector makes of points jumps where one of them changes its pillar or voxel: points rounded to multiples of half
-a millimetre change scores by five hundredths. So none does. A step is half open, and its points come back as its middle,
-which is within the same cell if the edges of cells are whole numbers of steps from the ego frame's origin. A point so
-near such an edge that float32 arithmetic may put it on either side keeps all its digits; edges are taken for multiples
-of 5 mm.
+a millimetre change scores by five hundredths. So none does. A step is half open, and its points come back as its
+middle, which is within the same cell if the edges of cells are whole numbers of steps from the ego frame's origin. A
+point so near such an edge that float32 arithmetic may put it on either side keeps all its digits; edges are taken for
+multiples of 5 mm.
 
 A cloud that the bits do not hold (too wide, too high, intensities that are not whole) is kept as float32.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 import msgspec
@@ -75,12 +76,11 @@ def unpack(facts: PackedFacts, data: bytes | memoryview) -> np.ndarray:
     Raises:
         ValueError: bytes of another length, or numbers that contradict each other.
     """
-    arrays, at = [], 0
-    for kind, number in facts.layout:
-        begin, at = at, at + np.dtype(kind).itemsize * number
-        arrays.append(np.frombuffer(data[begin:at], kind))
-    if len(data) != at:
-        raise ValueError(f"{at} bytes of LiDAR points were expected, found {len(data)}")
+    ends = list(itertools.accumulate(np.dtype(kind).itemsize * number for kind, number in facts.layout))
+    if len(data) != ends[-1]:
+        raise ValueError(f"{ends[-1]} bytes of LiDAR points were expected, found {len(data)}")
+    pieces = zip(facts.layout, [0, *ends], ends)
+    arrays = [np.frombuffer(data[begin:end], kind) for (kind, _), begin, end in pieces]
     *columns, counts, age_s, near, exact = arrays
     if counts.sum(dtype=np.int64) != facts.points or near.max(initial=0) >= max(facts.points, 1):
         raise ValueError(f"ages and indices of {facts.points} LiDAR points were expected, found others")

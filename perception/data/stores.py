@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from perception.data.nuscenes_files import DataError
-from perception.errors import PerceptionError
 from perception.files import ResultsError, open_regular, write_file
 
 _PAUSES_S = (1.0, 5.0)  # before the second and the third try
@@ -33,7 +32,7 @@ def read(root: str, name: str, begin: int = 0, length: int | None = None) -> byt
     """
     if not is_url(root):
         return _read_file(Path(root) / name, begin, length)
-    get = _get_http if root.startswith(("http://", "https://")) else _get
+    get = _get_http if root.startswith(_HTTP) else _get
     pauses_s = iter(_PAUSES_S)
     while True:
         try:
@@ -62,7 +61,11 @@ def write(root: str, name: str, data: bytes) -> None:
 
 
 def size(root: str, name: str) -> int | None:
-    """How many bytes a file has; None where there is none."""
+    """How many bytes a file has, for one who writes there; None where there is none.
+
+    Raises:
+        ResultsError: it cannot be told.
+    """
     try:
         if not is_url(root):
             return (Path(root) / name).stat().st_size
@@ -71,9 +74,10 @@ def size(root: str, name: str) -> int | None:
     except FileNotFoundError:
         return None
     except _FAILURES as error:
-        raise DataError(f"{root}/{name}: cannot be read: {_in_one_line(error)}") from None
+        raise ResultsError(f"{root}/{name}: cannot be written: {_in_one_line(error)}") from None
 
 
+_HTTP = ("http://", "https://")
 _FAILURES = (OSError, ValueError, ImportError, http.client.HTTPException)
 
 
@@ -109,8 +113,10 @@ def _get(url: str, begin: int, length: int | None) -> bytes:
 
 def _filesystem(url: str) -> tuple[Any, str]:
     """That of a URL, and the path there. Made anew in every process: those of a fork may wait for ever."""
-    import fsspec  # comes with torch
+    import fsspec
 
+    if url.startswith(_HTTP):
+        raise ValueError("over HTTP shards are only read")
     return fsspec.core.url_to_fs(url)
 
 

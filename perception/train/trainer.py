@@ -111,9 +111,7 @@ class Trainer:
         """Steps of so many batches."""
         train, sensors = self.config.train, self.model.inputs.sensors
         frames = len(self.loader.data.frames)
-        self.schedule = Schedule(
-            frames, sensors, train, self.rank, self.processes, self.by_class, batches, self.shards
-        )
+        self.schedule = Schedule(frames, sensors, train, self.rank, self.processes, self.by_class, batches, self.shards)
         self.total_steps = train.epochs * self.schedule.steps_per_epoch
         reference = train.reference_frames or batches * train.batch_size
         self.rate_factor = math.sqrt(batches * train.batch_size / reference)  # for Adam, Malladi et al. 2022
