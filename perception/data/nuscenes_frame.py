@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -189,7 +190,7 @@ class SampleReader:
         if number:
             self._dropped[self._calibration(row).channel, what] += int(number)
 
-    def _read(self, row: int, reader, *args) -> np.ndarray:
+    def _read(self, row: int, reader, *args) -> Any:
         """What ``reader`` makes of the row's file; its errors gain the tokens."""
         try:
             return reader(path_below(self._root, self._filename(row)), *args)

@@ -42,7 +42,8 @@ from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarClou
 from perception.task import Task
 
 INDEX = "shards.json"
-FORMAT = "perception-shards-1"
+Format = Literal["perception-shards-1"]
+FORMAT: Format = "perception-shards-1"
 BLOCK = tarfile.BLOCKSIZE
 _RADAR_FIELDS = len(RadarCloud.fields)
 
@@ -95,7 +96,7 @@ class ShardFrames(msgspec.Struct):
 class Index(msgspec.Struct):
     """complete: whether all frames of the source are in the shards, or it is still being written."""
 
-    format: Literal["perception-shards-1"]
+    format: Format
     contents: Contents
     shards: list[ShardFrames]
     complete: bool
@@ -200,8 +201,10 @@ class Shards:
         index = read_index(self.root)
         self.contents = index.contents
         if not index.complete:
-            found = sum(len(shard.frames) for shard in index.shards)
-            raise DataError(f"{self.root}/{INDEX}: all frames were expected, found {found}; run perception shard again")
+            number = sum(len(shard.frames) for shard in index.shards)
+            raise DataError(
+                f"{self.root}/{INDEX}: all frames were expected, found {number}; run perception shard again"
+            )
         if (classes_of(task), task.attributes) != (self.contents.classes, self.contents.attributes):
             expected, found = ", ".join(task.classes), ", ".join(self.contents.classes)
             raise PerceptionError(
@@ -210,12 +213,12 @@ class Shards:
         places = [place for shard in index.shards for place in shard.frames]
         numbers = np.repeat(np.arange(len(index.shards)), [len(shard.frames) for shard in index.shards])
         of_scene: dict[str, list[int]] = {}
-        for i, place in enumerate(places):
-            of_scene.setdefault(place.scene, []).append(i)
+        for number, place in enumerate(places):
+            of_scene.setdefault(place.scene, []).append(number)
         self.scenes = choose_scenes(self.root, list(of_scene), split, scenes, self.contents.splits)
         chosen = [part_of_scene(np.array(of_scene[name]), part) for name in self.scenes]
         frames = np.concatenate([np.zeros(0, np.int64), *chosen])
-        self._places = [places[i] for i in frames.tolist()]
+        self._places = [places[number] for number in frames.tolist()]
         self.shard = numbers[frames]
         self.skipped: dict[str, str] = {}
 
