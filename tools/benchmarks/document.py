@@ -24,7 +24,15 @@ def performance(path: Path) -> str:
         (
             "shards",
             "Samples from loose files and from shards",
-            ("form", "samples", "files opened a sample", "MB a sample", "samples/s, cold", "samples/s, warm"),
+            (
+                "form",
+                "samples",
+                "files opened a sample",
+                "MB a sample",
+                "samples/s, cold",
+                "samples/s, warm",
+                "CPU ms a sample",
+            ),
         ),
         (
             "shards_lidar",

@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def reading(root: Path, detector: Detector, repeats: int = 5) -> list[dict]:
     """A row for each form: all samples, one thread, in the order in which training reads shards.
 
     The forms take turns. With a cold page cache the files' pages are dropped before every pass over them; what a disk
-    or its host keeps in a cache of its own is not.
+    or its host keeps in a cache of its own is not. CPU time says more than the clock where other work is going on.
     """
     config, size = detector.config, detector.inputs.covering
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch, one_thread():
@@ -46,20 +47,25 @@ def reading(root: Path, detector: Detector, repeats: int = 5) -> list[dict]:
         order = _order(sources["shards"], detector)
         os.sync()  # pages that are still to be written are not dropped
         seconds: dict[tuple[str, str], list[float]] = {}
+        cpu_s: dict[str, list[float]] = {}
         for repeat in range(1 + repeats):
             for form, folder in folders.items():
                 for cache in ("cold", "warm"):
                     if cache == "cold":
                         _drop_pages(folder)
+                    begin_s = time.process_time()
                     taken = timed(lambda form=form: [sources[form][index] for index in order])
                     if repeat:  # the first one compiles
                         seconds.setdefault((form, cache), []).append(taken)
+                        cpu_s.setdefault(form, []).append(time.process_time() - begin_s)
         rows = []
         for form, source in sources.items():
             opened, read = _opened_and_read(source, order, folders[form])
             rate = {cache: len(order) / statistics.median(seconds[form, cache]) for cache in ("cold", "warm")}
             counts = {"opens": opened / len(order), "megabytes": read / len(order) / 1e6}
-            rows.append({"form": form, "samples": len(order), **counts, **{f"{c}_per_s": r for c, r in rate.items()}})
+            cpu_ms = 1000 * statistics.median(cpu_s[form]) / len(order)
+            rates = {f"{cache}_per_s": number for cache, number in rate.items()}
+            rows.append({"form": form, "samples": len(order), **counts, **rates, "cpu_ms": cpu_ms})
         return rows
 
 
