@@ -120,7 +120,7 @@ class DecoderConfig:
 
 @dataclass
 class DataConfig:
-    root: str = "data/sim"
+    root: str = "data/sim"  # or where shards are, also a URL
     version: str | None = None  # None: the only version under root
     split: str | None = None  # None and no scenes: every scene under root
     scenes: list[str] = field(default_factory=list)

@@ -30,13 +30,14 @@ from perception.data.shard_writer import write_shards
 from perception.data.shards import INDEX, Contents, Shards, classes_of
 from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
+from perception.eval.evaluate import evaluate
 from perception.files import ResultsError
 from perception.geometry import SE3
-from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, RadarCloud
+from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
 from perception.task import NUSCENES
 from perception.train.batches import Schedule, TrainingData
 from perception.train.loader import Loader
-from perception.train.source import frames_by_class
+from perception.train.source import frames_by_class, training_frames, validation_frames
 
 CONTENTS = Contents(
     "v1.0-own", True, classes_of(NUSCENES), list(NUSCENES.attributes), 10, 6, True, 5e-4, {"half": ["b"]}
@@ -212,6 +213,30 @@ def test_astyx_too(tmp_path):
     assert source.tokens == ["000278", "000378"]
     for found, token in zip(source.frames(), source.tokens):
         require_same(found, loose[loose.tokens.index(token)], step_m=0)
+
+
+class Oracle:
+    """Sees all objects, a little off."""
+
+    task, sensors = NUSCENES, ("lidar",)
+
+    def detect(self, frame: Frame) -> Detections:
+        boxes = dataclasses.replace(frame.boxes, center=frame.boxes.center + 0.3)
+        return Detections(boxes, np.full(len(boxes), 0.5))
+
+
+def test_training_and_evaluation_take_them_by_their_root(tmp_path):
+    tiny_world().write(tmp_path / "drive")
+    later = ["validation.every_epochs=1", "validation.part=[0.5,1]"]
+    config = load_config(None, [f"data.root={tmp_path / 'drive'}", *later])
+    loose = training_frames(config, None)
+    write_shards(loose, str(tmp_path / "out"), shard_contents(loose, config, 0.0), 20_000)
+    config.data.root = f"file://{tmp_path / 'out'}"
+    config.data.part = [0.0, 0.5]
+    train, validation = training_frames(config, (7, 14)), validation_frames(config, (7, 14))
+    assert isinstance(train, Shards) and train.tokens + validation.tokens == loose.tokens
+    assert train[0].cameras["CAM_FRONT"].image.shape == (8, 16, 3)
+    assert evaluate(Oracle(), opened(tmp_path / "out")) == evaluate(Oracle(), loose)
 
 
 # Where they are.
