@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +35,9 @@ _SAME = 1e-3  # in scores
 def reading(root: Path, detector: Detector, repeats: int = 5) -> list[dict]:
     """A row for each form: all samples, one thread, in the order in which training reads shards.
 
-    The forms take turns. With a cold page cache the files' pages are dropped before every pass over them; what a disk
-    or its host keeps in a cache of its own is not. CPU time says more than the clock where other work is going on.
+    The forms take turns, sample by sample; times are medians of a sample. With a cold page cache the files' pages are
+    dropped before every pass over them; what a disk or its host keeps in a cache of its own is not. CPU time says more
+    than the clock where other work is going on.
     """
     config, size = detector.config, detector.inputs.covering
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch, one_thread():
@@ -46,25 +49,25 @@ def reading(root: Path, detector: Detector, repeats: int = 5) -> list[dict]:
         sources = {form: open_source(folder, config, image_size=size) for form, folder in folders.items()}
         order = _order(sources["shards"], detector)
         os.sync()  # pages that are still to be written are not dropped
-        seconds: dict[tuple[str, str], list[float]] = {}
-        cpu_s: dict[str, list[float]] = {}
+        seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        cpu_s: dict[str, list[float]] = defaultdict(list)
         for repeat in range(1 + repeats):
-            for form, folder in folders.items():
-                for cache in ("cold", "warm"):
-                    if cache == "cold":
+            for cache in ("cold", "warm"):
+                if cache == "cold":
+                    for folder in folders.values():
                         _drop_pages(folder)
+                for index, (form, source) in itertools.product(order, sources.items()):
                     begin_s = time.process_time()
-                    taken = timed(lambda form=form: [sources[form][index] for index in order])
+                    taken = timed(lambda source=source, index=index: source[index])
                     if repeat:  # the first one compiles
-                        seconds.setdefault((form, cache), []).append(taken)
-                        cpu_s.setdefault(form, []).append(time.process_time() - begin_s)
+                        seconds[form, cache].append(taken)
+                        cpu_s[form].append(time.process_time() - begin_s)
         rows = []
         for form, source in sources.items():
             opened, read = _opened_and_read(source, order, folders[form])
-            rate = {cache: len(order) / statistics.median(seconds[form, cache]) for cache in ("cold", "warm")}
+            rates = {f"{cache}_per_s": 1 / statistics.median(seconds[form, cache]) for cache in ("cold", "warm")}
             counts = {"opens": opened / len(order), "megabytes": read / len(order) / 1e6}
-            cpu_ms = 1000 * statistics.median(cpu_s[form]) / len(order)
-            rates = {f"{cache}_per_s": number for cache, number in rate.items()}
+            cpu_ms = 1000 * statistics.median(cpu_s[form])
             rows.append({"form": form, "samples": len(order), **counts, **rates, "cpu_ms": cpu_ms})
         return rows
 
