@@ -120,7 +120,7 @@ class DecoderConfig:
 
 @dataclass
 class DataConfig:
-    root: str = "data/sim"
+    root: str = "data/sim"  # or where shards are, also a URL
     version: str | None = None  # None: the only version under root
     split: str | None = None  # None and no scenes: every scene under root
     scenes: list[str] = field(default_factory=list)
@@ -180,6 +180,7 @@ class TrainConfig:
     keep_epochs: int = 0  # of so many last epochs the averaged weights are kept, each in a folder of its own
     seed: int = 0
     layer_decay: float = 1.0  # of backbone_learning_rate, from each block of an image backbone to the one before it
+    shuffle_shards: int = 8  # so many shards at a time are read in an order of their frames that mixes them
 
 
 @dataclass
@@ -256,6 +257,7 @@ def _checks(config: Config) -> list[tuple]:
         ("decoder.layers, decoder.queries", min(decoder.layers, decoder.queries) >= 1, "at least 1"),
         ("decoder.memory", decoder.memory >= 0, "0 or more"),
         ("train.clip", train.clip >= 1, "1 or more"),
+        ("train.shuffle_shards", train.shuffle_shards >= 1, "1 or more"),
         ("train.memory_dropout", 0 <= train.memory_dropout <= 1, "a probability"),
         ("decoder.width", 1 <= decoder.width <= _MAX_WIDTH, wide),
         ("decoder.heads", decoder.heads >= 1 and decoder.width % decoder.heads == 0, "a divisor of decoder.width"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a detector from a config",
     "pretrain": "pretrain the encoders of a config on frames without boxes",
     "objects": "cut the objects out of annotated drives, for training to paste",
+    "shard": "write the frames of drives in a few large files, for training at scale",
     "runs": "compare training runs: configs, curves and scores",
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",

@@ -6,6 +6,8 @@ The resolved config of the checkpoint is saved next to the metrics, as out/sim.c
 
     torchrun --nproc-per-node=8 -m perception evaluate --checkpoint runs/nuscenes --root data/nuscenes --split val
 
+--root may also name a folder or a URL with shards, as perception shard writes them; bicycle racks are not in them.
+
 Two checkpoints are told apart by --against: differences with intervals of a paired bootstrap. --flips trades time for
 accuracy: left and right, front and back are exchanged as in training, and the detections joined.
 """

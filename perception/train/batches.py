@@ -62,6 +62,8 @@ class Schedule(Sampler[Draw]):
 
     Args:
         batches: of a step, over all processes; by default one of each.
+        shards: int [samples], the shard that every frame is in. Given, an epoch takes the shards in an order of its
+            own, ``train.shuffle_shards`` at a time, and only the frames of those are mixed: what is read lies together.
         by_class: indices of the frames that have each class. Given, an epoch has as many frames as ever, but an equal
             share of them from every class that there is (class-balanced sampling, CBGS, Zhu et al. 2019).
     """
@@ -75,11 +77,13 @@ class Schedule(Sampler[Draw]):
         processes: int = 1,
         by_class: Sequence[np.ndarray] | None = None,
         batches: int | None = None,
+        shards: np.ndarray | None = None,
     ):
         self.samples, self.config, self.rank, self.processes = samples, config, rank, processes
         self.by_class = None if by_class is None else [frames for frames in by_class if len(frames)]
         if self.by_class == []:
             raise SampleError("train.balanced: boxes with LiDAR or radar points were expected, found none")
+        self.shards = None if shards is None else np.unique(shards, return_inverse=True)[1]  # without gaps
         self.sensors = tuple(sensors)
         self.batches = processes if batches is None else batches
         if self.batches % processes:
@@ -110,14 +114,21 @@ class Schedule(Sampler[Draw]):
         """The frames of the epoch, and how often each came before."""
         rng = keyed_rng(self.config.seed, self.epoch, "order")
         if self.by_class is None:
-            return rng.permutation(self.samples).tolist(), []
+            return self._shuffled(rng, np.arange(self.samples)), []
         ends = np.linspace(0, self.samples, len(self.by_class) + 1).astype(int)
         shares = [_repeated(rng, frames, size) for frames, size in zip(self.by_class, np.diff(ends))]
-        order, seen, repeats = rng.permutation(np.concatenate(shares)).tolist(), Counter[int](), []
+        order, seen, repeats = self._shuffled(rng, np.concatenate(shares)), Counter[int](), []
         for index in order:
             repeats.append(seen[index])
             seen[index] += 1
         return order, repeats
+
+    def _shuffled(self, rng: np.random.Generator, frames: np.ndarray) -> list[int]:
+        order = rng.permutation(frames)
+        if self.shards is not None:
+            turn = rng.permutation(1 + self.shards.max()) // self.config.shuffle_shards  # of every shard
+            order = order[np.argsort(turn[self.shards[order]], kind="stable")]
+        return order.tolist()
 
     def _sensors(self, first: int) -> tuple[str, ...]:
         rng = keyed_rng(self.config.seed, self.epoch, first, "sensors")

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
+from perception.data.shards import Shards
 from perception.data.sources import FrameSource
 from perception.device import has_bfloat16, peak_memory_mb
 from perception.files import ResultsError
@@ -89,6 +90,7 @@ class Trainer:
         self.amp = config.train.amp and has_bfloat16(device)
 
         self.by_class = frames_by_class(frames, len(config.task.classes)) if config.train.balanced else None
+        self.shards = frames.shard if isinstance(frames, Shards) else None
         data = TrainingData(frames, config, model.inputs, getattr(loss, "targets", {}))
         self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
         self._plan(config.train.batches_per_step or self.processes)
@@ -107,7 +109,7 @@ class Trainer:
         """Steps of so many batches."""
         train, sensors = self.config.train, self.model.inputs.sensors
         frames = len(self.loader.data.frames)
-        self.schedule = Schedule(frames, sensors, train, self.rank, self.processes, self.by_class, batches)
+        self.schedule = Schedule(frames, sensors, train, self.rank, self.processes, self.by_class, batches, self.shards)
         self.total_steps = train.epochs * self.schedule.steps_per_epoch
         reference = train.reference_frames or batches * train.batch_size
         self.rate_factor = math.sqrt(batches * train.batch_size / reference)  # for Adam, Malladi et al. 2022
