@@ -12,6 +12,7 @@ import torch
 
 from perception.batch import Batch
 from perception.errors import PerceptionError
+from perception.signals import STOP_SIGNALS
 from perception.train import loader
 from perception.train.batches import Draw
 from perception.train.loader import Loader, LoaderError
@@ -125,7 +126,7 @@ def test_signals_to_the_whole_group_are_left_to_the_trainer():
     found = batches.batches(DRAWS)
     next(found)
     for child in multiprocessing.active_children():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             os.kill(child.pid, number)
     assert len(list(found)) == 9
     batches.close()
@@ -135,7 +136,7 @@ def test_so_are_those_that_arrive_while_a_worker_starts(monkeypatch):
     ignore = loader.ignore_signals
 
     def late():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             os.kill(os.getpid(), number)
         ignore()
 
