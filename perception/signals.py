@@ -114,6 +114,11 @@ class Interrupts:
         if kind is None and self._received is not None:
             raise self._received
 
+    @property
+    def received(self) -> bool:
+        """Whether a signal waits."""
+        return self._received is not None
+
     def between(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items. A signal interrupts the wait for the next one, never what is done with one."""
         iterator = iter(items)

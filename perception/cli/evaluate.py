@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, help="folder for the submission files")
     parser.add_argument("--official", action="store_true", help="compute the metrics with nuscenes-devkit")
     parser.add_argument("--skip-damaged", action="store_true", help="skip and count frames that cannot be read")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read frames ahead; default: 1")
     add_device_option(parser)
 
 
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     from perception.files import check_writable
     from perception.processes import process_group
 
+    if args.workers < 0:
+        raise PerceptionError(f"--workers: 0 or more was expected, found {args.workers}")
     if args.against is not None and (args.sensors or args.all_subsets or args.results or args.official):
         raise PerceptionError("--against: is for all sensors, without --results and --official")
     if args.json is not None:
@@ -57,7 +60,9 @@ def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str)
     from perception.eval.significance import DRAWS, compare_detectors, table
     from perception.files import write_json
 
-    differences, drawn = compare_detectors(detector, perception.load(args.against, device=device), dataset)
+    differences, drawn = compare_detectors(
+        detector, perception.load(args.against, device=device), dataset, workers=args.workers
+    )
     print(table(differences, args.checkpoint, args.against))
     print(f"{drawn}, drawn {DRAWS} times; all sensors")
     if args.json is not None:
@@ -89,7 +94,7 @@ def _evaluate(args: argparse.Namespace, device: str) -> None:
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]
-    report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
+    report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official, args.workers)
     if not first:
         return
     print(table(report), breakdown_table(report), sep="\n\n")

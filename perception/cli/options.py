@@ -21,8 +21,8 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
 
     A PerceptionError, and a fault of the machine such as a full disk or a lack of memory, prints one line
     ``error: ...`` to stderr and gives exit code 2; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 print one line and give
-    128 plus the number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug and keeps its
-    traceback.
+    128 plus the number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug
+    and keeps its traceback.
 
     Args:
         main: must not import torch before it is called.

@@ -56,7 +56,7 @@ class Validator:
             raise PerceptionError("validation: frames to score on were expected, found none")
         detector = copy.deepcopy(model).eval()
         detector.load_state_dict(state)
-        metrics = evaluate(detector, self.frames)
+        metrics = evaluate(detector, self.frames, workers=self.config.data.workers)
         numbers = {name: metrics[name] for name in ("mAP", "NDS", *(f"m{error}" for error in ERRORS))}
         known = {name: value for name, value in numbers.items() if value is not None}
         self.scores = {"epoch": epoch, **known}
