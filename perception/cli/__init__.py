@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a detector from a config",
     "objects": "cut the objects out of annotated drives, for training to paste",
     "runs": "compare training runs: configs, curves and scores",
+    "push": "upload a checkpoint to a Hugging Face hub",
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",
     "info": "show what a log contains, diagnose it, and write a rig file for it",

@@ -22,7 +22,7 @@ from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder, shipped name, or hf://owner/name[@revision]")
     add_selection_options(parser)
     parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
