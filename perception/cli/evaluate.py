@@ -25,7 +25,7 @@ from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder, shipped name, or hf://owner/name[@revision]")
     add_selection_options(parser)
     parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, help="folder for the submission files")
     parser.add_argument("--official", action="store_true", help="compute the metrics with nuscenes-devkit")
     parser.add_argument("--skip-damaged", action="store_true", help="skip and count frames that cannot be read")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read frames ahead; default: 1")
     add_device_option(parser)
 
 
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     from perception.files import check_writable
     from perception.processes import process_group
 
+    if args.workers < 0:
+        raise PerceptionError(f"--workers: 0 or more was expected, found {args.workers}")
     if args.against is not None and (args.sensors or args.all_subsets or args.results or args.official):
         raise PerceptionError("--against: is for all sensors, without --results and --official")
     if args.json is not None:
@@ -64,7 +67,7 @@ def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str)
     second = perception.load(args.against, device=device)
     if args.flips:
         detector, second = _flipping(args.checkpoint, detector), _flipping(args.against, second)
-    differences, drawn = compare_detectors(detector, second, dataset)
+    differences, drawn = compare_detectors(detector, second, dataset, workers=args.workers)
     print(table(differences, args.checkpoint, args.against))
     print(f"{drawn}, drawn {DRAWS} times; all sensors")
     if args.json is not None:
@@ -107,7 +110,7 @@ def _evaluate(args: argparse.Namespace, device: str) -> None:
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]
     report |= {"flips": args.flips}
     evaluated = _flipping(args.checkpoint, detector) if args.flips else detector
-    report |= evaluate_subsets(evaluated, dataset, subsets, args.results, args.official)
+    report |= evaluate_subsets(evaluated, dataset, subsets, args.results, args.official, args.workers)
     if not first:
         return
     print(table(report), breakdown_table(report), sep="\n\n")

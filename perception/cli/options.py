@@ -20,9 +20,9 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
     """Run ``main`` and exit with its return value (None is 0).
 
     A PerceptionError, and a fault of the machine such as a full disk or a lack of memory, prints one line
-    ``error: ...`` to stderr and gives exit code 2; Ctrl-C, SIGTERM and SIGHUP print one line and give 128 plus the
-    number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug and keeps its
-    traceback.
+    ``error: ...`` to stderr and gives exit code 2; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 print one line and give
+    128 plus the number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug
+    and keeps its traceback.
 
     Args:
         main: must not import torch before it is called.

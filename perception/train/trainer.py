@@ -27,6 +27,7 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
+from perception.data.loader import Loader
 from perception.data.shards import Shards
 from perception.data.sources import FrameSource
 from perception.device import has_bfloat16, peak_memory_mb
@@ -40,7 +41,6 @@ from perception.train.checkpoint import flat, read_checkpoint, restore_flat, wri
 from perception.train.initialise import TrainingError, freeze
 from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError, count_labels
-from perception.train.loader import Loader
 from perception.train.manifest import MANIFEST, as_file, origin
 from perception.train.optim import Ema, one_cycle, parameter_groups
 from perception.train.pretrain import Pretrainer
@@ -169,7 +169,7 @@ class Trainer:
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         self.schedule.epoch, self.schedule.start = epoch, start
         waited_s = time.monotonic()
-        for batches in _groups(self.loader.batches(self.schedule, stopped=lambda: bool(stop)), self.schedule.share):
+        for batches in _groups(self.loader.items(self.schedule, stopped=lambda: bool(stop)), self.schedule.share):
             data_s = time.monotonic() - waited_s
             stopped, empty = any_process([bool(stop), any(batch is None for batch in batches)], self.device)
             if stopped:
