@@ -88,12 +88,14 @@ class CameraImage:
     intrinsics: [3, 3] float64, pixels; invertible.
     ego_SE3_camera: maps the camera frame *at the time of exposure* to the ego frame at the Frame's reference time, so
         that ego motion is included when boxes of the Frame are projected; no further away than a point can be.
+    mirrored: whether the image's left and right are exchanged, as augmentation does; its intrinsics have fx < 0.
     """
 
     image: np.ndarray
     intrinsics: np.ndarray
     ego_SE3_camera: SE3
     timestamp_ns: int
+    mirrored: bool = False
 
     def __post_init__(self):
         _require("camera.ego_SE3_camera", self.ego_SE3_camera, SE3)
@@ -113,9 +115,11 @@ class CameraImage:
         self._check_intrinsics()
 
     def _check_intrinsics(self) -> None:
-        (fx, skew, cx), (shear, fy, cy), last = self.intrinsics.tolist()
+        side = np.diag([-1.0 if self.mirrored else 1.0, 1.0, 1.0])
+        (fx, skew, cx), (shear, fy, cy), last = (self.intrinsics @ side).tolist()
         if fx <= 0 or fy <= 0 or last != [0.0, 0.0, 1.0]:
-            raise SampleError(f"intrinsics: fx, fy > 0 and a last row 0, 0, 1 were expected, found {fx}, {fy}, {last}")
+            wanted, fx = ("fy > 0, fx < 0 in a mirrored image", -fx) if self.mirrored else ("fx, fy > 0", fx)
+            raise SampleError(f"intrinsics: {wanted} and a last row 0, 0, 1 were expected, found {fx}, {fy}, {last}")
         least, most = _FOCAL_PX
         if min(fx, fy) < least or max(fx, fy, abs(cx), abs(cy)) > most:
             found = f"{fx:g}, {fy:g}, {cx:g}, {cy:g}"
@@ -247,6 +251,12 @@ class Boxes3D:
     @classmethod
     def empty(cls) -> Boxes3D:
         return cls(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros((0, 2)), np.zeros(0))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Boxes3D]) -> Boxes3D:
+        """The boxes of all parts, one after the other."""
+        parts, columns = [cls.empty(), *parts], [f.name for f in dataclasses.fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns})
 
     def __len__(self) -> int:
         return len(self.center)

@@ -120,7 +120,7 @@ class DecoderConfig:
 
 @dataclass
 class DataConfig:
-    root: str = "data/sim"
+    root: str = "data/sim"  # or where shards are, also a URL
     version: str | None = None  # None: the only version under root
     split: str | None = None  # None and no scenes: every scene under root
     scenes: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ class DataConfig:
     radar_filter: bool = True  # without returns that the radar itself holds for invalid or ambiguous
     on_error: Literal["raise", "skip"] = "raise"  # on a damaged file: stop, or skip its frame
     workers: int = 1
-    cache: bool = False  # keep frames in memory, with images reduced to training size
+    cache: bool = False  # keep frames, with images reduced to training size, in a temporary folder
     objects: str | None = None  # file of objects to paste, as ``perception objects`` writes it
 
 
@@ -148,6 +148,8 @@ class AugmentConfig:
     )  # class -> objects that a frame is made up to, from data.objects
     paste_points: int = 5  # LiDAR and radar points that a pasted object has at least
     corruption_rate: float = 0.0  # probability per sensor and frame of one of ``data.corruptions``
+    image_rotate_deg: float = 0.0  # every image by itself, about its centre, in either direction
+    image_flip: bool = False  # mirror images by themselves, besides those that ``flip`` mirrors with the world
 
 
 @dataclass
@@ -165,7 +167,7 @@ class TrainConfig:
     ema_decay: float = 0.998
     amp: bool = True  # bfloat16, if the hardware supports it
     checkpointing: bool = False  # image backbones compute features twice rather than keep them: slower, less memory
-    init: str | None = None  # checkpoint to initialise weights of the same name and shape from
+    init: str | None = None  # checkpoint (folder, shipped name, hf://owner/name) whose fitting weights are taken over
     freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
     sensor_dropout: float = 0.5  # probability that a batch uses fewer sensors than available
     dropout_to: Literal["subset", "single"] = "subset"  # a random proper subset, or a single sensor
@@ -177,6 +179,8 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     keep_epochs: int = 0  # of so many last epochs the averaged weights are kept, each in a folder of its own
     seed: int = 0
+    layer_decay: float = 1.0  # of backbone_learning_rate, from each block of an image backbone to the one before it
+    shuffle_shards: int = 8  # so many shards at a time are read in an order of their frames that mixes them
 
 
 @dataclass
@@ -253,6 +257,7 @@ def _checks(config: Config) -> list[tuple]:
         ("decoder.layers, decoder.queries", min(decoder.layers, decoder.queries) >= 1, "at least 1"),
         ("decoder.memory", decoder.memory >= 0, "0 or more"),
         ("train.clip", train.clip >= 1, "1 or more"),
+        ("train.shuffle_shards", train.shuffle_shards >= 1, "1 or more"),
         ("train.memory_dropout", 0 <= train.memory_dropout <= 1, "a probability"),
         ("decoder.width", 1 <= decoder.width <= _MAX_WIDTH, wide),
         ("decoder.heads", decoder.heads >= 1 and decoder.width % decoder.heads == 0, "a divisor of decoder.width"),
@@ -285,6 +290,7 @@ def _checks(config: Config) -> list[tuple]:
         ("train.sensor_dropout", 0 <= train.sensor_dropout <= 1, "a probability"),
         ("train.ema_decay", 0 <= train.ema_decay < 1, "0 or more, below 1"),
         ("train.learning_rate", train.learning_rate > 0 and train.backbone_learning_rate >= 0, "more than 0"),
+        ("train.layer_decay", 0 < train.layer_decay <= 1, "more than 0, up to 1"),
         ("train.clip_norm", train.clip_norm > 0, "more than 0"),
         ("train.weight_decay", train.weight_decay >= 0, "0 or more"),
         (
@@ -292,7 +298,11 @@ def _checks(config: Config) -> list[tuple]:
             min(train.depth_weight, train.image_weight, train.registration_weight) >= 0,
             "0 or more",
         ),
-        ("augment.rotate_deg", 0 <= augment.rotate_deg <= 180, "0 to 180"),
+        (
+            "augment.rotate_deg, augment.image_rotate_deg",
+            0 <= augment.rotate_deg <= 180 and 0 <= augment.image_rotate_deg <= 180,
+            "0 to 180",
+        ),
         ("augment.corruption_rate", 0 <= augment.corruption_rate <= 1, "a probability"),
         ("augment.scale, augment.image_scale", 0 <= augment.scale < 1 and 0 <= augment.image_scale < 1, "0 to below 1"),
     ]

@@ -1,4 +1,5 @@
-"""Signals that ask a process to end: Ctrl-C, SIGTERM, and SIGHUP when its terminal goes away.
+"""Signals that ask a process to end: Ctrl-C, SIGTERM, SIGHUP when its terminal goes away, and SIGUSR1, with which
+schedulers of clusters give notice.
 
 Commands end with exit code 128 plus the number of the signal, as programs do by convention. SIGHUP stays ignored where
 it is, as under ``nohup``.
@@ -14,7 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 Item = TypeVar("Item")
 
@@ -111,6 +113,11 @@ class Interrupts:
         self._handlers.__exit__(None, None, None)
         if kind is None and self._received is not None:
             raise self._received
+
+    @property
+    def received(self) -> bool:
+        """Whether a signal waits."""
+        return self._received is not None
 
     def between(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items. A signal interrupts the wait for the next one, never what is done with one."""

@@ -81,13 +81,13 @@ def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     world=worlds,
     yaw=angles,
     tilt=st.tuples(*[st.floats(-0.2, 0.2)] * 3),
-    zoom=st.floats(0.7, 1.4),
+    image=st.builds(ImageTransform, mirror=st.booleans(), zoom=st.floats(0.5, 1.5), rotation=st.just(0.0) | angles),
     seed=st.integers(0, 99),
 )
-def test_points_project_to_the_same_image_content(world, yaw, tilt, zoom, seed):
+def test_points_project_to_the_same_image_content(world, yaw, tilt, image, seed):
     rng = np.random.default_rng(seed)
     camera = make_camera(yaw, tilt, skew=0.4)
-    image = ImageTransform(world.mirror, zoom, tuple(rng.uniform(-0.3, 0.3, 2)))
+    image = dataclasses.replace(image, shift=tuple(rng.uniform(-0.3, 0.3, 2)))
     changed = transform_camera(camera, world, image, SIZE)
     _, affine = image.apply(camera.image, SIZE)
     points = camera.ego_SE3_camera.transform(rng.uniform([-20, -5, 0.5], [20, 5, 60], (30, 3)))
@@ -97,6 +97,84 @@ def test_points_project_to_the_same_image_content(world, yaw, tilt, zoom, seed):
     np.testing.assert_allclose(after, apply(affine, before), atol=1e-6 * np.abs(after).max())
     np.testing.assert_allclose(depth_after, depth * world.scale)
     assert np.linalg.det(changed.ego_SE3_camera.rotation) == pytest.approx(1)
+    assert changed.mirrored == (image.mirror != world.mirror)
+
+
+def encoded(height: int, width: int) -> CameraImage:
+    """A camera whose pixels say where they are: red is the column, green the row, blue marks all of the image."""
+    camera = make_camera(height=height, width=width)
+    camera.image[..., 0], camera.image[..., 1] = np.arange(width), np.arange(height)[:, None]
+    camera.image[..., 2] = 255
+    return camera
+
+
+@pytest.mark.parametrize("zoom", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("degrees", [0.0, 5.4, -30.0, 115.0])
+@pytest.mark.parametrize(("world_mirror", "image_mirror"), [(False, False), (False, True), (True, True), (True, False)])
+def test_every_pixel_shows_what_its_ray_met_before(zoom, degrees, world_mirror, image_mirror):
+    """What a pixel shows is where, in the image as it was, the point ten metres along its ray was seen."""
+    camera = encoded(180, 250)
+    world = WorldTransform(world_mirror, 1.05, SE3.from_yaw(0.4, [0.5, -0.3, 0.2]))
+    image = ImageTransform(image_mirror, zoom, (0.1, -0.2), rotation=np.deg2rad(degrees))
+    changed = transform_camera(camera, world, image, SIZE)
+    v, u = np.indices(SIZE).reshape(2, -1)
+    rays = np.stack([u, v, np.ones_like(u)], axis=1) @ np.linalg.inv(changed.intrinsics).T
+    points = changed.ego_SE3_camera.transform(10 * rays)
+    points = (world.rigid.inverse().transform(points) / world.scale) * [1, -1 if world.mirror else 1, 1]
+    before = pixels(camera, points)[0]
+    inside = ((before >= 4) & (before <= [245, 175])).all(axis=1)  # where all that is blended is image
+    shown = changed.image[v, u].astype(float)[inside]
+    assert (shown[:, 2] == 255).all() and inside.sum() > 1500
+    error = shown[:, :2] - before[inside]
+    np.testing.assert_allclose(error, 0, atol=1.25)  # colours are rounded twice
+    np.testing.assert_allclose(error.mean(axis=0), 0, atol=0.15)  # half a pixel of the output is 0.3 to 1
+
+
+def test_an_image_is_turned_clockwise_and_its_camera_the_other_way():
+    """The top of a square image comes to the right; the camera's right, which was the ego's, is up."""
+    camera = encoded(64, 64)
+    turned = transform_camera(camera, WorldTransform(), ImageTransform(rotation=np.pi / 2), (64, 64))
+    np.testing.assert_array_equal(turned.image, np.rot90(camera.image, -1))
+    np.testing.assert_allclose(turned.ego_SE3_camera.rotation @ [1, 0, 0], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(turned.intrinsics, [[105, 0, 63 - 47.9], [0, 110, 77.3], [0, 0, 1]], atol=1e-12)
+
+
+def test_an_image_mirrored_by_itself():
+    """The world stays, camera included; left and right change in the image alone, or in the world alone."""
+    camera = encoded(90, 160)
+    mirrored = transform_camera(camera, WorldTransform(), ImageTransform(mirror=True), (90, 160))
+    np.testing.assert_array_equal(mirrored.image, camera.image[:, ::-1])
+    np.testing.assert_array_equal(mirrored.ego_SE3_camera.matrix, camera.ego_SE3_camera.matrix)
+    np.testing.assert_allclose(mirrored.intrinsics, [[-110, 0, 159 - 77.3], [0, 105, 47.9], [0, 0, 1]])
+    world = transform_camera(camera, WorldTransform(mirror=True), ImageTransform(), (90, 160))
+    np.testing.assert_array_equal(world.image, camera.image)
+    np.testing.assert_allclose(world.intrinsics, [[-110, 0, 77.3], [0, 105, 47.9], [0, 0, 1]])
+    twice = transform_camera(mirrored, WorldTransform(), ImageTransform(mirror=True), (90, 160))
+    np.testing.assert_array_equal(twice.image, camera.image)
+    assert mirrored.mirrored and world.mirrored and not twice.mirrored
+
+
+def test_images_are_turned_and_mirrored_each_by_itself():
+    config = dataclasses.replace(OFF, image_rotate_deg=5.4, image_flip=True)
+    frame, rng = make_frame(), np.random.default_rng(0)
+    for world in (WorldTransform(), WorldTransform(mirror=True)):
+        frames = [augment(frame, world, config, {"camera": SIZE}, rng) for _ in range(40)]
+        cameras = [camera for each in frames for camera in each.cameras.values()]
+        assert 90 < sum(camera.mirrored for camera in cameras) < 150
+        # Upwards in camera axes, (0, -1, 0) of a level camera: the camera is rolled by as much as its image is turned.
+        up = np.array([camera.ego_SE3_camera.rotation[2] for camera in cameras])
+        degrees = np.rad2deg(np.arctan2(up[:, 0], -up[:, 1]))
+        assert (np.histogram(degrees, bins=4, range=(-5.4, 5.4))[0] > 30).all() and np.abs(degrees).max() < 5.4
+        np.testing.assert_allclose(up[:, 2], 0, atol=1e-9)
+        assert len({round(d, 9) for d in degrees}) == 240
+
+
+def test_what_is_off_draws_nothing():
+    """The generator goes on as it did before there was rotating and mirroring of images."""
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    augment(make_frame(), WorldTransform(), OFF, {"camera": SIZE}, rng)
+    other.random(6 * 5)  # zoom, two shifts, brightness and contrast of each camera
+    assert rng.random() == other.random()
 
 
 @settings(max_examples=40, deadline=None)
@@ -256,7 +334,7 @@ def test_a_bright_dot_is_found_where_its_point_projects(mirror, zoom):
 
 def test_nothing_random_is_what_the_detector_does_to_an_image():
     rng = np.random.default_rng(0)
-    for height, width in ((90, 160), (100, 130), (30, 200), SIZE):
+    for height, width in ((90, 160), (100, 130), (30, 200), (1, 900), SIZE):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         camera = dataclasses.replace(make_camera(), image=image)
         frame = Frame("f", 0, cameras={"CAM": camera}, boxes=make_frame().boxes)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 from test_model import make_frame, small_config
+from tiny_drive import tiny_world
 
-from benchmarks import cost, document, loading, model, suite
+from benchmarks import cost, document, loading, model, shards, suite
 from benchmarks.timing import compare, peak_mb, row, timed
 from perception.batch import InputSpec, collate
 from perception.config import Config, FusionConfig
@@ -33,6 +34,18 @@ def test_a_candidate_that_times_itself():
 
 def test_peak_memory_is_what_a_call_adds():
     assert 90 < peak_mb(lambda: bytearray(100_000_000)) < 130
+
+
+def test_samples_of_shards_are_read_from_one_file(tmp_path):
+    """Loose ones of the world are an image, and a sweep each of a LiDAR and a radar."""
+    root = tiny_world().write(tmp_path / "drive")
+    detector = build(small_config())
+    detector.config.data.lidar_sweeps = detector.config.data.radar_sweeps = 1
+    loose, whole, packed = shards.reading(root, detector, repeats=1)
+    assert loose["opens"] == 3 and whole["opens"] == packed["opens"] == 1
+    assert 0 < packed["megabytes"] <= whole["megabytes"] and packed["samples"] == 6
+    assert all(row["cold_per_s"] > 0 and row["warm_per_s"] > 0 and row["cpu_ms"] > 0 for row in (loose, packed))
+    assert [path.name for path in tmp_path.iterdir()] == ["drive"]
 
 
 def test_rows_replace_those_of_the_same_name_and_peer(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from perception.eval.evaluate import (
 )
 from perception.geometry import SE3, wrap_angle
 from perception.model.build import build
+from perception.model.detector import Detector
 from perception.sample import Boxes3D, Detections, Frame, RadarCloud, SampleError, sensor_set, sensor_sets
 from perception.task import ATTRIBUTES, CLASSES, NUSCENES
 
@@ -484,12 +485,28 @@ def test_the_tool_writes_metrics_config_and_submissions(drive, checkpoint, tmp_p
     assert (report["version"], report["scenes"], report["frames"]) == ("v1.0-mini", ["scene-0103"], 3)
     assert len(report["weights_sha256"]) == 64
     assert load_config(tmp_path / "out" / "a.config.yaml").encoders["camera"].image_size == [32, 64]
-    assert (tmp_path / "results" / "radar+lidar.json").is_file()
+    assert (tmp_path / "results" / "radar+lidar.json").is_file() and report["flips"] is False
     assert "camera+radar+lidar" in capsys.readouterr().out
+
+
+def test_the_tool_flips_as_training_did(drive, checkpoint, tmp_path, monkeypatch, capsys):
+    seen, detect = [], Detector.detect
+    monkeypatch.setattr(Detector, "detect", lambda model, frame: seen.append(frame) or detect(model, frame))
+    out = ["--json", tmp_path / "a.json", "--sensors", "lidar", "--flips"]
+    assert not run_tool(monkeypatch, "--checkpoint", checkpoint, "--root", drive.root, *out)
+    assert json.loads((tmp_path / "a.json").read_text())["flips"] is True
+    assert [frame.token for frame in seen[::2]] == [frame.token for frame in seen[1::2]] and len(seen) == 2 * 3
+    for frame, mirrored in zip(seen[::2], seen[1::2]):
+        np.testing.assert_allclose(mirrored.lidar.points[:, :3], frame.lidar.points[:, :3] * [1, -1, 1])
 
 
 def test_a_mistake_on_the_command_line_is_one_line(drive, checkpoint, tmp_path, monkeypatch, capsys):
     common = ["--checkpoint", checkpoint, "--root", drive.root, "--json", tmp_path / "a.json"]
+    still = perception.load(checkpoint)
+    still.config.augment.flip = False
+    still.save(tmp_path / "still")
+    assert run_tool(monkeypatch, "--checkpoint", tmp_path / "still", "--root", drive.root, "--flips") == 2
+    assert f"--flips: {tmp_path / 'still'}: a detector trained with augment.flip" in capsys.readouterr().err
     assert run_tool(monkeypatch, *common, "--sensors", "lidar,sonar") == 2
     assert "found lidar, sonar" in capsys.readouterr().err
     assert run_tool(monkeypatch, *common, "--scenes", "scene-0104") == 2

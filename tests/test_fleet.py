@@ -187,6 +187,20 @@ def test_neither_failures_nor_dead_workers_stop_the_others(tmp_path, template, c
     assert "ZeroDivisionError" in err  # with its traceback: it is our fault
 
 
+def die_once(job, playback, load, progress):
+    path = Path(job.log).with_suffix(".died")
+    if not path.exists():
+        path.touch()
+        os._exit(9)
+    return FIGURES
+
+
+def test_a_log_whose_worker_died_is_tried_once_more(tmp_path, template):
+    touch(tmp_path, "a.mcap")
+    statuses = run_fleet(jobs_of([f"{tmp_path}/*.mcap"], template), f"{tmp_path}/fleet", run=die_once)
+    assert [status.status for status in statuses] == ["done"]
+
+
 class TestResume:
     """What is done is left alone until something that it was made of changes."""
 

@@ -47,6 +47,18 @@ def test_centres_by_hand():
     assert target[0, 0, 1].count_nonzero() == 9 and target[0, 0, [0, 2]].count_nonzero() == 0
 
 
+def test_a_mirrored_image_has_the_mirrored_heat_map():
+    """The principal point is in the middle: what was in column 2 of 8 is in column 5, as large."""
+    seen, mirrored = images(0.0), images(0.0)
+    mirrored.intrinsics = mirrored.intrinsics * torch.tensor([[-1.0], [1], [1]]) + torch.tensor([0, 0, 63]) * (
+        torch.tensor([[1.0], [0], [0]])
+    )
+    near = boxes([4, 0.51, 0.26], size=(3.0, 3.0, 3.0))
+    wanted, found = (image_heat_target([near], each, 3, 4, 8) for each in (seen, mirrored))
+    assert peaks(found) == [[0, 1, 1, 5]]
+    torch.testing.assert_close(found, wanted.flip(-1))
+
+
 def test_nearer_boxes_are_larger():
     """4 m wide and high at 2 m: 16 cells, of which (16 - 2 r)^2 = 0.1 * 16^2 leaves r = 5.47."""
     target = image_heat_target([boxes([2, 0.01, 0.01], size=(4, 4, 4))], images(0.0), 2, 4, 8)

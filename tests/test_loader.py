@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from perception.batch import Batch
+from perception.data import loader
+from perception.data.loader import Loader, LoaderError, Whole
 from perception.errors import PerceptionError
-from perception.train import loader
+from perception.signals import STOP_SIGNALS
 from perception.train.batches import Draw
-from perception.train.loader import Loader, LoaderError
 
 DRAWS = [Draw(0, (i, i + 1), ()) for i in range(10)]
 
@@ -53,7 +55,7 @@ def tokens(batches):
 def fails(on_read, workers=2, draws=DRAWS):
     """What loading raises; no worker is left."""
     with pytest.raises(Exception) as error:
-        list(Loader(Data(on_read), workers).batches(draws))
+        list(Loader(Data(on_read), workers).items(draws))
     assert multiprocessing.active_children() == []
     return error.value
 
@@ -63,10 +65,10 @@ def test_batches_come_in_order_from_any_number_of_workers(workers):
     slow = lambda index: time.sleep(0.05 * (index == 4))  # noqa: E731
     batches = Loader(Data(slow), workers)
     expected = [[str(i), str(i + 1)] if i != 3 else None for i in range(10)]
-    assert tokens(batches.batches(DRAWS)) == expected
+    assert tokens(batches.items(DRAWS)) == expected
     children = multiprocessing.active_children()
     assert len(children) == workers
-    assert tokens(batches.batches(DRAWS[:4])) == expected[:4]  # the next epoch
+    assert tokens(batches.items(DRAWS[:4])) == expected[:4]  # the next epoch
     assert multiprocessing.active_children() == children  # is read by the same workers
     batches.close()
     assert multiprocessing.active_children() == []
@@ -92,10 +94,10 @@ def test_a_worker_that_exits_is_named():
 
 def test_a_worker_that_was_killed_while_it_waited():
     batches = Loader(Data(), 1)
-    found = batches.batches(DRAWS)
+    found = batches.items(DRAWS)
     next(found)
     multiprocessing.active_children()[0].kill()
-    with pytest.raises(LoaderError, match=r"data\.workers: loader worker \d+ was ended by SIGKILL"):
+    with pytest.raises(LoaderError, match=r"loader worker \d+ was ended by SIGKILL"):
         list(found)
 
 
@@ -109,23 +111,23 @@ def test_a_worker_that_hangs_is_noticed(monkeypatch):
 def test_a_worker_that_is_slow_but_reads_does_not_hang(monkeypatch):
     monkeypatch.setattr(loader, "STOPPED_S", 1.0)
     batches = Loader(Data(lambda index: time.sleep(0.6)), 1)
-    assert tokens(batches.batches(DRAWS[:2])) == [["0", "1"], ["1", "2"]]  # 1.2 s each
+    assert tokens(batches.items(DRAWS[:2])) == [["0", "1"], ["1", "2"]]  # 1.2 s each
     batches.close()
 
 
 def test_a_signal_ends_the_wait_for_a_batch(monkeypatch):
     monkeypatch.setattr(loader, "_ENDING_S", 0.1)
     batches = Loader(Data(lambda index: time.sleep(100)), 1)
-    assert next(batches.batches(DRAWS, stopped=lambda: True)) is None
+    assert next(batches.items(DRAWS, stopped=lambda: True)) is None
     batches.close()
 
 
 def test_signals_to_the_whole_group_are_left_to_the_trainer():
     batches = Loader(Data(), 2)
-    found = batches.batches(DRAWS)
+    found = batches.items(DRAWS)
     next(found)
     for child in multiprocessing.active_children():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             os.kill(child.pid, number)
     assert len(list(found)) == 9
     batches.close()
@@ -135,13 +137,13 @@ def test_so_are_those_that_arrive_while_a_worker_starts(monkeypatch):
     ignore = loader.ignore_signals
 
     def late():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             os.kill(os.getpid(), number)
         ignore()
 
     monkeypatch.setattr(loader, "ignore_signals", late)
     batches = Loader(Data(), 2)
-    assert len(list(batches.batches(DRAWS))) == 10
+    assert len(list(batches.items(DRAWS))) == 10
     batches.close()
 
 
@@ -156,8 +158,11 @@ class _NoRoom:
 
 
 def test_too_little_shared_memory_is_named():
-    with pytest.raises(LoaderError, match=r"data\.workers: a batch .*shared memory \(.*No space .*docker.*workers=0\)"):
-        list(Loader(Unsendable(), 2).batches(DRAWS))
+    with pytest.raises(
+        LoaderError,
+        match=r"a loader worker: what it read .*shared memory \(.*No space .*docker.*workers=0, --workers 0\)",
+    ):
+        list(Loader(Unsendable(), 2).items(DRAWS))
 
 
 def _raise(error):
@@ -178,9 +183,34 @@ def test_page_locked_batches_are_the_same_ones(monkeypatch, workers):
     pinned = []
     monkeypatch.setattr(Batch, "pin_memory", lambda batch: pinned.append(threading.current_thread().name) or batch)
     batches = Loader(Data(), workers, pin_memory=True)
-    assert tokens(batches.batches(DRAWS))[:3] == [["0", "1"], ["1", "2"], ["2", "3"]]
+    assert tokens(batches.items(DRAWS))[:3] == [["0", "1"], ["1", "2"], ["2", "3"]]
     assert len(pinned) == 9 and "MainThread" not in pinned
     batches.close()
     failing = Loader(Data(at(6, lambda: os._exit(1))), 2, pin_memory=True)
     with pytest.raises(LoaderError, match="exit code 1, at frame token-6"):
-        list(failing.batches(DRAWS))
+        list(failing.items(DRAWS))
+
+
+def test_arrays_arrive_as_they_were_sent():
+    """Through shared memory: of any size, order and type, in whatever holds them."""
+    image = np.arange(2 * 3000 * 3, dtype=np.uint8).reshape(2, 3000, 3)
+    fixed = np.arange(5.0)
+    fixed.flags.writeable = False
+    sent = [
+        {"image": image, "turned": image.T, "every other": image[:, ::2], "of few": fixed},
+        np.zeros((0, 5), np.float32), np.array([True, False]), np.array(7), np.array(["a", None], object), None,
+    ]  # fmt: skip
+
+    class Items(Frames):
+        def __getitem__(self, index):
+            return sent
+
+    found = Loader(Whole(Items()), 1)
+    (received,) = found.items([0])
+    for one, other in zip([*sent[0].values(), *sent[1:5]], [*received[0].values(), *received[1:5]]):
+        assert (one.dtype, one.shape, one.flags.f_contiguous) == (other.dtype, other.shape, other.flags.f_contiguous)
+        assert (one == other).all()
+    assert received[0].keys() == sent[0].keys() and received[5] is None
+    found.close()
+    received[0]["image"] += 1  # is ours, also when the worker has ended
+    assert (received[0]["image"] == image + 1).all()

@@ -17,7 +17,8 @@ from perception.model.head import CenterHead, CenterMaps
 from perception.model.registration import Registered
 from perception.sample import Boxes3D, LidarCloud
 from perception.task import NUSCENES
-from perception.train.losses import CenterLoss, DetectionLoss, depth_target, focal_loss
+from perception.train.depth_loss import depth_target
+from perception.train.losses import CenterLoss, DetectionLoss, focal_loss
 
 SENSORS = ("camera", "radar", "lidar")
 GRID = BEVGrid(-4.0, 4.0, -4.0, 4.0, -5.0, 3.0, 1.0)

@@ -26,7 +26,8 @@ from perception.model.pillars import PillarEncoder
 from perception.model.score_calibration import ScoreCalibration
 from perception.model.view_transform import LiftSplat
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, sensor_sets
-from perception.train.losses import DetectionLoss, depth_target, focal_loss
+from perception.train.depth_loss import depth_target
+from perception.train.losses import DetectionLoss, focal_loss
 
 CAMERA_AXES = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # looking along the ego's x
 SENSORS = ("camera", "radar", "lidar")

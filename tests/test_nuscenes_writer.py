@@ -136,6 +136,57 @@ def test_a_task_of_ones_own(tmp_path):
     assert perception.NuScenes(tmp_path)[0].boxes.label.tolist() == [BUS, PEDESTRIAN]
 
 
+def test_a_class_has_the_category_of_its_first_source(tmp_path):
+    task = Task([ObjectClass("vehicle", sources=["tram", "truck", "car"])], attributes=[])
+    boxes = dataclasses.replace(make_frame(0).boxes[[0]], attribute=None)
+    with NuScenesWriter(tmp_path, task=task) as writer:
+        writer.add(dataclasses.replace(make_frame(0), boxes=boxes))
+    assert perception.NuScenes(tmp_path)[0].boxes.label.tolist() == [CLASSES.index("truck")]
+    assert perception.NuScenes(tmp_path, task=task)[0].boxes.label.tolist() == [0]
+
+
+def test_sweeps_are_of_the_sample_after_them(tmp_path):
+    """Those after the last sample are of that one, and no cloud has them."""
+    with NuScenesWriter(tmp_path) as writer:
+        writer.add_sweep(make_frame(0))
+        writer.add(make_frame(1))
+        writer.add_sweep(make_frame(2))
+    rows = json.loads((tmp_path / "v1.0-own/sample_data.json").read_text())
+    kinds = [(row["filename"].split("/")[0], row["is_key_frame"]) for row in rows]
+    assert sorted(kinds) == [("samples", True)] * 3 + [("sweeps", False)] * 4  # a sample has an image, too
+    assert len({row["sample_token"] for row in rows}) == 1
+    (frame,) = perception.NuScenes(tmp_path, min_distance_m=0)
+    assert frame.lidar.points[:, 4].tolist() == [0.0] * 50 + [0.5] * 50
+    assert len(frame.radar.points) == 18
+
+
+def test_counts_next_to_a_known_one(tmp_path):
+    """-1 is unknown, and readers add: 1 and -1 would be none."""
+    known = np.array([[1, -1], [-1, -1]])
+    boxes = dataclasses.replace(make_frame(0).boxes, num_lidar_points=known[:, 0], num_radar_points=known[:, 1])
+    with NuScenesWriter(tmp_path) as writer:
+        writer.add(dataclasses.replace(make_frame(0).only(["camera"]), boxes=boxes))
+    boxes = perception.NuScenes(tmp_path)[0].boxes
+    assert boxes.num_lidar_points.tolist() == [1, -1] and boxes.num_radar_points.tolist() == [0, -1]
+    assert boxes.measured.tolist() == [True, True]
+
+
+def test_scores_are_kept_in_a_column_of_their_own(tmp_path):
+    with NuScenesWriter(tmp_path) as writer:
+        writer.add(make_frame(0), scores=[0.9, 0.25])
+        with pytest.raises(WriterError, match="drive-1/1: 3 scores were expected, found 2"):
+            writer.add(make_frame(1), scores=[0.9, 0.25])
+    rows = json.loads((tmp_path / "v1.0-own/sample_annotation.json").read_text())
+    assert [row["score"] for row in rows] == [0.9, 0.25]
+    assert len(perception.NuScenes(tmp_path)[0].boxes) == 2
+
+
+def test_sweeps_alone_are_no_scene(tmp_path):
+    with pytest.raises(WriterError, match="samples of 'drive-1' were expected, found sweeps only"):
+        with NuScenesWriter(tmp_path) as writer:
+            writer.add_sweep(make_frame(0))
+
+
 @pytest.mark.parametrize(
     ("frames", "message"),
     [

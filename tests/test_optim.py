@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from test_train import Frames, StubLoss, StubModel, make_config
 from torch import nn
 
+from perception.config import TrainConfig
 from perception.device import has_bfloat16
-from perception.model.backbones import EfficientNetLite0
+from perception.model.backbones import BACKBONES, EfficientNetLite0
 from perception.model.camera import CameraEncoder, ImageEncoder
 from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
 from perception.train.trainer import Trainer
@@ -124,6 +125,60 @@ def test_weights_decay_and_norms_and_biases_do_not(tmp_path):
     for name, value in run.model.named_parameters():
         decays = name in ("encoders.radar.weight", "encoders.lidar.weight")
         torch.testing.assert_close(value.detach(), before[name] * (kept if decays else 1.0), rtol=1e-6, atol=1e-9)
+
+
+class Encoder(nn.Module):
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.pretrained = backbone
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks_above"),
+    [
+        ("efficientnet_lite0", {"_conv_stem": 11, "_bn0": 11, "_blocks.0": 10, "_blocks.4": 6, "_blocks.10": 0}),
+        (
+            "resnet50",
+            {
+                "net.embedder": 16, "net.encoder.stages.0.layers.0": 15, "net.encoder.stages.0.layers.2": 13,
+                "net.encoder.stages.1.layers.0.shortcut": 12, "net.encoder.stages.3.layers.0": 2,
+                "net.encoder.stages.3.layers.2": 0,
+            },
+        ),
+        (
+            "swin_t",
+            {
+                "net.swin.embeddings": 12, "net.swin.encoder.layers.0.blocks.0": 11,
+                "net.swin.encoder.layers.0.blocks.1": 10, "net.swin.encoder.layers.0.downsample": 10,
+                "net.swin.encoder.layers.1.blocks.0": 9, "net.swin.encoder.layers.2.blocks.5": 2,
+                "net.swin.encoder.layers.2.downsample": 2, "net.swin.encoder.layers.3.blocks.1": 0,
+                "net.hidden_states_norms": 0,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_early_layers_of_a_backbone_learn_more_slowly(kind, blocks_above):
+    """By half for each block: those before it have 2 ** -n of the rate. 3, 4, 6, 3 and 2, 2, 6, 2 blocks to a stage."""
+    if kind != "efficientnet_lite0":
+        pytest.importorskip("transformers")
+    model = nn.Module()
+    with torch.device("meta"):
+        model.encoders, model.rest = nn.ModuleDict({"camera": Encoder(BACKBONES[kind]("none"))}), nn.Linear(2, 2)
+    groups = parameter_groups(model, TrainConfig(learning_rate=2.0, backbone_learning_rate=1.0, layer_decay=0.5))
+    rates = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+    for part, above in blocks_above.items():
+        rate = {rates[id(p)] for p in model.encoders["camera"].pretrained.get_submodule(part).parameters()}
+        assert rate == {0.5**above}, part
+    assert {rates[id(p)] for p in model.rest.parameters()} == {2.0}
+    assert sum(len(group["params"]) for group in groups) == len(rates) == len(list(model.parameters()))
+    assert {group["weight_decay"] for group in groups if group["lr"] == 0.5} == {0.0, 0.01}
+
+
+def test_a_backbone_of_ones_own_without_blocks_is_one_layer():
+    model = nn.Module()
+    model.encoders = nn.ModuleDict({"camera": Encoder(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))})
+    groups = parameter_groups(model, TrainConfig(backbone_learning_rate=1.0, layer_decay=0.5))
+    assert {group["lr"] for group in groups} == {1.0}
 
 
 def test_groups_hold_every_trained_parameter_once():

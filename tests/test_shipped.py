@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import perception
 from perception import CLASSES
@@ -27,9 +28,31 @@ CONFIGS = sorted(
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds(path):
-    if "resnet50" in path.read_text():
+    if any(backbone in path.read_text() for backbone in ("resnet50", "swin_t")):
         pytest.importorskip("transformers")
-    build(load_config(path, ["encoders.camera.weights=none"]))
+    with torch.device("meta"):
+        build(load_config(path, ["encoders.camera.weights=none"]))
+
+
+def test_a_stage_takes_over_what_the_one_before_it_trained():
+    """Weights of the same name and shape: encoders, trunk and heads, all of them."""
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        single, whole = (
+            build(load_config(ROOT / "configs" / f"{name}.yaml", ["encoders.camera.weights=none"])).state_dict()
+            for name in ("nuscenes_single", "nuscenes")
+        )
+    parts = ("encoders.", "trunk.", "heads.")
+    before, after = ({k: v.shape for k, v in state.items() if k.startswith(parts)} for state in (single, whole))
+    assert before == after and len(before) > 300
+
+
+def test_stages_with_registration_are_trained_with_displaced_sensors():
+    """On nuScenes as on simulated drives; and all sensors are there in the last epochs."""
+    for name in ("nuscenes", "nuscenes_r50_pillar", "sim"):
+        config = load_config(ROOT / "configs" / f"{name}.yaml")
+        assert config.fusion.registration and config.augment.corruption_rate == 0.3
+        assert config.train.finish_epochs > 0 or name == "sim"
 
 
 def test_the_checkpoint_is_small_and_holds_no_pickle():

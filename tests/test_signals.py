@@ -138,7 +138,7 @@ def test_workers_are_started_without_signals():
 
 COMMAND = """
 import signal, sys, time
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, signal.SIG_DFL)
 from perception.cli.options import run_main
 
@@ -203,3 +203,18 @@ def test_a_command_that_is_ended_while_it_starts_shows_no_traceback(tmp_path, ca
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 1
     assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT, 2)  # 2: it was over before
+
+
+@pytest.mark.parametrize(("ends", "requeued"), [("notice", True), ("error", False), ("done", False)])
+def test_the_job_of_the_documentation_is_requeued_after_a_notice_alone(tmp_path, ends, requeued):
+    """With stand-ins for torchrun and the scheduler's command."""
+    script = (ROOT / "docs/training.md").read_text().split("```sh\n#!/bin/bash\n")[1].split("```")[0]
+    code = {"notice": "1", "error": "1", "done": "0"}[ends]
+    stop = "trap 'exit 1' TERM; kill -USR1 $PPID; while :; do sleep 0.01; done" if ends == "notice" else f"exit {code}"
+    for name, body in (("torchrun", stop), ("scontrol", f'echo "$@" >> {tmp_path}/asked')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, timeout=60)
+    assert (tmp_path / "asked").exists() == requeued and (done.returncode == 0) == (ends != "error")
+    assert not requeued or (tmp_path / "asked").read_text() == "requeue 7\n"

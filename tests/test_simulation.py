@@ -15,7 +15,7 @@ pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
 from perception.data.nuscenes import NuScenes
-from perception.data.nuscenes_writer import TABLES
+from perception.data.scene_tables import TABLES
 from perception.errors import PerceptionError
 from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.geometry import SE3, box_corners, project
@@ -78,6 +78,11 @@ def test_resumes_and_extends(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "a finished scene was simulated again"
     with pytest.raises(SimulationError, match="seed 1 not 2"):
         simulate(root, 1, 0.5, 2, **arguments)
+    note = root / ".simulation" / "settings.json"
+    note.write_text(json.dumps({k: v for k, v in json.loads(note.read_text()).items() if k != "world"}))
+    assert simulate(root, 1, 0.5, 1, **arguments) == root  # made before there were other worlds
+    with pytest.raises(SimulationError, match="world town not street"):
+        simulate(root, 1, 0.5, 1, world="street", **arguments)
     simulate(root, 1, 0.5, 2, overwrite=True, **arguments)
     assert content(root).keys() != before.keys()
 
@@ -93,6 +98,7 @@ def test_resumes_and_extends(tmp_path):
         ({"weather": ("hail",)}, "hail"),
         ({"version": "../elsewhere"}, "version"),
         ({"version": "samples"}, "version"),
+        ({"world": "moon"}, "world: town or street expected, found moon"),
     ],
 )
 def test_settings_out_of_range(change, message):
@@ -270,7 +276,7 @@ def test_the_devkit_scores_perfect_boxes(devkit, drives, tmp_path):
 def test_velocities_are_those_of_the_motion(devkit):
     """From 0 s to 0.5 s an object moves by its velocity times half a second."""
     run = SceneRun(Settings(2, 1.0, 3, TINY, ("day", "fog")), 0, Path("unused"))
-    by_token = {run._token("instance", i): actor for i, actor in enumerate(run.actors)}
+    by_token = {run.tables.token("instance", i): actor for i, actor in enumerate(run.actors)}
     checked = 0
     for token in devkit.sample[0]["anns"]:
         row = devkit.get("sample_annotation", token)

@@ -3,12 +3,13 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, RadarCloud, SampleError, fit_image
 from perception.seeding import keyed_rng
 from perception.train.augment import draw_world
-from perception.train.batches import Draw, Filled, FrameCache, Schedule, TrainingData, proper_subsets
+from perception.train.batches import Draw, Filled, Schedule, TrainingData, proper_subsets
+from perception.train.cache import FrameCache
 from perception.train.checkpoint import read_checkpoint
 from perception.train.initialise import TrainingError, initialise
 from perception.train.optim import WARMUP, Ema, one_cycle, parameter_groups
@@ -140,8 +142,11 @@ def test_a_run_leaves_weights_log_and_checkpoint(tmp_path):
     assert read_checkpoint(tmp_path / "checkpoint.safetensors")[1]["step"] == 8
 
 
-@pytest.mark.parametrize("stop_at", [4, 7, 11])  # reads: in the first epoch, at its end, in the second
-def test_resuming_ends_in_the_same_bytes(tmp_path, stop_at):
+@pytest.mark.parametrize(
+    ("stop_at", "number"),  # reads: in the first epoch, at its end, in the second
+    [(4, signal.SIGINT), (7, signal.SIGTERM), (11, signal.SIGUSR1)],
+)
+def test_resuming_ends_in_the_same_bytes(tmp_path, stop_at, number):
     trainer(tmp_path / "whole").run()
 
     reads = []
@@ -149,7 +154,7 @@ def test_resuming_ends_in_the_same_bytes(tmp_path, stop_at):
     def interrupt(index):
         reads.append(index)
         if len(reads) == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     stopped = trainer(tmp_path / "parts", Frames(9, on_read=interrupt))
     assert not stopped.run()
@@ -322,9 +327,38 @@ def test_a_cache_reads_each_frame_once():
     cache = FrameCache(Frames(3, unreadable={1}, on_read=reads.append), INPUTS.image_size)
     first, second = ([cache[index] for index in range(3)] for _ in range(2))
     assert reads == [0, 1, 2] and len(cache) == 3
-    assert first[1] is None and all(a is b for a, b in zip(first, second))
-    np.testing.assert_array_equal(first[0].lidar.points, make_frame(0).lidar.points)
+    assert first[1] is None and second[1] is None
+    for frames in (first, second):
+        np.testing.assert_array_equal(frames[2].lidar.points, make_frame(2).lidar.points)
+        assert frames[0].token == "token-0" and frames[0].boxes.size.tolist() == [[1] * 3] * 2
     assert FrameCache([drive_frame(0).only(["radar"])], INPUTS.image_size)[0].cameras is None
+
+
+def test_workers_share_a_cache_which_ends_with_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    reads = []
+    cache = FrameCache(Frames(2, on_read=reads.append), {})
+    worker = multiprocessing.get_context("fork").Process(target=cache.__getitem__, args=(0,))
+    worker.start()
+    worker.join()
+    assert cache[0].token == "token-0" and reads == []  # the worker has read it
+    other = pickle.loads(pickle.dumps(cache))
+    assert other[0].token == "token-0"
+    del other
+    assert cache.folder.is_dir() and os.stat(cache.folder).st_mode & 0o77 == 0
+    del cache
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_says_what_it_takes_and_wants_room_for_all(caplog, monkeypatch):
+    caplog.set_level("INFO")
+    cache = FrameCache(Frames(1000), {})
+    assert cache[0] is not None and cache[1] is not None
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "data.cache: 1000 frames will take about 0.00 GB in" in said
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(PerceptionError, match=r"data\.cache: .*room for 1000 frames, 0\.00 GB, was expected"):
+        FrameCache(Frames(1000), {})[0]
 
 
 @pytest.mark.parametrize("size", [(90, 160), (60, 200), (8, 16), (4, 10)])
@@ -348,7 +382,7 @@ def test_a_cache_makes_images_of_a_sensor_small_that_want_to_be():
     cached = FrameCache([frame], {"camera": (9, 16), "thermal": (45, 80)})[0]
     assert cached.cameras["CAM"].image.shape == (9, 16, 3)
     assert cached.others["thermal"]["LEFT"].image.shape == (45, 80, 3)
-    assert cached.others["rear"]["REAR"] is camera  # which nobody takes
+    assert cached.others["rear"]["REAR"].image.shape == (90, 160, 3)  # which nobody takes
 
 
 BEFORE, NOW = drive_frame(0), drive_frame(1)
@@ -717,35 +751,31 @@ def test_learning_rates_are_for_a_number_of_frames(tmp_path):
 
 
 INTERRUPTED = """
-import sys
+import os, sys
 sys.path.insert(0, "tests")
 from test_train import Frames, make_config, trainer
 from perception.cli.options import run_main
 
-config = make_config(epochs=10000)
+def read(index):
+    if index == 5:  # in the first epoch, by one of the workers
+        os.killpg(0, int(sys.argv[2]))
+
+config = make_config()
 config.data.workers = 2
-run_main(lambda: print("started", flush=True) or (0 if trainer(sys.argv[1], Frames(9), config).run() else 130))
+run_main(lambda: 0 if trainer(sys.argv[1], Frames(8, on_read=read), config).run() else 130)
 """
 
 
-def test_ctrl_c_with_loader_workers_saves_and_says_nothing_else(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # the signal is to reach the workers too, as it does from a terminal
-    )
-    assert process.stdout.readline() == "started\n"
-    while not (tmp_path / "checkpoint.safetensors").exists():  # at the end of the first epoch
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in errors and "Error" not in errors
-    assert read_checkpoint(tmp_path / "checkpoint.safetensors")[1]["step"] > 0
+def test_a_signal_to_all_processes_saves_says_nothing_else_and_the_run_goes_on(tmp_path):
+    """It reaches the loader workers, too, as it does from a terminal and from a cluster's scheduler."""
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "parts"), str(int(signal.SIGUSR1))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and "Error" not in done.stderr
+    resumed = trainer(tmp_path / "parts", Frames(8))
+    resumed.resume()
+    assert (tmp_path / "parts/model.safetensors").exists() and resumed.step < 4 and resumed.run()
+    trainer(tmp_path / "whole", Frames(8)).run()
+    assert (tmp_path / "parts/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
 def run_tool(*arguments) -> subprocess.CompletedProcess:

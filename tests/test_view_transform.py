@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.view_transform import CalibratedDepth, FocalDepth, LiftSplat, describe_cameras
-from perception.train.augment import WorldTransform
+from perception.sample import CameraImage
+from perception.train.augment import ImageTransform, WorldTransform, transform_camera
 
 GRID = BEVGrid(-8, 8, -8, 8, -5, 5, 1.0)
 FORWARD = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # camera axes, looking along the ego's x
@@ -34,6 +35,20 @@ def test_a_turned_world_looks_the_same_to_a_camera(degrees):
     turned = WorldTransform(rigid=SE3.from_yaw(np.deg2rad(degrees))).camera_pose(pose)
     before, after = (describe_cameras(INTRINSICS[None], matrices(p), (16, 96)) for p in (pose, turned))
     torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_a_mirrored_image_says_the_same_in_a_mirrored_world_and_in_one_that_is_not(degrees):
+    pose = SE3.from_yaw(0.3, [1.0, 0.5, 1.5]) @ FORWARD @ SE3(Rotation.from_euler("xz", [0.1, 0.2]).as_matrix())
+    camera = CameraImage(np.zeros((16, 96, 3), np.uint8), INTRINSICS.double().numpy(), pose, 0)
+    image = ImageTransform(mirror=True, rotation=np.deg2rad(degrees))
+    own, world = (transform_camera(camera, WorldTransform(mirror=m), image, (16, 96)) for m in (False, True))
+    assert own.intrinsics[0, 0] < 0 < world.intrinsics[0, 0]
+    described = [
+        describe_cameras(torch.from_numpy(each.intrinsics)[None].float(), matrices(each.ego_SE3_camera), (16, 96))
+        for each in (own, world)
+    ]
+    torch.testing.assert_close(*described)
 
 
 def test_depth_depends_on_what_the_network_is_said_to_know():

@@ -20,7 +20,7 @@ ALL = (
     "tables", "loading", "metric", "voxelize", "sparse_conv", "pool", "fusion", "frames", "logs", "model", "sweep",
     "accuracy",
 )  # fmt: skip
-MORE = ("gpu", "replay", "mangled", "hour")
+MORE = ("shards", "shards_lidar", "gpu", "replay", "mangled", "hour")
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="picture of the voxelization's sweep")
     parser.add_argument("--checkpoint", default="sim", help="of frames, model and accuracy; default: the shipped one")
     parser.add_argument("--scene", type=Path, help="a nuScenes scene, for loading, logs, replay and hour")
-    parser.add_argument("--drives", type=Path, help="simulated drives, for accuracy")
+    parser.add_argument("--drives", type=Path, help="simulated drives, for accuracy, shards and shards_lidar")
     parser.add_argument("--tables", type=Path, help="folder for tables of trainval's size, 2.5 GB, made if need be")
     parser.add_argument("--peers-python", type=Path, help="interpreter with spconv and efficientnet_pytorch")
     parser.add_argument("--lss", type=Path, help="clone of Lift-Splat-Shoot, for frames")

@@ -20,7 +20,7 @@ from perception.errors import PerceptionError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder, shipped name, or hf://owner/name[@revision]")
     parser.add_argument("--json", required=True, type=Path, help="file of rows to add to")
     parser.add_argument("--run", choices=("shipped", "ablation"), default="shipped", help="what the rows say they are")
     parser.add_argument("--seed", type=int, metavar="K", help="of the drives; default: the config's")

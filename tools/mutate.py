@@ -1,7 +1,7 @@
 """Put small mistakes into the package and count how many of them its tests notice.
 
     python tools/mutate.py perception.eval.metric --survivors
-    python tools/mutate.py --sample 40 --jobs 2 --json out/mutation.json     # every module of TESTS
+    python tools/mutate.py --sample 40 --jobs 2 --json out/mutation.json     # every module of mutation/modules.py
     python tools/mutate.py --named                                           # the mistakes of mutation/named.py
 
 A mistake is a swapped operator, comparison or function, another constant, a negated condition, a dropped keyword
@@ -14,23 +14,8 @@ import argparse
 from pathlib import Path
 
 from mutation import named, runner
+from mutation.modules import TESTS
 from perception.cli.options import run_main
-
-TESTS = {  # module: the tests that concern it
-    "perception.eval.metric": ["tests/test_metric.py"],
-    "perception.train.optim": ["tests/test_optim.py"],
-    "perception.train.losses": ["tests/test_losses.py"],
-    "perception.train.batches": ["tests/test_schedule.py", "tests/test_train.py"],
-    "perception.train.trainer": ["tests/test_optim.py", "tests/test_trainer.py", "tests/test_train.py"],
-    "perception.processes": ["tests/test_trainer.py", "tests/test_shares.py"],
-    "perception.train.validation": ["tests/test_validation.py"],
-    "perception.train.objects": ["tests/test_paste.py"],
-    "perception.train.paste": ["tests/test_paste.py"],
-    "perception.model.head": ["tests/test_head.py"],
-    "perception.train.targets": ["tests/test_head.py"],
-    "perception.model.registration": ["tests/test_registration.py"],
-    "perception.model.fusion": ["tests/test_fusion.py"],
-}
 
 
 def main() -> int:

@@ -13,12 +13,15 @@ from perception.signals import held
 
 COMMANDS = {
     "train": "train a detector from a config",
+    "pretrain": "pretrain the encoders of a config on frames without boxes",
     "objects": "cut the objects out of annotated drives, for training to paste",
+    "shard": "write the frames of drives in a few large files, for training at scale",
     "runs": "compare training runs: configs, curves and scores",
+    "push": "upload a checkpoint to a Hugging Face hub",
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",
     "info": "show what a log contains, diagnose it, and write a rig file for it",
-    "convert": "convert a log to MCAP or to a ROS 2 bag",
+    "convert": "convert a log to MCAP or to a ROS 2 bag, and logs or data sets to the nuScenes layout",
     "compare": "compare two replays of the same drive, box by box",
     "simulate": "write simulated drives in the nuScenes layout",
     "score": "score a submission file of any detector",

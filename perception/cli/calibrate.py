@@ -19,7 +19,7 @@ from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder, shipped name, or hf://owner/name[@revision]")
     parser.add_argument("--fit", metavar="ROOT", help="annotated drives in the nuScenes layout to calibrate on")
     parser.add_argument("--out", type=Path, help="folder for the calibrated checkpoint; default: that of --checkpoint")
     parser.add_argument("--report", metavar="ROOT", help="annotated drives in the nuScenes layout to report on")
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from perception.eval.truth import EvaluationError
     from perception.files import check_writable, write_json
     from perception.model.checkpoint import find_checkpoint, is_shipped, weights_sha256
+    from perception.model.hub import is_on_hub
     from perception.sample import sensor_sets
 
     checkpoint = args.checkpoint
@@ -46,6 +47,10 @@ def run(args: argparse.Namespace) -> None:
         check_writable(args.json)
     if args.fit:
         checkpoint = args.out or find_checkpoint(args.checkpoint)
+        if not args.out and is_on_hub(args.checkpoint):
+            raise PerceptionError(
+                f"--out: a folder was expected, for '{args.checkpoint}' stays as it is on this machine"
+            )
         if is_shipped(checkpoint):
             raise PerceptionError(
                 f"--out: a folder was expected, for the shipped checkpoint '{checkpoint.name}' stays as it is"

@@ -16,7 +16,7 @@ SEED = 2000  # the shipped detector was trained on seeds below 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="output folder")
-    parser.add_argument("--checkpoint", default="sim", help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", default="sim", help="folder, shipped name, or hf://owner/name[@revision]")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of the drive")
     parser.add_argument("--overwrite", action="store_true", help="simulate the drive again")
     add_device_option(parser)

@@ -6,7 +6,10 @@ The resolved config of the checkpoint is saved next to the metrics, as out/sim.c
 
     torchrun --nproc-per-node=8 -m perception evaluate --checkpoint runs/nuscenes --root data/nuscenes --split val
 
-Two checkpoints are told apart by --against: differences with intervals of a paired bootstrap.
+--root may also name a folder or a URL with shards, as perception shard writes them; bicycle racks are not in them.
+
+Two checkpoints are told apart by --against: differences with intervals of a paired bootstrap. --flips trades time for
+accuracy: left and right, front and back are exchanged as in training, and the detections joined.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder, shipped name, or hf://owner/name[@revision]")
     add_selection_options(parser)
     parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="of each scene")
     sensors = parser.add_mutually_exclusive_group()
@@ -31,10 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="CHECKPOINT", help="a second one: how far it differs, with 95 %% intervals"
     )
+    parser.add_argument("--flips", action="store_true", help="join what is found in each frame and its mirror images")
     parser.add_argument("--json", type=Path, help="file for the metrics; the resolved config is saved next to it")
     parser.add_argument("--results", type=Path, help="folder for the submission files")
     parser.add_argument("--official", action="store_true", help="compute the metrics with nuscenes-devkit")
     parser.add_argument("--skip-damaged", action="store_true", help="skip and count frames that cannot be read")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read frames ahead; default: 1")
     add_device_option(parser)
 
 
@@ -42,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     from perception.files import check_writable
     from perception.processes import process_group
 
+    if args.workers < 0:
+        raise PerceptionError(f"--workers: 0 or more was expected, found {args.workers}")
     if args.against is not None and (args.sensors or args.all_subsets or args.results or args.official):
         raise PerceptionError("--against: is for all sensors, without --results and --official")
     if args.json is not None:
@@ -57,7 +64,10 @@ def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str)
     from perception.eval.significance import DRAWS, compare_detectors, table
     from perception.files import write_json
 
-    differences, drawn = compare_detectors(detector, perception.load(args.against, device=device), dataset)
+    second = perception.load(args.against, device=device)
+    if args.flips:
+        detector, second = _flipping(args.checkpoint, detector), _flipping(args.against, second)
+    differences, drawn = compare_detectors(detector, second, dataset, workers=args.workers)
     print(table(differences, args.checkpoint, args.against))
     print(f"{drawn}, drawn {DRAWS} times; all sensors")
     if args.json is not None:
@@ -66,6 +76,15 @@ def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str)
             for name, difference in differences.items()
         }
         write_json(args.json, {"first": args.checkpoint, "second": args.against, "drawn": drawn, "scores": found})
+
+
+def _flipping(checkpoint: str, detector: Any) -> Any:
+    from perception.eval.flips import Flipped, trained_flips
+
+    flips = trained_flips(detector.config.augment)
+    if len(flips) == 1:
+        raise PerceptionError(f"--flips: {checkpoint}: a detector trained with augment.flip or flip_back was expected")
+    return Flipped(detector, flips)
 
 
 def _evaluate(args: argparse.Namespace, device: str) -> None:
@@ -89,7 +108,9 @@ def _evaluate(args: argparse.Namespace, device: str) -> None:
     report = {"checkpoint": args.checkpoint, "weights_sha256": weights_sha256(args.checkpoint)}
     report |= {"version": dataset.version, "scenes": list(dataset.scenes)}
     subsets = None if args.all_subsets else [args.sensors or detector.sensors]
-    report |= evaluate_subsets(detector, dataset, subsets, args.results, args.official)
+    report |= {"flips": args.flips}
+    evaluated = _flipping(args.checkpoint, detector) if args.flips else detector
+    report |= evaluate_subsets(evaluated, dataset, subsets, args.results, args.official, args.workers)
     if not first:
         return
     print(table(report), breakdown_table(report), sep="\n\n")

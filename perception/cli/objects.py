@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> None:
     from perception.batch import InputSpec
     from perception.config import load_config
     from perception.files import check_writable, writing
-    from perception.train.batches import reduced, training_image_size
+    from perception.train.batches import training_image_size
+    from perception.train.cache import reduced
     from perception.train.objects import write_bank
     from perception.train.source import image_sizes, training_frames
 

@@ -20,9 +20,9 @@ def run_main(main: Callable[[], int | None], keeps_memory: bool = True) -> None:
     """Run ``main`` and exit with its return value (None is 0).
 
     A PerceptionError, and a fault of the machine such as a full disk or a lack of memory, prints one line
-    ``error: ...`` to stderr and gives exit code 2; Ctrl-C, SIGTERM and SIGHUP print one line and give 128 plus the
-    number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug and keeps its
-    traceback.
+    ``error: ...`` to stderr and gives exit code 2; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 print one line and give
+    128 plus the number of the signal; a closed pipe (``tool | head``) silently gives 1. Any other exception is a bug
+    and keeps its traceback.
 
     Args:
         main: must not import torch before it is called.
@@ -104,7 +104,7 @@ def _transform(text: str) -> tuple[str, str]:
     return parent.removeprefix("/"), child.removeprefix("/")
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--device``, to be validated with :func:`perception.device.checked_device`."""
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, a GPU such as cuda:0, or auto (default): a GPU if there is one"

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "logs", metavar="LOG", nargs="+", help="nuScenes folder, .mcap, ROS bag (folder, .db3 or .bag), globs"
     )
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder, shipped name, or hf://owner/name[@revision]")
     parser.add_argument("--out", required=True, help="output folder; with several logs, one subfolder each")
     add_merge_option(parser)
     add_device_option(parser)

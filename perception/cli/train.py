@@ -1,5 +1,7 @@
 """Train a detector. Ctrl-C saves the state; --resume continues, also a finished run with more train.epochs.
 
+SIGTERM, SIGHUP and SIGUSR1 do as Ctrl-C does. The exit code is 130 when the state has been saved.
+
     perception train sim_single
     perception train my/config.yaml train.epochs=3 --out runs/short
 

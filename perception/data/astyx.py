@@ -176,6 +176,16 @@ class Astyx:
             self.skipped[self.tokens[index]] = str(error)
             return None
 
+    @property
+    def splits(self) -> dict[str, list[str]]:
+        """The frames of the data set's splits, those that are here."""
+        found = {name: [token for token in self.tokens if int(token) in numbers] for name, numbers in SPLITS.items()}
+        return {name: tokens for name, tokens in found.items() if tokens}
+
+    def image_files(self, index: int) -> dict[str, bytes]:
+        """Camera -> the file that the image of ``self[index]`` is in."""
+        return {CAMERA: read_bytes(self.root / f"images/{self.tokens[index]}.jpg")}
+
     def frames(self) -> Iterator[Frame]:
         """All frames in order; damaged ones are passed over if ``on_error`` is "skip"."""
         for index in range(len(self)):

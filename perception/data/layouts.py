@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perception.data.astyx import SPLITS, Astyx, is_astyx
+from perception.data.astyx import Astyx, is_astyx
 from perception.data.kitti import Kitti, is_kitti, is_view_of_delft
 from perception.errors import PerceptionError
 from perception.task import NUSCENES, Task
@@ -69,7 +69,4 @@ def find_layout(root: Path) -> Layout:
 
 def splits_of(frames: Astyx | Kitti) -> dict[str, list[str]]:
     """The data set's own splits, of the frames that are there."""
-    if not isinstance(frames, Astyx):
-        return {}
-    found = {name: [token for token in frames.tokens if int(token) in numbers] for name, numbers in SPLITS.items()}
-    return {name: tokens for name, tokens in found.items() if tokens}
+    return frames.splits if isinstance(frames, Astyx) else {}

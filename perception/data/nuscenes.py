@@ -59,6 +59,7 @@ from perception.data.nuscenes_scenes import (
     find_version,
     is_simulated,
     part_of_scene,
+    read_splits,
     require_known,
 )
 from perception.errors import PerceptionError, require
@@ -142,7 +143,9 @@ class NuScenes:
                 logger.warning("%s: class %s has no source among nuScenes' classes, hence no box", folder, facts.name)
 
         number_of_scene = {name: number for number, name in enumerate(self._index.scenes)}
-        numbers = [number_of_scene[name] for name in choose_scenes(folder, self._index.scenes, split, scenes)]
+        own_splits = {} if split is None else self.splits
+        chosen = choose_scenes(folder, self._index.scenes, split, scenes, own_splits)
+        numbers = [number_of_scene[name] for name in chosen]
         self._select(numbers, [part_of_scene(self._index.samples(number), part) for number in numbers])
         for note in self._index.notes:
             logger.warning("%s: %s", folder, note)
@@ -260,6 +263,11 @@ class NuScenes:
         return is_simulated(self.root / self.version)
 
     @property
+    def splits(self) -> dict[str, list[str]]:
+        """The version's own splits, names of scenes; not the official ones."""
+        return read_splits(self.root / self.version)
+
+    @property
     def annotations(self) -> Annotations | None:
         """All boxes of this dataset's frames in the world frame; None where the version has no annotations.
 
@@ -289,6 +297,10 @@ class NuScenes:
         """The boxes of ``self[index]``, without reading its sensors."""
         reader = self._reader(index)
         return self._boxes(int(self._samples[index]), reader.ego_SE3_world)
+
+    def image_files(self, index: int) -> dict[str, bytes]:
+        """Camera -> the file, JPEG or PNG, that an image of ``self[index]`` is in; not of those that are rectified."""
+        return self._reader(index).image_files()
 
     @property
     def report(self) -> dict[tuple[str, str], int]:

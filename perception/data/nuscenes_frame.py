@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from perception.data.nuscenes_files import (
     DataError,
     lidar_bin_length,
     path_below,
+    read_bytes,
     read_image,
     read_lidar_bin,
     read_pcd,
@@ -85,6 +87,11 @@ class SampleReader:
             return {}
         poses = self._ego_T_sensor(rows)
         return {self._calibration(row).channel: self._camera(row, pose) for row, pose in zip(rows, poses)}
+
+    def image_files(self) -> dict[str, bytes]:
+        """Channel -> the bytes of its image file, where that is what ``cameras`` decodes and does not change."""
+        rows = [row for row in self._own.get("camera", ()) if self._calibration(row).distortion is None]
+        return {self._calibration(row).channel: self._read(row, read_bytes) for row in rows}
 
     def lidar(self) -> LidarCloud | None:
         rows = self._own.get("lidar")
@@ -183,7 +190,7 @@ class SampleReader:
         if number:
             self._dropped[self._calibration(row).channel, what] += int(number)
 
-    def _read(self, row: int, reader, *args) -> np.ndarray:
+    def _read(self, row: int, reader, *args) -> Any:
         """What ``reader`` makes of the row's file; its errors gain the tokens."""
         try:
             return reader(path_below(self._root, self._filename(row)), *args)

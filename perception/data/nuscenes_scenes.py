@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -63,8 +63,17 @@ def find_version(root: Path, version: str | None) -> str:
     raise DataError(f"{root}: {wanted}, a folder with scene.json, was expected, found {found}")
 
 
-def choose_scenes(folder: Path, names: list[str], split: str | None, scenes: Sequence[str] | None) -> list[str]:
-    """Those of the names in the tables that are asked for."""
+def choose_scenes(
+    where: str | Path,
+    names: list[str],
+    split: str | None,
+    scenes: Sequence[str] | None,
+    own_splits: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """Those of the names in a version that are asked for.
+
+    own_splits: names of its scenes by split; they come before the official ones.
+    """
     if scenes is not None and not isinstance(scenes, str):
         require("scenes", scenes, "a list of names", are_names)
     if split is not None and scenes:
@@ -76,31 +85,33 @@ def choose_scenes(folder: Path, names: list[str], split: str | None, scenes: Seq
         return scenes
     if split is None:
         return names
-    wanted = set(_split_scenes(folder, split))
+    wanted = set(own_splits[split] if split in own_splits else _official_split(split, own_splits))
     present = [name for name in names if name in wanted]
     if not present:
-        raise PerceptionError(f"{folder}: none of the {len(wanted)} scenes of split '{split}' is here")
+        raise PerceptionError(f"{where}: none of the {len(wanted)} scenes of split '{split}' is here")
     if len(present) < len(wanted):
         absent = len(wanted) - len(present)
-        logger.warning("%s: %d of %d scenes of split '%s' are absent", folder, absent, len(wanted), split)
+        logger.warning("%s: %d of %d scenes of split '%s' are absent", where, absent, len(wanted), split)
     return present
 
 
-def _split_scenes(folder: Path, split: str) -> list[str]:
-    """The names of a split's scenes, from the version's ``splits.json`` (the devkit's custom splits) or official."""
-    path, custom = folder / "splits.json", {}
-    if path.exists():
-        try:
-            custom = msgspec.json.decode(read_bytes(path, most=_MOST_BYTES), type=dict[str, list[str]])
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
-    if split in custom:
-        return custom[split]
+def read_splits(folder: Path) -> dict[str, list[str]]:
+    """The names of the scenes of every split in a version's ``splits.json`` (the devkit's custom splits), if any."""
+    path = folder / "splits.json"
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(read_bytes(path, most=_MOST_BYTES), type=dict[str, list[str]])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: an object of split names to lists of scenes was expected: {error}") from None
+
+
+def _official_split(split: str, own_splits: Mapping[str, Sequence[str]]) -> list[str]:
     try:
         from nuscenes.utils.splits import create_splits_scenes
     except ImportError:
         message = missing_extra("nuscenes", f"split '{split}': the official splits need an extra")
         raise PerceptionError(message) from None
     official = create_splits_scenes()
-    require_known("split", split, [*official, *custom])
+    require_known("split", split, [*official, *own_splits])
     return official[split]

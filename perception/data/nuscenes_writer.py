@@ -9,8 +9,6 @@ The schema: https://github.com/nutonomy/nuscenes-devkit/blob/master/docs/schema_
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,17 +17,14 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from perception.data.nuscenes_constants import DETECTION_CLASS, REFERENCE_CHANNEL, VISIBILITY_LEVEL
+from perception.data.nuscenes_constants import DETECTION_CLASS, REFERENCE_CHANNEL
+from perception.data.scene_tables import SceneTables, write_tables
 from perception.errors import PerceptionError
 from perception.files import write_file
 from perception.geometry import SE3, in_box
-from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud
-from perception.task import ATTRIBUTES, NUSCENES, Task
+from perception.sample import Boxes3D, Frame, LidarCloud, RadarCloud
+from perception.task import ATTRIBUTES, NUSCENES, ObjectClass, Task
 
-TABLES = (
-    "scene", "sample", "sample_data", "sample_annotation", "instance", "category", "attribute", "visibility", "sensor",
-    "calibrated_sensor", "ego_pose", "log", "map",
-)  # fmt: skip
 RADAR_FIELDS = np.dtype(
     [(name, "<f4") for name in ("x", "y", "z")]
     + [("dyn_prop", "i1"), ("id", "<i2")]
@@ -38,7 +33,6 @@ RADAR_FIELDS = np.dtype(
 )
 RADAR_CHANNEL = "RADAR_FRONT"
 _JPEG_QUALITY = 95
-_ORDERED_ATTRIBUTES = (*ATTRIBUTES[:5], *reversed(ATTRIBUTES[5:]))  # as in the official table
 _CATEGORIES = {name: category for category, name in reversed(DETECTION_CLASS.items()) if name is not None}
 # Of the categories of a class the first; a bus is a rigid one.
 _CATEGORIES["bus"] = "vehicle.bus.rigid"
@@ -60,7 +54,8 @@ class NuScenesWriter:
         root: folder, which may hold other versions.
         version: folder of the tables below it.
         task: what the labels and attributes of the boxes mean.
-        categories: class of the task -> nuScenes category, for classes that nuScenes does not have.
+        categories: class of the task -> nuScenes category. By default that of the nuScenes class of this name, or of
+            the first one among its ``sources``.
         mounts: "lidar", "radar" -> ego_SE3_sensor; by default both are the ego frame's. Readers leave out what is
             within a metre of a sensor.
         splits: name -> scenes, for ``NuScenes(split=...)``; "all" is always there.
@@ -80,22 +75,13 @@ class NuScenesWriter:
         splits: Mapping[str, Sequence[str]] = MappingProxyType({}),
         lossless: bool = False,
     ):
+        require_new(root, version)
         self.root, self.version, self.task, self._splits, self._lossless = Path(root), version, task, splits, lossless
         self._mounts = {"lidar": SE3(), "radar": SE3(), **mounts}
-        if (self.root / version / "scene.json").exists():
-            raise WriterError(f"{self.root / version}: a version that is not there yet was expected, found one")
-        known = {**_CATEGORIES, **categories}
-        self._category = [known.get(name, "") for name in task.classes]
-        for name, category in zip(task.classes, self._category):
-            if category not in DETECTION_CLASS:
-                raise WriterError(f"categories: a nuScenes category for '{name}' was expected, found '{category}'")
-        self._rows: dict[str, list[dict]] = {name: [] for name in TABLES}
-        self._scenes: dict[str, list[dict]] = {}  # name -> rows of sample
-        self._data: dict[tuple[str, str], list[dict]] = {}  # scene, channel -> rows of sample_data
-        self._boxes: dict[tuple[str, str], list[dict]] = {}  # scene, instance -> rows of sample_annotation
-        self._kinds: dict[tuple[str, str], str] = {}  # scene, instance -> category
+        self._category = [_category(facts, {**_CATEGORIES, **categories}) for facts in task.objects]
+        self._scenes: dict[str, SceneTables] = {}
+        self._latest_us = 0  # of the last scene
         self._channels: dict[str, str] = {}  # channel -> modality
-        self._calibrations: set[str] = set()
 
     def __enter__(self) -> NuScenesWriter:
         return self
@@ -104,157 +90,118 @@ class NuScenesWriter:
         if kind is None:
             self._write_tables()
 
-    def add(self, frame: Frame, instances: Sequence[str] | None = None) -> None:
+    def add(self, frame: Frame, instances: Sequence[str] | None = None, scores: Sequence[float] | None = None) -> None:
         """Add a frame; its files are written at once.
 
         Args:
             instances: a name for every box, the same for the same object in all frames of a scene. None: every box is
                 an object of its own, whose velocity is therefore not known.
+            scores: of every box, where they are a detector's: the column ``score`` of sample_annotation, which the
+                schema does not have and readers pass over.
         """
-        scene, boxes = frame.scene or "scene", frame.boxes if frame.boxes is not None else Boxes3D.empty()
+        boxes = frame.boxes if frame.boxes is not None else Boxes3D.empty()
         names = [f"{frame.token}/{i}" for i in range(len(boxes))] if instances is None else list(instances)
         if len(names) != len(boxes) or len(set(names)) < len(names):
             raise WriterError(f"{frame.token}: {len(boxes)} different names of instances were expected, found {names}")
+        if scores is not None and len(scores) != len(boxes):
+            raise WriterError(f"{frame.token}: {len(boxes)} scores were expected, found {len(scores)}")
+        self.task.check(boxes.label, boxes.attribute, frame.token)
+        scene = self._scene(frame)
+        sample = scene.add_sample(_microseconds(frame))
+        self._clouds(scene, sample, frame)
+        for name, camera in (frame.cameras or {}).items():
+            # Its place is relative to the ego pose of the sample, which is therefore the one that is written.
+            if not _NAME.fullmatch(name) or name in (REFERENCE_CHANNEL, RADAR_CHANNEL):
+                raise WriterError(f"a camera's name of letters, digits, . _ - was expected, found '{name}'")
+            suffix, options = ("png", []) if self._lossless else ("jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            content = cv2.imencode(f".{suffix}", camera.image[..., ::-1], options)[1].tobytes()
+            calibration = self._calibration(scene, name, "camera", camera.ego_SE3_camera, camera.intrinsics)
+            self._file(scene, sample, frame, name, calibration, suffix, content, camera.image.shape[:2])
+        self._annotate(scene, sample, frame, boxes, names, scores)
+
+    def add_sweep(self, frame: Frame) -> None:
+        """Add the clouds of a frame as sweeps: what is seen between the samples, without images and boxes."""
+        self._clouds(self._scene(frame), None, frame)
+
+    def _scene(self, frame: Frame) -> SceneTables:
+        """The tables of a frame that comes next."""
+        name, time_us = frame.scene or "scene", _microseconds(frame)
         if frame.others:
             raise WriterError(f"{frame.token}: camera, radar and lidar were expected, found {', '.join(frame.others)}")
-        if not _NAME.fullmatch(scene):
-            raise WriterError(f"{frame.token}: a scene's name of letters, digits, . _ - was expected, found '{scene}'")
-        self.task.check(boxes.label, boxes.attribute, frame.token)
-        samples, time_us = self._scenes.setdefault(scene, []), round(frame.timestamp_ns / 1000)
-        if samples is not next(reversed(self._scenes.values())):
-            raise WriterError(f"{frame.token}: scene '{scene}' was expected to be over, with others after it")
-        if samples and time_us <= samples[-1]["timestamp"]:
-            raise WriterError(f"{frame.token}: a frame after {samples[-1]['timestamp']} us was expected, at {time_us}")
-        token = _token("sample", scene, time_us)
-        samples.append({"token": token, "timestamp": time_us, "scene_token": _token("scene", scene)})
-        pose = frame.world_SE3_ego
+        if not _NAME.fullmatch(name):
+            raise WriterError(f"{frame.token}: a scene's name of letters, digits, . _ - was expected, found '{name}'")
+        if name not in self._scenes:
+            self._scenes[name], self._latest_us = SceneTables(self.version, name), -(1 << 62)
+        if name != next(reversed(self._scenes)):
+            raise WriterError(f"{frame.token}: scene '{name}' was expected to be over, with others after it")
+        if time_us <= self._latest_us:
+            raise WriterError(f"{frame.token}: a frame after {self._latest_us} us was expected, at {time_us}")
+        self._latest_us = time_us
+        return self._scenes[name]
+
+    def _clouds(self, scene: SceneTables, sample: int | None, frame: Frame) -> None:
         if frame.lidar is not None:
+            calibration = self._calibration(scene, REFERENCE_CHANNEL, "lidar", self._mounts["lidar"])
             content = lidar_file(frame.lidar, self._mounts["lidar"])
-            mount = self._calibrated(REFERENCE_CHANNEL, "lidar", self._mounts["lidar"])
-            self._file(scene, token, REFERENCE_CHANNEL, mount, time_us, pose, "pcd.bin", content)
+            self._file(scene, sample, frame, REFERENCE_CHANNEL, calibration, "pcd.bin", content)
         if frame.radar is not None:
+            calibration = self._calibration(scene, RADAR_CHANNEL, "radar", self._mounts["radar"])
             content = radar_file(radar_records(frame.radar, self._mounts["radar"]))
-            mount = self._calibrated(RADAR_CHANNEL, "radar", self._mounts["radar"])
-            self._file(scene, token, RADAR_CHANNEL, mount, time_us, pose, "pcd", content)
-        for name, camera in (frame.cameras or {}).items():
-            self._image(scene, token, name, camera, time_us, pose)
-        self._annotate(scene, token, frame, boxes, names)
+            self._file(scene, sample, frame, RADAR_CHANNEL, calibration, "pcd", content)
 
-    def _image(self, scene: str, sample: str, name: str, camera: CameraImage, time_us: int, pose: SE3) -> None:
-        """Its calibration is relative to the ego pose of the sample, which is therefore the one that is written."""
-        if not _NAME.fullmatch(name) or name in (REFERENCE_CHANNEL, RADAR_CHANNEL):
-            raise WriterError(f"a camera's name of letters, digits, . _ - was expected, found '{name}'")
-        suffix, options = ("png", []) if self._lossless else ("jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        content = cv2.imencode(f".{suffix}", camera.image[..., ::-1], options)[1].tobytes()
-        mount = self._calibrated(name, "camera", camera.ego_SE3_camera, camera.intrinsics)
-        self._file(scene, sample, name, mount, time_us, pose, suffix, content, camera.image.shape[:2])
-
-    def _calibrated(self, channel: str, modality: str, mount: SE3, intrinsics: np.ndarray | None = None) -> str:
-        """The token of a calibration, which is written once."""
-        if self._channels.setdefault(channel, modality) != modality:
-            raise WriterError(f"{channel}: one sensor was expected, found {modality} and {self._channels[channel]}")
-        row = {
-            "sensor_token": _token("sensor", channel),
-            "translation": mount.translation.tolist(),
-            "rotation": mount.quaternion.tolist(),
-            "camera_intrinsic": [] if intrinsics is None else intrinsics.tolist(),
-        }
-        token = _token("calibrated", json.dumps(row))
-        if token not in self._calibrations:
-            self._calibrations.add(token)
-            self._rows["calibrated_sensor"].append({"token": token, **row})
-        return token
+    def _calibration(
+        self, scene: SceneTables, channel: str, modality: str, mount: SE3, intrinsics: np.ndarray | None = None
+    ) -> str:
+        self._channels[channel] = modality
+        return scene.add_calibration(channel, mount, intrinsics)
 
     def _file(
-        self, scene: str, sample: str, channel: str, mount: str, time_us: int, pose: SE3, suffix: str, content: bytes,
-        size: tuple[int, int] = (0, 0),
+        self, scene: SceneTables, sample: int | None, frame: Frame, channel: str, calibration: str, suffix: str,
+        content: bytes, image_size: tuple[int, int] = (0, 0),
     ) -> None:  # fmt: skip
-        filename = f"samples/{channel}/{self.version}__{scene}__{channel}__{time_us}.{suffix}"
+        time_us, folder = _microseconds(frame), "sweeps" if sample is None else "samples"
+        filename = f"{folder}/{channel}/{self.version}__{scene.name}__{channel}__{time_us}.{suffix}"
         write_file(self.root / filename, content)
-        token = _token("data", scene, channel, time_us)
-        row = {
-            "token": token, "sample_token": sample, "ego_pose_token": token, "calibrated_sensor_token": mount,
-            "timestamp": time_us, "fileformat": suffix.split(".")[0], "is_key_frame": True,
-            "height": size[0], "width": size[1], "filename": filename,
-        }  # fmt: skip
-        self._data.setdefault((scene, channel), []).append(row)
-        where = {"rotation": pose.quaternion.tolist(), "translation": pose.translation.tolist()}
-        self._rows["ego_pose"].append({"token": token, "timestamp": time_us, **where})
+        scene.add_file(sample, channel, calibration, time_us, frame.world_SE3_ego, filename, image_size)
 
-    def _annotate(self, scene: str, sample: str, frame: Frame, boxes: Boxes3D, names: list[str]) -> None:
-        counts = [_counts(frame, boxes, "num_lidar_points"), _counts(frame, boxes, "num_radar_points")]
+    def _annotate(
+        self, scene: SceneTables, sample: int, frame: Frame, boxes: Boxes3D, names: list[str],
+        scores: Sequence[float] | None,
+    ) -> None:  # fmt: skip
+        points = _points(frame, boxes)
         for i, name in enumerate(names):
             category = self._category[boxes.label[i]]
-            if self._kinds.setdefault((scene, name), category) != category:
-                raise WriterError(f"{frame.token}: instance '{name}' was expected to stay a {self._kinds[scene, name]}")
-            attribute = self.task.attributes[boxes.attribute[i]] if boxes.attribute[i] >= 0 else None
-            if attribute is not None and attribute not in ATTRIBUTES:
+            if scene.categories.get(name, category) != category:
+                raise WriterError(f"{frame.token}: instance '{name}' was expected to stay a {scene.categories[name]}")
+            attribute = self.task.attributes[boxes.attribute[i]] if boxes.attribute[i] >= 0 else ""
+            if attribute and attribute not in ATTRIBUTES:
                 raise WriterError(f"{frame.token}: attributes of nuScenes were expected, found '{attribute}'")
             world_SE3_box = frame.world_SE3_ego @ SE3.from_yaw(float(boxes.yaw[i]), boxes.center[i])
-            row = {
-                "token": _token("annotation", sample, name), "sample_token": sample,
-                "instance_token": _token("instance", scene, name),
-                "visibility_token": str(boxes.visibility[i]) if boxes.visibility[i] else "",
-                "attribute_tokens": [_token("attribute", attribute)] if attribute else [],
-                "translation": world_SE3_box.translation.tolist(),
-                "size": boxes.size[i][[1, 0, 2]].tolist(),  # width, length, height
-                "rotation": world_SE3_box.quaternion.tolist(),
-                "num_lidar_pts": int(counts[0][i]), "num_radar_pts": int(counts[1][i]),
-            }  # fmt: skip
-            self._boxes.setdefault((scene, name), []).append(row)
+            score = {} if scores is None else {"score": float(scores[i])}
+            visibility = int(boxes.visibility[i])
+            scene.add_box(
+                sample, name, category, world_SE3_box, boxes.size[i], points[i], attribute, visibility, **score
+            )
 
     def _write_tables(self) -> None:
-        rows = self._rows
+        for name, scene in self._scenes.items():
+            if not scene.times_us:
+                raise WriterError(f"{self.root / self.version}: samples of '{name}' were expected, found sweeps only")
         if not self._scenes:
             raise WriterError(f"{self.root / self.version}: frames were expected, found none")
-        for samples in self._scenes.values():
-            link(samples)
-            rows["sample"] += samples
-        for data in self._data.values():
-            link(data)
-            rows["sample_data"] += data
-        for (scene, name), boxes in self._boxes.items():
-            link(boxes)
-            rows["sample_annotation"] += boxes
-            first, last = boxes[0]["token"], boxes[-1]["token"]
-            rows["instance"].append(
-                {
-                    "token": _token("instance", scene, name),
-                    "category_token": _token("category", self._kinds[scene, name]),
-                    "nbr_annotations": len(boxes), "first_annotation_token": first, "last_annotation_token": last,
-                }
-            )  # fmt: skip
-        for table, names in (("category", DETECTION_CLASS), ("attribute", _ORDERED_ATTRIBUTES)):
-            rows[table] = [{"token": _token(table, name), "name": name, "description": ""} for name in names]
-        rows["visibility"] = [
-            {"token": str(i + 1), "level": level, "description": ""} for i, level in enumerate(VISIBILITY_LEVEL)
-        ]
-        rows["sensor"] = [
-            {"token": _token("sensor", channel), "channel": channel, "modality": modality}
-            for channel, modality in self._channels.items()
-        ]
-        for name, samples in self._scenes.items():
-            scene = _token("scene", name)
-            first, last = samples[0]["token"], samples[-1]["token"]
-            rows["scene"].append(
-                {
-                    "token": scene, "log_token": _token("log"), "nbr_samples": len(samples), "name": name,
-                    "first_sample_token": first, "last_sample_token": last, "description": "",
-                }
-            )  # fmt: skip
-        log_row = {"logfile": "", "vehicle": "", "date_captured": "", "location": "unknown"}
-        rows["log"] = [{"token": _token("log"), **log_row}]
-        image = f"maps/{self.version}.png"  # the devkit wants one
-        write_file(self.root / image, cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes())
-        facts = {"log_tokens": [_token("log")], "category": "semantic_prior", "filename": image}
-        rows["map"] = [{"token": _token("map"), **facts}]
-        splits = {"all": list(self._scenes), **{name: list(scenes) for name, scenes in self._splits.items()}}
-        for name, scenes in splits.items():
+        for name, scenes in self._splits.items():
             if absent := sorted(set(scenes) - set(self._scenes)):
                 raise WriterError(f"splits: scenes that were written were expected in '{name}', found {absent[0]}")
-        write_json(self.root / self.version / "splits.json", splits)
-        for table in sorted(TABLES, key="scene".__eq__):  # by which a version is known, at last
-            write_json(self.root / self.version / f"{table}.json", rows[table])
+        image = f"maps/{self.version}.png"  # the devkit wants one
+        write_file(self.root / image, cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes())
+        rows = [scene.finished(image) for scene in self._scenes.values()]
+        write_tables(self.root / self.version, self.version, rows, self._channels, self._splits)
+
+
+def require_new(root: str | Path, version: str) -> None:
+    """Raises WriterError where the folder has this version."""
+    if Path(root, version, "scene.json").exists():
+        raise WriterError(f"{Path(root, version)}: a version that is not there yet was expected, found one")
 
 
 def lidar_file(cloud: LidarCloud, ego_SE3_sensor: SE3) -> bytes:
@@ -274,18 +221,6 @@ def radar_records(cloud: RadarCloud, ego_SE3_sensor: SE3) -> np.ndarray:
     records["rcs"], records["vx_comp"], records["vy_comp"] = cloud.points[:, 3], velocity[:, 0], velocity[:, 1]
     records["ambig_state"], records["is_quality_valid"] = 3, 1
     return records
-
-
-def link(rows: list[dict]) -> None:
-    """Fill ``prev`` and ``next`` of rows already in order of time."""
-    for i, row in enumerate(rows):
-        row["prev"] = rows[i - 1]["token"] if i else ""
-        row["next"] = rows[i + 1]["token"] if i + 1 < len(rows) else ""
-
-
-def write_json(path: Path, content) -> None:
-    """Write a JSON file with a value a line, as nuScenes has its tables."""
-    write_file(path, json.dumps(content, indent=0).encode())
 
 
 def radar_file(records: np.ndarray) -> bytes:
@@ -309,17 +244,26 @@ def radar_file(records: np.ndarray) -> bytes:
     return ("\n".join(header) + "\n").encode() + records.tobytes() + b"\n"
 
 
-def _token(*name: object) -> str:
-    """32 hexadecimal digits that depend on the name only."""
-    return hashlib.md5("/".join(map(str, name)).encode(), usedforsecurity=False).hexdigest()
+def _category(facts: ObjectClass, known: Mapping[str, str]) -> str:
+    category = next((known[name] for name in (facts.name, *facts.sources) if name in known), "")
+    if category not in DETECTION_CLASS:
+        raise WriterError(f"categories: a nuScenes category for '{facts.name}' was expected, found '{category}'")
+    return category
 
 
-def _counts(frame: Frame, boxes: Boxes3D, column: str) -> np.ndarray:
-    """int64 [N]: of points in each box, as annotated, or counted where that is not known and the sensor is there."""
-    cloud = frame.lidar if column == "num_lidar_points" else frame.radar
-    counts = getattr(boxes, column).copy()
-    if cloud is not None:
-        points = cloud.points[:, :3].astype(np.float64)
-        for i in np.flatnonzero(counts < 0):
-            counts[i] = in_box(points, boxes.center[i], boxes.size[i], float(boxes.yaw[i])).sum()
-    return counts
+def _microseconds(frame: Frame) -> int:
+    return round(frame.timestamp_ns / 1000)
+
+
+def _points(frame: Frame, boxes: Boxes3D) -> list[list[int]]:
+    """[N, 2] of LiDAR and radar in each box: as annotated, or counted where that is not known and the sensor is there.
+
+    Readers add the two, unknown ones being -1; next to a number that is known, what is not known counts for none.
+    """
+    counts = np.stack([boxes.num_lidar_points, boxes.num_radar_points], axis=1)
+    for column, cloud in zip(counts.T, (frame.lidar, frame.radar)):
+        if cloud is not None:
+            points = cloud.points[:, :3].astype(np.float64)
+            for i in np.flatnonzero(column < 0):
+                column[i] = in_box(points, boxes.center[i], boxes.size[i], float(boxes.yaw[i])).sum()
+    return np.where((counts >= 0).any(axis=1, keepdims=True), np.maximum(counts, 0), counts).tolist()

@@ -8,12 +8,14 @@ single frames where there are fewer than ten scenes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from perception.data.loader import Loader, Whole
 from perception.data.nuscenes import NuScenes
 from perception.data.sources import FrameSource
 from perception.eval.evaluate import AnyDetector, Submission, score_submissions
@@ -43,9 +45,12 @@ class Difference:
 
 
 def compare_detectors(
-    first: AnyDetector, second: AnyDetector, source: FrameSource, draws: int = DRAWS, seed: int = 0
+    first: AnyDetector, second: AnyDetector, source: FrameSource, draws: int = DRAWS, seed: int = 0, workers: int = 0
 ) -> tuple[dict[str, Difference], str]:
     """mAP, NDS and mean errors of two detectors of the same task with all their sensors, and what was drawn.
+
+    Args:
+        workers: as in :func:`perception.eval.evaluate.evaluate`.
 
     Raises:
         EvaluationError: other classes, or nothing to score against.
@@ -60,21 +65,22 @@ def compare_detectors(
     def detect(given: dict[str, Submission]) -> None:
         submissions.update(given)
         memories: dict[str, Any] = {}
-        for index in tqdm(range(len(source)), desc="compare", unit="frame", disable=None):
-            frame = source[index]
-            if not isinstance(frame, Frame) or frame.boxes is None:
-                continue
-            scene_of[index] = frame.scene
-            for name, detector in (("first", first), ("second", second)):
-                seen = frame.only(detector.sensors)
-                if not seen.sensors:
-                    given[name].add(seen, None)
-                elif getattr(detector, "remembers", False):
-                    remembering: Any = detector
-                    detections, memories[name] = remembering.detect(seen, memories.get(name))
-                    given[name].add(seen, detections)
-                else:
-                    given[name].add(seen, detector.detect(seen))
+        bar = tqdm(range(len(source)), desc="compare", unit="frame", disable=None)
+        with closing(Loader(Whole(source), workers)) as loader:
+            for index, frame in zip(bar, loader.items(range(len(source)))):
+                if not isinstance(frame, Frame) or frame.boxes is None:
+                    continue
+                scene_of[index] = frame.scene
+                for name, detector in (("first", first), ("second", second)):
+                    seen = frame.only(detector.sensors)
+                    if not seen.sensors:
+                        given[name].add(seen, None)
+                    elif getattr(detector, "remembers", False):
+                        remembering: Any = detector
+                        detections, memories[name] = remembering.detect(seen, memories.get(name))
+                        given[name].add(seen, detections)
+                    else:
+                        given[name].add(seen, detector.detect(seen))
 
     names = {"first": first.sensors, "second": second.sensors}
     score_submissions(source, first.task, names, detect)

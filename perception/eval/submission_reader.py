@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from perception.eval.submission import MAX_BOXES
 from perception.task import NUSCENES, Task
 
 _BYTES_A_BOX, _BYTES_BESIDE = 2048, 1 << 24  # a box takes 350 bytes, indented 700; what else is in the file
+_MOST_SAMPLES = 1 << 20  # of a file of whatever samples
 _MOST = np.array(
     [1e9] * 3 + [1e4] * 3 + [1e3] * 4 + [1e4] * 2 + [np.inf]
 )  # of translation, size, rotation, velocity, score
@@ -97,14 +98,30 @@ def read_submission(path: str | Path, tokens: Sequence[str], task: Task = NUSCEN
     place = {token: i for i, token in enumerate(tokens)}
     submission, rows = _decoded(path, len(tokens))
     _check_samples(path, submission.results.keys(), place.keys())
-    parts = [
-        _columns(path, _records(path, token, raw, _Box), token, place[token], task)
+    return MetricBoxes.joined(list(_parts(path, submission, rows, place, task).values()))
+
+
+def read_samples(path: str | Path, task: Task = NUSCENES) -> dict[str, MetricBoxes]:
+    """Token -> boxes, of whichever samples a submission has; ``sample`` counts them.
+
+    Raises:
+        DataError: as of :func:`read_submission`, the samples apart.
+    """
+    path = Path(path)
+    submission, rows = _decoded(path, _MOST_SAMPLES)
+    return _parts(path, submission, rows, {token: i for i, token in enumerate(submission.results)}, task)
+
+
+def _parts(
+    path: Path, submission: _Submission, rows: int, place: Mapping[str, int], task: Task
+) -> dict[str, MetricBoxes]:
+    parts = {
+        token: _columns(path, _records(path, token, raw, _Box), token, place[token], task)
         for token, raw in submission.results.items()
-    ]
-    boxes = MetricBoxes.joined(parts)
-    if rows > len(boxes):  # JSON keeps the last of duplicate keys
+    }
+    if rows > sum(map(len, parts.values())):  # JSON keeps the last of duplicate keys
         raise DataError(f"{path}: each sample once was expected, found one twice")
-    return boxes
+    return parts
 
 
 def tracked_samples(path: Path, samples: int) -> list[str]:

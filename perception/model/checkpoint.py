@@ -1,4 +1,5 @@
-"""Trained detectors in folders: found by path or by shipped name, checked and loaded. Detector.save writes them."""
+"""Trained detectors in folders: found by path, by shipped name or on a hub, checked and loaded. Detector.save writes
+them."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.model.build import build
 from perception.model.detector import Detector
+from perception.model.hub import download, is_on_hub
 from perception.model.upgrade import upgraded
 
 log = logging.getLogger(__name__)
@@ -27,13 +29,15 @@ _SHIPPED = Path(__file__).parent.parent / "checkpoints"
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a checkpoint, given as a path or as the name of a shipped checkpoint.
+    """The folder of a checkpoint, given as a path, as the name of a shipped checkpoint, or as ``hf://owner/name``.
 
     Raises:
-        PerceptionError: no such checkpoint; the message lists the shipped names.
+        PerceptionError: no such checkpoint; the message lists the shipped names.  HubError: see ``model.hub``.
     """
     if not isinstance(name, str | os.PathLike):
         raise PerceptionError(f"checkpoint: a path or a name was expected, found {type(name).__name__}")
+    if is_on_hub(name):
+        return download(str(name))
     for folder in (Path(name), _SHIPPED / name):
         if all(current(folder / name).is_file() for name in ("model.safetensors", "config.yaml")):
             return folder
@@ -62,7 +66,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", build: Callable[[
     """Load a trained detector in evaluation mode.
 
     Args:
-        name: a folder written by training, or the name of a shipped checkpoint: ``perception.load("sim")``.
+        name: a folder written by training, the name of a shipped checkpoint: ``perception.load("sim")``, or a
+            repository of a Hugging Face hub: ``perception.load("hf://owner/name@revision")``, the revision optional.
         build: builds the detector from the checkpoint's config; pass your own for a detector with custom parts.
 
     Raises:

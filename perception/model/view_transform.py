@@ -51,15 +51,17 @@ def describe_cameras(
     ego_SE3_camera: torch.Tensor,  # [M, 4, 4]
     image_size: tuple[int, int],  # height, width
 ) -> torch.Tensor:
-    """[M, 8], of order one: focal lengths, principal point, the upward direction in camera axes, height over ground.
+    """[M, 8], of order one: focal lengths, principal point, the upward direction in the image, height over ground.
 
-    Not where the camera is on the vehicle or where it looks: that says nothing about what it sees, and augmentation
-    turns the world.
+    The upward direction is in camera axes, left and right exchanged where the image is mirrored (fx < 0). Not where the
+    camera is on the vehicle or where it looks: that says nothing about what it sees, and augmentation turns the world.
     """
     height, width = image_size
-    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], dim=1) / _FOCAL_PX
+    fx, fy = intrinsics[:, 0, 0], intrinsics[:, 1, 1]
+    focal = torch.stack([fx.abs(), fy], dim=1) / _FOCAL_PX
     principal = torch.stack([intrinsics[:, 0, 2] / width, intrinsics[:, 1, 2] / height], dim=1) - 0.5
-    return torch.cat([focal, principal, ego_SE3_camera[:, 2, :3], ego_SE3_camera[:, 2, 3:] / _HEIGHT_M], dim=1)
+    right, rest, height_m = ego_SE3_camera[:, 2].split([1, 2, 1], dim=1)
+    return torch.cat([focal, principal, right * fx.sign()[:, None], rest, height_m / _HEIGHT_M], dim=1)
 
 
 class LiftSplat(nn.Module):

@@ -6,7 +6,8 @@ each.
 
 A worker replays one log after the other and keeps its detector. It computes on one core, because the last digits of a
 sum depend on the number of threads: detections are the same whatever the number of workers. Ctrl-C lets every worker
-finish its frame; workers end with the parent process, even if that is killed.
+finish its frame; workers end with the parent process, even if that is killed. A log whose worker dies is tried once
+more, at the end; any other failure when the same fleet is run again.
 
 On Ray (docs.ray.io) a log is a task of one core, and of one GPU where the cluster has some and the job may use them.
 ``RAY_ADDRESS`` names the cluster; without it one is started on this machine. Every node must reach the logs, the
@@ -283,7 +284,7 @@ def _on_this_machine(run: Callable, jobs: Sequence[Job], workers: int) -> Genera
     def new_worker() -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(alive,))
 
-    waiting = deque(enumerate(jobs))
+    waiting, tried_again = deque(enumerate(jobs)), set[int]()
     idle = [new_worker() for _ in range(min(workers, len(jobs)))]
     busy: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
     resource_tracker.ensure_running()  # its start unblocks signals
@@ -307,8 +308,12 @@ def _on_this_machine(run: Callable, jobs: Sequence[Job], workers: int) -> Genera
                     try:
                         outcome = future.result()
                     except BrokenProcessPool:
-                        outcome = _failure("its worker process died: killed, perhaps for want of memory, or crashed")
                         idle[-1] = new_worker()
+                        if number not in tried_again:
+                            tried_again.add(number)
+                            waiting.append((number, jobs[number]))
+                            continue
+                        outcome = _failure("its worker process died: killed, perhaps for want of memory, or crashed")
                     yield number, outcome
         finally:
             stop.close()
@@ -333,7 +338,7 @@ def _on_ray(run: Callable, jobs: Sequence[Job], workers: int) -> Generator[tuple
     elif ours:
         ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     gpu = min(1, ray.cluster_resources().get("GPU", 0))
-    task = ray.remote(num_cpus=1, max_retries=0)(_work_on_node)
+    task = ray.remote(num_cpus=1, max_retries=1)(_work_on_node)
     busy: dict = {}
     with Interrupts() as interrupts:
         try:

@@ -105,7 +105,7 @@ def run_job(
     """
     playback = playback or Playback()
     files = job.files_digest
-    with _opened(job) as log:
+    with opened(job) as log:
         detector = load(job.checkpoint, device=checked_device(job.device))
         if not any(is_simulated(folder.parent) for folder in Path(job.log).glob("*/log.json")):
             warn_of_simulation(job.checkpoint, job.log)
@@ -142,7 +142,8 @@ def run_job(
             )
 
 
-def _opened(job: Job) -> Log:
+def opened(job: Job) -> Log:
+    """The log of a job."""
     return open_log(
         [job.log, *job.parts],
         version=job.version,

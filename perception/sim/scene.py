@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path as FilePath
-from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from perception.data.nuscenes_constants import KEYFRAME_HZ, LIDAR_HZ, RADAR_HZ
-from perception.data.nuscenes_writer import TABLES, link, radar_file
+from perception.data.nuscenes_writer import radar_file
+from perception.data.scene_tables import SceneTables
 from perception.files import write_file
 from perception.geometry import SE3, in_box
-from perception.sim import tables
 from perception.sim.raycast import Stage
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
 from perception.sim.road import MAP_MARGIN_M, Layout, Path
@@ -41,7 +40,7 @@ class SceneRun:
 
     def __init__(self, settings, index: int, root: FilePath, on_keyframe_file: Callable[[], object] = lambda: None):
         self.settings, self.index, self.root = settings, index, root
-        self.name = tables.scene_name(index)
+        self.name = settings.scene_name(index)
         self._on_keyframe_file = on_keyframe_file
         rng = self._rng("world")
         self.weather = draw_weather(settings.weather[index % len(settings.weather)], rng)
@@ -57,15 +56,10 @@ class SceneRun:
         self.lidar = make_lidar(settings.world, self.rig[LIDAR_NAME], self.weather, self._rng("lasers"))
         self._sway = self._rng("sway").uniform(0, 2 * np.pi, 4)
         self._start_us = _START_US + index * _SCENE_GAP_US
-        self._rows: dict[str, list[dict]] = {name: [] for name in TABLES}
-        self._samples: list[dict[str, Any]] = [
-            {
-                "token": self._token("sample", i),
-                "timestamp": self._start_us + round(i * 1e6 / KEYFRAME_HZ),
-                "scene_token": self._token("scene"),
-            }
-            for i in range(settings.keyframes)
-        ]
+        self.tables = SceneTables(settings.seed, self.name)
+        for i in range(settings.keyframes):
+            self.tables.add_sample(self._start_us + round(i * 1e6 / KEYFRAME_HZ))
+        self._key_stamps = np.array(self.tables.times_us)
         rng = self._rng("surface")
         self._surface = np.stack([_surface_points(actor.shape.mesh, rng) for actor in self.actors])
         # Cloud and radar points of each keyframe, in the world, for the counts of the annotations.
@@ -75,55 +69,23 @@ class SceneRun:
 
     def run(self) -> dict[str, list[dict]]:
         """Write every sensor file; return this scene's rows of every table."""
-        rows, settings = self._rows, self.settings
-        self._map()
-        for sensor in self.rig.values():
-            rows["calibrated_sensor"].append(
-                {
-                    "token": self._token("calibrated", sensor.channel),
-                    "sensor_token": tables.token(settings.seed, "sensor", sensor.channel),
-                    "translation": sensor.ego_SE3_sensor.translation.tolist(),
-                    "rotation": sensor.ego_SE3_sensor.quaternion.tolist(),
-                    "camera_intrinsic": [] if sensor.intrinsics is None else sensor.intrinsics.tolist(),
-                }
-            )
+        self._calibrations = {
+            sensor.channel: self.tables.add_calibration(sensor.channel, sensor.ego_SE3_sensor, sensor.intrinsics)
+            for sensor in self.rig.values()
+        }
         self._lidar()
         for channel in RADAR_NAMES:
             self._radar(channel)
         for channel in CAMERA_NAMES:
             self._camera(channel)
-        link(self._samples)
-        rows["sample"] = self._samples
         self._annotate()
-        first, last = self._samples[0], self._samples[-1]
         roads = "two lanes" if self.layout.lanes == 2 else "one lane"
-        rows["scene"].append(
-            {
-                "token": self._token("scene"),
-                "log_token": self._token("log"),
-                "nbr_samples": len(self._samples),
-                "first_sample_token": first["token"],
-                "last_sample_token": last["token"],
-                "name": self.name,
-                "description": f"{self.weather.text}, {roads} each way, crossing, work zones (simulated)",
-            }
-        )
-        rows["log"].append(
-            {
-                "token": self._token("log"),
-                "logfile": self.name,
-                "vehicle": "sim",
-                "date_captured": "2020-09-13",
-                "location": "simulation",
-            }
-        )
-        return rows
+        description = f"{self.weather.text}, {roads} each way, crossing, work zones (simulated)"
+        log = {"vehicle": "sim", "date_captured": "2020-09-13", "location": "simulation"}
+        return self.tables.finished(self._map(), description, **log)
 
     def _rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, self.index, *purpose.encode()])
-
-    def _token(self, *name) -> str:
-        return tables.token(self.settings.seed, self.name, *name)
 
     def _ego(self, time: float) -> SE3:
         """World from ego: on the road, with the slight pitch and roll of a sprung vehicle."""
@@ -144,46 +106,20 @@ class SceneRun:
         return time - float(self.lidar.delay_s(place)[0])
 
     def _record(self, channel: str, stamp: int, keyframe: int | None, suffix: str, content: bytes) -> None:
-        """Write one sensor file, its ``sample_data`` row and its ``ego_pose`` row."""
+        """Write one sensor file, of a keyframe or a sweep (None)."""
         folder = "sweeps" if keyframe is None else "samples"
         filename = f"{folder}/{channel}/{self.name}__{channel}__{stamp}.{suffix}"
         write_file(self.root / filename, content)
         if keyframe is not None:
             self._on_keyframe_file()
-        name, pose = self._token("data", channel, stamp), self._ego((stamp - self._start_us) * 1e-6)
-        follower = next((sample for sample in self._samples if sample["timestamp"] >= stamp), self._samples[-1])
-        sample = follower if keyframe is None else self._samples[keyframe]
-        is_camera = channel in CAMERA_NAMES
-        self._rows["sample_data"].append(
-            {
-                "token": name,
-                "sample_token": sample["token"],
-                "ego_pose_token": name,
-                "calibrated_sensor_token": self._token("calibrated", channel),
-                "timestamp": stamp,
-                "fileformat": suffix.split(".")[0],
-                "is_key_frame": keyframe is not None,
-                "height": self.settings.image_size[1] if is_camera else 0,
-                "width": self.settings.image_size[0] if is_camera else 0,
-                "filename": filename,
-            }
-        )
-        self._rows["ego_pose"].append(
-            {
-                "token": name,
-                "timestamp": stamp,
-                "rotation": pose.quaternion.tolist(),
-                "translation": pose.translation.tolist(),
-            }
-        )
-
-    def _link_channel(self, count_before: int) -> None:
-        link(self._rows["sample_data"][count_before:])
+        pose = self._ego((stamp - self._start_us) * 1e-6)
+        size = self.settings.image_size[::-1] if channel in CAMERA_NAMES else (0, 0)
+        self.tables.add_file(keyframe, channel, self._calibrations[channel], stamp, pose, filename, size)
 
     def _lidar(self) -> None:
-        lidar, rng, before = self.lidar, self._rng("lidar"), len(self._rows["sample_data"])
+        lidar, rng = self.lidar, self._rng("lidar")
         per_keyframe = round(LIDAR_HZ / KEYFRAME_HZ)
-        for i in range(-_SWEEPS_BEFORE, (len(self._samples) - 1) * per_keyframe + 1):
+        for i in range(-_SWEEPS_BEFORE, (self.settings.keyframes - 1) * per_keyframe + 1):
             time = i / LIDAR_HZ
             stamp = self._start_us + round(time * 1e6)
             points = lidar.sweep(self.stage.at, self._ego, time, rng)
@@ -195,16 +131,16 @@ class SceneRun:
                     points[:, :3].astype(float)
                 )
                 self._visibility[keyframe] = self._visible(snapshot, pose, time)
-        self._link_channel(before)
 
     def _radar(self, channel: str) -> None:
         scatter = self._rng(f"scatterers {channel}")
         radar = make_radar(self.settings.world, self.rig[channel], self.actors, self.scenery.reflectors, scatter)
-        rng, before = self._rng(channel), len(self._rows["sample_data"])
-        times = np.arange(-0.5 + rng.uniform(0, 1 / RADAR_HZ), (len(self._samples) - 0.92) / KEYFRAME_HZ, 1 / RADAR_HZ)
+        rng = self._rng(channel)
+        times = np.arange(
+            -0.5 + rng.uniform(0, 1 / RADAR_HZ), (self.settings.keyframes - 0.92) / KEYFRAME_HZ, 1 / RADAR_HZ
+        )
         stamps = self._start_us + np.round((times + rng.normal(0, 0.001, len(times))) * 1e6).astype(np.int64)
-        key_stamps = np.array([sample["timestamp"] for sample in self._samples])
-        nearest = np.argmin(np.abs(stamps[:, None] - key_stamps), axis=0)
+        nearest = np.argmin(np.abs(stamps[:, None] - self._key_stamps), axis=0)
         keyframe_of = {int(row): keyframe for keyframe, row in enumerate(nearest)}
         for row in range(nearest[-1] + 1):
             stamp = int(stamps[row])
@@ -218,23 +154,20 @@ class SceneRun:
                 points = np.stack([clusters["x"], clusters["y"], clusters["z"]], 1).astype(float)
                 world = (ego @ radar.sensor.ego_SE3_sensor).transform(points)
                 self._radar_points.setdefault(keyframe, []).append((time, world))
-        self._link_channel(before)
 
     def _camera(self, channel: str) -> None:
         import cv2
 
-        rng, before = self._rng(channel), len(self._rows["sample_data"])
-        sensor, world = self.rig[channel], self.settings.world
+        rng, sensor, world = self._rng(channel), self.rig[channel], self.settings.world
         camera = make_camera(world, sensor, self.settings.image_size, self.weather, self.scenery.lamps, rng)
-        for keyframe, sample in enumerate(self._samples):
+        for keyframe, key_stamp in enumerate(self._key_stamps.tolist()):
             delay = camera_delay_s(world, channel) + float(np.clip(rng.normal(0, 0.0005), -0.0015, 0.0015))
-            stamp = sample["timestamp"] + round(delay * 1e6)
+            stamp = key_stamp + round(delay * 1e6)
             time = (stamp - self._start_us) * 1e-6
             salt, motion = int(rng.integers(1 << 30)), self._motion(time)
             image, _ = camera.render(self.stage.at(time), self._ego(time), salt, motion)
             _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             self._record(channel, stamp, keyframe, "jpg", jpeg.tobytes())
-        self._link_channel(before)
 
     def _visible(self, snapshot, ego: SE3, time: float) -> np.ndarray:
         """[A] share of every actor's surface that nothing else hides from a point above the vehicle."""
@@ -252,9 +185,7 @@ class SceneRun:
         return np.mean(seen == np.arange(len(self.actors))[:, None], axis=1)
 
     def _annotate(self) -> None:
-        rows = self._rows
-        history: dict[int, list[dict]] = {}
-        for keyframe, sample in enumerate(self._samples):
+        for keyframe in range(self.settings.keyframes):
             time = keyframe / KEYFRAME_HZ
             ego_xy = np.array(self.traffic.ego.at(time)[:2])
             for index, actor in enumerate(self.actors):
@@ -269,37 +200,21 @@ class SceneRun:
                     rx, ry, radar_yaw = actor.track.at(radar_time)
                     # A radar knows no height: its points count by their place on the ground.
                     radar_count += _count_inside(points, np.array([rx, ry, 0.0]), (length, width, 20.0), radar_yaw)
-                attribute = actor.attribute(seen)
-                row = {
-                    "token": self._token("annotation", keyframe, index),
-                    "sample_token": sample["token"],
-                    "instance_token": self._token("instance", index),
-                    "visibility_token": str(
-                        1 + int(np.searchsorted([0.4, 0.6, 0.8], self._visibility[keyframe][index], side="right"))
-                    ),
-                    "attribute_tokens": [tables.token(self.settings.seed, "attribute", attribute)] if attribute else [],
-                    "translation": center.tolist(),
-                    "size": [width, length, height],
-                    "rotation": SE3.from_yaw(yaw).quaternion.tolist(),
-                    "num_lidar_pts": _count_inside(self._lidar_points[keyframe], center, (length, width, height), yaw),
-                    "num_radar_pts": radar_count,
-                }
-                history.setdefault(index, []).append(row)
-                rows["sample_annotation"].append(row)
-        for index, boxes in history.items():
-            link(boxes)
-            rows["instance"].append(
-                {
-                    "token": self._token("instance", index),
-                    "category_token": tables.token(self.settings.seed, "category", self.actors[index].shape.category),
-                    "nbr_annotations": len(boxes),
-                    "first_annotation_token": boxes[0]["token"],
-                    "last_annotation_token": boxes[-1]["token"],
-                }
-            )
+                visible = np.searchsorted([0.4, 0.6, 0.8], self._visibility[keyframe][index], side="right")
+                lidar_count = _count_inside(self._lidar_points[keyframe], center, (length, width, height), yaw)
+                self.tables.add_box(
+                    keyframe,
+                    index,
+                    actor.shape.category,
+                    SE3.from_yaw(yaw, center),
+                    actor.shape.size,
+                    (lidar_count, radar_count),
+                    actor.attribute(seen) or "",
+                    1 + int(visible),
+                )
 
-    def _map(self) -> None:
-        """The drivable surface as an image of 0.1 m pixels, north up, as the devkit reads it."""
+    def _map(self) -> str:
+        """The file name of the drivable surface as an image of 0.1 m pixels, north up, as the devkit reads it."""
         import cv2
 
         width, height = (np.ceil((self.path.extent + MAP_MARGIN_M) / 0.1)).astype(int)
@@ -309,16 +224,9 @@ class SceneRun:
         polygon = np.concatenate([outline[0], outline[1][::-1]])
         pixels = np.round(np.stack([polygon[:, 0], height * 0.1 - polygon[:, 1]], 1) / 0.1).astype(np.int32)
         cv2.fillPoly(image, [pixels], (255,))
-        filename = f"maps/{self._token('map')}.png"
+        filename = f"maps/{self.tables.token('map')}.png"
         write_file(self.root / filename, cv2.imencode(".png", image)[1].tobytes())
-        self._rows["map"].append(
-            {
-                "token": self._token("map"),
-                "log_tokens": [self._token("log")],
-                "category": "semantic_prior",
-                "filename": filename,
-            }
-        )
+        return filename
 
 
 def _surface_points(mesh, rng: np.random.Generator) -> np.ndarray:

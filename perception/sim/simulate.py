@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from perception.data.nuscenes_constants import KEYFRAME_HZ
-from perception.data.nuscenes_writer import TABLES, write_json
+from perception.data.scene_tables import TABLES, write_json, write_tables
 from perception.errors import PerceptionError
 from perception.files import ResultsError, make_folder, writing
 from perception.lock import locked
-from perception.sim import tables
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES
 from perception.sim.weather import WEATHER_NAMES
 
@@ -98,6 +97,10 @@ class Settings:
         """Of one scene."""
         return max(int(self.seconds * KEYFRAME_HZ), 1)
 
+    @staticmethod
+    def scene_name(index: int) -> str:
+        return f"sim-{index:04d}"
+
 
 def _names_a_version(name) -> bool:
     plain = isinstance(name, str) and re.fullmatch(r"[^/\\\0.][^/\\\0]*", name) is not None
@@ -157,7 +160,7 @@ def simulate(
 
 
 def _notes(root: Path, index: int) -> Path:
-    return root / _NOTES / f"{tables.scene_name(index)}.json"
+    return root / _NOTES / f"{Settings.scene_name(index)}.json"
 
 
 def _prepare(root: Path, settings: Settings, overwrite: bool) -> None:
@@ -277,20 +280,15 @@ def _run_scene_in_worker(settings: Settings, index: int, root: Path) -> None:
 
 def _merge(root: Path, settings: Settings) -> None:
     """The thirteen tables of all scenes, and the split that names them."""
-    merged: dict[str, list[dict]] = {name: [] for name in TABLES}
-    merged.update(tables.fixed_tables(settings.seed, _CHANNELS))
+    scenes = []
     for index in range(settings.scenes):
         scene = _read_json(_notes(root, index))
         if not isinstance(scene, dict) or not all(
-            name in merged and isinstance(rows, list) for name, rows in scene.items()
+            name in TABLES and isinstance(rows, list) for name, rows in scene.items()
         ):
             raise SimulationError(
                 f"{_notes(root, index)}: the table rows of a scene expected, found {_short(scene)}; "
                 "remove this file to simulate the scene again"
             )
-        for name, rows in scene.items():
-            merged[name].extend(rows)
-    for name, rows in merged.items():
-        write_json(root / settings.version / f"{name}.json", rows)
-    names = [tables.scene_name(index) for index in range(settings.scenes)]
-    write_json(root / settings.version / "splits.json", {"all": names})
+        scenes.append(scene)
+    write_tables(root / settings.version, settings.seed, scenes, _CHANNELS)

@@ -5,7 +5,9 @@ Two independent parts:
 - The *world* is mirrored left to right, scaled, rotated about z and shifted: ``p' = scale * R @ M @ p + t`` for every
   point, with ``M = diag(1, -1, 1)`` if mirrored. A camera sees a mirrored world as a mirrored image, so images are
   flipped too, and ``ego_SE3_camera`` stays a proper rotation: ``R @ M @ rotation @ diag(-1, 1, 1)``.
-- Each *image* is zoomed, shifted and resized to the network's input size, and its brightness and contrast change.
+- Each *image* is zoomed, shifted, resized to the network's input size, rotated about its centre and mirrored by itself,
+  and its brightness and contrast change (BEVDet, Huang et al. 2021). A rotated image is that of a camera rolled about
+  its optical axis. One that is mirrored in a world that is not is that of no camera: its intrinsics have fx < 0.
 
 After both, each point still projects to the same image content.
 """
@@ -13,6 +15,7 @@ After both, each point still projects to the same image content.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -89,6 +92,7 @@ class ImageTransform:
 
     zoom: relative to the scale at which the image just covers the output.
     shift: (right, down) shift of the crop as a fraction of the output's (width, height); black outside the image.
+    rotation: radians, clockwise, about the centre of the output; before it is mirrored.
     """
 
     mirror: bool = False
@@ -96,6 +100,13 @@ class ImageTransform:
     shift: tuple[float, float] = (0.0, 0.0)
     brightness: float = 1.0
     contrast: float = 1.0
+    rotation: float = 0.0
+
+    @property
+    def roll(self) -> SE3:
+        """The rotation of image and camera axes: both have x to the right and y down."""
+        cos, sin = math.cos(self.rotation), math.sin(self.rotation)
+        return SE3(np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]))
 
     def apply(self, image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The image [*size, 3] and the affine [3, 3] from old to new pixels (u, v, 1)."""
@@ -105,14 +116,15 @@ class ImageTransform:
         left = (scaled[0] - size[1]) // 2 + round(self.shift[0] * size[1])
         top = scaled[1] - size[0] + round(self.shift[1] * size[0])
 
-        below = scaled_below(image, scaled, max(top, 0))
-        crop = below[: max(size[0] + min(top, 0), 0), max(left, 0) : max(left + size[1], 0)]
-        out = np.zeros((*size, 3), dtype=np.uint8)
-        if crop.size:
-            inside = out[max(-top, 0) :, max(-left, 0) :][: crop.shape[0], : crop.shape[1]]
-            inside[:] = cv2.LUT(crop, self._lookup())
+        turn, centre = self.roll.rotation.copy(), (np.array([size[1], size[0]]) - 1) / 2
+        turn[:2, 2] = centre - turn[:2, :2] @ centre
+        margin = math.ceil(abs(math.sin(self.rotation)) * max(size) / 2)  # of the crop, which the rotation may reach
+        u, v = np.clip([left - margin, top - margin], 0, np.subtract(scaled, 1))
+        around = scaled_below(image, scaled, v)[: size[0] + 2 * margin, u : u + size[1] + 2 * margin]
+        crop = turn @ scaling(1, 1, left - u, top - v)
+        out = cv2.warpAffine(cv2.LUT(around, self._lookup()), crop[:2], (size[1], size[0]))
 
-        affine = scaling(scaled[0] / width, scaled[1] / height, left, top)
+        affine = turn @ scaling(scaled[0] / width, scaled[1] / height, left, top)
         if self.mirror:
             out = np.ascontiguousarray(out[:, ::-1])
             affine = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]]) @ affine
@@ -153,15 +165,22 @@ def augment(
         images: dict[str, CameraImage] = {}
         for name, camera in cameras.items():
             image = ImageTransform(
-                mirror=world.mirror,
+                mirror=world.mirror != (config.image_flip and bool(rng.random() < 0.5)),
                 zoom=rng.uniform(1 - config.image_scale, 1 + config.image_scale),
                 shift=tuple(rng.uniform(-config.image_scale / 2, config.image_scale / 2, size=2)),
                 brightness=rng.uniform(1 - config.image_color, 1 + config.image_color),
                 contrast=rng.uniform(1 - config.image_color, 1 + config.image_color),
+                rotation=_image_rotation(config, rng),
             )
             images[name] = transform_camera(camera, world, image, image_size[sensor])
         data[sensor] = images
     return moved.with_data(data)
+
+
+def _image_rotation(config: AugmentConfig, rng: np.random.Generator) -> float:
+    """Radians. Nothing is drawn where images are not rotated, so that older trainings stay as they were."""
+    limit = config.image_rotate_deg
+    return float(np.deg2rad(rng.uniform(-limit, limit))) if limit else 0.0
 
 
 def transform_world(frame: Frame, world: WorldTransform) -> Frame:
@@ -180,7 +199,10 @@ def transform_world(frame: Frame, world: WorldTransform) -> Frame:
 def transform_camera(
     camera: CameraImage, world: WorldTransform, image: ImageTransform, size: tuple[int, int]
 ) -> CameraImage:
-    """The camera in the transformed world. ``world.mirror`` and ``image.mirror`` must agree."""
+    """The camera in the transformed world; ``mirrored`` if only one of world and image is."""
     pixels, affine = image.apply(camera.image, size)
-    intrinsics = affine @ camera.intrinsics @ (MIRROR_CAMERA if world.mirror else np.eye(3))
-    return CameraImage(pixels, intrinsics, world.camera_pose(camera.ego_SE3_camera), camera.timestamp_ns)
+    roll = image.roll.inverse()
+    intrinsics = affine @ camera.intrinsics @ roll.rotation @ (MIRROR_CAMERA if world.mirror else np.eye(3))
+    pose = world.camera_pose(camera.ego_SE3_camera @ roll)
+    mirrored = camera.mirrored ^ world.mirror ^ image.mirror
+    return CameraImage(pixels, intrinsics, pose, camera.timestamp_ns, mirrored)

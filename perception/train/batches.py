@@ -22,9 +22,10 @@ from perception.config import AugmentConfig, Config, TrainConfig
 from perception.data.corruptions import Corrupted, draw_corruptions
 from perception.data.sources import FrameSource
 from perception.geometry import SE3
-from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, SampleError, SensorData, fit_image
+from perception.sample import Boxes3D, Frame, SampleError
 from perception.seeding import keyed_rng
 from perception.train.augment import WorldTransform, augment, draw_world
+from perception.train.cache import FrameCache
 from perception.train.objects import CutObject, ObjectBank
 from perception.train.paste import draw_objects, earlier, paste
 
@@ -61,6 +62,8 @@ class Schedule(Sampler[Draw]):
 
     Args:
         batches: of a step, over all processes; by default one of each.
+        shards: int [samples], the shard that every frame is in. Given, an epoch takes the shards in an order of its
+            own, ``train.shuffle_shards`` at a time, and only the frames of those are mixed: what is read lies together.
         by_class: indices of the frames that have each class. Given, an epoch has as many frames as ever, but an equal
             share of them from every class that there is (class-balanced sampling, CBGS, Zhu et al. 2019).
     """
@@ -74,11 +77,13 @@ class Schedule(Sampler[Draw]):
         processes: int = 1,
         by_class: Sequence[np.ndarray] | None = None,
         batches: int | None = None,
+        shards: np.ndarray | None = None,
     ):
         self.samples, self.config, self.rank, self.processes = samples, config, rank, processes
         self.by_class = None if by_class is None else [frames for frames in by_class if len(frames)]
         if self.by_class == []:
             raise SampleError("train.balanced: boxes with LiDAR or radar points were expected, found none")
+        self.shards = None if shards is None else np.unique(shards, return_inverse=True)[1]  # without gaps
         self.sensors = tuple(sensors)
         self.batches = processes if batches is None else batches
         if self.batches % processes:
@@ -109,14 +114,21 @@ class Schedule(Sampler[Draw]):
         """The frames of the epoch, and how often each came before."""
         rng = keyed_rng(self.config.seed, self.epoch, "order")
         if self.by_class is None:
-            return rng.permutation(self.samples).tolist(), []
+            return self._shuffled(rng, np.arange(self.samples)), []
         ends = np.linspace(0, self.samples, len(self.by_class) + 1).astype(int)
         shares = [_repeated(rng, frames, size) for frames, size in zip(self.by_class, np.diff(ends))]
-        order, seen, repeats = rng.permutation(np.concatenate(shares)).tolist(), Counter[int](), []
+        order, seen, repeats = self._shuffled(rng, np.concatenate(shares)), Counter[int](), []
         for index in order:
             repeats.append(seen[index])
             seen[index] += 1
         return order, repeats
+
+    def _shuffled(self, rng: np.random.Generator, frames: np.ndarray) -> list[int]:
+        order = rng.permutation(frames)
+        if self.shards is not None:
+            turn = rng.permutation(1 + self.shards.max()) // self.config.shuffle_shards  # of every shard
+            order = order[np.argsort(turn[self.shards[order]], kind="stable")]
+        return order.tolist()
 
     def _sensors(self, first: int) -> tuple[str, ...]:
         rng = keyed_rng(self.config.seed, self.epoch, first, "sensors")
@@ -140,50 +152,6 @@ def training_image_size(size: tuple[int, int], config: AugmentConfig) -> tuple[i
     """
     height, width = (math.ceil(side * (1 + config.image_scale)) for side in size)
     return height, width
-
-
-class FrameCache:
-    """In-memory cache of the frames of a dataset. Images are reduced to the size that training needs.
-
-    Decoding the same files every epoch takes as long as a small detector's forward pass. A frame takes about 4 MB.
-
-    Args:
-        image_size: height and width that images must cover, by sensor.
-    """
-
-    def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
-        self.frames, self.image_size = frames, image_size
-        self.kept: dict[int, Frame | None] = {}
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def tokens(self) -> Sequence[str]:
-        return self.frames.tokens
-
-    def __getitem__(self, index: int) -> Frame | None:
-        if index not in self.kept:
-            frame = self.frames[index]
-            self.kept[index] = None if frame is None else reduced(frame, self.image_size)
-        return self.kept[index]
-
-
-def reduced(frame: Frame, image_size: Mapping[str, tuple[int, int]]) -> Frame:
-    """The frame with images that just cover the height and width that their sensor has in ``image_size``."""
-    data: dict[str, SensorData] = {}
-    for sensor, value in frame.data.items():
-        if isinstance(value, PointCloud) or sensor not in image_size:
-            data[sensor] = value
-        else:
-            data[sensor] = {name: _shrunk(camera, image_size[sensor]) for name, camera in value.items()}
-    return frame.with_data(data)
-
-
-def _shrunk(camera: CameraImage, cover: tuple[int, int]) -> CameraImage:
-    height, width = camera.image.shape[:2]
-    zoom = min(1.0, max(cover[0] / height, cover[1] / width))
-    return fit_image(camera, (round(height * zoom), round(width * zoom)))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def image_heat_target(boxes: list[Boxes3D], images: ImageBatch, classes: int, he
         pixels, depth = project(ego_SE3_camera.inverse().transform(boxes[b].center), intrinsics[b, n])
         column, row = np.floor((pixels.T + 0.5) / stride)  # pixel centres lie at integers
         seen = (depth > _MIN_DEPTH_M) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        cells_per_m = intrinsics[b, n, 0, 0] / stride / depth[seen]
+        cells_per_m = abs(intrinsics[b, n, 0, 0]) / stride / depth[seen]  # negative in mirrored images
         size = boxes[b].size[seen]
         radii = gaussian_radius(size[:, :2].mean(axis=1) * cells_per_m, size[:, 2] * cells_per_m)
         for label, u, v, radius in zip(boxes[b].label[seen], column[seen], row[seen], radii):

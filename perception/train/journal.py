@@ -8,9 +8,11 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from perception.errors import missing_extra
 from perception.files import make_folder, not_through_a_link, write_file, writing
@@ -120,6 +122,13 @@ class Journal:
             with writing(self.path.with_name("tensorboard")):
                 for name, value in numbers.items():
                     self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def show(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        """Write pictures, uint8 [H, W, 3] RGB by name, to TensorBoard, if there are such logs."""
+        if self.tensorboard is not None:
+            with writing(self.path.with_name("tensorboard")):
+                for name, picture in pictures.items():
+                    self.tensorboard.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         if self.writes:

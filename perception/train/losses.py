@@ -9,19 +9,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perception.batch import Batch, ImageBatch, PointBatch
+from perception.batch import Batch, ImageBatch
 from perception.config import TrainConfig
 from perception.errors import PerceptionError
 from perception.model.detector import Detector, Prediction
 from perception.model.head import BOX_CHANNELS, CenterHead, CenterMaps
 from perception.model.registration import registration_loss
+from perception.train.depth_loss import DepthLoss, agree
 from perception.train.image_loss import image_heat_target
 from perception.train.object_losses import ObjectLoss
 from perception.train.targets import CenterEncoder
 
 _BOX_WEIGHTS = {"offset": 1.0, "z": 0.5, "log_size": 1.0, "heading": 0.5, "axis": 1.0, "velocity": 2.0}
 _BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2
-_DEPTH_MAX_AGE_S = 0.06  # older sweeps show moving objects at past positions
 
 
 class DetectionLoss(nn.Module):
@@ -37,12 +37,7 @@ class DetectionLoss(nn.Module):
         super().__init__()
         self.heads = {name: _losses_of(name, head) for name, head in detector.heads.items()}
         self.targets = {name: loss.encode for name, loss in self.heads.items() if isinstance(loss, CenterLoss)}
-        self.depth_from = dict(detector.inputs.depth_from)
-        encoders: dict[str, Any] = dict(detector.encoders.items())
-        for name in self.depth_from:
-            if not hasattr(encoders[name], "depth_range_m"):
-                raise PerceptionError(f"encoders.{name}: depth_range_m was expected beside depth_from, found none")
-        self.depth_range_m: dict[str, tuple[float, float]] = {n: encoders[n].depth_range_m for n in self.depth_from}
+        self.depth = DepthLoss(detector.encoders, detector.inputs.depth_from)
         self.objects = None if detector.decoder is None else ObjectLoss(detector.grid)
         self.depth_weight, self.registration_weight = config.depth_weight, config.registration_weight
         self.image_weight = config.image_weight
@@ -54,11 +49,8 @@ class DetectionLoss(nn.Module):
             terms |= {name if head == "boxes" else f"{head}/{name}": value for name, value in found.items()}
         if self.objects is not None:
             terms |= self.objects(prediction.refined, batch)
-        for sensor, logits in prediction.depth.items():
-            source = self.depth_from.get(sensor)
-            if source in batch.inputs:
-                depth = self._depth(sensor, source, logits, batch)
-                terms["depth"] = terms["depth"] + depth if "depth" in terms else depth
+        if (depth := self.depth(prediction.depth, batch)) is not None:
+            terms["depth"] = self.depth_weight * depth
         for sensor, logits in prediction.image_heat.items():
             terms["image"] = terms.get("image", 0) + self._image(sensor, logits, batch)
         if prediction.registered is not None and batch.displacement is not None:
@@ -69,23 +61,12 @@ class DetectionLoss(nn.Module):
         terms["total"] = sum(others, start=first)
         return terms
 
-    def _depth(self, sensor: str, source: str, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        images, cloud = batch.inputs[sensor], batch.inputs[source]
-        if not isinstance(images, ImageBatch) or not isinstance(cloud, PointBatch):
-            raise PerceptionError(f"depth of {sensor} from {source}: images and points were expected")
-        _, _, count, height, width = logits.shape
-        bins = depth_target(images, cloud, count, height, width, *self.depth_range_m[sensor])
-        bins[~_agree(batch, sensor, source)] = -1
-        seen = (bins >= 0).sum().clamp(min=1)
-        depth = F.cross_entropy(logits.flatten(0, 1).float(), bins.flatten(0, 1), ignore_index=-1, reduction="sum")
-        return self.depth_weight * depth / seen
-
     def _image(self, sensor: str, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         images = batch.inputs[sensor]
         if not isinstance(images, ImageBatch) or batch.boxes is None:
             raise PerceptionError(f"objects in images of {sensor}: images and annotated frames were expected")
         target = image_heat_target(batch.boxes, images, *logits.shape[2:])
-        used = images.valid & _agree(batch, sensor).to(images.valid.device)[:, None]
+        used = images.valid & agree(batch, sensor).to(images.valid.device)[:, None]
         heat = focal_loss(logits[used].float(), target[used])
         return self.image_weight * heat / (target[used] == 1).sum().clamp(min=1)
 
@@ -133,14 +114,6 @@ class CenterLoss:
         }
 
 
-def _agree(batch: Batch, *sensors: str) -> torch.Tensor:
-    """bool [B]: whether these sensors are not displaced, so that one can supervise the other, or boxes can."""
-    if batch.displacement is None:
-        return torch.ones(len(batch), dtype=torch.bool)
-    axes = [s for s, name in enumerate(batch.sensors) if name in sensors]
-    return (batch.displacement[:, axes].abs() < 1e-6).flatten(1).all(dim=1)
-
-
 def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Penalty-reduced focal loss, summed (CornerNet, Law & Deng, 2018): alpha 2, beta 4."""
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
@@ -148,32 +121,3 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     positive = target == 1
     loss = torch.where(positive, -log_p * (1 - p) ** 2, -log_not_p * p**2 * (1 - target) ** 4)
     return loss.sum()
-
-
-@torch.no_grad()
-def depth_target(
-    images: ImageBatch, cloud: PointBatch, bins: int, height: int, width: int, depth_min_m: float, depth_max_m: float
-) -> torch.Tensor:
-    """Depth bin of the nearest recent point in each feature cell: int64 [B, N, height, width], -1 for none."""
-    age_s = cloud.points[:, cloud.fields.index("age_s")] if "age_s" in cloud.fields else cloud.points.new_zeros(1)
-    recent = age_s < _DEPTH_MAX_AGE_S
-    b, n = images.intrinsics.shape[:2]
-    stride = images.images.shape[-1] / width
-    target = torch.full((b * n * height * width,), bins, dtype=torch.int64, device=images.intrinsics.device)
-    camera_SE3_ego = torch.linalg.inv(images.ego_SE3_camera.float())
-    for sample in range(b):
-        points = cloud.points[(cloud.batch_index == sample) & recent]
-        xyz = torch.einsum("nij,pj->npi", camera_SE3_ego[sample, :, :3, :3], points[:, :3])
-        xyz = xyz + camera_SE3_ego[sample, :, None, :3, 3]
-        pixels = torch.einsum("nij,npj->npi", images.intrinsics[sample].float(), xyz)
-        depth = xyz[..., 2]
-        # Pixel centres lie at integers, so the first feature cell spans -0.5 to stride - 0.5.
-        u = ((pixels[..., 0] / depth.clamp(min=0.1) + 0.5) / stride).floor().long()
-        v = ((pixels[..., 1] / depth.clamp(min=0.1) + 0.5) / stride).floor().long()
-        ok = (depth >= depth_min_m) & (depth < depth_max_m) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        ok &= images.valid[sample, :, None]
-        camera = torch.arange(n, device=depth.device)[:, None].expand_as(u)
-        cell = (((sample * n + camera) * height + v) * width + u)[ok]
-        index = ((depth[ok] - depth_min_m) / (depth_max_m - depth_min_m) * bins).long().clamp(max=bins - 1)
-        target.scatter_reduce_(0, cell, index, "amin")
-    return target.masked_fill(target == bins, -1).view(b, n, height, width)

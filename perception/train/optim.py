@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -13,16 +14,37 @@ WARMUP = 0.2  # fraction of the steps over which the learning rate rises
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW groups: pretrained backbones and the rest, each split by weight decay (none for norms and biases)."""
+    """AdamW groups: pretrained backbones and the rest, each split by weight decay (none for norms and biases).
+
+    ``train.layer_decay`` splits a backbone further, by its blocks (layer-wise decay: BEiT, Bao et al. 2022).
+    """
     parts = [getattr(encoder, "pretrained", None) for encoder in getattr(model, "encoders", nn.ModuleDict()).values()]
-    backbone = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+    backbone = {
+        id(parameter): config.backbone_learning_rate * config.layer_decay**above
+        for part in parts
+        if part is not None
+        for parameter, above in blocks_above(part)
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            rate = config.backbone_learning_rate if id(parameter) in backbone else config.learning_rate
+            rate = backbone.get(id(parameter), config.learning_rate)
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def blocks_above(backbone: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Each parameter with the number of blocks that come after its own: 0 in the last one, and all of them in the stem.
+
+    What is in no block, such as downsampling, counts to the block before it in the order in which modules are defined.
+    """
+    blocks = list(getattr(backbone, "blocks", []))
+    block_of = {id(parameter): number for number, block in enumerate(blocks, 1) for parameter in block.parameters()}
+    reached = 0
+    for parameter in backbone.parameters():
+        reached = block_of.get(id(parameter), reached)
+        yield parameter, len(blocks) - reached
 
 
 def one_cycle(progress: float) -> float:

@@ -61,7 +61,7 @@ def draw_objects(
                 )
             ):
                 continue
-            boxes = _joined([boxes, found.box])
+            boxes = Boxes3D.joined([boxes, found.box])
             images = [
                 (key, camera, np.concatenate([there, _shown(rectangle)]))
                 for (key, camera, there), rectangle in zip(images, rectangles)
@@ -77,14 +77,14 @@ def paste(frame: Frame, objects: Sequence[CutObject]) -> Frame:
     """The frame with the objects: their boxes, their points in place of those that are there, and their images."""
     if frame.boxes is None or not objects:
         return frame
-    boxes = _joined([found.box for found in objects])
+    boxes = Boxes3D.joined([found.box for found in objects])
     data: dict[str, SensorData] = {}
     for sensor, there in frame.data.items():
         if isinstance(there, PointCloud):
             data[sensor] = _with_points(there, boxes, [found.points.get(sensor) for found in objects])
         else:
             data[sensor] = {name: _with_patches(camera, (sensor, name), objects) for name, camera in there.items()}
-    return dataclasses.replace(frame.with_data(data), boxes=_joined([frame.boxes, boxes]))
+    return dataclasses.replace(frame.with_data(data), boxes=Boxes3D.joined([frame.boxes, boxes]))
 
 
 def earlier(objects: Sequence[CutObject], now: Frame, before: Frame) -> list[CutObject]:
@@ -99,14 +99,14 @@ def earlier(objects: Sequence[CutObject], now: Frame, before: Frame) -> list[Cut
     seconds = (now.timestamp_ns - before.timestamp_ns) / 1e9
     clouds = {sensor: data for sensor, data in before.data.items() if isinstance(data, PointCloud)}
     ego = Boxes3D(np.zeros((1, 3)), np.array([[*_EGO, 2.0]]), np.zeros(1), np.zeros((1, 2)), np.zeros(1))
-    taken, moved = _joined([before.boxes, ego]), []
+    taken, moved = Boxes3D.joined([before.boxes, ego]), []
     for found in objects:
         back = np.append(np.nan_to_num(found.box.velocity[0]) * -seconds, 0.0)
         world = WorldTransform(rigid=before_SE3_now @ SE3(translation=back))
         box = world.boxes(found.box)
         if _overlap(box, taken).any():
             continue
-        taken = _joined([taken, box])
+        taken = Boxes3D.joined([taken, box])
         points = {
             sensor: world.points(points, clouds[sensor].velocity)
             for sensor, points in found.points.items()
@@ -230,8 +230,3 @@ def _half_axes(boxes: Boxes3D) -> np.ndarray:
     cos, sin = np.cos(boxes.yaw), np.sin(boxes.yaw)
     directions = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
     return directions * boxes.size[:, :2, None] / 2
-
-
-def _joined(parts: Sequence[Boxes3D]) -> Boxes3D:
-    fields = [field.name for field in dataclasses.fields(Boxes3D)]
-    return Boxes3D(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})

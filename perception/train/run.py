@@ -18,6 +18,7 @@ from perception.model.detector import Detector
 from perception.processes import of_first_process, process_group
 from perception.train.initialise import TrainingError, initialise
 from perception.train.losses import DetectionLoss
+from perception.train.pretrain import Pretrainer, PretrainLoss, pretraining
 from perception.train.source import training_frames, validation_frames
 from perception.train.trainer import Trainer
 
@@ -46,7 +47,50 @@ def train(
         PerceptionError: data cannot be read or has nothing to learn from; ``out`` already holds a run and ``resume`` is
             false, or is no folder and ``resume`` is true.
     """
-    out = Path(out)
+
+    def trainer(own_device: torch.device) -> Trainer:
+        model = build(config)
+        frames = source if source is not None else training_frames(model.config, model.inputs.covering)
+        scored = validation if validation is not None else validation_frames(model.config, model.inputs.covering)
+        for name, given in (("source", frames), ("validation", scored)):
+            if given is not None and not isinstance(given, FrameSource):
+                raise TrainingError(f"{name}: frames, with tokens, were expected, found {type(given).__name__}")
+        if config.train.init is not None:
+            initialise(model, config.train.init)
+        return Trainer(model, DetectionLoss(model, config.train), frames, model.config, Path(out), own_device, scored)
+
+    return _run(Path(out), resume, device, config.train.seed, trainer)
+
+
+def pretrain(
+    config: Config,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    source: FrameSource | None = None,
+    build: Callable[[Config], Detector] = build,
+) -> bool:
+    """:func:`train` the encoders alone, on frames without boxes; the folder is for ``train.init``.
+
+    Raises:
+        PerceptionError: as there; no LiDAR to learn from.
+    """
+
+    def trainer(own_device: torch.device) -> Trainer:
+        detector = build(pretraining(config))
+        if config.train.init is not None:
+            initialise(detector, config.train.init)
+        frames = source
+        if frames is None:
+            frames = training_frames(detector.config, detector.inputs.covering, annotated=False)
+        loss = PretrainLoss(detector, config.train.depth_weight)
+        return Trainer(Pretrainer(detector), loss, frames, detector.config, Path(out), own_device)
+
+    return _run(Path(out), resume, device, config.train.seed, trainer)
+
+
+def _run(out: Path, resume: bool, device: str, seed: int, make: Callable[[torch.device], Trainer]) -> bool:
+    """Run what ``make`` builds, in the folder ``out``; returns whether it is complete."""
 
     def check_folder() -> None:
         if resume and not out.is_dir():
@@ -60,17 +104,8 @@ def train(
         of_first_process(check_folder, own_device)  # before the lock makes it
         of_first_process(lambda: stack.enter_context(locked(out)), own_device)
         of_first_process(check, own_device)
-        torch.manual_seed(config.train.seed)
-        model = build(config)
-        frames = source if source is not None else training_frames(model.config, model.inputs.covering)
-        if validation is None:
-            validation = validation_frames(model.config, model.inputs.covering)
-        for name, given in (("source", frames), ("validation", validation)):
-            if given is not None and not isinstance(given, FrameSource):
-                raise TrainingError(f"{name}: frames, with tokens, were expected, found {type(given).__name__}")
-        if config.train.init is not None:
-            initialise(model, config.train.init)
-        trainer = Trainer(model, DetectionLoss(model, config.train), frames, model.config, out, own_device, validation)
+        torch.manual_seed(seed)
+        trainer = make(own_device)
         if resume:
             trainer.resume()
         ended = trainer.run()

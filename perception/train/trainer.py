@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from perception.batch import Batch
 from perception.commit import current
 from perception.config import Config
+from perception.data.loader import Loader
+from perception.data.shards import Shards
 from perception.data.sources import FrameSource
 from perception.device import has_bfloat16, peak_memory_mb
 from perception.files import ResultsError
@@ -38,9 +41,9 @@ from perception.train.checkpoint import flat, read_checkpoint, restore_flat, wri
 from perception.train.initialise import TrainingError, freeze
 from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError, count_labels
-from perception.train.loader import Loader
 from perception.train.manifest import MANIFEST, as_file, origin
 from perception.train.optim import Ema, one_cycle, parameter_groups
+from perception.train.pretrain import Pretrainer
 from perception.train.same_run import check_same_run
 from perception.train.source import frames_by_class
 from perception.train.validation import Validator
@@ -56,14 +59,15 @@ class Trainer:
     """Trains ``model`` on ``frames``; all output goes to the folder ``out``.
 
     model: Batch -> prediction, with ``inputs`` and ``files(state)`` like a Detector.
-    loss: (prediction, batch) -> dict with "total". May have ``targets``, which the loader then makes (TrainingData).
+    loss: (prediction, batch) -> dict with "total". May have ``targets``, which the loader then makes (TrainingData),
+        and ``learned(batch)``, how many ``teachers`` are in a batch; by default the boxes in the grid.
     frames: yields None for an unreadable frame, which is skipped and counted.
     validation: frames that the averaged weights are scored on; None for no scoring.
     """
 
     def __init__(
         self,
-        model: Detector,
+        model: Detector | Pretrainer,
         loss: nn.Module,
         frames: FrameSource,
         config: Config,
@@ -76,7 +80,8 @@ class Trainer:
                 raise TrainingError(f"train.{name}: at least 1 was expected, found {getattr(config.train, name)}")
         self.config, self.out, self.device = config, out, device
         self.rank, self.processes = place()
-        self.model, self.loss = model.to(device).train(), loss.to(device)
+        self.model: Any = model.to(device).train()
+        self.loss = loss.to(device)
         for name in config.train.freeze:
             freeze(model, name)
         self.forward: nn.Module = self.model
@@ -85,6 +90,7 @@ class Trainer:
         self.amp = config.train.amp and has_bfloat16(device)
 
         self.by_class = frames_by_class(frames, len(config.task.classes)) if config.train.balanced else None
+        self.shards = frames.shard if isinstance(frames, Shards) else None
         data = TrainingData(frames, config, model.inputs, getattr(loss, "targets", {}))
         self.loader = Loader(data, config.data.workers, pin_memory=device.type == "cuda")
         self._plan(config.train.batches_per_step or self.processes)
@@ -94,7 +100,8 @@ class Trainer:
         self.broken: list[list[str]] = []  # tokens of the broken steps since the last good one
         self.recent, self.epoch = Window(), Window()
         self.counts: Counter[str] = Counter()  # of the epoch
-        self.grid = BEVGrid(**vars(config.grid))
+        grid = BEVGrid(**vars(config.grid))
+        self.learned = getattr(loss, "learned", lambda batch: count_labels(batch, grid))
         self.validator = Validator(validation, config, out)
         self.origin = origin(config, frames)
 
@@ -102,7 +109,7 @@ class Trainer:
         """Steps of so many batches."""
         train, sensors = self.config.train, self.model.inputs.sensors
         frames = len(self.loader.data.frames)
-        self.schedule = Schedule(frames, sensors, train, self.rank, self.processes, self.by_class, batches)
+        self.schedule = Schedule(frames, sensors, train, self.rank, self.processes, self.by_class, batches, self.shards)
         self.total_steps = train.epochs * self.schedule.steps_per_epoch
         reference = train.reference_frames or batches * train.batch_size
         self.rate_factor = math.sqrt(batches * train.batch_size / reference)  # for Adam, Malladi et al. 2022
@@ -162,14 +169,14 @@ class Trainer:
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         self.schedule.epoch, self.schedule.start = epoch, start
         waited_s = time.monotonic()
-        for batches in _groups(self.loader.batches(self.schedule, stopped=lambda: bool(stop)), self.schedule.share):
+        for batches in _groups(self.loader.items(self.schedule, stopped=lambda: bool(stop)), self.schedule.share):
             data_s = time.monotonic() - waited_s
             stopped, empty = any_process([bool(stop), any(batch is None for batch in batches)], self.device)
             if stopped:
                 return False
             found = [batch for batch in batches if batch is not None]
             losses = {} if empty else self._train_step(found, journal)
-            own = Step(losses, sum(map(len, found)), data_s, sum(count_labels(batch, self.grid) for batch in found))
+            own = Step(losses, sum(map(len, found)), data_s, sum(map(self.learned, found)))
             step = Step.joined(of_all_processes(own))
             self.recent.add(step)
             self.epoch.add(step)
@@ -194,7 +201,8 @@ class Trainer:
                 f"epoch {epoch + 1}: not one batch could be used, {dropped} frames are unreadable or empty"
             )
         if not labels:
-            raise LabelError(f"epoch {epoch + 1}: boxes to learn from were expected, found none that is in the grid")
+            what = getattr(self.loss, "teachers", "boxes")
+            raise LabelError(f"epoch {epoch + 1}: {what} to learn from were expected, found none that is in the grid")
         counts = {"dropped_frames": dropped, "broken_steps": broken}
         journal.write("epoch", self.step, self.epoch.pop(), epoch=epoch + 1, **counts, elapsed_s=self.elapsed_s)
         if dropped or broken:

@@ -20,6 +20,7 @@ from perception.eval.metric import ERRORS
 from perception.model.detector import Detector
 from perception.processes import place
 from perception.train.journal import Journal
+from perception.train.pictures import log_pictures
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,12 @@ class Validator:
             raise PerceptionError("validation: frames to score on were expected, found none")
         detector = copy.deepcopy(model).eval()
         detector.load_state_dict(state)
-        metrics = evaluate(detector, self.frames)
+        metrics = evaluate(detector, self.frames, workers=self.config.data.workers)
         numbers = {name: metrics[name] for name in ("mAP", "NDS", *(f"m{error}" for error in ERRORS))}
         known = {name: value for name, value in numbers.items() if value is not None}
         self.scores = {"epoch": epoch, **known}
         journal.write("validation", step, known, epoch=epoch, AP=metrics["AP"])
+        log_pictures(detector, self.frames, step, journal)
         is_best, before = metrics["NDS"] > self.best, self.best
         self.best = max(metrics["NDS"], before)
         if place()[0] == 0:

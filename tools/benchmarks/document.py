@@ -21,11 +21,29 @@ def performance(path: Path) -> str:
         lines += ["", f"Still to be taken, for want of a GPU: {', '.join(f'`{name}`' for name in absent)}."]
     for name, title, head in (
         ("model", "The stages of a frame", ("stage", "parameters", "GFLOP", "MB", "ms", "share of the roofline")),
+        (
+            "shards",
+            "Samples from loose files and from shards",
+            (
+                "form",
+                "samples",
+                "files opened a sample",
+                "MB a sample",
+                "samples/s, cold",
+                "samples/s, warm",
+                "CPU ms a sample",
+            ),
+        ),
+        (
+            "shards_lidar",
+            "Detections when LiDAR points move",
+            ("points", "frames", "the same to 1e-3", "scores, median", "scores, at most", "centres, at most, m"),
+        ),
         ("accuracy", "Accuracy of the shipped checkpoint", ("images decoded", "mAP", "NDS", "mATE", "mAOE", "mAVE")),
     ):
         extra = read_rows(extra_path(path, name))
         if extra:
-            digits = _four_digits if name == "accuracy" else _number
+            digits = _four_digits if name in ("accuracy", "shards_lidar") else _number
             lines += ["", f"**{title}**", "", *markdown(head, [[digits(v) for v in row.values()] for row in extra])]
     return "\n".join(lines + _replay(path) + _tracks(path))
 
@@ -89,7 +107,7 @@ def _cell(key: str, value) -> str:
 
 
 def _four_digits(value) -> str:
-    return value if isinstance(value, str) else f"{value:.4f}"
+    return str(value) if isinstance(value, str | int) else f"{value:.4f}"
 
 
 def _cells(row: dict) -> list[str]:

@@ -188,12 +188,12 @@ def _require_alike(batch: Batch, theirs: torch.Tensor) -> None:
 
 
 def _compared(name: str, ours: Callable, peers: dict[str, Callable]) -> list[dict]:
-    with _one_thread():
+    with one_thread():
         return compare(name, ours, peers, warm_ups=2)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

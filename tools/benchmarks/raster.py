@@ -111,7 +111,7 @@ def train(
     """
     data, schedule = TrainingData(frames, config, InputSpec(SENSORS)), Schedule(len(frames), SENSORS, config.train)
     optimizer = torch.optim.AdamW(parameter_groups(net, config.train))
-    ema, loss_of = Ema(net, config.train.ema_decay), CenterLoss(net.head)
+    ema, loss_of = Ema(net, config.train.ema_decay), CenterLoss("boxes", net.head)
     bfloat16 = config.train.amp and has_bfloat16(torch.device("cpu"))
     begin, losses = time.monotonic(), [0.0]
     for step in itertools.count():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import loading, logs, metric, model, replay, sparse_conv, tables, voxelize
+from benchmarks import loading, logs, metric, model, replay, shards, sparse_conv, tables, voxelize
 from perception.config import load_config
 from perception.data.opening import open_source
 from perception.device import keep_memory
@@ -98,6 +98,8 @@ EXTRAS: dict[str, Callable[[Needs], list[dict]]] = {
     "model": stages,
     "sweep": lambda needs: voxelize.sweep(needs.peers_python),
     "accuracy": accuracy,
+    "shards": lambda needs: shards.reading(needs.require("drives"), load(needs.checkpoint)),
+    "shards_lidar": lambda needs: shards.differences(needs.require("drives"), load(needs.checkpoint)),
     "replay": lambda needs: replay.replay_checks(needs.require("scene"), needs.checkpoint),
     "mangled": lambda _: replay.damaged_logs(10_000),
     "hour": lambda needs: replay.hour_long(needs.require("scene"), needs.checkpoint, ("camera", "radar", "lidar")),

@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import peak_mb, row
-from perception.data.nuscenes_writer import link, write_json
-from perception.sim.tables import fixed_tables, token
+from perception.data.scene_tables import fixed_tables, link, token_of, write_json
 
 VERSION = "v1.0-trainval"
 SCENES, SAMPLES, SENSOR_ROWS, ANNOTATIONS, INSTANCES, LOGS = 850, 34_149, 2_631_083, 1_166_187, 64_386, 68
@@ -141,7 +140,7 @@ def make_tables(folder: str | Path) -> Path:
 def _logs_and_maps(root: Path) -> dict[str, list[dict]]:
     logs = [
         {
-            "token": token(0, "log", i),
+            "token": token_of(0, "log", i),
             "logfile": f"log-{i}",
             "vehicle": "n000",
             "date_captured": "2018-01-01",
@@ -151,7 +150,7 @@ def _logs_and_maps(root: Path) -> dict[str, list[dict]]:
     ]
     maps = [
         {
-            "token": token(0, "map", i),
+            "token": token_of(0, "map", i),
             "category": "semantic_prior",
             "filename": f"maps/{i}.png",
             "log_tokens": [log["token"] for log in logs[i::4]],
@@ -171,11 +170,11 @@ def _scenes_and_samples() -> tuple[list[dict], list[list[dict]]]:
     for s in range(SCENES):
         own = [
             {
-                "token": token(0, "sample", s, i),
+                "token": token_of(0, "sample", s, i),
                 "timestamp": 1_500_000_000_000_000 + (100 * s + i) * _PERIOD_US,
                 "prev": "",
                 "next": "",
-                "scene_token": token(0, "scene", s),
+                "scene_token": token_of(0, "scene", s),
             }
             for i in range(per_scene + (s < more))
         ]
@@ -183,8 +182,8 @@ def _scenes_and_samples() -> tuple[list[dict], list[list[dict]]]:
         samples.append(own)
         scenes.append(
             {
-                "token": token(0, "scene", s),
-                "log_token": token(0, "log", s % LOGS),
+                "token": token_of(0, "scene", s),
+                "log_token": token_of(0, "log", s % LOGS),
                 "nbr_samples": len(own),
                 "first_sample_token": own[0]["token"],
                 "last_sample_token": own[-1]["token"],
@@ -201,7 +200,7 @@ def _calibrations(sensors: list[dict]) -> Iterator[dict]:
         for sensor in sensors:
             camera = sensor["modality"] == "camera"
             yield {
-                "token": token(0, "calibrated_sensor", s, sensor["channel"]),
+                "token": token_of(0, "calibrated_sensor", s, sensor["channel"]),
                 "sensor_token": sensor["token"],
                 "translation": [1.0, 0.0, 1.5],
                 "rotation": [0.5, -0.5, 0.5, -0.5] if camera else [1.0, 0.0, 0.0, 0.0],
@@ -229,7 +228,7 @@ def _write_sensor_rows(version: Path, samples: list[list[dict]]) -> None:
 
 def _write_channel(write_row, write_pose, s: int, first: int, samples: list[dict], channel: str, modality: str) -> None:
     """The rows of one sensor in one scene, in order of time."""
-    calibration, form, ending = token(0, "calibrated_sensor", s, channel), _FORMATS[modality], _ENDINGS[modality]
+    calibration, form, ending = token_of(0, "calibrated_sensor", s, channel), _FORMATS[modality], _ENDINGS[modality]
     height, width = (900, 1600) if modality == "camera" else (0, 0)
     sample_tokens, stamps, keys = [], [], []
     for i, sample in enumerate(samples):
@@ -238,7 +237,7 @@ def _write_channel(write_row, write_pose, s: int, first: int, samples: list[dict
             sample_tokens.append(sample["token"])
             stamps.append(sample["timestamp"] - (n - 1 - k) * _PERIOD_US // n)
             keys.append(k == n - 1)
-    tokens = [token(0, s, channel, stamp) for stamp in stamps]
+    tokens = [token_of(0, s, channel, stamp) for stamp in stamps]
     seconds = 1e-6 * (np.array(stamps) - samples[0]["timestamp"])
     x, y, half_turn, tilt = 500 + 9.87654321 * seconds, 1000 + s + np.sin(seconds), 0.05 * np.cos(seconds), 0.003
     rotation = np.cos(half_turn), tilt * np.cos(seconds), tilt * np.sin(seconds), np.sin(half_turn)
@@ -274,8 +273,8 @@ def _write_annotations(version: Path, samples: list[list[dict]], fixed: dict[str
             kind = category["name"].split(".")[0]
             kind = "cycle" if category["name"].endswith("cycle") else "pedestrian" if kind == "human" else kind
             attribute = attributes.get(kind, "")
-            instance = token(0, "instance", i)
-            tokens = [token(0, "annotation", i, k) for k in range(length)]
+            instance = token_of(0, "instance", i)
+            tokens = [token_of(0, "annotation", i, k) for k in range(length)]
             around = zip(["", *tokens], tokens, [*tokens[1:], ""], own[begin:])
             for k, (before, this, after, sample) in enumerate(around):
                 place = 500 + i % 97 + 0.731 * k, 1000 + i % 89 - 0.213 * k, 0.9

@@ -9,7 +9,8 @@ INITIALISE, PASTE = "perception/train/initialise.py", "perception/train/paste.py
 OBJECTS = "perception/train/objects.py"
 OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
 HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
-TARGETS = "perception/train/targets.py"
+TARGETS, DEPTH = "perception/train/targets.py", "perception/train/depth_loss.py"
+AUGMENT, FLIPS = "perception/train/augment.py", "perception/eval/flips.py"
 REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
 MISTAKES = (  # name, file, text that stands there once, text in its place, tests
     ("a loss weight is zero", LOSSES, "_BOX_WEIGHT, _ATTRIBUTE_WEIGHT = 0.5, 0.2",
@@ -27,8 +28,9 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("points that a pasted object takes the place of stay", PASTE, "free &= ~in_box", "free |= in_box", "paste"),
     ("old points of a cut object are looked for where it is now", OBJECTS,
      "points[:, :2] += cloud.points[:, age, None] * box.velocity[0]", "pass", "paste"),
-    ("classes have the shares that they have", BATCHES, "if self.by_class is None:\n            return rng",
-     "if True:\n            return rng", "schedule"),
+    ("classes have the shares that they have", BATCHES,
+     "if self.by_class is None:\n            return self", "if True:\n            return self", "schedule"),
+    ("frames of all shards are mixed", BATCHES, "if self.shards is not None:\n", "if False:\n", "shards"),
     ("statistics of the batch normalisation are trained", CAMERA, "if self.pretrained and isinstance",
      "if False and isinstance", "optim"),
     ("the saved weights are not the average", TRAINER, "self.model.files(self.ema.state)",
@@ -46,7 +48,12 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("the graph has no priors", REGISTRATION, "prior.clamp(-6, 6).exp())", "torch.ones_like(prior))", "registration"),
     ("absent sensors are attended to", FUSION,
      "bias.masked_fill(~sensor_valid[:, None, :, None, None], -torch.inf)", "bias", "fusion"),
-    ("depth bins are off by one", LOSSES, "* bins).long()", "* bins).add(1).long()", "losses"),
+    ("depth bins are off by one", DEPTH, "* bins).long()", "* bins).add(1).long()", "losses"),
+    ("a rotated image is that of a camera rolled the other way", AUGMENT, "roll = image.roll.inverse()",
+     "roll = image.roll", "augment"),
+    ("early layers of a backbone learn faster", OPTIM, "len(blocks) - reached", "reached", "optim"),
+    ("what is found in a mirror image stays there", FLIPS, "Detections(flip.boxes(each.boxes), each.scores)",
+     "Detections(each.boxes, each.scores)", "flips"),
     ("boxes without points are trained on", BATCHES, "boxes=_trained_on(frame.boxes)", "boxes=frame.boxes",
      "schedule"),
 )  # fmt: skip

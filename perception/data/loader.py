@@ -1,23 +1,29 @@
-"""Training batches from worker processes, in order and ahead of their use.
+"""What is made of frames, such as training batches, from worker processes: in order, and ahead of its use.
 
-Each worker has a pipe of its own for draws and batches; tensors go through shared memory. Whatever happens to a worker
-disturbs no other: a pipe that closes tells which one ended, and notes in memory shared with it tell at which frame.
+Each worker has a pipe of its own for keys and items; tensors and arrays go through shared memory. Whatever happens to a
+worker disturbs no other: a pipe that closes tells which one ended, and notes in memory shared with it tell at which
+frame.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
+import pickle
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
-from typing import Any
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Protocol
 
 import cv2
+import numpy as np
 import torch
 import torch.multiprocessing  # lets tensors be sent through pipes
 
@@ -27,54 +33,73 @@ from perception.device import is_out_of_memory
 from perception.errors import PerceptionError
 from perception.sample import Frame
 from perception.signals import blocked, ignore_signals
-from perception.train.batches import Draw, TrainingData
 
-AHEAD = 2  # batches that each worker prepares before they are needed
+AHEAD = 2  # items that each worker prepares before they are needed
 STOPPED_S = 120.0  # without a new frame a worker is taken to hang
 _TICK_S = 0.2  # how often signals and hanging workers are looked for
 _ENDING_S = 5.0  # for workers to end by themselves
+_ALIGNED = 64  # bytes, of each array in shared memory
 
 
 class LoaderError(PerceptionError):
-    """A worker process that ended, hangs, or cannot pass on its batches."""
+    """A worker process that ended, hangs, or cannot pass on its items."""
+
+
+class Data(Protocol):
+    """What a loader reads; pickled into its workers where they are not forked. It reads ``frames``, by index."""
+
+    frames: FrameSource
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """The item of a key."""
+
+
+@dataclass
+class Whole:
+    """The frames themselves, by index."""
+
+    frames: FrameSource
+
+    def __getitem__(self, index: int) -> Frame | None:
+        return self.frames[index]
 
 
 class Loader:
-    """Batches for draws.
+    """Items of ``data`` by key.
 
     Args:
-        workers: number of processes, which live as long as the loader; 0 prepares batches in this one.
+        workers: number of processes, which live as long as the loader; 0 prepares items in this one.
         pin_memory: return batches in page-locked memory, copied there by a thread.
     """
 
-    def __init__(self, data: TrainingData, workers: int, pin_memory: bool = False):
+    def __init__(self, data: Data, workers: int, pin_memory: bool = False):
         self.data, self.workers, self.pin_memory = data, workers, pin_memory
         self._processes: list[_Worker] = []
 
-    def batches(self, draws: Iterable[Draw], stopped: Callable[[], bool] = lambda: False) -> Iterator[Batch | None]:
-        """The batch of every draw; None where no frame is usable, and at once when ``stopped`` while one is waited for.
+    def items(self, keys: Iterable[Any], stopped: Callable[[], bool] = lambda: False) -> Iterator[Any]:
+        """The item of every key; None at once when ``stopped`` while one is waited for.
 
         Raises:
-            LoaderError: see the class.  PerceptionError: whatever preparing a batch raises.
+            LoaderError: see the class.  PerceptionError: whatever preparing an item raises.
         """
-        found = self._from_workers(draws, stopped) if self.workers else iter(map(self.data.__getitem__, draws))
+        found = self._from_workers(keys, stopped) if self.workers else iter(map(self.data.__getitem__, keys))
         return self._pinned(found) if self.pin_memory else found
 
     def close(self) -> None:
-        """End the workers; the next batches start new ones."""
+        """End the workers; the next items start new ones."""
         while self._processes:
             self._processes.pop().end()
 
-    def _from_workers(self, draws: Iterable[Draw], stopped: Callable[[], bool]) -> Iterator[Batch | None]:
+    def _from_workers(self, keys: Iterable[Any], stopped: Callable[[], bool]) -> Iterator[Any]:
         while len(self._processes) < self.workers:
             self._processes.append(_Worker(self.data, [worker.pipe for worker in self._processes]))
-        draws, turns = iter(draws), itertools.cycle(self._processes)
+        keys, turns = iter(keys), itertools.cycle(self._processes)
         waiting: deque[_Worker] = deque()
 
         def ask(number: int) -> None:
-            for draw in itertools.islice(draws, number):
+            for key in itertools.islice(keys, number):
                 waiting.append(next(turns))
-                waiting[-1].ask(draw)
+                waiting[-1].ask(key)
 
         try:
             ask(AHEAD * self.workers)
@@ -86,35 +111,35 @@ class Loader:
                     raise answer
                 yield answer
         finally:
-            if waiting:  # answers that nobody takes would be taken for those to the next draws
+            if waiting:  # answers that nobody takes would be taken for those to the next keys
                 self.close()
 
-    def _pinned(self, batches: Iterator[Batch | None]) -> Iterator[Batch | None]:
+    def _pinned(self, items: Iterator[Any]) -> Iterator[Any]:
         end = object()
 
         def take() -> Any:
-            batch = next(batches, end)
-            return batch.pin_memory() if isinstance(batch, Batch) else batch
+            item = next(items, end)
+            return item.pin_memory() if isinstance(item, Batch) else item
 
         with ThreadPoolExecutor(1, "page-locked memory") as thread:
             try:
                 following = thread.submit(take)
-                while (batch := following.result()) is not end:
+                while (item := following.result()) is not end:
                     following = thread.submit(take)
-                    yield batch
+                    yield item
             except BaseException:
                 self.close()  # else the thread is waited for, and it for a worker
                 raise
 
 
 class _Worker:
-    """A process that answers draws with batches or with errors, in order."""
+    """A process that answers keys with items or with errors, in order."""
 
-    def __init__(self, data: TrainingData, of_others: list[Connection]):
+    def __init__(self, data: Data, of_others: list[Connection]):
         self.tokens = data.frames.tokens
         self.note = multiprocessing.RawArray("q", 2)  # the frame that is read, counted from 1, and how many have been
         self.pipe, theirs = multiprocessing.Pipe()
-        # Those that a fork inherits would stay open when the trainer ends.
+        # Those that a fork inherits would stay open when this process ends.
         inherited = [*of_others, self.pipe] if multiprocessing.get_start_method() == "fork" else []
         arguments = (data, theirs, self.note, inherited)
         self.process = multiprocessing.Process(target=_work, args=arguments, daemon=True)
@@ -122,13 +147,14 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def ask(self, draw: Draw) -> None:
+    def ask(self, key: Any) -> None:
         try:
-            self.pipe.send(draw)
+            self.pipe.send(key)
         except OSError:
             pass  # it has ended, which is told where its answer is missing
 
-    def answer(self, stopped: Callable[[], bool]) -> Batch | Exception | None:
+    def answer(self, stopped: Callable[[], bool]) -> Any:
+        """The next item, or the error in its place."""
         note, since = list(self.note), time.monotonic()
         try:
             while not self.pipe.poll(_TICK_S):
@@ -138,7 +164,7 @@ class _Worker:
                     note, since = list(self.note), time.monotonic()
                 elif time.monotonic() - since > STOPPED_S:
                     raise LoaderError(f"{self._name()} hangs: nothing was read for {STOPPED_S:g} s{self._place()}")
-            return self.pipe.recv()
+            return _received(*self.pipe.recv())
         except (EOFError, OSError):
             self.process.join(_ENDING_S)
             raise LoaderError(f"{self._name()} {_ending(self.process.exitcode)}{self._place()}") from None
@@ -151,7 +177,7 @@ class _Worker:
             self.process.join()
 
     def _name(self) -> str:
-        return f"data.workers: loader worker {self.process.pid}"
+        return f"loader worker {self.process.pid}"
 
     def _place(self) -> str:
         return f", at frame {self.tokens[self.note[0] - 1]}" if self.note[0] else ""
@@ -169,11 +195,21 @@ def _ending(code: int | None) -> str:
     return f"was ended by {signal.Signals(-code).name}{why.get(signal.Signals(-code), '')}"
 
 
+def _received(pickled: bytes, shared: torch.Tensor, sizes: list[int]) -> Any:
+    memory = shared.numpy().data
+    return pickle.loads(pickled, buffers=[memory[start : start + size] for start, size in zip(_starts(sizes), sizes)])
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    """Of buffers of so many bytes in shared memory, and the end of the last one."""
+    return list(itertools.accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0))
+
+
 # The rest runs in the workers.
 
 
 class _Noted:
-    """Frames that leave a note of which one is read. The note of a frame stays until its batch is on its way."""
+    """Frames that leave a note of which one is read. The note of a frame stays until its item is on its way."""
 
     def __init__(self, frames: FrameSource, note: Any):
         self.frames, self.note = frames, note
@@ -191,7 +227,7 @@ class _Noted:
         return self.frames[index]
 
 
-def _work(data: TrainingData, pipe: Connection, note: Any, inherited: list[Connection]) -> None:
+def _work(data: Data, pipe: Connection, note: Any, inherited: list[Connection]) -> None:
     ignore_signals()
     for connection in inherited:
         connection.close()
@@ -200,34 +236,50 @@ def _work(data: TrainingData, pipe: Connection, note: Any, inherited: list[Conne
     data.frames = _Noted(data.frames, note)
     try:
         while True:
-            draw = pipe.recv()
-            _send(pipe, _answer(data, draw))
+            key = pipe.recv()
+            _send(pipe, _answer(data, key))
             note[0] = 0
     except (EOFError, ConnectionError):
-        pass  # the trainer has closed the pipe, or has ended
+        pass  # the loader has closed the pipe, or its process has ended
 
 
-def _answer(data: TrainingData, draw: Draw) -> Any:
+def _answer(data: Data, key: Any) -> Any:
     try:
-        return data[draw]
+        return data[key]
     except PerceptionError as error:
         return error
     except Exception as error:
         if is_out_of_memory(error):
-            return LoaderError(f"data.workers: a loader worker ran out of memory: {error}")
+            return LoaderError(f"a loader worker ran out of memory: {error}")
         return ExceptionWithTraceback(error, error.__traceback__)  # arrives as the error, its traceback as the cause
 
 
 def _send(pipe: Connection, answer: Any) -> None:
     try:
-        pipe.send(answer)
+        pipe.send(_shared(answer))
     except ConnectionError:
         raise
     except (OSError, RuntimeError) as error:  # from torch, while it copies tensors
         reason = " ".join(str(error).split())
-        pipe.send(
-            LoaderError(
-                f"data.workers: a batch does not fit into shared memory ({reason}); give /dev/shm more, such as docker "
-                "run --shm-size=2g, or load without workers (data.workers=0)"
-            )
+        message = (
+            f"a loader worker: what it read does not fit into shared memory ({reason}); give /dev/shm more, such as "
+            "docker run --shm-size=2g, or load without workers (data.workers=0, --workers 0)"
         )
+        pipe.send(_shared(LoaderError(message)))
+
+
+def _shared(answer: Any) -> tuple[bytes, torch.Tensor, list[int]]:
+    """The answer pickled, the content of its numpy arrays in shared memory, and the sizes of those in bytes.
+
+    One piece of shared memory for all arrays: each costs a connection to hand it over.
+    """
+    file, buffers = io.BytesIO(), list[memoryview]()
+    ForkingPickler(file, 5, True, lambda buffer: buffers.append(buffer.raw())).dump(answer)
+    sizes = [buffer.nbytes for buffer in buffers]
+    shared = torch.empty(_starts(sizes)[-1], dtype=torch.uint8)
+    if len(shared):
+        shared.share_memory_()
+        memory = shared.numpy()
+        for start, buffer in zip(_starts(sizes), buffers):
+            memory[start : start + buffer.nbytes] = np.frombuffer(buffer, np.uint8)
+    return file.getvalue(), shared, sizes
