@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 pytest.importorskip("numba", reason="the simulator needs the extra 'sim'")
 
+from perception.data.nuscenes import NuScenes
 from perception.data.nuscenes_constants import RADAR_HZ
 from perception.data.nuscenes_writer import RADAR_FIELDS
 from perception.geometry import SE3
@@ -19,6 +20,7 @@ from perception.sim.camera import STANDING, Camera
 from perception.sim.lidar import FIRINGS, RINGS, Lidar
 from perception.sim.mesh import Material, Mesh, box, merge
 from perception.sim.radar import Radar
+from perception.sim.radar_evidence import radar_evidence
 from perception.sim.raycast import Stage
 from perception.sim.rig import LIDAR_NAME, draw_rig
 from perception.sim.rolling_lidar import RollingLidar
@@ -30,6 +32,7 @@ from perception.sim.street_radar import StreetRadar, bearing_error_rad
 from perception.sim.street_texture import tints
 from perception.sim.traffic import Actor, Track
 from perception.sim.weather import draw_weather
+from perception.task import CLASSES
 
 TINY = (160, 90)
 NOWHERE = box([0, 0, -50], [1, 1, 1], (0.5, 0.5, 0.5))
@@ -309,6 +312,23 @@ def test_half_of_the_clusters_pass_the_filter(drive):
     assert 0.38 < passing.mean() < 0.54
     over_ground = np.hypot(clusters["vx_comp"], clusters["vy_comp"])
     assert 0.1 < np.mean(over_ground > 0.5) < 0.3
+
+
+def test_radar_evidence_counts_clusters_in_boxes(drive):
+    """Counted again from the points, by the corners of each box in its own axes."""
+    cells = [row.split("|")[1:-1] for row in radar_evidence(drive).splitlines()[2:]]
+    found = {name.strip(): (int(boxes), *map(float, counts.split(","))) for name, boxes, _, _, counts, _ in cells}
+    for column, filtered in ((1, False), (2, True)):
+        frames, clusters = NuScenes(drive, sensors=("radar",), radar_sweeps=1, radar_filter=filtered), []
+        for frame in (frames[i] for i in range(len(frames))):
+            cars = frame.boxes[
+                (frame.boxes.label == CLASSES.index("car")) & (np.hypot(*frame.boxes.center[:, :2].T) < 50)
+            ]
+            for center, size, yaw in zip(cars.center, cars.size, cars.yaw, strict=True):
+                local = SE3.from_yaw(yaw, center).inverse().transform(frame.radar.points[:, :3].astype(float))
+                clusters.append(np.sum((np.abs(local[:, :2]) <= 0.5 * size[:2] + 0.5).all(axis=1)))
+        assert len(clusters) == found["car"][0] > 3
+        assert found["car"][column] == pytest.approx(np.mean(clusters), abs=0.006)
 
 
 def test_cameras_fire_before_the_end_of_the_sweep(drive):
