@@ -150,6 +150,8 @@ class AugmentConfig:
     corruption_rate: float = 0.0  # probability per sensor and frame of one of ``data.corruptions``
     image_rotate_deg: float = 0.0  # every image by itself, about its centre, in either direction
     image_flip: bool = False  # mirror images by themselves, besides those that ``flip`` mirrors with the world
+    sweep_dropout: float = 0.0  # probability that a cloud has the newest of its sweeps only, however many
+    intensity_scale: float = 0.0  # relative change of all intensities of a cloud, in either direction
 
 
 @dataclass
@@ -303,7 +305,12 @@ def _checks(config: Config) -> list[tuple]:
             0 <= augment.rotate_deg <= 180 and 0 <= augment.image_rotate_deg <= 180,
             "0 to 180",
         ),
-        ("augment.corruption_rate", 0 <= augment.corruption_rate <= 1, "a probability"),
+        (
+            "augment.corruption_rate, augment.sweep_dropout",
+            0 <= augment.corruption_rate <= 1 and 0 <= augment.sweep_dropout <= 1,
+            "a probability",
+        ),
+        ("augment.intensity_scale", 0 <= augment.intensity_scale < 1, "0 to below 1"),
         ("augment.scale, augment.image_scale", 0 <= augment.scale < 1 and 0 <= augment.image_scale < 1, "0 to below 1"),
     ]
     for name, encoder in config.encoders.items():

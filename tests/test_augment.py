@@ -16,6 +16,7 @@ from perception.train.augment import (
     ImageTransform,
     WorldTransform,
     augment,
+    change_cloud,
     draw_world,
     transform_camera,
     transform_world,
@@ -376,3 +377,37 @@ def test_colour_changes_as_said_and_what_lies_outside_of_the_image_is_black():
     assert (out[:, :96] == 120).all() and (out[:, 96:] == 0).all()
     out, _ = ImageTransform(shift=(2.0, 0.0)).apply(image, SIZE)
     assert (out == 0).all()
+
+
+def test_a_cloud_has_its_last_sweep_and_any_number_of_those_before():
+    """Ten sweeps of 100 points, 50 ms apart: the newest of them are left, of every number."""
+    config = dataclasses.replace(OFF, sweep_dropout=1.0)
+    points = np.zeros((1000, 5), np.float32)
+    points[:, 4] = np.repeat(np.arange(10) * 0.05, 100)
+    left = set()
+    for seed in range(60):
+        ages = change_cloud(LidarCloud(points), config, np.random.default_rng(seed)).points[:, 4]
+        assert len(ages) % 100 == 0 and ages.max() == pytest.approx(0.05 * (len(ages) // 100 - 1))
+        left.add(len(ages) // 100)
+    assert left == set(range(1, 10))
+    assert len(change_cloud(LidarCloud(points[:0]), config, np.random.default_rng(0)).points) == 0
+    half = dataclasses.replace(OFF, sweep_dropout=0.5)
+    whole = [
+        len(change_cloud(LidarCloud(points), half, np.random.default_rng(seed)).points) == 1000 for seed in range(200)
+    ]
+    assert 0.4 < np.mean(whole) < 0.6
+
+
+def test_intensities_of_a_cloud_are_scaled_alike():
+    points = np.arange(50, dtype=np.float32).reshape(10, 5)
+    config = dataclasses.replace(OFF, intensity_scale=0.5)
+    factors = []
+    for seed in range(50):
+        changed = change_cloud(LidarCloud(points), config, np.random.default_rng(seed)).points
+        np.testing.assert_array_equal(np.delete(changed, 3, axis=1), np.delete(points, 3, axis=1))
+        np.testing.assert_allclose(changed[:, 3] / points[:, 3], changed[0, 3] / points[0, 3], rtol=1e-6)
+        factors.append(changed[0, 3] / points[0, 3])
+    assert 0.5 <= min(factors) < 0.6 and 1.4 < max(factors) <= 1.5
+    assert points[0, 3] == 3  # the frame's own are left as they are
+    radar = RadarCloud(np.ones((2, 7), np.float32))
+    assert (change_cloud(radar, config, np.random.default_rng(0)).points == 1).all()

@@ -341,7 +341,7 @@ def test_cameras_fire_before_the_end_of_the_sweep(drive):
 @pytest.mark.slow
 def test_same_bytes_again(drive, tmp_path):
     again = simulate(tmp_path, 1, 0.5, 3, image_size=TINY, weather=("day",), workers=1, world="street")
-    files = [path.relative_to(drive) for path in drive.rglob("*") if path.is_file()]
+    files = [path.relative_to(again) for path in again.rglob("*") if path.is_file()]
     assert [name for name in files if (drive / name).read_bytes() != (again / name).read_bytes()] == []
 
 

@@ -20,8 +20,8 @@ def _evidence(root: str | Path, frames: float, filtered: bool) -> dict[str, np.n
     found: dict[str, list] = {name: [] for name in CLASSES}
     for index in range(len(dataset)):
         frame = dataset[index]
-        if frame.boxes is None or frame.radar is None:
-            raise PerceptionError(f"{root}: boxes and radar were expected in every frame, found {frame.token} without")
+        if frame is None or frame.boxes is None or frame.radar is None:
+            raise PerceptionError(f"{root}: boxes and radar were expected in every frame, found frame {index} without")
         boxes, points = frame.boxes, frame.radar.points[:, :3].astype(float)
         points[:, 2] = 0.0  # a radar knows no height
         for center, size, yaw, label in zip(boxes.center, boxes.size, boxes.yaw, boxes.label, strict=True):

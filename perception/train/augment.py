@@ -1,6 +1,6 @@
 """Augmentation of a Frame for training; data and calibration are always changed together.
 
-Two independent parts:
+Three independent parts:
 
 - The *world* is mirrored left to right, scaled, rotated about z and shifted: ``p' = scale * R @ M @ p + t`` for every
   point, with ``M = diag(1, -1, 1)`` if mirrored. A camera sees a mirrored world as a mirrored image, so images are
@@ -8,6 +8,7 @@ Two independent parts:
 - Each *image* is zoomed, shifted, resized to the network's input size, rotated about its centre and mirrored by itself,
   and its brightness and contrast change (BEVDet, Huang et al. 2021). A rotated image is that of a camera rolled about
   its optical axis. One that is mirrored in a world that is not is that of no camera: its intrinsics have fx < 0.
+- Each *cloud* may lose older sweeps, and its intensities change.
 
 After both, each point still projects to the same image content.
 """
@@ -24,8 +25,10 @@ import numpy as np
 
 from perception.config import AugmentConfig
 from perception.geometry import SE3, wrap_angle
-from perception.sample import Boxes3D, CameraImage, Frame, PointCloud, scaled_below, scaling
+from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, PointCloud, scaled_below, scaling
 
+# A LiDAR that spins at 20 Hz; radars at 13 Hz, each in its own time.
+_LIDAR_SWEEP_S, _SWEEP_S = 0.04, 0.08
 MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])  # left-right is x in camera axes
 
 
@@ -161,6 +164,7 @@ def augment(
     data = dict(moved.data)
     for sensor, cameras in moved.data.items():
         if isinstance(cameras, PointCloud):
+            data[sensor] = change_cloud(cameras, config, rng)
             continue
         images: dict[str, CameraImage] = {}
         for name, camera in cameras.items():
@@ -175,6 +179,22 @@ def augment(
             images[name] = transform_camera(camera, world, image, image_size[sensor])
         data[sensor] = images
     return moved.with_data(data)
+
+
+def change_cloud(cloud: PointCloud, config: AugmentConfig, rng: np.random.Generator) -> PointCloud:
+    """The cloud with fewer of its sweeps, the last one always among them, and with all intensities scaled alike.
+
+    Data sets and vehicles differ in both. Nothing is drawn for what is off, so that older trainings stay as they were.
+    """
+    points, age_s = cloud.points, cloud.column("age_s")
+    if config.sweep_dropout and rng.random() < config.sweep_dropout and age_s is not None and len(points):
+        age, sweep_s = points[:, age_s], _LIDAR_SWEEP_S if isinstance(cloud, LidarCloud) else _SWEEP_S
+        points = points[age <= max(rng.uniform(0, age.max()), age.min() + sweep_s)]
+    intensity = cloud.column("intensity")
+    if config.intensity_scale and intensity is not None:
+        points = points.copy()
+        points[:, intensity] *= rng.uniform(1 - config.intensity_scale, 1 + config.intensity_scale)
+    return type(cloud)(points)
 
 
 def _image_rotation(config: AugmentConfig, rng: np.random.Generator) -> float:
