@@ -54,8 +54,8 @@ def _buildings(rng: np.random.Generator, verge: Verge, yards) -> None:
         if verge.closed(middle) or not verge.clutter.free(place) or verge.clutter.meets_building(place):
             continue
         verge.clutter.built.append(place)
-        verge.clutter.parts.append(building(rng, length, depth, height).moved(*xy, 0.0, yaw))
-        for along in np.arange(-0.5 * length, 0.5 * length + 0.1, 2.2):
+        verge.clutter.parts.append(building(rng, length, depth, height).moved(xy[0], xy[1], 0.0, yaw))
+        for along in np.arange(-0.5 * length, 0.5 * length + 0.1, 2.2).tolist():
             spot, _ = verge.at(middle + along, front)
             verge.clutter.reflectors.append(np.array([*spot, rng.uniform(0.5, 3.0), rng.normal(7, 6)]))
 

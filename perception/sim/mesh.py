@@ -145,6 +145,12 @@ def frustum(x_bottom, x_top, y_bottom: float, y_top: float, z, color: Color, mat
     return hexahedron(bottom, top, color, material)
 
 
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """numpy's for two vectors [3], without its overhead: a scene has thousands of tubes."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+
+
 def tube(
     start, end, radius: float, color: Color, material: Material = Material.MATTE, sides: int = 6, end_radius=None
 ) -> Mesh:
@@ -152,9 +158,9 @@ def tube(
     start, end = np.asarray(start, float), np.asarray(end, float)
     axis = (end - start) / np.linalg.norm(end - start)
     helper = np.array([0.0, 0.0, 1.0]) if abs(axis[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-    u = np.cross(axis, helper)
+    u = _cross(axis, helper)
     u /= np.linalg.norm(u)
-    v = np.cross(axis, u)
+    v = _cross(axis, u)
     angle = 2 * np.pi * np.arange(sides) / sides
     ring = np.cos(angle)[:, None] * u + np.sin(angle)[:, None] * v
     end_radius = radius if end_radius is None else end_radius

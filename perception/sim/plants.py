@@ -41,14 +41,14 @@ def tree(rng: np.random.Generator, height: float | None = None) -> Mesh:
     """A broad-leaved tree or a conifer, ``height`` metres tall."""
     height = rng.uniform(4.5, 10.0) if height is None else height
     tint = green(rng)
-    count = int(np.clip(90 * height, 350, 900))
+    count = int(np.clip(130 * height, 500, 1200))
     if rng.random() < 0.2:
         low, spread = 0.12 * height, rng.uniform(0.16, 0.24) * height
         up = 1 - np.sqrt(rng.random(count))
         radius, angle = spread * (1 - up) * np.sqrt(rng.uniform(0.15, 1.0, count)), rng.uniform(0, 2 * np.pi, count)
         places = np.stack([radius * np.cos(angle), radius * np.sin(angle), low + up * (height - low)], 1)
         trunk = tube([0, 0, 0], [0, 0, 0.9 * height], 0.018 * height, _BARK, Material.MATTE, 5, 0.02)
-        return merge([trunk, _leaves(rng, places, 0.3, tint * [0.8, 0.85, 0.9])])
+        return merge([trunk, _leaves(rng, places, 0.24, tint * [0.8, 0.85, 0.9])])
     crown = rng.uniform(0.5, 0.66) * height
     half = np.array([1.0, 1.0, 0.0]) * rng.uniform(0.26, 0.42) * height + [0.0, 0.0, 0.5 * crown]
     middle = np.array([0.0, 0.0, height - 0.5 * crown])
@@ -56,7 +56,7 @@ def tree(rng: np.random.Generator, height: float | None = None) -> Mesh:
     fork = np.array([*rng.normal(0, 0.08, 2), height - 0.8 * crown])
     wood = [tube([0, 0, 0], fork, 0.02 * height, _BARK, Material.MATTE, 6, 0.014 * height)]
     wood += [tube(fork, middle + end, 0.035, _BARK, Material.MATTE, 3, 0.01) for end in centers[:6]]
-    return merge([*wood, _leaves(rng, places + middle, 0.33, tint)])
+    return merge([*wood, _leaves(rng, places + middle, 0.26, tint)])
 
 
 def bush(rng: np.random.Generator) -> Mesh:

@@ -79,7 +79,7 @@ class Stage:
                 movers.append(index)
                 continue
             x, y, yaw = actor.track.at(0.0)
-            fixed.append(mesh.moved(x, y, actor.z + terrain.height([x, y]), yaw))
+            fixed.append(mesh.moved(x, y, actor.z + float(terrain.height([x, y])), yaw))
             owners.append(np.full(len(mesh.triangles), index))
         self._fixed = merge(fixed)
         self._moving = merge(moving) if moving else None

@@ -31,8 +31,8 @@ def build_street(
 
 
 def _widened(rng: np.random.Generator, layout: Layout) -> Layout:
-    """A broader sidewalk, and a parking strip that in half of the scenes takes cars at an angle."""
-    parking = rng.uniform(3.0, 3.4) if rng.random() < 0.5 else rng.uniform(5.2, 5.6)
+    """A broader sidewalk, and a parking strip that in some of the scenes takes cars at an angle."""
+    parking = rng.uniform(3.0, 3.4) if rng.random() < 0.75 else rng.uniform(5.2, 5.6)
     return replace(layout, parking_width=parking, sidewalk_width=layout.sidewalk_width + rng.uniform(0.0, 1.5))
 
 
@@ -42,7 +42,7 @@ def _scenery(rng: np.random.Generator, path: Path, layout: Layout, terrain: Terr
     center, heading = path.pose(layout.cross_s)
     half = layout.cross_half_width + SIDE_PARKING_M
     strip = box([0, 0, -0.065], [2 * CROSS_LENGTH_M, 2 * half, 0.1], ASPHALT, Material.ASPHALT)
-    paved.append(strip.moved(*center, 0.0, float(heading) + layout.cross_angle))
+    paved.append(strip.moved(center[0], center[1], 0.0, float(heading) + layout.cross_angle))
     clutter = Clutter(traffic.occupied, _roads(path, layout))
     for side in (-1, 1):
         furnish(rng, _main_verge(path, layout, side, clutter), [lot[:2] for lot in layout.lots if lot[2] == side])

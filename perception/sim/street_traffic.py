@@ -1,7 +1,7 @@
 """Who is on a street: besides the town's traffic, crossing and turning vehicles, cars parked at every angle, crowds.
 
-No two boxes overlap: candidates are drawn freely, and those that would come too close to a larger one, at any time of
-the scene, stay away.
+No two boxes overlap: candidates are drawn freely, and those that would come too close to the main road's traffic or
+to a larger one, at any time of the scene, stay away.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ class StreetTraffic(Traffic):
     """All actors of a scene and the ego vehicle's track. ``occupied`` says where they are."""
 
     work_zone_m = 2.3
+    empty_share = 0.25
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
         super().__init__(rng, path, layout, seconds, speed)
+        others = sorted(self._others, key=lambda actor: -actor.shape.size[0] * actor.shape.size[1])
         self.occupied = Occupied(self.ego, seconds)
-        large_first = sorted(self.actors, key=lambda actor: -actor.shape.size[0] * actor.shape.size[1])
-        self.actors = self.occupied.settle(large_first)
+        self.actors = self.occupied.settle(self.actors) + self.occupied.settle(others)
 
     def _furnish(self) -> None:
+        lanes, self.actors = self.actors, []
         super()._furnish()
         center, heading = self.path.pose(self.layout.cross_s)
         for arm in (1, -1):
@@ -41,6 +43,7 @@ class StreetTraffic(Traffic):
                 self._cross_street(center, out, left, yaw)
             for side in (-1, 1):
                 self._crowd(self.layout.cross_s + arm * (self.layout.cross_half_width + 7.0), side)
+        self.actors, self._others = lanes, self.actors
 
     def _coupling(self, tractor: Shape) -> float:
         return float(tractor.size[0]) + _COUPLING_M
@@ -55,10 +58,10 @@ class StreetTraffic(Traffic):
         rng, layout = self.rng, self.layout
         lane = 0.5 * layout.lane_width
         far = np.linspace(110.0, -110.0, 90)[:, None]
-        for _ in range(7):
+        for _ in range(3):
             self._follow_line(center + far * out + lane * left, rng.uniform(75, 150), rng.uniform(4, 9))
         edge, gap = layout.lane_edge + _TURN_M, layout.cross_half_width + _TURN_M
-        for _ in range(5):
+        for _ in range(3):
             direction = int(rng.choice([-1, 1]))
             offset = np.full(40, -direction * (layout.lanes - 0.5) * layout.lane_width)
             if rng.random() < 0.5:
@@ -89,7 +92,7 @@ class StreetTraffic(Traffic):
         """Rows on both sides of one arm: parallel to it or at an angle."""
         rng, layout = self.rng, self.layout
         for side in (-1, 1):
-            share = rng.uniform(0.2, 0.85)
+            share = rng.uniform(0.05, 0.3)
             for distance in np.arange(layout.house_line + 8.0, 85.0, 6.3).tolist():
                 if rng.random() < share:
                     category = "vehicle.car" if rng.random() < 0.9 else "vehicle.truck"
@@ -124,27 +127,35 @@ class StreetTraffic(Traffic):
         if layout.lots.index((low, high, side)) % 2 == 0:
             super()._yard(low, high, side)
             return
-        share, kind = rng.uniform(0.3, 0.9), rng.random()
-        if kind < 0.7:
-            angle = 0.5 * np.pi if kind < 0.4 else rng.choice([-1, 1]) * rng.uniform(0.75, 1.05)
-            slots = [
-                (s, depth, angle)
-                for depth in (4.0, 15.5)
-                for s in np.arange(low + 3.0, high - 2.0, 2.05 / np.sin(abs(angle)) + 0.65)
-            ]
+        share, kind = rng.uniform(0.2, 0.7), rng.random()
+        turn = 0.5 * np.pi if kind < 0.2 else float(rng.choice([-1, 1]) * rng.uniform(0.75, 1.05))
+        if kind < 0.35:
+            places = np.arange(low + 3.0, high - 2.0, 2.05 / np.sin(abs(turn)) + 0.65).tolist()
+            slots = [(s, depth, turn) for depth in (4.0, 15.5) for s in places]
         else:
-            slots = [(s, depth, 0.0) for s in np.arange(low + 4, high - 2, 8.5) for depth in np.arange(3.0, 20.0, 2.7)]
+            columns, rows = np.arange(low + 4, high - 2, 8.5).tolist(), np.arange(3.0, 20.0, 2.7).tolist()
+            slots = [(s, depth, 0.0) for s in columns for depth in rows]
         for s, depth, angle in slots:
             if rng.random() < share and not layout.near_crossing(s, 4.0 + SIDE_PARKING_M):
                 self._slot(s, side * (layout.house_line + depth), angle)
+
+    def _work_zone(self, low: float, high: float, side: int) -> None:
+        """As in the town, with a taper of cones before it that leads the traffic past."""
+        super()._work_zone(low, high, side)
+        rng, layout = self.rng, self.layout
+        for i in range(int(rng.integers(3, 7))):
+            s, offset = (low - 1.6 * i, 0.3 + 0.35 * i) if side < 0 else (high + 1.6 * i, 0.3 + 0.35 * i)
+            if not layout.near_crossing(s, 2.0):
+                place = side * (layout.parking_edge + offset) + rng.normal(0, 0.1)
+                self._stand("movable_object.trafficcone", s, place, rng.uniform(-3, 3))
 
     # --- people ---
 
     def _walkers(self, side: int) -> None:
         """Alone, in pairs and in groups, walking or standing together."""
         rng, layout = self.rng, self.layout
-        for s in np.arange(layout.start - 15, layout.end + 15, 21.0).tolist():
-            s = s + rng.uniform(-9, 9)
+        for s in np.arange(layout.start - 15, layout.end + 15, 27.0).tolist():
+            s = s + rng.uniform(-11, 11)
             lateral = side * (layout.kerb + rng.uniform(1.7, layout.sidewalk_width - 0.6))
             size = min(int(rng.geometric(0.45)), 7)
             if rng.random() < 0.3:
@@ -181,7 +192,7 @@ class StreetTraffic(Traffic):
     def _crowd(self, s: float, side: int) -> None:
         """At some corners people wait for the lights or a bus."""
         rng, layout = self.rng, self.layout
-        if rng.random() < 0.45:
+        if rng.random() < 0.75:
             return
         for _ in range(int(rng.integers(6, 20))):
             lateral = side * (layout.kerb + rng.uniform(0.6, layout.sidewalk_width - 0.3))

@@ -110,7 +110,8 @@ def _follow(lane: list[_Follower], steps: int) -> np.ndarray:
 class Traffic:
     """All actors of a scene and the ego vehicle's track."""
 
-    work_zone_m = 1.75  # between the driven side of a work zone's barriers and the machine's middle, about
+    work_zone_m = 1.75  # between the edge of the parking strip and the middle of a work zone's machine, about
+    empty_share = 0.66  # of the places along the kerb
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
         self.rng, self.path, self.layout = rng, path, layout
@@ -238,7 +239,7 @@ class Traffic:
             free = not layout.near_crossing(middle, 0.5 * room + 1) and not layout.within(
                 layout.zones, middle, side, 0.5 * room + 1.5
             )
-            if not free or rng.random() < 0.66:
+            if not free or rng.random() < self.empty_share:
                 continue
             angle = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.03)
             if category == "vehicle.motorcycle":
