@@ -10,7 +10,7 @@ import numpy as np
 from perception.sim.traffic import LEAD_IN_S, Actor, Track
 
 _STEP_S = 0.1
-_EGO_SIZE_M, _EGO_MIDDLE_M = (4.6, 1.9), 1.4  # the vehicle's origin is its rear axle
+_EGO_SIZE_M, _EGO_MIDDLE_M = (4.6, 1.9, 2.0), 1.4  # the vehicle's origin is its rear axle
 
 
 def overlap(a: np.ndarray, b: np.ndarray, margin: float = 0.0) -> np.ndarray:
@@ -45,10 +45,11 @@ class Occupied:
 
     def __init__(self, ego: Track, seconds: float):
         self._times = np.arange(-0.5 * LEAD_IN_S, seconds + _STEP_S, _STEP_S)
-        self._taken = np.zeros((0, len(self._times), 5))
-        self._add(footprints(ego, _EGO_SIZE_M, self._times, _EGO_MIDDLE_M))
+        self._taken, self._top = np.zeros((0, len(self._times), 5)), np.zeros(0)
+        self._add(footprints(ego, _EGO_SIZE_M, self._times, _EGO_MIDDLE_M), _EGO_SIZE_M[2])
 
-    def _add(self, places: np.ndarray) -> None:
+    def _add(self, places: np.ndarray, top: float) -> None:
+        self._top = np.append(self._top, top)
         self._taken = np.concatenate([self._taken, np.broadcast_to(places, (1, *self._taken.shape[1:]))])
 
     def settle(self, actors: list[Actor], margin: float = 0.1) -> list[Actor]:
@@ -62,11 +63,12 @@ class Occupied:
             own = places[when] if len(places) > 1 else places
             if not overlap(self._taken[who, when], own, margin).any():
                 settled.append(actor)
-                self._add(places)
+                self._add(places, actor.z + actor.shape.size[2])
         return settled
 
-    def free(self, place: np.ndarray) -> bool:
-        """Whether a footprint [5] stays clear of everybody."""
-        reach = 0.5 * np.hypot(*place[3:]) + 0.5 * np.hypot(*self._taken[..., 0, 3:].T)
-        distance = np.hypot(*np.moveaxis(self._taken[..., :2] - place[:2], -1, 0))
-        return not overlap(self._taken[distance < reach[:, None] + 0.1], place, 0.05).any()
+    def free(self, place: np.ndarray, above: float = 0.0) -> bool:
+        """Whether a footprint [5] stays clear of everybody taller than ``above`` metres."""
+        taken = self._taken[self._top > above]
+        reach = 0.5 * np.hypot(*place[3:]) + 0.5 * np.hypot(*taken[:, 0, 3:].T)
+        distance = np.hypot(*np.moveaxis(taken[..., :2] - place[:2], -1, 0))
+        return not overlap(taken[distance < reach[:, None] + 0.1], place, 0.05).any()

@@ -32,7 +32,7 @@ def build_street(
 
 def _widened(rng: np.random.Generator, layout: Layout) -> Layout:
     """A broader sidewalk, and a parking strip that in some of the scenes takes cars at an angle."""
-    parking = rng.uniform(3.0, 3.4) if rng.random() < 0.75 else rng.uniform(5.2, 5.6)
+    parking = rng.uniform(3.0, 3.4) if rng.random() < 0.85 else rng.uniform(5.2, 5.6)
     return replace(layout, parking_width=parking, sidewalk_width=layout.sidewalk_width + rng.uniform(0.0, 1.5))
 
 

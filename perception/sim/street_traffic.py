@@ -61,7 +61,7 @@ class StreetTraffic(Traffic):
         for _ in range(3):
             self._follow_line(center + far * out + lane * left, rng.uniform(75, 150), rng.uniform(4, 9))
         edge, gap = layout.lane_edge + _TURN_M, layout.cross_half_width + _TURN_M
-        for _ in range(3):
+        for _ in range(10):
             direction = int(rng.choice([-1, 1]))
             offset = np.full(40, -direction * (layout.lanes - 0.5) * layout.lane_width)
             if rng.random() < 0.5:
@@ -71,7 +71,7 @@ class StreetTraffic(Traffic):
                 first, _ = self.path.pose(layout.cross_s - direction * np.linspace(gap + 80.0, gap, 40), offset)
                 last = center + np.linspace(edge, edge + 80.0, 40)[:, None] * out - lane * left
             line = np.concatenate([first, _bend(first, last), last])
-            self._follow_line(line, rng.uniform(60, 115), rng.uniform(3, 6.5))
+            self._follow_line(line, rng.uniform(72, 105), rng.uniform(3, 6.5))
 
     def _follow_line(self, line: np.ndarray, start: float, speed: float) -> None:
         """A vehicle that at time 0 has driven ``start`` metres of line [N, 2]."""
@@ -128,8 +128,8 @@ class StreetTraffic(Traffic):
             super()._yard(low, high, side)
             return
         share, kind = rng.uniform(0.2, 0.7), rng.random()
-        turn = 0.5 * np.pi if kind < 0.2 else float(rng.choice([-1, 1]) * rng.uniform(0.75, 1.05))
-        if kind < 0.35:
+        turn = 0.5 * np.pi if kind < 0.15 else float(rng.choice([-1, 1]) * rng.uniform(0.75, 1.05))
+        if kind < 0.3:
             places = np.arange(low + 3.0, high - 2.0, 2.05 / np.sin(abs(turn)) + 0.65).tolist()
             slots = [(s, depth, turn) for depth in (4.0, 15.5) for s in places]
         else:

@@ -14,7 +14,8 @@ import numpy as np
 from perception.sim.footprints import Occupied, overlap
 from perception.sim.mesh import Mesh
 
-_HEADROOM_M = 2.6  # what is higher than this is nobody's obstacle: branches, arms of lamps
+# Layers of height, metres: branches may hang over cars, arms of lamps over everything.
+_LAYERS_M = ((-np.inf, 2.5), (2.5, 4.6))
 
 
 @dataclass(eq=False)
@@ -33,9 +34,9 @@ class Clutter:
     lamps: list[np.ndarray] = field(default_factory=list)
     reflectors: list[np.ndarray] = field(default_factory=list)
 
-    def free(self, place: np.ndarray) -> bool:
-        """Whether a footprint [5] is on no carriageway and nobody's place."""
-        return not overlap(self.roads, place).any() and self.occupied.free(place)
+    def free(self, place: np.ndarray, above: float = 0.0) -> bool:
+        """Whether a footprint [5] meets nobody taller than ``above`` metres and, at the ground, no carriageway."""
+        return (above > 0.0 or not overlap(self.roads, place).any()) and self.occupied.free(place, above)
 
     def meets_building(self, place: np.ndarray) -> bool:
         """Whether a footprint [5] overlaps a building's."""
@@ -71,21 +72,26 @@ class Verge:
         return xy, float(heading) + (0.0 if self.side > 0 else np.pi)
 
     def put(self, mesh: Mesh, s: float, depth: float, turn: float = 0.0, echo_dbsm: float | None = None) -> bool:
-        """Put a mesh there, turned by ``turn`` radians, if there is room for what of it is below head height."""
+        """Put a mesh there, turned by ``turn`` radians, if there is room for it."""
         xy, yaw = self.at(s, depth)
-        low = mesh.vertices[mesh.vertices[:, 2] < _HEADROOM_M, :2]
-        middle, size = 0.5 * (low.max(axis=0) + low.min(axis=0)), np.ptp(low, axis=0)
         yaw += turn
-        cos, sin = np.cos(yaw), np.sin(yaw)
-        place = np.array(
-            [xy[0] + cos * middle[0] - sin * middle[1], xy[1] + sin * middle[0] + cos * middle[1], yaw, *size]
-        )
-        if self.closed(s) or not self.clutter.free(place):
+        if self.closed(s) or not all(self._fits(mesh, xy, yaw, *layer) for layer in _LAYERS_M):
             return False
         self.clutter.parts.append(mesh.moved(xy[0], xy[1], self.step if depth < self.sidewalk else 0.0, yaw))
         if echo_dbsm is not None:
             self.clutter.reflectors.append(np.array([*xy, 0.8, echo_dbsm]))
         return True
+
+    def _fits(self, mesh: Mesh, xy: np.ndarray, yaw: float, low: float, high: float) -> bool:
+        """Whether what of the mesh is between two heights is clear of whatever reaches that high."""
+        inside = (mesh.vertices[:, 2] >= low) & (mesh.vertices[:, 2] < high)
+        if not inside.any():
+            return True
+        outline = mesh.vertices[inside, :2]
+        middle, size = 0.5 * (outline.max(axis=0) + outline.min(axis=0)), np.ptp(outline, axis=0)
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        center = xy + [cos * middle[0] - sin * middle[1], sin * middle[0] + cos * middle[1]]
+        return self.clutter.free(np.array([*center, yaw, *size]), low)
 
     def is_built(self, s: float, depth: float, margin: float = 0.5) -> bool:
         """Whether a building stands there."""
