@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 
@@ -165,9 +166,15 @@ def tube(
     ring = np.cos(angle)[:, None] * u + np.sin(angle)[:, None] * v
     end_radius = radius if end_radius is None else end_radius
     vertices = np.concatenate([start + radius * ring, end + end_radius * ring, [start, end]])
+    return Mesh.build(vertices, _tube_faces(sides), color, material)
+
+
+@cache
+def _tube_faces(sides: int) -> np.ndarray:
+    """[4 * sides, 3] the mantle's triangles, then those of both ends; the ends' middles are the last two vertices."""
     i, j = np.arange(sides), (np.arange(sides) + 1) % sides
     low, high = np.full(sides, 2 * sides), np.full(sides, 2 * sides + 1)
-    triangles = np.concatenate(
+    return np.concatenate(
         [
             np.stack([i, j, j + sides], 1),
             np.stack([i, j + sides, i + sides], 1),
@@ -175,7 +182,6 @@ def tube(
             np.stack([i + sides, j + sides, high], 1),
         ]
     )
-    return Mesh.build(vertices, triangles, color, material)
 
 
 def prism(profile, y: tuple[float, float], color: Color, material: Material) -> Mesh:

@@ -81,7 +81,7 @@ def _main_verge(path: Path, layout: Layout, side: int, clutter: Clutter) -> Verg
     def closed(s: float) -> bool:
         return layout.near_crossing(s, 1.0 + SIDE_PARKING_M)
 
-    low, high = layout.start - 40, layout.end + 40
+    low, high = layout.start - 25, layout.end + 25
     return Verge(path.pose, side, layout.kerb, low, high, layout.sidewalk_width, SIDEWALK_HEIGHT_M, closed, clutter)
 
 
@@ -94,7 +94,7 @@ def _side_verge(center: np.ndarray, heading: float, layout: Layout, arm: int, si
         return center + s * out + offset * left, yaw
 
     low, kerb = layout.house_line + 2.0, layout.cross_half_width + SIDE_PARKING_M
-    return Verge(pose, side, kerb, low, 100.0, 0.0, 0.0, lambda s: False, clutter)
+    return Verge(pose, side, kerb, low, 85.0, 0.0, 0.0, lambda s: False, clutter)
 
 
 def _lights(rng: np.random.Generator, verge: Verge, layout: Layout) -> None:
