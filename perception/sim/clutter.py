@@ -26,7 +26,8 @@ _SMALL = [
 def furnish(rng: np.random.Generator, verge: Verge, yards: list[tuple[float, float]]) -> None:
     """Everything behind one kerb; ``yards`` are the stretches (s from, s to) that stay open behind the sidewalk."""
     _buildings(rng, verge, yards)
-    _boundaries(rng, verge, yards)
+    _boundaries(rng, verge, verge.sidewalk + 0.6, 0.85)
+    _boundaries(rng, verge, 0.6, 0.4)
     _sidewalk(rng, verge)
     _garden(rng, verge)
     _poles(rng, verge)
@@ -60,24 +61,22 @@ def _buildings(rng: np.random.Generator, verge: Verge, yards) -> None:
             verge.clutter.reflectors.append(np.array([*spot, rng.uniform(0.5, 3.0), rng.normal(7, 6)]))
 
 
-def _boundaries(rng: np.random.Generator, verge: Verge, yards) -> None:
-    """Runs of one fence, wall or hedge along the back of the sidewalk, with gates between them."""
+def _boundaries(rng: np.random.Generator, verge: Verge, depth: float, share: float) -> None:
+    """Runs of one fence, wall or hedge along a ``share`` of the verge, with gates between them."""
+    kinds = [*furniture.FENCES, "hedge"]
     s = verge.low
     while s < verge.high:
-        run = rng.uniform(5, 26)
-        kind = rng.choice([*furniture.FENCES, "hedge", "none"], p=[0.11, 0.09, 0.12, 0.08, 0.09, 0.06, 0.27, 0.18])
-        height, depth = rng.uniform(0.8, 2.1), verge.sidewalk + rng.uniform(0.3, 1.0)
-        color = furniture.paint(rng)
-        green = plants.green(rng)
-        piece = 2.2
-        for place in np.arange(s, s + run, piece).tolist() if kind != "none" else []:
-            if verge.is_built(place, depth, 1.5):
+        run, kind = rng.uniform(5, 26), str(rng.choice(kinds, p=[0.14, 0.11, 0.15, 0.1, 0.1, 0.07, 0.33]))
+        height, lateral, piece = rng.uniform(0.8, 2.1), depth + rng.uniform(-0.2, 0.4), 2.2
+        color, green, present = furniture.paint(rng), plants.green(rng), rng.random() < share
+        for place in np.arange(s, s + run, piece).tolist() if present else []:
+            if verge.is_built(place, lateral, 1.5):
                 continue
             if kind == "hedge":
                 panel = plants.hedge(rng, piece, min(height, 1.7), green)
             else:
-                panel = furniture.fence(rng, str(kind), piece, height, color)
-            verge.put(panel, place, depth, rng.normal(0, 0.02), rng.normal(1, 4) if rng.random() < 0.5 else None)
+                panel = furniture.fence(rng, kind, piece, height, color)
+            verge.put(panel, place, lateral, rng.normal(0, 0.02), rng.normal(1, 4) if rng.random() < 0.5 else None)
         s += run + rng.uniform(1.0, 6.0)
 
 

@@ -22,7 +22,7 @@ class StreetTraffic(Traffic):
     """All actors of a scene and the ego vehicle's track. ``occupied`` says where they are."""
 
     work_zone_m = 2.3
-    empty_share = 0.25
+    empty_share = 0.4
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
         super().__init__(rng, path, layout, seconds, speed)
