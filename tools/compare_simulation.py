@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--real", required=True, metavar="ROOT", help="nuScenes folder; keyframes are enough")
     parser.add_argument("--sim", required=True, metavar="ROOT", help="folder written by tools/simulate.py")
     parser.add_argument("--into", metavar="FILE", help="put the tables between the markers of this document")
+    parser.add_argument("--marker", default="generated", metavar="NAME", help="which markers there; default: generated")
     parser.add_argument(
         "--tracks", nargs="*", default=[], metavar="FILE", help="print headings in files of tracks, too"
     )
@@ -25,7 +26,7 @@ def main() -> None:
             print(f"{path}: {name}: {len(angles)} along / aslant / across: {heading_shares(angles)}")
     tables = comparison(arguments.real, arguments.sim)
     if arguments.into:
-        put_between_markers(Path(arguments.into), tables)
+        put_between_markers(Path(arguments.into), tables, arguments.marker)
     else:
         print(tables)
 
