@@ -162,7 +162,7 @@ def _mound(rng: np.random.Generator, length: float, depth: float) -> Mesh:
     height = rng.uniform(0.4, 2.6) * (0.8 + 0.2 * np.sin(rng.uniform(4, 12) * x + rng.uniform(0, 6)))
     rows = []
     for across in y:
-        z = height * np.cos(np.pi * across) * np.cos(np.pi * x) ** 0.5 - 0.06
+        z = height * np.cos(np.pi * across) * np.sqrt(np.maximum(np.cos(np.pi * x), 0.0)) - 0.06
         rows.append(np.column_stack([length * x, np.full(12, depth * across), z]))
     color: Color = (float(rng.uniform(0.28, 0.45)), float(rng.uniform(0.34, 0.44)), 0.22)
     return merge([ribbon(a, b, color, Material.GRASS) for a, b in zip(rows, rows[1:], strict=False)])
