@@ -282,7 +282,7 @@ def test_texture_belongs_to_its_object_and_tells_front_from_rear():
             y = np.linspace(-0.5, 0.5, 11)
             eye, ray = np.array([side * 10.0, 0.0, 0.55]), np.stack([-side * 10 + 2 * side + 0 * y, y, 0 * y], 1)
             distance, triangle = snapshot.cast(eye, (ray / np.linalg.norm(ray, axis=1)[:, None]).astype(np.float32))
-            poses = snapshot.poses + [shift, 0.0, 0.0]
+            poses = snapshot.poses + [shift, 0.0, 0.0, 0.0]
             rays = (ray / np.linalg.norm(ray, axis=1)[:, None]).astype(np.float32)
             values[shift, side] = tints(
                 distance, triangle, rays, eye + [shift, 0, 0], *surfaces, poses, half, stage.heights

@@ -5,6 +5,7 @@ Reads the tables of any nuScenes folder and the sensor files of its keyframes, s
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from perception.errors import PerceptionError
 from perception.task import CLASSES
 
 _RANGE_M = 50.0
+_ALIGNED_DEG = 22.0
 
 
 class Drives:
@@ -57,11 +59,12 @@ class Drives:
         return {row.token: row for row in Table(self._folder, name, kind).rows}
 
     def _boxes(self) -> dict[str, np.ndarray]:
-        """Per class [N, 7]: length, width, height, speed m/s (NaN: unknown), distance m, LiDAR and radar points."""
+        """Per class [N, 8]: length, width, height, speed m/s (NaN: unknown), distance m, LiDAR and radar points, angle
+        to the vehicle's axis in degrees."""
         samples, instances, categories = self._samples, self._rows("instance", Instance), self._rows("category", Named)
         poses, annotations = self._rows("ego_pose", EgoPose), self._rows("sample_annotation", SampleAnnotation)
         ego = {
-            row.sample_token: np.array(poses[row.ego_pose_token].translation[:2])
+            row.sample_token: poses[row.ego_pose_token]
             for row in self._keyframes
             if self._channel[row.calibrated_sensor_token] == REFERENCE_CHANNEL
         }
@@ -69,7 +72,8 @@ class Drives:
         for row in annotations.values():
             name = DETECTION_CLASS.get(categories[instances[row.instance_token].category_token].name)
             place = np.array(row.translation[:2])
-            distance = np.linalg.norm(place - ego[row.sample_token])
+            pose = ego[row.sample_token]
+            distance = np.linalg.norm(place - pose.translation[:2])
             if name is None or distance > _RANGE_M:
                 continue
             first, last = annotations.get(row.prev, row), annotations.get(row.next, row)
@@ -77,7 +81,9 @@ class Drives:
             way = np.linalg.norm(np.array(last.translation[:2]) - first.translation[:2])
             width, length, height = row.size
             speed = way / span if span > 0 else np.nan
-            boxes[name].append([length, width, height, speed, distance, row.num_lidar_pts, row.num_radar_pts])
+            angle = angle_to_axis(_yaw(row.rotation) - _yaw(pose.rotation))
+            counts = row.num_lidar_pts, row.num_radar_pts
+            boxes[name].append([length, width, height, speed, distance, *counts, angle])
         return {name: np.array(rows) for name, rows in boxes.items()}
 
     def _sensors(self) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
@@ -102,6 +108,47 @@ class Drives:
         return points, dict(clusters)
 
 
+def angle_to_axis(yaw) -> np.ndarray:
+    """Degrees, 0 along to 90 across, of headings in radians relative to the vehicle's; nose or tail is the same."""
+    return np.degrees(np.abs(np.arcsin(np.clip(np.sin(yaw), -1, 1))))
+
+
+def heading_shares(angle: np.ndarray) -> str:
+    """How many of angles [N] (degrees, see :func:`angle_to_axis`) are along, aslant and across."""
+    if not len(angle):
+        return "–"
+    along, across = np.mean(angle <= _ALIGNED_DEG), np.mean(angle >= 90 - _ALIGNED_DEG)
+    return " / ".join(f"{100 * share:.0f} %" for share in (along, 1 - along - across, across))
+
+
+def track_headings(path: str | Path) -> dict[str, np.ndarray]:
+    """Angles to the ego vehicle's axis, degrees, by type: all within 50 m at every tenth instant of a file of tracks.
+
+    A file holds ``tracks``: each with its ``type``, and for every instant whether it is ``valid``, ``position``
+    [3] and ``heading``; the ego vehicle's ``id`` is "ego".
+
+    Raises:
+        PerceptionError: a file that cannot be read or holds something else.
+    """
+    try:
+        tracks = json.loads(Path(path).read_bytes())["tracks"]
+        ego = next(track for track in tracks if track["id"] == "ego")
+        found = defaultdict(list)
+        for track in tracks:
+            for i in range(0, len(track["valid"]), 10) if track is not ego else ():
+                offset = np.subtract(track["position"][i][:2], ego["position"][i][:2])
+                if track["valid"][i] and ego["valid"][i] and np.hypot(*offset) <= _RANGE_M:
+                    found[track["type"]].append(angle_to_axis(track["heading"][i] - ego["heading"][i]))
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
+        raise PerceptionError(f"{path}: tracks of an ego vehicle and others expected: {error!r}") from error
+    return {name: np.array(angles) for name, angles in found.items()}
+
+
+def _yaw(wxyz) -> float:
+    w, x, y, z = wxyz
+    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+
+
 def _quantiles(values: np.ndarray | list[int], levels=(10, 50, 90), digits: int = 1) -> str:
     return " / ".join(f"{value:.{digits}f}" for value in np.nanpercentile(values, levels)) if len(values) else "–"
 
@@ -117,7 +164,7 @@ def _class_rows(real: Drives, sim: Drives) -> list[str]:
     for name in CLASSES:
         cells = []
         for drives in (real, sim):
-            boxes = drives.boxes.get(name, np.zeros((0, 7)))
+            boxes = drives.boxes.get(name, np.zeros((0, 8)))
             speed = boxes[:, 3][~np.isnan(boxes[:, 3])]
             moving = speed[speed > 0.5]
             share = f"{100 * len(moving) / max(len(speed), 1):.0f} %" if len(speed) else "–"
@@ -153,6 +200,10 @@ def _sensor_rows(real: Drives, sim: Drives) -> list[str]:
     add(
         "of these with LiDAR or radar points",
         lambda d: f"{sum(int(np.sum(b[:, 5] + b[:, 6] > 0)) for b in d.boxes.values()) / d.frames:.1f}",
+    )
+    add(
+        "cars along / aslant / across the vehicle's axis (within 22 degrees)",
+        lambda d: heading_shares(d.boxes.get("car", np.zeros((0, 8)))[:, 7]),
     )
     add("LiDAR points per sweep as written", lambda d: f"{np.mean([len(points) for points in d.points]):.0f}")
     add(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 
@@ -145,6 +146,12 @@ def frustum(x_bottom, x_top, y_bottom: float, y_top: float, z, color: Color, mat
     return hexahedron(bottom, top, color, material)
 
 
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """numpy's for two vectors [3], without its overhead: a scene has thousands of tubes."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+
+
 def tube(
     start, end, radius: float, color: Color, material: Material = Material.MATTE, sides: int = 6, end_radius=None
 ) -> Mesh:
@@ -152,16 +159,22 @@ def tube(
     start, end = np.asarray(start, float), np.asarray(end, float)
     axis = (end - start) / np.linalg.norm(end - start)
     helper = np.array([0.0, 0.0, 1.0]) if abs(axis[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-    u = np.cross(axis, helper)
+    u = _cross(axis, helper)
     u /= np.linalg.norm(u)
-    v = np.cross(axis, u)
+    v = _cross(axis, u)
     angle = 2 * np.pi * np.arange(sides) / sides
     ring = np.cos(angle)[:, None] * u + np.sin(angle)[:, None] * v
     end_radius = radius if end_radius is None else end_radius
     vertices = np.concatenate([start + radius * ring, end + end_radius * ring, [start, end]])
+    return Mesh.build(vertices, _tube_faces(sides), color, material)
+
+
+@cache
+def _tube_faces(sides: int) -> np.ndarray:
+    """[4 * sides, 3] the mantle's triangles, then those of both ends; the ends' middles are the last two vertices."""
     i, j = np.arange(sides), (np.arange(sides) + 1) % sides
     low, high = np.full(sides, 2 * sides), np.full(sides, 2 * sides + 1)
-    triangles = np.concatenate(
+    return np.concatenate(
         [
             np.stack([i, j, j + sides], 1),
             np.stack([i, j + sides, i + sides], 1),
@@ -169,7 +182,6 @@ def tube(
             np.stack([i + sides, j + sides, high], 1),
         ]
     )
-    return Mesh.build(vertices, triangles, color, material)
 
 
 def prism(profile, y: tuple[float, float], color: Color, material: Material) -> Mesh:

@@ -54,8 +54,8 @@ class Radar:
     ) -> np.ndarray:
         """Clusters, structured array [N] of :data:`RADAR_FIELDS`, in the sensor frame.
 
-        poses [A, 3]: x, y, yaw of the actors; velocities [A, 2] m/s world; ego_motion [3]: world vx, vy in m/s and yaw
-        rate in rad/s.
+        poses [A, 4]: x, y, yaw of the actors and the height of the ground; velocities [A, 2] m/s world; ego_motion [3]:
+        world vx, vy in m/s and yaw rate in rad/s.
         """
         world_SE3_radar = world_SE3_ego @ self.sensor.ego_SE3_sensor
         place = world_SE3_radar.translation
@@ -104,7 +104,7 @@ class Radar:
         x = np.where(along_side, free, np.sign(local[:, 0]) * inside) * half[:, 0]
         y = np.where(along_side, np.sign(local[:, 1]) * inside, free) * half[:, 1]
         points = np.stack(
-            [cos * x - sin * y + poses[owner, 0], sin * x + cos * y + poses[owner, 1], np.full(len(owner), 0.6)], 1
+            [cos * x - sin * y + poses[owner, 0], sin * x + cos * y + poses[owner, 1], poses[owner, 3] + 0.6], 1
         )
         return owner, points, rng.normal(self._echo[owner, 0], self._echo[owner, 1])
 

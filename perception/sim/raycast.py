@@ -12,6 +12,7 @@ import numpy as np
 
 from perception.errors import PerceptionError, missing_extra
 from perception.sim.mesh import Material, Mesh, box, merge
+from perception.sim.terrain import FLAT, Terrain
 from perception.sim.traffic import TIME_STEP_S, Actor, interpolate
 
 _UNIT_BOX = box([0, 0, 0], [2, 2, 2], (1.0, 1.0, 1.0))
@@ -67,11 +68,11 @@ class Stage:
 
     Triangles are numbered through: first those that stand still, then those that move. ``color`` [T, 3] is linear,
     ``material`` [T] is :class:`Material`, ``instance`` [T] indexes the actors and is -1 for scenery; ``half``
-    [A, 3] are half the sizes of the actors and ``heights`` [A] what they stand on.
+    [A, 3] are half the sizes of the actors and ``heights`` [A] what they stand on, above the ground.
     """
 
-    def __init__(self, scenery: Mesh, actors: list[Actor]):
-        self.actors = actors
+    def __init__(self, scenery: Mesh, actors: list[Actor], terrain: Terrain = FLAT):
+        self.actors, self._terrain = actors, terrain
         fixed, owners = [scenery], [np.full(len(scenery.triangles), -1)]
         moving, movers = [], []
         for index, actor in enumerate(actors):
@@ -81,7 +82,7 @@ class Stage:
                 movers.append(index)
                 continue
             x, y, yaw = actor.track.at(0.0)
-            fixed.append(mesh.moved(x, y, actor.z, yaw))
+            fixed.append(mesh.moved(x, y, actor.z + float(terrain.height([x, y])), yaw))
             owners.append(np.full(len(mesh.triangles), index))
         self._fixed = merge(fixed)
         self._moving = merge(moving) if moving else None
@@ -105,14 +106,14 @@ class Stage:
         self._fixed_caster = Caster(self._fixed.vertices, self._fixed.triangles)
 
     def poses(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Of every actor: x, y, yaw [A, 3] and world velocity [A, 2]."""
+        """Of every actor: x, y, yaw and the height of the ground below it [A, 4], and world velocity [A, 2]."""
         poses, velocities = self._standing.copy(), np.zeros((len(self.actors), 2))
         if self._movers:
             poses[self._movers] = interpolate(self._tracks, time)
             half = 0.5 * TIME_STEP_S
             step = interpolate(self._tracks, time + half) - interpolate(self._tracks, time - half)
             velocities[self._movers] = step[:, :2] / TIME_STEP_S
-        return poses, velocities
+        return np.column_stack([poses, self._terrain.height(poses[:, :2])]), velocities
 
     def _corners(self, poses: np.ndarray) -> np.ndarray:
         """[M, 8, 3] corners of the boxes of everything that moves."""
@@ -121,10 +122,10 @@ class Stage:
         cos, sin = np.cos(center[:, 2])[:, None], np.sin(center[:, 2])[:, None]
         x = cos * corners[..., 0] - sin * corners[..., 1] + center[:, :1]
         y = sin * corners[..., 0] + cos * corners[..., 1] + center[:, 1:2]
-        return np.stack([x, y, corners[..., 2] + self.heights[self._movers, None]], -1)
+        return np.stack([x, y, corners[..., 2] + (self.heights[self._movers] + center[:, 3])[:, None]], -1)
 
     def coarse(self, poses: np.ndarray) -> Snapshot:
-        """The world with what moves as plain boxes at ``poses`` [A, 3]: enough to hide things from a radar."""
+        """The world with what moves as plain boxes at ``poses`` [A, 4]: enough to hide things from a radar."""
         if self._moving is None:
             return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals, None, poses)
         vertices = self._corners(poses).reshape(-1, 3)
@@ -138,13 +139,18 @@ class Stage:
         poses, velocities = self.poses(time)
         if self._moving is None:
             return Snapshot(self, [(self._fixed_caster, 0)], self._fixed_normals, None, poses)
-        x, y, yaw = poses[self._movers][self._owner].T
+        x, y, yaw, ground = poses[self._movers][self._owner].T
         striding = self._stride_hz * (np.hypot(*velocities[self._movers].T) > 0.2)
         phase = np.where(striding > 0, 2 * np.pi * striding * time + np.arange(len(striding)), 0.0)
         posed = self._moving.posed(phase[self._owner])
         cos, sin = np.cos(yaw), np.sin(yaw)
         vertices = np.stack(
-            [cos * posed[:, 0] - sin * posed[:, 1] + x, sin * posed[:, 0] + cos * posed[:, 1] + y, posed[:, 2]], 1
+            [
+                cos * posed[:, 0] - sin * posed[:, 1] + x,
+                sin * posed[:, 0] + cos * posed[:, 1] + y,
+                posed[:, 2] + ground,
+            ],
+            1,
         )
         triangles = self._moving.triangles
         casters = [(self._fixed_caster, 0), (Caster(vertices, triangles), len(self._fixed.triangles))]
@@ -154,8 +160,8 @@ class Stage:
 class Snapshot:
     """The world at one instant.
 
-    ``moving`` are the vertices and triangles of all that moves, None if nobody asks for their normals; ``poses`` [A, 3]
-    are the x, y, yaw of all actors, ``corners`` [M, 8, 3] those of the boxes of what moves.
+    ``moving`` are the vertices and triangles of all that moves, None if nobody asks for their normals; ``poses`` [A, 4]
+    are the x, y, yaw of all actors and the heights of the ground, ``corners`` [M, 8, 3] of the boxes of what moves.
     """
 
     def __init__(

@@ -19,10 +19,11 @@ from perception.geometry import SE3, in_box
 from perception.sim.raycast import Stage
 from perception.sim.rig import CAMERA_NAMES, LIDAR_NAME, RADAR_NAMES, draw_rig
 from perception.sim.road import MAP_MARGIN_M, Layout, Path
-from perception.sim.scenery import build_scenery
 from perception.sim.sensors import camera_delay_s, make_camera, make_lidar, make_radar
-from perception.sim.traffic import Actor, Traffic
+from perception.sim.street import build_street
+from perception.sim.traffic import Actor
 from perception.sim.weather import draw_weather
+from perception.sim.world import build_town
 
 _START_US = 1_600_000_000_000_000
 _SCENE_GAP_US = 1_000_000_000
@@ -47,11 +48,11 @@ class SceneRun:
         speed = rng.uniform(5.0, 10.5)
         start, end = -75.0, speed * settings.seconds + 80.0
         self.path = Path(rng, start - 90, end + 90)
-        self.layout = Layout.draw(rng, start, end)
-        self.traffic = Traffic(self._rng("traffic"), self.path, self.layout, settings.seconds, speed)
-        self.scenery = build_scenery(self._rng("scenery"), self.path, self.layout)
+        build = build_street if settings.world == "street" else build_town
+        world = build(self._rng, self.path, Layout.draw(rng, start, end), settings.seconds, speed)
+        self.layout, self.terrain, self.traffic, self.scenery = world
         self.actors = self.traffic.actors
-        self.stage = Stage(self.scenery.mesh, self.actors)
+        self.stage = Stage(self.scenery.mesh, self.actors, self.terrain)
         self.rig = draw_rig(self._rng("rig"), settings.image_size)
         self.lidar = make_lidar(settings.world, self.rig[LIDAR_NAME], self.weather, self._rng("lasers"))
         self._sway = self._rng("sway").uniform(0, 2 * np.pi, 4)
@@ -93,7 +94,9 @@ class SceneRun:
         a, b, c, d = self._sway
         pitch = 0.003 * np.sin(2.1 * time + a) + 0.0015 * np.sin(7.3 * time + b)
         roll = 0.003 * np.sin(1.7 * time + c) + 0.0015 * np.sin(5.9 * time + d) + 0.01 * self.traffic.ego.yaw_rate(time)
-        return SE3(Rotation.from_euler("ZYX", [yaw, pitch, roll]).as_matrix(), np.array([x, y, 0.0]))
+        uphill, tilt = self.terrain.pitch_and_roll(x, y, yaw)
+        rotation = Rotation.from_euler("ZYX", [yaw, pitch + uphill, roll + tilt]).as_matrix()
+        return SE3(rotation, np.array([x, y, self.terrain.height([x, y])]))
 
     def _motion(self, time: float) -> np.ndarray:
         """[3]: the ego vehicle's world vx, vy in m/s and yaw rate in rad/s."""
@@ -173,7 +176,7 @@ class SceneRun:
         """[A] share of every actor's surface that nothing else hides from a point above the vehicle."""
         eye = ego.transform(np.array([1.0, 0.0, 1.6]))
         poses, _ = self.stage.poses(time)
-        z = np.array([actor.z for actor in self.actors])
+        z = np.array([actor.z for actor in self.actors]) + poses[:, 3]
         cos, sin = np.cos(poses[:, 2])[:, None], np.sin(poses[:, 2])[:, None]
         x, y = self._surface[..., 0], self._surface[..., 1]
         points = np.stack(
@@ -194,7 +197,7 @@ class SceneRun:
                 if np.hypot(x - ego_xy[0], y - ego_xy[1]) > _ANNOTATION_RANGE_M:
                     continue
                 length, width, height = actor.shape.size
-                center = np.array([x, y, actor.z + 0.5 * height])
+                center = np.array([x, y, self.terrain.height([x, y]) + actor.z + 0.5 * height])
                 radar_count = 0
                 for radar_time, points in self._radar_points[keyframe]:
                     rx, ry, radar_yaw = actor.track.at(radar_time)

@@ -9,8 +9,8 @@ import numpy as np
 from perception.sim.mesh import Color, Material, Mesh, ball, box, merge, ribbon, tube
 from perception.sim.road import MAP_MARGIN_M, SIDEWALK_HEIGHT_M, Layout, Path
 
-_CROSS_LENGTH_M = 110.0
-_ASPHALT: Color = (0.34, 0.34, 0.35)
+CROSS_LENGTH_M = 110.0
+ASPHALT: Color = (0.34, 0.34, 0.35)
 _WALK: Color = (0.58, 0.57, 0.55)
 _WHITE: Color = (0.85, 0.85, 0.83)
 _YELLOW: Color = (0.85, 0.68, 0.15)
@@ -31,14 +31,14 @@ class Scenery:
 
 def build_scenery(rng: np.random.Generator, path: Path, layout: Layout) -> Scenery:
     """Draw the scenery of one scene."""
-    parts = _ground(rng, path, layout)
+    parts = ground(rng, path, layout)
     lamps: list = []
     reflectors: list = []
-    _crossing(parts, path, layout)
+    crossing(parts, path, layout)
     for side in (-1, 1):
         _houses(rng, path, layout, side, parts, reflectors)
         _street_furniture(rng, path, layout, side, parts, lamps, reflectors)
-        _kerb_reflectors(rng, path, layout, side, reflectors)
+        kerb_reflectors(rng, path, layout, side, reflectors)
     return Scenery(merge(parts), np.asarray(lamps), np.asarray(reflectors))
 
 
@@ -55,12 +55,13 @@ def _wall(path: Path, s: np.ndarray, offset: float, low: float, high: float, col
     return ribbon(lower, upper, color, Material.CONCRETE)
 
 
-def _ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:
+def ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:
+    """The soil first, then all that is paved or painted on the main road and in its yards."""
     reach, middle = 450.0, 0.5 * (path.extent + MAP_MARGIN_M)
     soil = [((0.33, 0.42, 0.2), Material.GRASS), ((0.5, 0.48, 0.44), Material.CONCRETE)][int(rng.random() < 0.4)]
     parts = [box([*middle, -0.13], [2 * reach, 2 * reach, 0.2], *soil)]
     s = np.arange(layout.start - 60, layout.end + 60.1, 2.5)
-    parts.append(_strip(path, s, -layout.kerb, layout.kerb, 0.0, _ASPHALT, Material.ASPHALT))
+    parts.append(_strip(path, s, -layout.kerb, layout.kerb, 0.0, ASPHALT, Material.ASPHALT))
     gap = layout.cross_half_width + 1.0
     double = 0.12 if layout.lanes == 2 else 0.0
     for piece in (s[s < layout.cross_s - gap], s[s > layout.cross_s + gap]):
@@ -89,15 +90,15 @@ def _ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:
     return parts
 
 
-def _crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
+def crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
     """The side road, its stop lines and zebra crossings."""
     center, heading = path.pose(layout.cross_s)
     yaw, half = float(heading) + layout.cross_angle, layout.cross_half_width
     local = []
-    local.append(box([0, 0, -0.058], [2 * _CROSS_LENGTH_M, 2 * half, 0.1], _ASPHALT, Material.ASPHALT))
+    local.append(box([0, 0, -0.058], [2 * CROSS_LENGTH_M, 2 * half, 0.1], ASPHALT, Material.ASPHALT))
     for side in (-1, 1):
-        middle = side * (layout.kerb + 6 + 0.5 * _CROSS_LENGTH_M)
-        local.append(box([middle, 0, -0.005], [_CROSS_LENGTH_M, 0.14, 0.01], _YELLOW, Material.MARKING))
+        middle = side * (layout.kerb + 6 + 0.5 * CROSS_LENGTH_M)
+        local.append(box([middle, 0, -0.005], [CROSS_LENGTH_M, 0.14, 0.01], _YELLOW, Material.MARKING))
         local.append(
             box(
                 [side * (layout.kerb + 5.5), side * 0.5 * half, -0.003],
@@ -193,7 +194,7 @@ def _street_furniture(
             reflectors.append([x, y, 0.5, rng.normal(1, 3)])
 
 
-def _kerb_reflectors(rng, path: Path, layout: Layout, side: int, reflectors: list) -> None:
+def kerb_reflectors(rng, path: Path, layout: Layout, side: int, reflectors: list) -> None:
     """Kerbs, gratings and the gravel behind the sidewalk: many weak reflectors."""
     for offset, step, mean in (
         (layout.kerb, 2.0, 0.5),

@@ -79,7 +79,7 @@ class Scatterers:
         self._shared_error = rng.normal(size=len(actors))
 
     def echoes(self, poses: np.ndarray, velocities: np.ndarray, place: np.ndarray, step_s: float, rng) -> Echoes:
-        """All of them, ``step_s`` seconds after the last time; poses [A, 3], velocities [A, 2], place [3] of the radar.
+        """All of them, ``step_s`` seconds after the last time; poses [A, 4], velocities [A, 2], place [3] of the radar.
 
         Sides that are turned away are weak: what gets through below the floor.
         """
@@ -88,10 +88,10 @@ class Scatterers:
             keep * state + np.sqrt(1 - keep**2) * rng.normal(size=len(state))
             for state in (self.fade, self._error, self._shared_error)
         )
-        x, y, yaw = poses[self.owner].T
+        x, y, yaw, ground = poses[self.owner].T
         cos, sin = np.cos(yaw), np.sin(yaw)
         a, b = self._local.T
-        points = np.stack([cos * a - sin * b + x, sin * a + cos * b + y, np.full(len(x), 0.5)], 1)
+        points = np.stack([cos * a - sin * b + x, sin * a + cos * b + y, ground + 0.5], 1)
         toward = place[:2] - points[:, :2]
         toward /= np.maximum(np.hypot(*toward.T), 0.1)[:, None]
         u, v = self._outward.T

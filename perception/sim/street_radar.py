@@ -51,8 +51,8 @@ class StreetRadar:
     ) -> np.ndarray:
         """Clusters, structured array [N] of :data:`RADAR_FIELDS`, in the sensor frame.
 
-        poses [A, 3]: x, y, yaw of the actors; velocities [A, 2] m/s world; ego_motion [3]: world vx, vy in m/s and yaw
-        rate in rad/s. Sweeps follow each other at the radar's rate.
+        poses [A, 4]: x, y, yaw of the actors, height of the ground; velocities [A, 2] m/s world; ego_motion [3]: world
+        vx, vy in m/s and yaw rate in rad/s. Sweeps follow each other at the radar's rate.
         """
         world_SE3_radar = world_SE3_ego @ self.sensor.ego_SE3_sensor
         place, yaw = world_SE3_radar.translation, world_SE3_radar.yaw

@@ -93,7 +93,7 @@ def tints(distance, triangle, directions, origin, material, normals, instance, p
     """float32 [P, 3]: what multiplies the colour of every pixel.
 
     The first six as in :func:`perception.sim.shading.shade`; instance [T] is the actor of a triangle, -1 for scenery;
-    poses [A, 3] x, y, yaw, half [A, 3] half the size, heights [A] of the ground below each actor.
+    poses [A, 4] x, y, yaw and height of the ground, half [A, 3] half the size, heights [A] above the ground.
     """
     tint = np.ones((len(distance), 3), np.float32)
     for p in range(len(distance)):
@@ -111,7 +111,7 @@ def tints(distance, triangle, directions, origin, material, normals, instance, p
             dx, dy = x - poses[actor, 0], y - poses[actor, 1]
             along, across = cos * dx + sin * dy, cos * dy - sin * dx
             u, v = along / half[actor, 0], across / half[actor, 1]
-            w = (z - heights[actor]) / (2 * half[actor, 2])
+            w = (z - heights[actor] - poses[actor, 3]) / (2 * half[actor, 2])
             if kind == _PAINT:
                 value = _body(actor, along, u, v, w, cos * nx + sin * ny, t)
                 warm = 0.1 * math.exp(-w / 0.15)

@@ -110,6 +110,9 @@ def _follow(lane: list[_Follower], steps: int) -> np.ndarray:
 class Traffic:
     """All actors of a scene and the ego vehicle's track."""
 
+    work_zone_m = 1.75  # between the edge of the parking strip and the middle of a work zone's machine, about
+    empty_share = 0.66  # of the places along the kerb
+
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
         self.rng, self.path, self.layout = rng, path, layout
         self.steps = int(np.ceil((seconds + LEAD_IN_S + 1.0) / TIME_STEP_S)) + 1
@@ -117,13 +120,17 @@ class Traffic:
         self.actors: list[Actor] = []
         self.ego = Track.standing((0, 0), 0)
         self._lanes(speed)
+        self._furnish()
+
+    def _furnish(self) -> None:
+        """Everybody besides the vehicles in the lanes of the main road."""
         for side in (-1, 1):
             self._parked(side)
             self._cyclists(side)
             self._walkers(side)
-        for zone in layout.zones:
+        for zone in self.layout.zones:
             self._work_zone(*zone)
-        for lot in layout.lots:
+        for lot in self.layout.lots:
             self._yard(*lot)
         self._crossing()
 
@@ -138,15 +145,20 @@ class Traffic:
         xy, heading = self.path.pose(s, offset)
         self.actors.append(Actor(shape, Track.standing(xy, float(heading) + angle), z, rider=rider, **options))
 
+    def _coupling(self, tractor: Shape) -> float:
+        """Metres from the tractor's nose to the trailer's: the trailer rests on the tractor."""
+        return 3.4
+
     def _lane_vehicle(self, category: str) -> _Follower:
         rng = self.rng
         if category == "vehicle.trailer":
             tractor, trailer = make_shape("vehicle.truck", rng, tractor=True), make_shape(category, rng)
-            length = 3.4 + trailer.size[0]
+            behind = self._coupling(tractor)
+            length = behind + trailer.size[0]
             front = 0.5 * length
             parts: list[tuple[Shape, float, bool | None]] = [
                 (tractor, front - 0.5 * tractor.size[0], None),
-                (trailer, front - 3.4 - 0.5 * trailer.size[0], None),
+                (trailer, front - behind - 0.5 * trailer.size[0], None),
             ]
             return _Follower(0.0, length, 0.0, parts)
         rider = True if category == "vehicle.motorcycle" else None
@@ -227,7 +239,7 @@ class Traffic:
             free = not layout.near_crossing(middle, 0.5 * room + 1) and not layout.within(
                 layout.zones, middle, side, 0.5 * room + 1.5
             )
-            if not free or rng.random() < 0.66:
+            if not free or rng.random() < self.empty_share:
                 continue
             angle = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.03)
             if category == "vehicle.motorcycle":
@@ -277,7 +289,7 @@ class Traffic:
         rng, layout = self.rng, self.layout
         if layout.near_crossing(0.5 * (low + high), 0.5 * (high - low) + 1):
             return
-        edge, middle = side * (layout.parking_edge + 0.25), side * (layout.parking_edge + 1.75)
+        edge, middle = side * (layout.parking_edge + 0.25), side * (layout.parking_edge + self.work_zone_m)
         for s in np.arange(low + 3.2, high - 2.5, rng.uniform(3.2, 4.2)).tolist():
             self._stand("movable_object.barrier", s, edge + rng.normal(0, 0.08), 0.5 * np.pi + rng.normal(0, 0.06))
         for end in (low, high):
