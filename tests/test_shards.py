@@ -24,6 +24,7 @@ import perception
 from perception.cli import run
 from perception.config import load_config
 from perception.data import shard_writer, stores
+from perception.data.loader import Loader
 from perception.data.nuscenes_files import DataError
 from perception.data.opening import open_source, shard_contents
 from perception.data.shard_writer import write_shards
@@ -36,7 +37,6 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
 from perception.task import NUSCENES
 from perception.train.batches import Schedule, TrainingData
-from perception.train.loader import Loader
 from perception.train.source import frames_by_class, training_frames, validation_frames
 
 CONTENTS = Contents(
@@ -624,7 +624,7 @@ def test_workers_read_the_same_frames_whatever_their_number(tmp_path):
     for workers in (0, 2):
         schedule = Schedule(len(source), SENSORS, config.train, shards=source.shard)
         loader = Loader(TrainingData(source, config, INPUTS), workers)
-        found.append([(batch.tokens, batch.inputs["lidar"].points) for batch in loader.batches(schedule)])
+        found.append([(batch.tokens, batch.inputs["lidar"].points) for batch in loader.items(schedule)])
         loader.close()
     assert [tokens for tokens, _ in found[0]] == [tokens for tokens, _ in found[1]] and len(found[0]) == 6
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(*found))
