@@ -150,3 +150,9 @@ def test_flips_are_those_of_the_worlds_of_training(flip, flip_back, degrees):
                 drawn.add(signs)
     wanted = {tuple(np.sign(np.diag(world.linear)[:2]).astype(int)) for world in trained_flips(config)}
     assert wanted == drawn and trained_flips(config)[0] is AS_IT_IS
+
+
+def test_objects_that_nobody_believes_in_are_joined_all_the_same():
+    boxes = Boxes3D([[1.0, 0, 0]], [[4, 2, 1.5]], [0.0], [[0, 0]], [0])
+    found = join([Detections(boxes, np.zeros(1))] * 2, NUSCENES)
+    assert found.scores.tolist() == [0.0] and found.boxes.center.tolist() == [[1, 0, 0]]

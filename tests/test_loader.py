@@ -193,7 +193,7 @@ def test_page_locked_batches_are_the_same_ones(monkeypatch, workers):
 
 def test_arrays_arrive_as_they_were_sent():
     """Through shared memory: of any size, order and type, in whatever holds them."""
-    image = np.arange(2 * 3000 * 3, dtype=np.uint8).reshape(2, 3000, 3)
+    image = np.arange(20 * 3000 * 3, dtype=np.uint8).reshape(20, 3000, 3)
     fixed = np.arange(5.0)
     fixed.flags.writeable = False
     sent = [
@@ -214,3 +214,27 @@ def test_arrays_arrive_as_they_were_sent():
     found.close()
     received[0]["image"] += 1  # is ours, also when the worker has ended
     assert (received[0]["image"] == image + 1).all()
+
+
+def test_what_is_kept_of_an_item_does_not_keep_its_memory():
+    """As an evaluation keeps the boxes of every frame: otherwise a file descriptor, and all pixels, for each."""
+
+    class Items(Frames):
+        def __getitem__(self, index):
+            return np.zeros((300, 300, 3), np.uint8), np.arange(7.0)
+
+    found, before = Loader(Whole(Items()), 1), len(os.listdir("/proc/self/fd"))
+    kept = [small for _, small in found.items([index % 11 for index in range(60)])]
+    assert len(os.listdir("/proc/self/fd")) < before + 12
+    assert all(small.tolist() == list(range(7)) for small in kept)
+    found.close()
+
+
+def test_a_limit_of_open_files_is_named(monkeypatch):
+    def full(*parts):
+        raise RuntimeError("received 0 items of ancdata")
+
+    monkeypatch.setattr(loader, "_received", full)
+    with pytest.raises(LoaderError, match=r"cannot be taken over \(received 0 items of ancdata\); .*ulimit -n"):
+        list(Loader(Data(), 1).items(DRAWS))
+    assert multiprocessing.active_children() == []

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from perception.grid import BEVGrid
 from perception.model.build import build
 from perception.train.initialise import initialise
 from perception.train.labels import LabelError
-from perception.train.pretrain import SLICES, Guess, Guesses, Pretrainer, PretrainLoss, masked, occupancy, pretraining
+from perception.train.pretrain import SLICES, Guess, Guesses, PretrainLoss, masked, occupancy, pretraining
 from perception.train.run import pretrain, train
 from perception.train.trainer import TrainingError
 
@@ -77,8 +79,22 @@ def test_the_loss_by_hand():
     wrong = Guess(-sure.occupied, density)
     assert float(loss(Guesses({"lidar": wrong}, {}), batch)["lidar/occupied"]) > 1000
     assert loss.learned(batch) == 1 and loss.learned(batch_of(None)) == 0
-    with pytest.raises(PerceptionError, match="learns from lidar points; t0, t1 have none"):
-        loss(Guesses({}, {}), batch_of(None))
+
+
+def test_samples_teach_nothing_without_lidar_and_sensors_that_they_lack_are_not_blamed():
+    """The second sample has no points: what is said of it costs nothing, as if it were not there."""
+    detector = build(small_config("camera=null", "radar=null"))
+    loss, batch = PretrainLoss(detector, 1.0), batch_of(cloud([0.5, 0.5, -0.9], size=2))
+    slices, density = occupancy(batch.inputs["lidar"], detector.grid)
+    sure, wild = 40 * (2 * slices - 1), torch.full_like(slices, 40.0)
+    guess = Guess(torch.cat([sure[:1], wild[1:]]).requires_grad_(), density)
+    assert float(loss(Guesses({"lidar": guess}, {}), batch)["total"]) == pytest.approx(0, abs=1e-6)
+    batch.sensor_valid[0] = False  # the first one's LiDAR only supervises
+    wrong = Guess(-sure, density)
+    assert float(loss(Guesses({"lidar": wrong}, {}), batch)["total"]) == 0
+    none = loss(Guesses({"lidar": guess}, {}), batch_of(None))["total"]
+    none.backward()
+    assert float(none) == 0 and guess.occupied.grad.abs().sum() == 0
 
 
 def frames(count=8) -> Frames:
@@ -111,27 +127,54 @@ def test_every_sensor_learns_and_a_detector_starts_from_it(tmp_path):
 
 
 def test_what_is_for_boxes_is_left_out():
-    config = pretraining(small_config("train.clip=2", "augment.corruption_rate=0.5", "train.freeze=[encoders.radar]"))
+    config = pretraining(small_config("train.clip=2", "augment.corruption_rate=0.5"))
     assert config.train.clip == 1 and config.augment.corruption_rate == 0
-    Pretrainer(build(config)).get_submodule(config.train.freeze[0])
+
+
+def test_a_frozen_encoder_stays_as_it_is(tmp_path):
+    config = small_config("train.epochs=1", "train.batch_size=2", "data.workers=0", "train.freeze=[encoders.radar]")
+    torch.manual_seed(config.train.seed)
+    before = build(config)
+    assert pretrain(config, tmp_path, device="cpu", source=frames(4))
+    after = perception.load(tmp_path)
+    assert after.config.train.freeze == ["encoders.radar"]  # as training would have it
+    weights, was = after.encoders.radar.state_dict(), before.encoders.radar.state_dict()
+    assert all(torch.equal(weights[name], was[name]) for name in was)
+
+
+def test_a_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path):
+    config = small_config("train.epochs=2", "train.batch_size=2", "data.workers=0", "train.checkpoint_minutes=1e9")
+    assert pretrain(config, tmp_path / "whole", device="cpu", source=frames(6))
+
+    class Interrupting(Frames):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            if self.reads == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return replace(super().__getitem__(index), boxes=None)
+
+    assert not pretrain(config, tmp_path / "parts", device="cpu", source=Interrupting(6))
+    assert pretrain(config, tmp_path / "parts", resume=True, device="cpu", source=frames(6))
+    whole, parts = (perception.load(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_without_lidar_there_is_nothing_to_learn_from(tmp_path):
     with pytest.raises(PerceptionError, match="encoders: lidar was expected, which the others learn from, found none"):
         pretrain(small_config("lidar=null"), tmp_path / "a", device="cpu", source=frames())
 
-    class Dark(Frames):
-        def __getitem__(self, index):
-            return replace(make_frame(index), lidar=None, boxes=None)
+    class Without(Frames):
+        def __init__(self, count, seeing=()):
+            super().__init__(count)
+            self.seeing = seeing
 
-    config = small_config("train.epochs=1", "train.batch_size=2", "data.workers=0", "train.sensor_dropout=0")
-    with pytest.raises(PerceptionError, match="learns from lidar points"):
-        pretrain(config, tmp_path / "b", device="cpu", source=Dark(4))
-
-    class Empty(Frames):
         def __getitem__(self, index):
             found = make_frame(index)
-            return replace(found, lidar=type(found.lidar)(np.zeros((0, 5))), boxes=None)
+            return replace(found, lidar=found.lidar if index in self.seeing else None, boxes=None)
 
+    config = small_config("train.epochs=1", "train.batch_size=1", "data.workers=0", "train.sensor_dropout=0")
+    assert pretrain(config, tmp_path / "b", device="cpu", source=Without(4, {1, 3}))  # the others teach nothing
     with pytest.raises(LabelError, match="epoch 1: LiDAR points to learn from were expected, found none"):
-        pretrain(config, tmp_path / "c", device="cpu", source=Empty(4))
+        pretrain(config, tmp_path / "c", device="cpu", source=Without(4))

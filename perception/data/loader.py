@@ -39,6 +39,7 @@ STOPPED_S = 120.0  # without a new frame a worker is taken to hang
 _TICK_S = 0.2  # how often signals and hanging workers are looked for
 _ENDING_S = 5.0  # for workers to end by themselves
 _ALIGNED = 64  # bytes, of each array in shared memory
+_LARGE = 64_000  # bytes; smaller arrays are pickled, so that whoever keeps one does not keep the whole item's memory
 
 
 class LoaderError(PerceptionError):
@@ -168,6 +169,12 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join(_ENDING_S)
             raise LoaderError(f"{self._name()} {_ending(self.process.exitcode)}{self._place()}") from None
+        except RuntimeError as error:  # from torch, which takes over a file descriptor for each item
+            reason = " ".join(str(error).split())
+            raise LoaderError(
+                f"{self._name()}: what it read cannot be taken over ({reason}); a larger limit of open files "
+                "(ulimit -n), or no workers (data.workers=0, --workers 0), may help"
+            ) from None
 
     def end(self) -> None:
         self.pipe.close()
@@ -269,12 +276,20 @@ def _send(pipe: Connection, answer: Any) -> None:
 
 
 def _shared(answer: Any) -> tuple[bytes, torch.Tensor, list[int]]:
-    """The answer pickled, the content of its numpy arrays in shared memory, and the sizes of those in bytes.
+    """The answer pickled, the content of its large numpy arrays in shared memory, and the sizes of those in bytes.
 
     One piece of shared memory for all arrays: each costs a connection to hand it over.
     """
     file, buffers = io.BytesIO(), list[memoryview]()
-    ForkingPickler(file, 5, True, lambda buffer: buffers.append(buffer.raw())).dump(answer)
+
+    def is_small(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < _LARGE:
+            return True
+        buffers.append(raw)
+        return False
+
+    ForkingPickler(file, 5, True, is_small).dump(answer)
     sizes = [buffer.nbytes for buffer in buffers]
     shared = torch.empty(_starts(sizes)[-1], dtype=torch.uint8)
     if len(shared):

@@ -100,7 +100,7 @@ def join(found: Sequence[Detections], task: Task) -> Detections:
 
 def _mean(boxes: Boxes3D, weights: np.ndarray) -> Boxes3D:
     """One box. Its heading is the mean of the axes, in the sense of the first."""
-    share = weights / weights.sum()
+    share = weights / weights.sum() if weights.any() else np.full(len(weights), 1 / len(weights))
     first = boxes[:1]
     turn = wrap_angle(boxes.yaw - first.yaw)
     turn = np.where(np.abs(turn) > np.pi / 2, wrap_angle(turn + np.pi), turn)

@@ -182,9 +182,10 @@ def augment(
 
 
 def change_cloud(cloud: PointCloud, config: AugmentConfig, rng: np.random.Generator) -> PointCloud:
-    """The cloud with fewer of its sweeps, the last one always among them, and with all intensities scaled alike.
+    """The cloud without what is older than a random age, and with all intensities scaled alike.
 
-    Data sets and vehicles differ in both. Nothing is drawn for what is off, so that older trainings stay as they were.
+    Of sweeps that have one time each, the last one always stays. Data sets and vehicles differ in both. Nothing is
+    drawn for what is off, so that older trainings stay as they were.
     """
     points, age_s = cloud.points, cloud.column("age_s")
     if config.sweep_dropout and rng.random() < config.sweep_dropout and age_s is not None and len(points):

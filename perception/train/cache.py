@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from perception.data.sources import FrameSource
 from perception.errors import PerceptionError
+from perception.processes import of_all_processes
 from perception.sample import CameraImage, Frame, PointCloud, SensorData, fit_image
 
 log = logging.getLogger(__name__)
@@ -22,8 +24,9 @@ class FrameCache:
     """The frames of a dataset, each kept from when it is first read, with images reduced to what training needs.
 
     Decoding the same files every epoch takes as long as a small detector's forward pass. Frames are kept in files,
-    which loader workers share, and which the page cache holds in memory as long as there is enough of it. The folder
-    is a temporary one (``TMPDIR``) of this process, for nobody else to write to, and is removed with it.
+    which loader workers and processes of one machine share, and which the page cache holds in memory as long as there
+    is enough of it. The folder is a temporary one (``TMPDIR``), for nobody else to write to, and is removed when its
+    process ends by itself. All processes that train together make their caches at the same time.
 
     Args:
         image_size: height and width that images must cover, by sensor.
@@ -31,8 +34,10 @@ class FrameCache:
 
     def __init__(self, frames: FrameSource, image_size: Mapping[str, tuple[int, int]]):
         self.frames, self.image_size = frames, image_size
-        self.folder = Path(tempfile.mkdtemp(prefix="perception-cache-"))
-        weakref.finalize(self, _remove, self.folder, os.getpid())
+        own = Path(tempfile.mkdtemp(prefix="perception-cache-"))
+        weakref.finalize(self, _remove, own, os.getpid())
+        machine = socket.gethostname()
+        self.folder = next(Path(folder) for name, folder in of_all_processes((machine, str(own))) if name == machine)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -52,12 +57,14 @@ class FrameCache:
         except FileNotFoundError:
             frame = self.frames[index]
             kept = None if frame is None else reduced(frame, self.image_size)
-            self._keep(path, pickle.dumps(kept, protocol=5))
+            content = pickle.dumps(kept, protocol=5)
+            if kept is not None and not (said := self.folder / "said").exists():
+                self._expect_room(len(content) * len(self))
+                said.touch()
+            self._keep(path, content)
             return kept
 
     def _keep(self, path: Path, content: bytes) -> None:
-        if not any(self.folder.iterdir()):
-            self._expect_room(len(content) * len(self))
         part = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             part.write_bytes(content)

@@ -101,15 +101,23 @@ class PretrainLoss(nn.Module):
 
     def learned(self, batch: Batch) -> int:
         """The LiDAR points that are learned from."""
-        return len(_teacher(batch).points) if TEACHER in batch.inputs else 0
+        cloud = batch.inputs.get(TEACHER)
+        return len(cloud.points) if isinstance(cloud, PointBatch) else 0
 
     def forward(self, guesses: Guesses, batch: Batch) -> dict[str, torch.Tensor]:
-        slices, density = occupancy(_teacher(batch), self.grid)
-        filled = density > 0
+        """Samples teach nothing that have no LiDAR points, and are nothing to a sensor that they do not have."""
+        cloud, size = batch.inputs.get(TEACHER), len(batch)
+        if not isinstance(cloud, PointBatch):
+            cloud = PointBatch(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), size, ("x", "y", "z"))
+            cloud = cloud.to(batch.sensor_valid.device)
+        slices, density = occupancy(cloud, self.grid)
+        taught = torch.bincount(cloud.batch_index, minlength=size) > 0
         terms = {}
         for name, guess in guesses.by_sensor.items():
-            terms[f"{name}/occupied"] = focal_loss(guess.occupied, slices) / slices.sum().clamp(min=1)
-            error = (guess.density - density).abs()[filled].sum() / filled.sum().clamp(min=1)
+            rows = taught & batch.sensor_valid[:, batch.sensors.index(name)]
+            wanted, there = slices[rows], density[rows] > 0
+            terms[f"{name}/occupied"] = focal_loss(guess.occupied[rows], wanted) / wanted.sum().clamp(min=1)
+            error = (guess.density[rows] - density[rows]).abs()[there].sum() / there.sum().clamp(min=1)
             terms[f"{name}/density"] = _DENSITY_WEIGHT * error
         if (depth := self.depth(guesses.depth, batch)) is not None:
             terms["depth"] = self.depth_weight * depth
@@ -137,16 +145,8 @@ def _cells(cloud: PointBatch, grid: BEVGrid) -> tuple[torch.Tensor, torch.Tensor
     return inside, cloud.batch_index[inside] * grid.cells + row * grid.columns + column
 
 
-def _teacher(batch: Batch) -> PointBatch:
-    cloud = batch.inputs.get(TEACHER)
-    if not isinstance(cloud, PointBatch):
-        raise PerceptionError(f"pretraining learns from {TEACHER} points; {', '.join(batch.tokens)} have none")
-    return cloud
-
-
 def pretraining(config: Config) -> Config:
     """The config without what is for boxes: pasted objects, balanced classes, scores, faults and clips."""
     augment: AugmentConfig = replace(config.augment, paste={}, corruption_rate=0.0)
-    frozen = [f"detector.{name}" for name in config.train.freeze]
-    train = replace(config.train, balanced=False, clip=1, image_weight=0.0, finish_epochs=0, freeze=frozen)
+    train = replace(config.train, balanced=False, clip=1, image_weight=0.0, finish_epochs=0)
     return replace(config, augment=augment, train=train, validation=ValidationConfig())

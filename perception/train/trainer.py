@@ -83,7 +83,7 @@ class Trainer:
         self.model: Any = model.to(device).train()
         self.loss = loss.to(device)
         for name in config.train.freeze:
-            freeze(model, name)
+            freeze(model.detector if isinstance(model, Pretrainer) else model, name)
         self.forward: nn.Module = self.model
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config.train))
         self.ema = Ema(self.model, config.train.ema_decay)
@@ -226,6 +226,7 @@ class Trainer:
         if due:
             if any_process([bool(stop)], self.device)[0]:
                 return False
+            self.loader.close()  # scoring has workers of its own
             try:
                 is_best = self.validator.score(self.model, self.ema.state, epoch, self.step, journal)
             except KeyboardInterrupt:
