@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from perception.logs.assemble import Assembler
@@ -9,7 +10,8 @@ from perception.logs.beginning import Lasting
 from perception.logs.clock import corrected
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Message, is_timeless
-from perception.logs.order import Order
+from perception.logs.order import OFF_NS, Order
+from perception.logs.presence import Presence
 from perception.logs.rig import Rig
 from perception.logs.video import Videos
 from perception.sample import Frame
@@ -20,26 +22,40 @@ class LiveFrames:
 
     Args:
         known: static transforms and calibrations that are known from the start.
+        window_ns: how long messages wait for others that were measured before them. Within it the order in which they
+            arrive changes nothing.
 
     Attributes:
         problems: one line each of what was left out so far.
     """
 
-    def __init__(self, rig: Rig, assembly: Assembly, scene: str = "live", known: Iterable[Message] = ()):
-        self._offsets_ns, self._videos = rig.offsets_ns, Videos()
-        self._order = Order(window_ns=0, longest_ns=0)
+    def __init__(
+        self, rig: Rig, assembly: Assembly, scene: str = "live", known: Iterable[Message] = (), window_ns: int = 0
+    ):
+        self._rig, self._videos = rig, Videos()
+        self._order = Order(window_ns, window_ns)
         self._assembler = Assembler(rig, assembly, scene, scene)
         self._known = Lasting()
+        self._wait_ns = round(1e9 * assembly.wait_s)
         for message in known:
-            self._known.add(message)
-            self._assembler.learn(message)
+            self.learn(message)
+
+    def learn(self, message: Message) -> None:
+        """Take a calibration or a transform that holds from now on, and after clocks were set back, too."""
+        self._known.add(message)
+        self._assembler.learn(message)
 
     def push(self, message: Message) -> Iterator[Frame]:
         """Take one message; yield the frames that it completes. ``log_time_ns`` is when it arrived."""
         message = self._videos.joined(message)
-        message = message if is_timeless(message) else corrected(message, self._offsets_ns)
+        message = message if is_timeless(message) else corrected(message, self._rig.offsets_ns)
         self._known.add(message)
         yield from self._frames(self._order.push(message, message))
+
+    def due(self, until_ns: int) -> Iterator[Frame]:
+        """The frames up to a reference time, with what has come."""
+        yield from self._frames(self._order.release(until_ns + self._wait_ns))
+        yield from self._assembler.due(until_ns)
 
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the drive completes."""
@@ -52,6 +68,28 @@ class LiveFrames:
                 yield from self._assembler.finish()
                 self._assembler = self._assembler.begin_again(self._known.messages)
             yield from self._assembler.push(message)
+
+    @property
+    def now_ns(self) -> int | None:
+        """What time it is on the vehicle, by most of its sensors; None in the first second, before that is known."""
+        return self._order.now_ns
+
+    def presence(self, reference_ns: int) -> dict[str, Presence]:
+        """See :meth:`Assembler.presence`; a sensor that is left out, for its clock is off, is rejected."""
+        found = self._assembler.presence(reference_ns)
+        for name, presence in found.items():
+            left_out_ns = self._order.left_out_ns.get(self._rig.sensors[name].topic)
+            if presence.state in ("waiting", "stale") and left_out_ns and abs(left_out_ns - reference_ns) < OFF_NS:
+                found[name] = Presence("rejected", presence.age_s, "its clock is off")
+        return found
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was left out so far, and how often."""
+        late = {f"{topic}: messages that came too late to be sorted in": n for topic, n in self._order.late.items()}
+        off = {f"{topic}: messages of a clock that is off": n for topic, n in self._order.left_out.items()}
+        set_back = {"times that clocks were set back": len(self._order.set_back_ns)}
+        return Counter(self._assembler.counts) + Counter(late) + Counter(off) + Counter(set_back)
 
     @property
     def problems(self) -> list[str]:
