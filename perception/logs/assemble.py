@@ -65,13 +65,15 @@ class _Sensor:
     latest_ns: int | None = None  # of all that came
     recent: deque[Message[Image | Cloud]] = field(default_factory=deque)
 
-    def remember(self, message: Message) -> None:
-        """Insert in order of time; of two with one stamp the first is kept."""
+    def remember(self, message: Message) -> bool:
+        """Insert in order of time; False: there is one with that stamp, which is kept."""
         at = bisect_right(self.recent, message.timestamp_ns, key=lambda m: m.timestamp_ns)
-        if not at or self.recent[at - 1].timestamp_ns < message.timestamp_ns:
-            self.recent.insert(at, message)
+        if at and self.recent[at - 1].timestamp_ns == message.timestamp_ns:
+            return False
+        self.recent.insert(at, message)
         if self.latest_ns is None or message.timestamp_ns > self.latest_ns:
             self.latest_ns = message.timestamp_ns
+        return True
 
     def nearest(self, time_ns: int) -> Message | None:
         """The measurement nearest to a time, out of those that are neither too old nor too new."""
@@ -213,7 +215,7 @@ class Assembler:
         if self._now_ns - message.timestamp_ns > self._kept_ns + (sensor.span_ns if sensor is not None else 0):
             self.counts[f"{message.topic}: measurements that came too late for their frame"] += 1
             return
-        if sensor is not None and self._reference_topic is not None:
+        if sensor is not None and self._rig.samples is None:
             passed = self._times.measured(message.timestamp_ns)
             if passed:
                 self.counts[self._nothing] += passed
@@ -227,7 +229,8 @@ class Assembler:
             found = type(message.data).__name__
             raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
         self._look(message, message.timestamp_ns - sensor.source.offset_ns)
-        sensor.remember(message)
+        if not sensor.remember(message):
+            self.counts[f"{message.topic}: measurements with the stamp of one before"] += 1
         while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
 
@@ -378,8 +381,8 @@ def _sensors(rig: Rig, assembly: Assembly) -> Iterator[_Sensor]:
         if kind in assembly.sensors:
             for name, source in sorted(sources.items()):
                 age_s = assembly.tolerance_s if source.max_age_s is None else source.max_age_s
-                limits_s = (span_s, age_s, assembly.wait_s)
-                yield _Sensor(name, kind, source, *(round(1e9 * limit_s) for limit_s in limits_s))
+                span_ns, age_ns, ahead_ns = (round(1e9 * seconds) for seconds in (span_s, age_s, assembly.wait_s))
+                yield _Sensor(name, kind, source, span_ns, age_ns, ahead_ns)
 
 
 def _sweeps(sensor: _Sensor, newest: Message) -> list[Message]:

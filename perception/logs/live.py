@@ -9,7 +9,7 @@ from perception.logs.assemble import Assembler
 from perception.logs.beginning import Lasting
 from perception.logs.clock import corrected
 from perception.logs.measurements import Assembly
-from perception.logs.messages import Message, is_timeless
+from perception.logs.messages import Calibration, Message, Transform, is_timeless
 from perception.logs.order import OFF_NS, Order
 from perception.logs.presence import Presence
 from perception.logs.rig import Rig
@@ -35,14 +35,16 @@ class LiveFrames:
         self._rig, self._videos = rig, Videos()
         self._order = Order(window_ns, window_ns)
         self._assembler = Assembler(rig, assembly, scene, scene)
-        self._known = Lasting()
+        self._known, self._learned = Lasting(), dict[object, Message]()
         self._wait_ns = round(1e9 * assembly.wait_s)
         for message in known:
-            self.learn(message)
+            self._known.add(message)
+            self._assembler.learn(message)
 
-    def learn(self, message: Message) -> None:
-        """Take a calibration or a transform that holds from now on, and after clocks were set back, too."""
-        self._known.add(message)
+    def learn(self, message: Message[Calibration | Transform]) -> None:
+        """Take a calibration, or a static transform, that holds from now on, and after clocks were set back, too."""
+        data = message.data
+        self._learned[(data.parent, data.child) if isinstance(data, Transform) else message.topic] = message
         self._assembler.learn(message)
 
     def push(self, message: Message) -> Iterator[Frame]:
@@ -66,7 +68,7 @@ class LiveFrames:
         for message in messages:
             if len(self._order.set_back_ns) > self._assembler.lap:
                 yield from self._assembler.finish()
-                self._assembler = self._assembler.begin_again(self._known.messages)
+                self._assembler = self._assembler.begin_again([*self._known.messages, *self._learned.values()])
             yield from self._assembler.push(message)
 
     @property
@@ -85,11 +87,15 @@ class LiveFrames:
 
     @property
     def counts(self) -> Counter[str]:
-        """What was left out so far, and how often."""
-        late = {f"{topic}: messages that came too late to be sorted in": n for topic, n in self._order.late.items()}
-        off = {f"{topic}: messages of a clock that is off": n for topic, n in self._order.left_out.items()}
-        set_back = {"times that clocks were set back": len(self._order.set_back_ns)}
-        return Counter(self._assembler.counts) + Counter(late) + Counter(off) + Counter(set_back)
+        """What was left out so far, and how often. May be asked for while another thread pushes."""
+        order, counts = self._order, self._assembler.counts.copy()
+        counts.update(
+            {f"{topic}: messages that came too late to be sorted in": n for topic, n in order.late.copy().items()}
+        )
+        counts.update({f"{topic}: messages of a clock that is off": n for topic, n in order.left_out.copy().items()})
+        if order.set_back_ns:
+            counts["times that clocks were set back"] = len(order.set_back_ns)
+        return counts
 
     @property
     def problems(self) -> list[str]:

@@ -48,7 +48,8 @@ class Order:
     Attributes:
         late: topic -> how many messages came too late to be sorted in.
         set_back_ns: by how much most clocks were set back, each time that they were.
-        left_out_ns: topic -> when one of its messages was left out the last time, in agreed time.
+        left_out: topic -> how many messages were left out, for its clock is off.
+        left_out_ns: topic -> when one was the last time, in agreed time.
     """
 
     def __init__(self, window_ns: int = WINDOW_NS, longest_ns: int = OFF_NS):
@@ -56,6 +57,7 @@ class Order:
         self.set_back_ns: list[int] = []
         self._window_ns, self._longest_ns = window_ns, longest_ns
         self._time = AgreedTime()
+        self.left_out: Counter[str] = Counter()
         self.left_out_ns: dict[str, int] = {}
         self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead is what was left out, in ns
         self._sorted: list[_Waiting] = []  # a heap
@@ -101,11 +103,6 @@ class Order:
         """What time it is on the vehicle; None in the beginning, as long as that is not known."""
         now_ns = self._time.now_ns
         return now_ns if self._time.is_settled and now_ns >= self._time.start_ns + OFF_NS else None
-
-    @property
-    def left_out(self) -> Counter[str]:
-        """Topic -> how many of its messages were left out, for its clock is off."""
-        return Counter({topic: off.count for topic, off in self._off.items()})
 
     def flush(self) -> Iterator[Message]:
         """What still waits, at the end."""
@@ -190,4 +187,5 @@ class Order:
     def _leave_out(self, waiting: _Waiting, now_ns: int) -> None:
         topic = waiting.message.topic
         self._off[topic].add(waiting.stamp_ns - now_ns)
+        self.left_out[topic] += 1
         self.left_out_ns[topic] = self._time.now_ns

@@ -38,7 +38,7 @@ class Perceiver:
         stage: a block for the time that each stage takes, such as :meth:`perception.replay.latency.Clock.stage`.
     """
 
-    def __init__(self, detector: Any, stage: Callable[[str], AbstractContextManager[None]] = nullcontext):
+    def __init__(self, detector: Any, stage: Callable[[str], AbstractContextManager] = nullcontext):
         self._stage, self.monitor = stage, HealthMonitor()
         self.tracker = Tracker(getattr(detector, "task", NUSCENES))
         self.detector = detector
