@@ -356,8 +356,8 @@ class Stream:
 
     def _due(self) -> Iterator[_Due]:
         """The frames that are complete, or whose deadline has passed."""
-        with self._change:
-            posts = self._inbox.take()
+        with self._change:  # what comes from now on is not missed by the deadlines of now
+            posts, clock_ns = self._inbox.take(), self._clock()
         for _, message, holds in posts:
             if holds:
                 self._live.learn(message)
@@ -370,7 +370,6 @@ class Stream:
             elif self._heard is None or now_ns != self._heard[0]:
                 self._heard = now_ns, message.log_time_ns
         if self._heard is not None:
-            clock_ns = self._clock()
             for frame in self._live.due(_vehicle_ns(*self._heard, clock_ns) - self._deadline_ns):
                 yield _Due(frame, self._live.presence(frame.timestamp_ns), clock_ns)
 
