@@ -116,7 +116,7 @@ def overload(seconds: float) -> Report:
     ages = np.array([result.age_s for result in results[10:]])
     p50, p99 = np.quantile(ages, (0.5, 0.99))
     counts = stream.health().counts
-    problems = [f"p99/p50 of the age is {p99 / p50:.2f}"] * (p99 > 1.5 * p50)
+    problems = [f"p99/p50 of the age is {p99 / p50:.2f}"] * bool(p99 > 1.5 * p50)
     problems += ["frames were not counted"] * (len(results) + counts["frames dropped for newer ones"] < frames - 10)
     lines = [
         f"{frames} frames at 10 Hz, a detector of {_DETECTOR_S * 1e3:.0f} ms: {len(results)} results",
