@@ -12,12 +12,13 @@ from tiny_drive import save_tiny_detector, write_logs
 
 import perception
 from perception.geometry import SE3
-from perception.logs.arrays import ArrayError
+from perception.logs.arrays import ArrayError, calibration_of, image_of, lidar_of, radar_of
 from perception.logs.beginning import Lasting
 from perception.logs.default_rig import rig_of
 from perception.logs.log import open_log
 from perception.logs.messages import Calibration, Cloud, Image, Transform
 from perception.logs.rig import CameraSource, Rig
+from perception.logs.units import point_times_ns, units_of
 from perception.plain_yaml import ConfigError
 from perception.replay.job import Job, run_job
 from perception.replay.pipeline import canonical_bytes
@@ -647,3 +648,21 @@ def test_options_and_rigs_that_make_no_sense():
     lidar_only.sensors = ("lidar",)
     with pytest.raises(StreamError, match="rig: some of lidar were expected"):
         Stream(lidar_only, Rig(reference="FRONT", cameras={"FRONT": CameraSource(image="a", calibration="b")}))
+
+
+def test_arrays_are_what_logs_say():
+    """By how much a point was measured before the stamp is a time since it, in seconds."""
+    points = np.array([[1, 2, 3, 40, 0.09], [4, 5, 6, 70, 0.01]], np.float32)
+    cloud = lidar_of("ROOF", "roof", points)
+    assert cloud.frame_id == "roof" and cloud.records.dtype.names == ("x", "y", "z", "intensity", "time")
+    stamp_ns = START_NS
+    units = units_of([(stamp_ns, cloud), (stamp_ns + FRAME_NS, cloud)])
+    offsets = point_times_ns(cloud, stamp_ns, units) - stamp_ns
+    assert offsets == pytest.approx([-90e6, -10e6], abs=100) and units.notes == ()
+    assert points[0, 4] == np.float32(0.09)
+    radar = radar_of("NOSE", "nose", np.array([[1, 2, 3, 4, 5, 6]], np.float32))
+    assert radar.records[["rcs", "vx_comp", "vy_comp"]].tolist() == [(4, 5, 6)]
+    image = image_of("FRONT", "front", np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::2])  # a view
+    assert (image.width, image.height, image.step) == (2, 2, 6) and image.data[:6] == bytes([0, 1, 2, 6, 7, 8])
+    for coefficients, model in ((0, ""), (4, "plumb_bob"), (5, "plumb_bob"), (8, "rational_polynomial")):
+        assert calibration_of("FRONT", "", np.eye(3), np.zeros(coefficients), None).model == model
