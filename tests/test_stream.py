@@ -15,13 +15,16 @@ from perception.geometry import SE3
 from perception.logs.arrays import ArrayError, calibration_of, image_of, lidar_of, radar_of
 from perception.logs.beginning import Lasting
 from perception.logs.default_rig import rig_of
+from perception.logs.frames import LogFrames
 from perception.logs.log import open_log
+from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Transform
 from perception.logs.rig import CameraSource, Rig
 from perception.logs.units import point_times_ns, units_of
 from perception.plain_yaml import ConfigError
 from perception.replay.job import Job, run_job
 from perception.replay.pipeline import canonical_bytes
+from perception.replay.perceiver import Perceiver
 from perception.seeding import keyed_rng
 from perception.stream import Stream, StreamError
 
@@ -576,6 +579,16 @@ def test_a_log_pushed_message_by_message_has_the_digest_of_its_replay(logs, tmp_
     summary = run_job(Job(log=str(log), checkpoint=str(checkpoint), out=str(tmp_path / "out"), outputs=()))
     results = streamed(log, perception.load(checkpoint))
     assert digest(results) == summary["detections_sha256"] and len(results) == summary["frames"] == 6
+
+
+@pytest.mark.slow
+def test_a_real_drive_pushed_message_by_message_is_that_of_its_log(real_scene):
+    with open_log(real_scene) as log:
+        frames = LogFrames(log, rig_of(log, None), Assembly(sensors=("camera", "lidar", "radar"), skip_damaged=True))
+        perceiver = Perceiver(Stub())
+        expected = [canonical_bytes(f.timestamp_ns, perceiver.step(f).detections) for f in frames]
+    found = streamed(real_scene, Stub())
+    assert [canonical_bytes(r.timestamp_ns, r.detections) for r in found] == expected and len(found) == 40
 
 
 def digest(results) -> str:
