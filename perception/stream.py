@@ -389,9 +389,7 @@ class Stream:
             perceived = self._perceiver.step(due.frame)
             tracks = self._perceiver.tracker.tracks(perceived.frame)
         except Exception as error:  # whatever a detector raises, a vehicle wants the next frame
-            log.exception("frame %s", due.frame.token)
-            with self._change:
-                self._vitals.failed(f"{type(error).__name__}: {error}", self._clock())
+            self._failed(error)
             return None
         self._ready = True
         frame, clock_ns = perceived.frame, self._clock()
@@ -411,6 +409,13 @@ class Stream:
             sensors=presence,
             age_s=None if self._heard is None else 1e-9 * (_vehicle_ns(*self._heard, clock_ns) - frame.timestamp_ns),
         )
+
+    def _failed(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        if text != self._vitals.error:  # the same again would fill a disk
+            log.exception("a frame has failed")
+        with self._change:
+            self._vitals.failed(text, self._clock())
 
     def _give(self, result: Result) -> None:
         if self._on_result is not None:
@@ -437,9 +442,7 @@ class Stream:
                 for result in self.step():
                     self._give(result)
             except Exception as error:
-                log.exception("stream")
-                with self._change:
-                    self._vitals.failed(f"{type(error).__name__}: {error}", self._clock())
+                self._failed(error)
 
     def _watch(self) -> None:
         level: Level | None = None
