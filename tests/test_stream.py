@@ -23,8 +23,8 @@ from perception.logs.rig import CameraSource, Rig
 from perception.logs.units import point_times_ns, units_of
 from perception.plain_yaml import ConfigError
 from perception.replay.job import Job, run_job
-from perception.replay.pipeline import canonical_bytes
 from perception.replay.perceiver import Perceiver
+from perception.replay.pipeline import canonical_bytes
 from perception.seeding import keyed_rng
 from perception.stream import Stream, StreamError
 
