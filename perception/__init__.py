@@ -5,6 +5,7 @@
 
 Subpackages: `perception.model` (the network), `perception.train` (`perception.train.run.train`),
 `perception.eval` (`perception.eval.evaluate.evaluate`), `perception.replay` (`perception.replay.pipeline.replay`),
+`perception.stream` (`perception.Stream`, the same live),
 `perception.data`, `perception.logs`, `perception.sim`, `perception.ops` and `perception.cli`. The types that flow
 through all of them are in `perception.sample` and `perception.task`.
 """
@@ -38,6 +39,7 @@ _HOMES = {
     "PointCloud": "sample",
     "RadarCloud": "sample",
     "SE3": "geometry",
+    "Stream": "stream",
     "Task": "task",
     "Tracker": "tracking",
     "build": "model.build",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from perception.model.checkpoint import load
     from perception.model.detector import Detector
     from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
+    from perception.stream import Stream
     from perception.task import ATTRIBUTES, CLASSES, ObjectClass, Task
     from perception.tracking import Tracker
     from perception.viz import Layout, draw_frame

@@ -307,3 +307,10 @@ def test_a_proposal_to_replay_with_has_only_sensors_that_lack_nothing():
     assert rig.reference == "LIDAR_TOP" and len(missing) == 2  # the camera's calibration, where the LiDAR on top is
     whole = complete(rig, topics, transforms, frame_ids)
     assert list(whole.sensors) == ["LIDAR_SIDE"] and whole.reference == "LIDAR_SIDE" and whole.world_frame == "map"
+
+
+@pytest.mark.parametrize("age_s", [-0.1, 10.0, float("nan")])
+def test_the_age_of_measurements_is_a_time(age_s):
+    rig = Rig(reference="ROOF", lidars={"ROOF": CloudSource(cloud="/roof", max_age_s=age_s)})
+    with pytest.raises(ConfigError, match=rf"rig: lidars.ROOF.max_age_s: 0 to 10 s were expected, found {age_s}"):
+        check_rig(rig, "rig")

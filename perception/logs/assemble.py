@@ -8,7 +8,7 @@ Reference   The log's sample marks where the rig names their topic, else the mea
             sensor delivered, is left out and counted.
             Reference times increase; one that does not, such as a duplicate, is left out too.
 Sensors     Of every camera, LiDAR and radar the measurement nearest to the reference time. A sensor without one that
-            is near enough is absent from the frame.
+            is near enough is absent from the frame; ``presence`` says which are, and why.
 Clouds      That sweep and those shortly before it, each moved to where the vehicle is at the reference time; where
             points have times of their own, each point by its own.
 Poses       ``transforms.py`` says how they are interpolated, ``ego_pose.py`` which they are. A frame waits for them,
@@ -38,6 +38,7 @@ from perception.logs.messages import (
     Sample,
     Transform,
 )
+from perception.logs.presence import Presence
 from perception.logs.rig import CameraSource, CloudSource, Rig
 from perception.logs.transforms import Refused, inverse
 from perception.logs.video import NoPicture
@@ -59,18 +60,25 @@ class _Sensor:
     kind: str
     source: CameraSource | CloudSource
     span_ns: int
+    max_age_ns: int
+    max_ahead_ns: int
+    latest_ns: int | None = None  # of all that came
     recent: deque[Message[Image | Cloud]] = field(default_factory=deque)
 
-    def remember(self, message: Message) -> None:
-        """Insert in order of time; of two with one stamp the first is kept."""
+    def remember(self, message: Message) -> bool:
+        """Insert in order of time; False: there is one with that stamp, which is kept."""
         at = bisect_right(self.recent, message.timestamp_ns, key=lambda m: m.timestamp_ns)
-        if not at or self.recent[at - 1].timestamp_ns < message.timestamp_ns:
-            self.recent.insert(at, message)
+        if at and self.recent[at - 1].timestamp_ns == message.timestamp_ns:
+            return False
+        self.recent.insert(at, message)
+        if self.latest_ns is None or message.timestamp_ns > self.latest_ns:
+            self.latest_ns = message.timestamp_ns
+        return True
 
-    def nearest(self, time_ns: int, before_ns: int, after_ns: int) -> Message | None:
-        """The measurement nearest to a time, out of those that are near enough."""
+    def nearest(self, time_ns: int) -> Message | None:
+        """The measurement nearest to a time, out of those that are neither too old nor too new."""
         offsets = ((message.timestamp_ns - time_ns, message) for message in self.recent)
-        near = [(abs(t), m) for t, m in offsets if -before_ns <= t <= after_ns]
+        near = [(abs(t), m) for t, m in offsets if -self.max_age_ns <= t <= self.max_ahead_ns]
         return min(near, key=lambda pair: pair[0])[1] if near else None
 
 
@@ -115,7 +123,9 @@ class Assembler:
         reference = rig.sensors.get(rig.reference)
         self._reference_topic = reference.topic if reference is not None and rig.samples is None else None
         self._calibration_topics = {source.calibration for source in rig.cameras.values()}
-        self._tolerance_ns, self._wait_ns = round(1e9 * assembly.tolerance_s), round(1e9 * assembly.wait_s)
+        self._wait_ns = round(1e9 * assembly.wait_s)
+        self._oldest_ns = max((sensor.max_age_ns for sensor in self._sensors.values()), default=0)
+        self._rejected: dict[tuple[str, int], str] = {}  # topic and stamp of what the latest frame lacks -> why
         self._longest_wait_ns = round(1e9 * assembly.pose_wait_s)
         self._longest_span_ns = max((sensor.span_ns for sensor in self._sensors.values()), default=0)
         self._times = FrameTimes(assembly)
@@ -175,6 +185,26 @@ class Assembler:
         self._tick(self._now_ns)
         yield from self._complete(lambda reference_ns: True)
 
+    def due(self, until_ns: int) -> Iterator[Frame]:
+        """The frames up to a time, with what has come: on a vehicle they do not wait for ever."""
+        self._tick(until_ns)
+        yield from self._complete(lambda reference_ns: reference_ns <= until_ns)
+
+    def presence(self, reference_ns: int) -> dict[str, Presence]:
+        """Sensor name -> what the latest frame has of it, whose reference time this is."""
+        return {sensor.name: self._presence(sensor, reference_ns) for sensor in self._sensors.values()}
+
+    def _presence(self, sensor: _Sensor, reference_ns: int) -> Presence:
+        message = sensor.nearest(reference_ns)
+        stamp_ns = sensor.latest_ns if message is None else message.timestamp_ns
+        if stamp_ns is None:
+            return Presence("waiting")
+        age_s = 1e-9 * (reference_ns - stamp_ns)
+        if message is None:
+            return Presence("stale", age_s)
+        reason = self._rejected.get((message.topic, stamp_ns))
+        return Presence("active", age_s) if reason is None else Presence("rejected", age_s, reason)
+
     @property
     def horizon_ns(self) -> int:
         """How long after a frame messages may come that it waits for."""
@@ -185,7 +215,7 @@ class Assembler:
         if self._now_ns - message.timestamp_ns > self._kept_ns + (sensor.span_ns if sensor is not None else 0):
             self.counts[f"{message.topic}: measurements that came too late for their frame"] += 1
             return
-        if sensor is not None and self._reference_topic is not None:
+        if sensor is not None and self._rig.samples is None:
             passed = self._times.measured(message.timestamp_ns)
             if passed:
                 self.counts[self._nothing] += passed
@@ -199,7 +229,8 @@ class Assembler:
             found = type(message.data).__name__
             raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
         self._look(message, message.timestamp_ns - sensor.source.offset_ns)
-        sensor.remember(message)
+        if not sensor.remember(message):
+            self.counts[f"{message.topic}: measurements with the stamp of one before"] += 1
         while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
 
@@ -214,7 +245,7 @@ class Assembler:
         """How long measurements are kept; those of sweeps for their span as well."""
         reference_wait_ns = self._times.silence_ns - self._times.interval_ns
         late_ns = max(self._longest_wait_ns, reference_wait_ns)
-        return self._tolerance_ns + self._wait_ns + late_ns
+        return self._oldest_ns + self._wait_ns + late_ns
 
     def _tick(self, until_ns: int) -> None:
         for tick_ns in self._times.ticks(until_ns):
@@ -253,7 +284,8 @@ class Assembler:
 
     def _frame(self, wanted: _Wanted) -> Frame | None:
         reference_ns = wanted.reference_ns
-        near = (s.nearest(reference_ns, self._tolerance_ns, self._wait_ns) for s in self._sensors.values())
+        self._rejected.clear()
+        near = (sensor.nearest(reference_ns) for sensor in self._sensors.values())
         newest_ns = max((message.timestamp_ns for message in near if message is not None), default=None)
         if newest_ns is None or (wanted.is_tick and newest_ns <= self._shown_ns):  # nothing but what has been shown
             self.counts[self._nothing] += 1
@@ -309,7 +341,7 @@ class Assembler:
         """The sensors of a kind, by name, and of each the measurement nearest to the reference time."""
         for sensor in self._sensors.values():
             if sensor.kind == kind:
-                message = sensor.nearest(reference_ns, self._tolerance_ns, self._wait_ns)
+                message = sensor.nearest(reference_ns)
                 if message is not None:
                     yield sensor, message
                 else:
@@ -320,17 +352,19 @@ class Assembler:
         try:
             return read(message, *args)
         except UnknownPose as unknown:
-            self.counts[f"{message.topic}: measurements without {unknown}"] += 1
-            return None
+            self._reject(message, f"measurements without {unknown}")
         except NoPicture as error:  # what a lost packet costs, as a lost message costs its measurement
-            self.counts[f"{message.topic}: {error}"] += 1
-            return None
+            self._reject(message, str(error))
         except (LogError, SampleError) as error:
             if not self._assembly.skip_damaged:
                 raise self._error(message, str(error)) from None
             reason = self._reasons.setdefault(message.topic, str(error))
-            self.counts[f"{message.topic}: {reason}: {UNUSABLE}"] += 1
-            return None
+            self._reject(message, f"{reason}: {UNUSABLE}")
+        return None
+
+    def _reject(self, message: Message, reason: str) -> None:
+        self.counts[f"{message.topic}: {reason}"] += 1
+        self._rejected[message.topic, message.timestamp_ns] = reason
 
     def _error(self, message: Message, text: str) -> LogError:
         return LogError(f"{self._where}: {message.topic} at {message.timestamp_ns} ns: {text}")
@@ -346,7 +380,9 @@ def _sensors(rig: Rig, assembly: Assembly) -> Iterator[_Sensor]:
     for kind, (sources, span_s) in kinds.items():
         if kind in assembly.sensors:
             for name, source in sorted(sources.items()):
-                yield _Sensor(name, kind, source, round(1e9 * span_s))
+                age_s = assembly.tolerance_s if source.max_age_s is None else source.max_age_s
+                span_ns, age_ns, ahead_ns = (round(1e9 * seconds) for seconds in (span_s, age_s, assembly.wait_s))
+                yield _Sensor(name, kind, source, span_ns, age_ns, ahead_ns)
 
 
 def _sweeps(sensor: _Sensor, newest: Message) -> list[Message]:

@@ -10,7 +10,7 @@ A transform ``parent_SE3_child`` maps points in the child frame to the parent fr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -201,6 +201,12 @@ class Message(Generic[P]):
 def is_timeless(message: Message) -> bool:
     """Whether it is a static transform, which holds at all times whatever its stamp."""
     return isinstance(message.data, Transform) and message.data.static
+
+
+def content(data: Payload) -> bytes:
+    """The bytes by which two payloads differ, which order them where nothing else does."""
+    values = [type(data).__name__, *(getattr(data, field.name) for field in fields(data))]
+    return b"".join(v.tobytes() if isinstance(v, np.ndarray | memoryview) else repr(v).encode() for v in values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from perception.logs.clock import WINDOW_NS, AgreedTime, is_measurement
-from perception.logs.messages import Message, is_timeless
+from perception.logs.messages import Message, content, is_timeless
 from perception.logs.timing import Histogram
 
 OFF_NS = 2 * WINDOW_NS
@@ -37,7 +37,9 @@ class _Waiting:
         return self.message.timestamp_ns, self.message.topic, self.message.sequence
 
     def __lt__(self, other: _Waiting) -> bool:
-        return self.place < other.place
+        if self.place != other.place:
+            return self.place < other.place
+        return content(self.message.data) < content(other.message.data)  # in whatever order the two have come
 
 
 class Order:
@@ -46,6 +48,8 @@ class Order:
     Attributes:
         late: topic -> how many messages came too late to be sorted in.
         set_back_ns: by how much most clocks were set back, each time that they were.
+        left_out: topic -> how many messages were left out, for its clock is off.
+        left_out_ns: topic -> when one was the last time, in agreed time.
     """
 
     def __init__(self, window_ns: int = WINDOW_NS, longest_ns: int = OFF_NS):
@@ -53,6 +57,8 @@ class Order:
         self.set_back_ns: list[int] = []
         self._window_ns, self._longest_ns = window_ns, longest_ns
         self._time = AgreedTime()
+        self.left_out: Counter[str] = Counter()
+        self.left_out_ns: dict[str, int] = {}
         self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead is what was left out, in ns
         self._sorted: list[_Waiting] = []  # a heap
         self._ahead: list[_Waiting] = []
@@ -80,7 +86,10 @@ class Order:
             else:
                 self._sort_in(waiting)
         self._judge()
-        until_ns = self._until_ns()
+        yield from self.release(self._until_ns())
+
+    def release(self, until_ns: int) -> Iterator[Message]:
+        """What is stamped with no later time: nothing is waited for any longer that could come before it."""
         while self._sorted and self._sorted[0].message.timestamp_ns <= until_ns:
             waiting = heapq.heappop(self._sorted)
             if waiting.message.topic in self._off and self._is_behind(waiting):
@@ -88,6 +97,12 @@ class Order:
                 continue
             self._passed = max(self._passed, waiting.place)
             yield waiting.message
+
+    @property
+    def now_ns(self) -> int | None:
+        """What time it is on the vehicle; None in the beginning, as long as that is not known."""
+        now_ns = self._time.now_ns
+        return now_ns if self._time.is_settled and now_ns >= self._time.start_ns + OFF_NS else None
 
     def flush(self) -> Iterator[Message]:
         """What still waits, at the end."""
@@ -128,10 +143,8 @@ class Order:
     def _until_ns(self) -> int:
         """Up to when nothing is to come that could have to be sorted in."""
         now_ns = self._time.now_ns
-        if not self._time.is_settled:
-            return -(1 << 62)
-        if now_ns < self._time.start_ns + OFF_NS:
-            return now_ns - OFF_NS
+        if self.now_ns is None:
+            return now_ns - OFF_NS if self._time.is_settled else -(1 << 62)
         return min(now_ns - self._window_ns, max(self._time.reached_ns, now_ns - self._longest_ns))
 
     def _is_ahead(self, waiting: _Waiting) -> bool:
@@ -172,4 +185,7 @@ class Order:
         self._ahead = undecided
 
     def _leave_out(self, waiting: _Waiting, now_ns: int) -> None:
-        self._off[waiting.message.topic].add(waiting.stamp_ns - now_ns)
+        topic = waiting.message.topic
+        self._off[topic].add(waiting.stamp_ns - now_ns)
+        self.left_out[topic] += 1
+        self.left_out_ns[topic] = self._time.now_ns

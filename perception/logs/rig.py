@@ -37,6 +37,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from perception.plain_yaml import ConfigError, literal, read_yaml, reference_escaped
 
 _LARGEST_OFFSET_S = 1e10  # a clock that counts from its start is off by the time since 1970
+_LARGEST_AGE_S = 10.0  # measurements are kept for so long
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Mount:
     frame_id: str | None = None  # instead of the one that the messages name
     ego_SE3_sensor: list[float] | None = None  # instead of the log's transforms
     offset_s: float = 0.0  # added to the time stamps of a sensor whose clock is off
+    max_age_s: float | None = None  # how old a measurement in a frame may be; None: what the assembly says
 
     @property
     def offset_ns(self) -> int:
@@ -184,6 +186,9 @@ def _check_source(source: CameraSource | CloudSource, where: str) -> None:
             raise ConfigError(f"{where}.ego_SE3_sensor: a unit quaternion w, x, y, z was expected, found {pose[3:]}")
     if not abs(source.offset_s) < _LARGEST_OFFSET_S:
         raise ConfigError(f"{where}.offset_s: seconds that its clock is off were expected, found {source.offset_s}")
+    age_s = source.max_age_s
+    if age_s is not None and not 0 <= age_s < _LARGEST_AGE_S:
+        raise ConfigError(f"{where}.max_age_s: 0 to {_LARGEST_AGE_S:g} s were expected, found {age_s}")
     if isinstance(source, CloudSource):
         most = source.intensity_max
         if most is not None and not 0 < most < math.inf:

@@ -39,10 +39,10 @@ from perception.eval.submission import ResultsWriter, to_submission, to_world
 from perception.eval.tracks import to_tracking_submission
 from perception.eval.truth import EvaluationError
 from perception.files import check_writable, write_file, write_json
-from perception.health import HealthMonitor
 from perception.lock import locked
 from perception.replay.foxglove_out import FoxgloveSink, LiveSink
 from perception.replay.latency import DETECTOR_STAGES, Clock
+from perception.replay.perceiver import Perceiver
 from perception.replay.rerun_log import RerunSink
 from perception.replay.result import LinesSink
 from perception.replay.stability import Stability
@@ -51,7 +51,6 @@ from perception.replay.truth import FrameTruth, GroundTruth
 from perception.replay.video import VideoSink
 from perception.sample import Detections, Frame
 from perception.signals import Interrupts
-from perception.tracking import Tracker
 from perception.viz import Layout, draw_frame
 
 log = logging.getLogger(__name__)
@@ -173,39 +172,28 @@ class Replay:
         truth: GroundTruth | None,
         layout: Layout,
     ):
-        self.detector, self.results, self.tracks, self.sinks = detector, results, tracks, sinks
+        self.results, self.tracks, self.sinks = results, tracks, sinks
         self.score_threshold, self.task = score_threshold, layout.task
         self.truth = truth or FrameTruth(layout.task)
         self.frames, self.skipped, self.empty, self.boxes, self.boxes_drawn = 0, 0, 0, 0, 0
         self.scenes: Counter[str] = Counter()
         self.frames_with = dict.fromkeys(layout.sensors, 0)
         self.faults: Counter[str] = Counter()
-        self.monitor, self.tracker, self.stability = HealthMonitor(), Tracker(self.task), Stability(self.task)
+        self.stability = Stability(self.task)
         self.best: tuple[Frame, Detections] | None = None
-        self.remembers, self.memory = getattr(detector, "remembers", False), None
         self._most = -1
         self._digest = hashlib.sha256()
         self.clock = Clock()
+        self.perceiver = Perceiver(detector, self.clock.stage)
 
-    @torch.inference_mode()
     def step(self, frame: Frame) -> Detections:
         """One frame, from the sensors to every output."""
         clock = self.clock
-        with clock.stage("check"):
-            healthy, faults = self.monitor.check(frame)
-            frame = healthy if healthy.sensors else frame
-        with clock.stage("prepare"):
-            batch = self.detector.prepare([frame])
-        with clock.stage("model"):
-            prediction = self.detector(batch, self.memory) if self.remembers else self.detector(batch)
-            self.memory = self.detector.remember(prediction, batch) if self.remembers else None
-        with clock.stage("decode"):
-            detections = self.detector.decode(prediction)[0]
-        with clock.stage("track"):
-            tracks = self.tracker.step(frame, detections)
-        frame = self.truth.attach(frame)
+        perceived = self.perceiver.step(frame)
+        detections, tracks = perceived.detections, perceived.tracks
+        frame = self.truth.attach(perceived.frame)
         latency_ms = {name: clock.last_ms(name) for name in (*DETECTOR_STAGES, "track")}
-        step = Step(self.frames, frame, detections, tracks, faults, latency_ms)
+        step = Step(self.frames, frame, detections, tracks, perceived.faults, latency_ms)
         with clock.stage("results"):
             world = to_world(frame, detections, self.task)
             self.results.add(frame.token, to_submission(world))
