@@ -520,8 +520,39 @@ def test_shards_of_something_else_are_not_continued(tmp_path):
     root = written(tmp_path)
     with pytest.raises(PerceptionError, match=r"shards with lidar_step_m 0\.001 were expected, found 0\.0005; choose"):
         written(root, lidar_step_m=1e-3)
-    with pytest.raises(PerceptionError, match="shards of these 2 frames, in their order, were expected, found others"):
+    with pytest.raises(PerceptionError, match="shards that begin as these 2 frames were expected, found frame token-2"):
         written(root, make_frames("aa"))
+
+
+class Chosen(Frames):
+    """Those of other frames with these numbers, under their own tokens."""
+
+    def __init__(self, frames, numbers):
+        super().__init__(frames[number] for number in numbers)
+        self._tokens = [frames.tokens[number] for number in numbers]
+
+    @property
+    def tokens(self):
+        return self._tokens
+
+
+@pytest.mark.parametrize("numbers", [range(3, 6), range(0, 12, 2), [0, 2, 1]])
+def test_shards_that_are_not_the_beginning_of_the_frames_are_not_continued(tmp_path, numbers):
+    """A wider selection into the same folder would else go without the frames before, or between."""
+    frames = make_frames()
+    before = bytes_below(written(tmp_path, Chosen(frames, numbers)))
+    expected = rf"shards that begin as these 12 frames were expected, found frame token-{3 if 3 in numbers else 2} in"
+    with pytest.raises(PerceptionError, match=expected):
+        written(tmp_path, frames)
+    assert bytes_below(tmp_path) == before
+
+
+def test_shards_of_the_first_frames_are_continued(tmp_path):
+    """Also where the source leaves frames out as damaged, the first one and one in between."""
+    frames = make_frames()
+    frames[0] = frames[4] = None
+    written(tmp_path, Chosen(frames, range(7)))
+    assert opened(written(tmp_path, frames)).tokens == [f"token-{i}" for i in range(12) if i not in (0, 4)]
 
 
 def test_damaged_frames_are_left_out(tmp_path):
