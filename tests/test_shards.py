@@ -253,14 +253,18 @@ def memory():
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder, with ranges; ``trouble`` gives the status codes of the next answers."""
+    """Files of a folder, with ranges.
 
-    trouble: list[int] = []  # noqa: RUF012
-    ranges = True
+    trouble: status codes of the next answers, None for one that is cut.  announced: whether answers say their length.
+    """
+
+    trouble: list[int | None] = []  # noqa: RUF012
+    ranges = announced = True
 
     def do_GET(self):
-        if self.trouble:
-            return self.send_error(self.trouble.pop())
+        code = self.trouble.pop() if self.trouble else 206
+        if code not in (206, None):
+            return self.send_error(code)
         wanted = self.headers["Range"]
         if not (self.ranges and wanted):
             return super().do_GET()
@@ -268,9 +272,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         with open(self.translate_path(self.path), "rb") as file:
             data = file.read()[begin : end + 1]
         self.send_response(206)
-        self.send_header("Content-Length", str(len(data)))
+        if self.announced:
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data if code else data[:100])
 
     def log_message(self, *_):
         pass
@@ -314,6 +319,25 @@ def test_over_http(served, monkeypatch):
         source[0]
     with pytest.raises(ResultsError, match="cannot be written: over HTTP shards are only read"):
         written(served + "/other")
+
+
+def test_what_fails_for_a_moment_over_http_is_tried_again(served, monkeypatch):
+    source, expected = opened(served), make_frames()[3]
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    for announced in (True, False):
+        monkeypatch.setattr(Handler, "announced", announced)
+        for trouble in ([429, 408], [None, None], [503, None]):
+            monkeypatch.setattr(Handler, "trouble", trouble)
+            require_same(source[3], expected)
+            assert Handler.trouble == []
+    monkeypatch.setattr(Handler, "announced", True)
+    monkeypatch.setattr(Handler, "trouble", [None] * 4)
+    with pytest.raises(DataError, match=r"shard-000001\.tar: cannot be read: IncompleteRead\(100 bytes read, \d+ more"):
+        source[3]
+    assert len(Handler.trouble) == 1
+    whole = stores.read(served, "shard-000000.tar")
+    monkeypatch.setattr(Handler, "trouble", [])
+    assert stores.read(served, "shard-000000.tar", len(whole) - 10, 20) == whole[-10:]  # ends before, and is whole
 
 
 def test_what_is_not_there(tmp_path, memory):

@@ -79,12 +79,13 @@ def size(root: str, name: str) -> int | None:
 
 _HTTP = ("http://", "https://")
 _FAILURES = (OSError, ValueError, ImportError, http.client.HTTPException)
+_MOMENTARY = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether it may be gone the next time."""
     if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500
+        return error.code >= 500 or error.code in _MOMENTARY
     final = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, ImportError)
     return not isinstance(error, final)
 
@@ -103,7 +104,10 @@ def _get_http(url: str, begin: int, length: int | None) -> bytes:
     with urllib.request.urlopen(urllib.request.Request(url, headers=wanted), timeout=_TIMEOUT_S) as answer:
         if length is not None and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             raise ValueError(f"a server that serves ranges was expected, found status {answer.status}")
-        return answer.read(length)
+        data = answer.read(length)
+        if length is not None and len(data) < length and answer.length != 0:  # of what it announced, if it did
+            raise http.client.IncompleteRead(data, answer.length)
+        return data
 
 
 def _get(url: str, begin: int, length: int | None) -> bytes:
