@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import pickle
+import socket
 import tarfile
 import threading
 import time
@@ -24,7 +25,7 @@ import perception
 from perception.cli import run
 from perception.config import load_config
 from perception.data import shard_writer, stores
-from perception.data.loader import Loader
+from perception.data.loader import STOPPED_S, Loader
 from perception.data.nuscenes_files import DataError
 from perception.data.opening import open_source, shard_contents
 from perception.data.shard_writer import write_shards
@@ -338,6 +339,19 @@ def test_what_fails_for_a_moment_over_http_is_tried_again(served, monkeypatch):
     whole = stores.read(served, "shard-000000.tar")
     monkeypatch.setattr(Handler, "trouble", [])
     assert stores.read(served, "shard-000000.tar", len(whole) - 10, 20) == whole[-10:]  # ends before, and is whole
+
+
+def test_a_server_that_stalls_is_named_before_its_worker_is_taken_to_hang(served, monkeypatch):
+    tries = 1 + len(stores._PAUSES_S)
+    assert tries * 2 * stores._TIMEOUT_S + sum(stores._PAUSES_S) < STOPPED_S - 20
+    source, waits = opened(served), []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(stores, "_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # which connects, and says nothing
+        source.root = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DataError, match=r"shard-000000\.tar: cannot be read: timed out"):
+            source[0]
+    assert waits == [1, 5]
 
 
 def test_what_is_not_there(tmp_path, memory):

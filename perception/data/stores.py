@@ -17,7 +17,9 @@ from perception.data.nuscenes_files import DataError
 from perception.files import ResultsError, open_regular, write_file
 
 _PAUSES_S = (1.0, 5.0)  # before the second and the third try
-_TIMEOUT_S = 60.0
+# Of connecting, and of waiting for bytes. A server that stalls at both, at every try, has to fail before a loader takes
+# its worker to hang (loader.STOPPED_S).
+_TIMEOUT_S = 15.0
 
 
 def is_url(root: str | Path) -> bool:
