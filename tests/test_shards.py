@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import pickle
+import shutil
 import socket
 import tarfile
 import threading
@@ -18,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 from astyx_folder import write_astyx
-from test_train import INPUTS, SENSORS, make_config
+from test_train import INPUTS, SENSORS, make_config, trainer
 from tiny_drive import tiny_world
 
 import perception
@@ -38,7 +39,9 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
 from perception.task import NUSCENES
 from perception.train.batches import Schedule, TrainingData
+from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.source import frames_by_class, training_frames, validation_frames
+from perception.train.trainer import Trainer
 
 CONTENTS = Contents(
     "v1.0-own", True, classes_of(NUSCENES), list(NUSCENES.attributes), 10, 6, True, 5e-4, {"half": ["b"]}
@@ -684,6 +687,35 @@ def test_a_balanced_epoch_has_the_same_frames_in_the_order_of_shards():
     for place in range(60):
         open_shards = {shard for shard in last if turns.index(shard) <= place < last[shard]}
         assert len(open_shards) <= 2
+
+
+def resumed(out, source) -> Trainer:
+    run = trainer(out, source)
+    run.resume()
+    return run
+
+
+def test_a_run_goes_on_only_in_the_order_that_it_began_with(tmp_path):
+    """From a copy of its shards, but neither from loose files nor from shards of another size, nor the reverse."""
+    loose, root = make_frames(), written(tmp_path / "shards")
+    copy = shutil.copytree(root, tmp_path / "copy")
+    larger = written(tmp_path / "larger", shard_bytes=1 << 20)
+    path = tmp_path / "run/checkpoint.safetensors"
+    (tmp_path / "run").mkdir()
+    trainer(tmp_path / "run", opened(root)).save()
+    assert resumed(tmp_path / "run", opened(copy)).total_steps == 12
+    shards = "shards [0-9a-f]{16}"
+    for source, found in ((loose, "loose files"), (opened(larger), shards), (opened(root, scenes=list("bac")), None)):
+        message = f"frames from {shards} were expected, found {found}, whose order is another"
+        with pytest.raises(PerceptionError, match=f"^{path}: {message if found else 'the frames of this run, in'}"):
+            resumed(tmp_path / "run", source)
+    tensors, state = read_checkpoint(path)
+    del state["order"]  # as in a checkpoint of an earlier version
+    write_checkpoint(path, tensors, state)
+    resumed(tmp_path / "run", loose).save()
+    resumed(tmp_path / "run", make_frames())
+    with pytest.raises(PerceptionError, match=f"frames from loose files were expected, found {shards}, whose"):
+        resumed(tmp_path / "run", opened(root))
 
 
 def test_workers_read_the_same_frames_whatever_their_number(tmp_path):
