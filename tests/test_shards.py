@@ -1,9 +1,11 @@
 """Frames in shards: what is read is what was written, from anywhere, in an order that reads little; damage is named."""
 
+import contextlib
 import dataclasses
 import http.server
 import io
 import json
+import operator
 import pickle
 import shutil
 import socket
@@ -11,7 +13,7 @@ import tarfile
 import threading
 import time
 import zlib
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import fsspec
@@ -19,6 +21,8 @@ import msgspec
 import numpy as np
 import pytest
 from astyx_folder import write_astyx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_train import INPUTS, SENSORS, make_config, trainer
 from tiny_drive import tiny_world
 
@@ -479,6 +483,91 @@ def test_what_a_frame_lacks_is_named_in_one_line(tmp_path, members, message):
     assert "\n" not in str(error.value)
 
 
+_NUMBERS = st.one_of(
+    st.integers(-3, 3), st.sampled_from([10**400, -(10**25), 1 << 63, (1 << 63) - 1, 1 << 31, 1e308, -1e-320, 1e39])
+)
+_VALUES = st.one_of(_NUMBERS, st.none(), st.text(max_size=3), st.just([]), st.just({}), st.lists(_NUMBERS, max_size=4))
+
+
+def places_in(value, path=()):
+    """The path to every value in decoded JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [found for key, own in inner for found in places_in(own, (*path, key))]
+
+
+def mangled_json(data, text: bytes) -> bytes:
+    """One to three of its values replaced, or left out."""
+    value = json.loads(text)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from(places_in(value)))
+        outer = reduce(operator.getitem, path, value)
+        if data.draw(st.booleans()):
+            outer[last] = data.draw(_VALUES)
+        else:
+            del outer[last]
+    return json.dumps(value).encode()
+
+
+def mangled_bytes(data, content: bytes) -> bytes:
+    at, flipped = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(min_size=1, max_size=8))
+    return data.draw(st.sampled_from([content[:at], content[:at] + flipped + content[at + len(flipped) :]]))
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_a_shard_says_only_data_errors_come_of_it(tmp_path, data):
+    members = members_of(make_frame(1))
+    name = data.draw(st.sampled_from(["json", *members]))  # the JSON twice as often
+    if name == "json" and data.draw(st.integers(0, 4)):
+        members[name] = mangled_json(data, members[name])
+    else:
+        members[name] = mangled_bytes(data, members[name])
+    source = forged(tmp_path, members)
+    for read in (source.__getitem__, source.image_files):
+        try:
+            read(0)
+        except DataError as error:
+            assert str(error).startswith(f"{tmp_path}/shard-000000.tar: frame t: ") and "\n" not in str(error)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_an_index_says_only_perception_errors_come_of_it(tmp_path, data):
+    forged(tmp_path, members_of(make_frame(1)))
+    text = (tmp_path / INDEX).read_bytes()
+    (tmp_path / INDEX).write_bytes(data.draw(st.sampled_from([mangled_json, mangled_bytes]))(data, text))
+    with contextlib.suppress(PerceptionError):
+        source = opened(tmp_path)
+        frames_by_class(source, 10)
+        list(source.frames())
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("lidar", {"points": 0, "exact": 1, "ages": 0}),  # 16 bytes
+        ("lidar", {"first": [0, 10**400, 0]}),
+        ("lidar", {"step_m": 1e300}),
+        ("boxes", {"label": [10**400]}),
+        ("boxes", {"num_radar_points": [10**400]}),
+    ],
+)
+def test_numbers_that_nothing_fits(tmp_path, part, values):
+    members = members_of(make_frame(0))
+    own = json.loads(members["json"])[part] | values
+    hostile = changed(make_frame(0), **{part: own}) | ({"lidar": bytes(16)} if "exact" in values else {})
+    with pytest.raises(DataError, match=r"shard-000000\.tar: frame t: "):
+        forged(tmp_path, hostile)[0]
+
+
+def test_a_camera_without_its_file(tmp_path):
+    members = members_of(make_frame(0))
+    del members["CAM_1.png"]
+    with pytest.raises(DataError, match=r"frame t: a member 'CAM_1\.png' was expected, found none"):
+        forged(tmp_path, members).image_files(0)
+
+
 def test_members_that_are_no_files(tmp_path):
     with pytest.raises(DataError, match="frame t: a frame's members were expected: a file of"):
         forged(tmp_path, {"json": b""}, kind=tarfile.SYMTYPE)[0]
@@ -503,6 +592,7 @@ def test_an_index_of_something_else(tmp_path, change, message):
         ([place, place], "different tokens were expected"),
         ([place | {"offset": -1}], "Expected `int` >= 0"),
         ([place | {"length": 1 << 40}], "Expected `int` <= "),
+        ([place | {"labels": [10**400]}], "Expected `int` <"),
     ):
         (tmp_path / INDEX).write_text(json.dumps(index | {"shards": [{"size": 1, "frames": wrong}]}))
         with pytest.raises(DataError, match=expected):
