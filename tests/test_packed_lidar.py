@@ -67,6 +67,13 @@ def test_what_the_bits_do_not_hold_is_kept_as_float32(column, value):
     assert np.array_equal(unpack(facts, data), points)
 
 
+def test_steps_that_float64_does_not_count_one_by_one_are_kept_as_float32():
+    points = cloud(50, reach=(0, 0, 0))
+    points[:, 1] = 1e30
+    facts, data = pack(points, STEP_M)
+    assert facts.step_m is None and np.array_equal(unpack(facts, data), points)
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("step_m", [0, STEP_M])
 def test_few_points(number, step_m):
@@ -89,6 +96,7 @@ def test_all_digits_where_that_is_asked_for_and_ages_of_every_point():
         (lambda facts, data: (facts, data + b"x"), "bytes of LiDAR points were expected, found"),
         (lambda facts, data: (facts, data[:80] + b"\xff" * (len(data) - 80)), "ages and indices of 10 LiDAR points"),
         (lambda facts, data: (msgspec.structs.replace(facts, points=2**31), data), "bytes of LiDAR points"),
+        (lambda facts, data: (PackedFacts(0, 0, exact=1), bytes(16)), "indices of 0 LiDAR points were expected"),
     ],
 )
 def test_numbers_that_contradict_each_other(change, message):
@@ -107,7 +115,9 @@ def test_an_index_beyond_the_points():
 
 
 def test_facts_are_checked_where_they_are_read():
-    for text in (b'{"points": -1, "ages": 0}', b'{"points": 1, "ages": 0, "step_m": 0.0}'):
+    far = b'{"points": 1, "ages": 1, "step_m": 1e300}'  # which float32 does not hold
+    first = b'{"points": 1, "ages": 1, "step_m": 1, "first": [0, %s, 0]}' % (b"1" * 400)
+    for text in (b'{"points": -1, "ages": 0}', b'{"points": 1, "ages": 0, "step_m": 0.0}', far, first):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(text, type=PackedFacts)
 

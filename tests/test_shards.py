@@ -1,15 +1,19 @@
 """Frames in shards: what is read is what was written, from anywhere, in an order that reads little; damage is named."""
 
+import contextlib
 import dataclasses
 import http.server
 import io
 import json
+import operator
 import pickle
+import shutil
+import socket
 import tarfile
 import threading
 import time
 import zlib
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import fsspec
@@ -17,14 +21,16 @@ import msgspec
 import numpy as np
 import pytest
 from astyx_folder import write_astyx
-from test_train import INPUTS, SENSORS, make_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_train import INPUTS, SENSORS, make_config, trainer
 from tiny_drive import tiny_world
 
 import perception
 from perception.cli import run
 from perception.config import load_config
 from perception.data import shard_writer, stores
-from perception.data.loader import Loader
+from perception.data.loader import STOPPED_S, Loader
 from perception.data.nuscenes_files import DataError
 from perception.data.opening import open_source, shard_contents
 from perception.data.shard_writer import write_shards
@@ -37,7 +43,9 @@ from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Detections, Frame, LidarCloud, PointCloud, RadarCloud
 from perception.task import NUSCENES
 from perception.train.batches import Schedule, TrainingData
+from perception.train.checkpoint import read_checkpoint, write_checkpoint
 from perception.train.source import frames_by_class, training_frames, validation_frames
+from perception.train.trainer import Trainer
 
 CONTENTS = Contents(
     "v1.0-own", True, classes_of(NUSCENES), list(NUSCENES.attributes), 10, 6, True, 5e-4, {"half": ["b"]}
@@ -253,14 +261,18 @@ def memory():
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder, with ranges; ``trouble`` gives the status codes of the next answers."""
+    """Files of a folder, with ranges.
 
-    trouble: list[int] = []  # noqa: RUF012
-    ranges = True
+    trouble: status codes of the next answers, None for one that is cut.  announced: whether answers say their length.
+    """
+
+    trouble: list[int | None] = []  # noqa: RUF012
+    ranges = announced = True
 
     def do_GET(self):
-        if self.trouble:
-            return self.send_error(self.trouble.pop())
+        code = self.trouble.pop() if self.trouble else 206
+        if code not in (206, None):
+            return self.send_error(code)
         wanted = self.headers["Range"]
         if not (self.ranges and wanted):
             return super().do_GET()
@@ -268,9 +280,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         with open(self.translate_path(self.path), "rb") as file:
             data = file.read()[begin : end + 1]
         self.send_response(206)
-        self.send_header("Content-Length", str(len(data)))
+        if self.announced:
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data if code else data[:100])
 
     def log_message(self, *_):
         pass
@@ -314,6 +327,38 @@ def test_over_http(served, monkeypatch):
         source[0]
     with pytest.raises(ResultsError, match="cannot be written: over HTTP shards are only read"):
         written(served + "/other")
+
+
+def test_what_fails_for_a_moment_over_http_is_tried_again(served, monkeypatch):
+    source, expected = opened(served), make_frames()[3]
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    for announced in (True, False):
+        monkeypatch.setattr(Handler, "announced", announced)
+        for trouble in ([429, 408], [None, None], [503, None]):
+            monkeypatch.setattr(Handler, "trouble", trouble)
+            require_same(source[3], expected)
+            assert Handler.trouble == []
+    monkeypatch.setattr(Handler, "announced", True)
+    monkeypatch.setattr(Handler, "trouble", [None] * 4)
+    with pytest.raises(DataError, match=r"shard-000001\.tar: cannot be read: IncompleteRead\(100 bytes read, \d+ more"):
+        source[3]
+    assert len(Handler.trouble) == 1
+    whole = stores.read(served, "shard-000000.tar")
+    monkeypatch.setattr(Handler, "trouble", [])
+    assert stores.read(served, "shard-000000.tar", len(whole) - 10, 20) == whole[-10:]  # ends before, and is whole
+
+
+def test_a_server_that_stalls_is_named_before_its_worker_is_taken_to_hang(served, monkeypatch):
+    tries = 1 + len(stores._PAUSES_S)
+    assert tries * 2 * stores._TIMEOUT_S + sum(stores._PAUSES_S) < STOPPED_S - 20
+    source, waits = opened(served), []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(stores, "_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # which connects, and says nothing
+        source.root = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DataError, match=r"shard-000000\.tar: cannot be read: timed out"):
+            source[0]
+    assert waits == [1, 5]
 
 
 def test_what_is_not_there(tmp_path, memory):
@@ -438,6 +483,91 @@ def test_what_a_frame_lacks_is_named_in_one_line(tmp_path, members, message):
     assert "\n" not in str(error.value)
 
 
+_NUMBERS = st.one_of(
+    st.integers(-3, 3), st.sampled_from([10**400, -(10**25), 1 << 63, (1 << 63) - 1, 1 << 31, 1e308, -1e-320, 1e39])
+)
+_VALUES = st.one_of(_NUMBERS, st.none(), st.text(max_size=3), st.just([]), st.just({}), st.lists(_NUMBERS, max_size=4))
+
+
+def places_in(value, path=()):
+    """The path to every value in decoded JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [found for key, own in inner for found in places_in(own, (*path, key))]
+
+
+def mangled_json(data, text: bytes) -> bytes:
+    """One to three of its values replaced, or left out."""
+    value = json.loads(text)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from(places_in(value)))
+        outer = reduce(operator.getitem, path, value)
+        if data.draw(st.booleans()):
+            outer[last] = data.draw(_VALUES)
+        else:
+            del outer[last]
+    return json.dumps(value).encode()
+
+
+def mangled_bytes(data, content: bytes) -> bytes:
+    at, flipped = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(min_size=1, max_size=8))
+    return data.draw(st.sampled_from([content[:at], content[:at] + flipped + content[at + len(flipped) :]]))
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_a_shard_says_only_data_errors_come_of_it(tmp_path, data):
+    members = members_of(make_frame(1))
+    name = data.draw(st.sampled_from(["json", *members]))  # the JSON twice as often
+    if name == "json" and data.draw(st.integers(0, 4)):
+        members[name] = mangled_json(data, members[name])
+    else:
+        members[name] = mangled_bytes(data, members[name])
+    source = forged(tmp_path, members)
+    for read in (source.__getitem__, source.image_files):
+        try:
+            read(0)
+        except DataError as error:
+            assert str(error).startswith(f"{tmp_path}/shard-000000.tar: frame t: ") and "\n" not in str(error)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_an_index_says_only_perception_errors_come_of_it(tmp_path, data):
+    forged(tmp_path, members_of(make_frame(1)))
+    text = (tmp_path / INDEX).read_bytes()
+    (tmp_path / INDEX).write_bytes(data.draw(st.sampled_from([mangled_json, mangled_bytes]))(data, text))
+    with contextlib.suppress(PerceptionError):
+        source = opened(tmp_path)
+        frames_by_class(source, 10)
+        list(source.frames())
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("lidar", {"points": 0, "exact": 1, "ages": 0}),  # 16 bytes
+        ("lidar", {"first": [0, 10**400, 0]}),
+        ("lidar", {"step_m": 1e300}),
+        ("boxes", {"label": [10**400]}),
+        ("boxes", {"num_radar_points": [10**400]}),
+    ],
+)
+def test_numbers_that_nothing_fits(tmp_path, part, values):
+    members = members_of(make_frame(0))
+    own = json.loads(members["json"])[part] | values
+    hostile = changed(make_frame(0), **{part: own}) | ({"lidar": bytes(16)} if "exact" in values else {})
+    with pytest.raises(DataError, match=r"shard-000000\.tar: frame t: "):
+        forged(tmp_path, hostile)[0]
+
+
+def test_a_camera_without_its_file(tmp_path):
+    members = members_of(make_frame(0))
+    del members["CAM_1.png"]
+    with pytest.raises(DataError, match=r"frame t: a member 'CAM_1\.png' was expected, found none"):
+        forged(tmp_path, members).image_files(0)
+
+
 def test_members_that_are_no_files(tmp_path):
     with pytest.raises(DataError, match="frame t: a frame's members were expected: a file of"):
         forged(tmp_path, {"json": b""}, kind=tarfile.SYMTYPE)[0]
@@ -462,6 +592,7 @@ def test_an_index_of_something_else(tmp_path, change, message):
         ([place, place], "different tokens were expected"),
         ([place | {"offset": -1}], "Expected `int` >= 0"),
         ([place | {"length": 1 << 40}], "Expected `int` <= "),
+        ([place | {"labels": [10**400]}], "Expected `int` <"),
     ):
         (tmp_path / INDEX).write_text(json.dumps(index | {"shards": [{"size": 1, "frames": wrong}]}))
         with pytest.raises(DataError, match=expected):
@@ -520,8 +651,39 @@ def test_shards_of_something_else_are_not_continued(tmp_path):
     root = written(tmp_path)
     with pytest.raises(PerceptionError, match=r"shards with lidar_step_m 0\.001 were expected, found 0\.0005; choose"):
         written(root, lidar_step_m=1e-3)
-    with pytest.raises(PerceptionError, match="shards of these 2 frames, in their order, were expected, found others"):
+    with pytest.raises(PerceptionError, match="shards that begin as these 2 frames were expected, found frame token-2"):
         written(root, make_frames("aa"))
+
+
+class Chosen(Frames):
+    """Those of other frames with these numbers, under their own tokens."""
+
+    def __init__(self, frames, numbers):
+        super().__init__(frames[number] for number in numbers)
+        self._tokens = [frames.tokens[number] for number in numbers]
+
+    @property
+    def tokens(self):
+        return self._tokens
+
+
+@pytest.mark.parametrize("numbers", [range(3, 6), range(0, 12, 2), [0, 2, 1]])
+def test_shards_that_are_not_the_beginning_of_the_frames_are_not_continued(tmp_path, numbers):
+    """A wider selection into the same folder would else go without the frames before, or between."""
+    frames = make_frames()
+    before = bytes_below(written(tmp_path, Chosen(frames, numbers)))
+    expected = rf"shards that begin as these 12 frames were expected, found frame token-{3 if 3 in numbers else 2} in"
+    with pytest.raises(PerceptionError, match=expected):
+        written(tmp_path, frames)
+    assert bytes_below(tmp_path) == before
+
+
+def test_shards_of_the_first_frames_are_continued(tmp_path):
+    """Also where the source leaves frames out as damaged, the first one and one in between."""
+    frames = make_frames()
+    frames[0] = frames[4] = None
+    written(tmp_path, Chosen(frames, range(7)))
+    assert opened(written(tmp_path, frames)).tokens == [f"token-{i}" for i in range(12) if i not in (0, 4)]
 
 
 def test_damaged_frames_are_left_out(tmp_path):
@@ -615,6 +777,35 @@ def test_a_balanced_epoch_has_the_same_frames_in_the_order_of_shards():
     for place in range(60):
         open_shards = {shard for shard in last if turns.index(shard) <= place < last[shard]}
         assert len(open_shards) <= 2
+
+
+def resumed(out, source) -> Trainer:
+    run = trainer(out, source)
+    run.resume()
+    return run
+
+
+def test_a_run_goes_on_only_in_the_order_that_it_began_with(tmp_path):
+    """From a copy of its shards, but neither from loose files nor from shards of another size, nor the reverse."""
+    loose, root = make_frames(), written(tmp_path / "shards")
+    copy = shutil.copytree(root, tmp_path / "copy")
+    larger = written(tmp_path / "larger", shard_bytes=1 << 20)
+    path = tmp_path / "run/checkpoint.safetensors"
+    (tmp_path / "run").mkdir()
+    trainer(tmp_path / "run", opened(root)).save()
+    assert resumed(tmp_path / "run", opened(copy)).total_steps == 12
+    shards = "shards [0-9a-f]{16}"
+    for source, found in ((loose, "loose files"), (opened(larger), shards), (opened(root, scenes=list("bac")), None)):
+        message = f"frames from {shards} were expected, found {found}, whose order is another"
+        with pytest.raises(PerceptionError, match=f"^{path}: {message if found else 'the frames of this run, in'}"):
+            resumed(tmp_path / "run", source)
+    tensors, state = read_checkpoint(path)
+    del state["order"]  # as in a checkpoint of an earlier version
+    write_checkpoint(path, tensors, state)
+    resumed(tmp_path / "run", loose).save()
+    resumed(tmp_path / "run", make_frames())
+    with pytest.raises(PerceptionError, match=f"frames from loose files were expected, found {shards}, whose"):
+        resumed(tmp_path / "run", opened(root))
 
 
 def test_workers_read_the_same_frames_whatever_their_number(tmp_path):

@@ -26,7 +26,10 @@ _UPPER_BITS = 4  # of x, and of y, beside 16 lower ones
 _ROOM = np.array([1 << 16 + _UPPER_BITS, 1 << 16 + _UPPER_BITS, 1 << 16])  # steps of x, y and z
 _EDGE_M, _NEAR_M = 5e-3, 1.6e-5  # the latter: float32 between 128 and 256 m
 
+_FAR = 1 << 53  # steps, which float64 counts one by one
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+_Step = Annotated[int, msgspec.Meta(ge=-_FAR, le=_FAR)]
 
 
 class PackedFacts(msgspec.Struct):
@@ -38,8 +41,8 @@ class PackedFacts(msgspec.Struct):
     points: Count
     ages: Count
     exact: Count = 0
-    step_m: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    first: tuple[int, int, int] = (0, 0, 0)
+    step_m: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = None
+    first: tuple[_Step, _Step, _Step] = (0, 0, 0)
 
     @property
     def layout(self) -> list[tuple[str, int]]:
@@ -59,7 +62,7 @@ def pack(points: np.ndarray, step_m: float) -> tuple[PackedFacts, bytes]:
         steps = np.floor(xyz / np.float64(step_m))
         first = steps.min(axis=0)
         whole = np.clip(intensity, 0, 255).astype(np.uint8)
-        if (steps - first < _ROOM).all() and np.array_equal(whole, intensity):
+        if (steps - first < _ROOM).all() and (np.abs(first) <= _FAR).all() and np.array_equal(whole, intensity):
             x, y, z = (steps - first).astype(np.int64).T
             arrays = [np.stack([x, y, z]) & 0xFFFF, x >> 16 | y >> 16 << _UPPER_BITS, whole]
             edges = np.rint(xyz / np.float64(_EDGE_M)) * _EDGE_M
@@ -82,7 +85,7 @@ def unpack(facts: PackedFacts, data: bytes | memoryview) -> np.ndarray:
     pieces = zip(facts.layout, [0, *ends], ends)
     arrays = [np.frombuffer(data[begin:end], kind) for (kind, _), begin, end in pieces]
     *columns, counts, age_s, near, exact = arrays
-    if counts.sum(dtype=np.int64) != facts.points or near.max(initial=0) >= max(facts.points, 1):
+    if counts.sum(dtype=np.int64) != facts.points or (near >= facts.points).any():
         raise ValueError(f"ages and indices of {facts.points} LiDAR points were expected, found others")
     points = np.empty((facts.points, len(LidarCloud.fields)), np.float32)
     points[:, 4] = np.repeat(age_s, counts)

@@ -108,12 +108,18 @@ def _begun(out: str, contents: Contents) -> Index:
 
 
 def _position(frames: FrameSource, index: Index, out: str) -> int:
-    """The first frame that is not in the shards."""
-    position_of = {token: i for i, token in enumerate(frames.tokens)}
-    done = [position_of.get(place.token, -1) for shard in index.shards for place in shard.frames]
-    if any(b <= a for a, b in zip([-1, *done], done)):
-        raise ShardError(f"{out}: shards of these {len(frames)} frames, in their order, were expected, found others")
-    return done[-1] + 1 if done else 0
+    """The first frame after those in the shards, which have to be all before it that the source does not leave out."""
+    tokens, position = frames.tokens, 0
+    for place in (place for shard in index.shards for place in shard.frames):
+        while position < len(tokens) and tokens[position] != place.token and frames[position] is None:
+            position += 1
+        if position == len(tokens) or tokens[position] != place.token:
+            raise ShardError(
+                f"{out}: shards that begin as these {len(tokens)} frames were expected, found frame {place.token} "
+                "in another place; choose another folder"
+            )
+        position += 1
+    return position
 
 
 def _finish(shard: _Shard, index: Index, out: str) -> None:

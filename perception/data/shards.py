@@ -24,9 +24,10 @@ import logging
 import operator
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -39,7 +40,7 @@ from perception.data.packed_lidar import Count, PackedFacts, unpack
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.sample import Boxes3D, CameraImage, Frame, LidarCloud, RadarCloud, scaling
-from perception.task import Task
+from perception.task import MAX_CLASSES, Task
 
 INDEX = "shards.json"
 Format = Literal["perception-shards-1"]
@@ -49,8 +50,10 @@ _RADAR_FIELDS = len(RadarCloud.fields)
 
 logger = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
 _Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 _FrameSize = Annotated[int, msgspec.Meta(gt=0, le=1 << 30)]
+_Label = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLASSES)]
 _Two = tuple[float | None, float | None]  # None: unknown
 _Three = tuple[float, float, float]
 _Four = tuple[float, float, float, float]
@@ -83,7 +86,7 @@ class Place(msgspec.Struct, gc=False):
     offset: _Size
     length: _FrameSize
     crc32: int
-    labels: list[int]
+    labels: list[_Label]
 
 
 class ShardFrames(msgspec.Struct):
@@ -273,13 +276,16 @@ class Shards:
 
     def image_files(self, index: int) -> dict[str, bytes]:
         """Camera -> the file, JPEG or PNG, that the image of ``self[index]`` is in."""
-        stored, members = self._stored(index)
-        return {name: bytes(members[camera.file]) for name, camera in (stored.cameras or {}).items()}
+        return self._made(index, _image_files)
 
     def _read(self, index: int) -> Frame:
+        return self._made(index, partial(_frame, image_size=self._image_size))
+
+    def _made(self, index: int, make: Callable[[StoredFrame, dict[str, memoryview]], Made]) -> Made:
+        """What ``make`` makes of a frame's JSON and members, which may be anybody's."""
         stored, members = self._stored(index)
         try:
-            return _frame(stored, members, self._image_size)
+            return make(stored, members)
         except KeyError as error:
             raise DataError(f"{self._where(index)}: a member {error} was expected, found none") from None
         except (PerceptionError, ValueError) as error:
@@ -316,6 +322,10 @@ def _members(block: memoryview) -> dict[str, memoryview]:
         members[info.name.partition(".")[2]] = block[begin:end]
         at = begin + -(-info.size // BLOCK) * BLOCK
     return members
+
+
+def _image_files(stored: StoredFrame, members: dict[str, memoryview]) -> dict[str, bytes]:
+    return {name: bytes(members[camera.file]) for name, camera in (stored.cameras or {}).items()}
 
 
 def _frame(stored: StoredFrame, members: dict[str, memoryview], image_size: tuple[int, int] | None) -> Frame:

@@ -17,7 +17,9 @@ from perception.data.nuscenes_files import DataError
 from perception.files import ResultsError, open_regular, write_file
 
 _PAUSES_S = (1.0, 5.0)  # before the second and the third try
-_TIMEOUT_S = 60.0
+# Of connecting, and of waiting for bytes. A server that stalls at both, at every try, has to fail before a loader takes
+# its worker to hang (loader.STOPPED_S).
+_TIMEOUT_S = 15.0
 
 
 def is_url(root: str | Path) -> bool:
@@ -79,12 +81,13 @@ def size(root: str, name: str) -> int | None:
 
 _HTTP = ("http://", "https://")
 _FAILURES = (OSError, ValueError, ImportError, http.client.HTTPException)
+_MOMENTARY = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether it may be gone the next time."""
     if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500
+        return error.code >= 500 or error.code in _MOMENTARY
     final = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, ImportError)
     return not isinstance(error, final)
 
@@ -103,7 +106,10 @@ def _get_http(url: str, begin: int, length: int | None) -> bytes:
     with urllib.request.urlopen(urllib.request.Request(url, headers=wanted), timeout=_TIMEOUT_S) as answer:
         if length is not None and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             raise ValueError(f"a server that serves ranges was expected, found status {answer.status}")
-        return answer.read(length)
+        data = answer.read(length)
+        if length is not None and len(data) < length and answer.length != 0:  # of what it announced, if it did
+            raise http.client.IncompleteRead(data, answer.length)
+        return data
 
 
 def _get(url: str, begin: int, length: int | None) -> bytes:

@@ -1,11 +1,16 @@
-"""What must not change when a run is resumed: its config, but for a few keys, and its number of steps."""
+"""What must not change when a run is resumed: its config, but for a few keys, its number of steps, and their order."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from perception.config import Config
 from perception.train.initialise import TrainingError
@@ -51,6 +56,31 @@ def check_same_run(path: Path, state: dict, config: Config, steps_per_epoch: int
         )
     if epochs != config.train.epochs:
         log.info("train.epochs is %d, was %d: so is the learning rate's", config.train.epochs, epochs)
+
+
+def order_rests_on(origin: Mapping[str, Any], shards: np.ndarray | None) -> dict[str, str | None]:
+    """Short digests of what, beside the config, says which frames are in which step: their tokens and their shards.
+
+    Args:
+        origin: of ``manifest.origin``.
+        shards: int [frames], the shard that every frame is in, as a Schedule numbers them; None for loose files.
+    """
+    found = None if shards is None else hashlib.sha256(shards.astype("<i8").tobytes()).hexdigest()
+    return {"tokens": origin["data"]["tokens_sha256"][:16], "shards": found and found[:16]}
+
+
+def check_same_order(path: Path, state: dict, now: dict[str, str | None]) -> None:
+    """Whether the order of the frames rests on what it did; checkpoints of earlier versions do not say.
+
+    Raises:
+        TrainingError: other frames, or others of them in a shard.
+    """
+    then = state.get("order", now)
+    if then["tokens"] != now["tokens"]:
+        raise TrainingError(f"{path}: the frames of this run, in their order, were expected, found others")
+    if then["shards"] != now["shards"]:
+        was, found = (f"shards {order['shards']}" if order["shards"] else "loose files" for order in (then, now))
+        raise TrainingError(f"{path}: frames from {was} were expected, found {found}, whose order is another")
 
 
 def _fill(old: dict, defaults: dict) -> None:

@@ -44,7 +44,7 @@ from perception.train.labels import LabelError, count_labels
 from perception.train.manifest import MANIFEST, as_file, origin
 from perception.train.optim import Ema, one_cycle, parameter_groups
 from perception.train.pretrain import Pretrainer
-from perception.train.same_run import check_same_run
+from perception.train.same_run import check_same_order, check_same_run, order_rests_on
 from perception.train.source import frames_by_class
 from perception.train.validation import Validator
 
@@ -323,7 +323,8 @@ class Trainer:
         progress = {"step": self.step, "total_steps": self.total_steps, "elapsed_s": self.elapsed_s}
         logged = {"recent": self.recent.state(), "epoch": self.epoch.state(), "counts": self.counts}
         logged["validator"] = self.validator.state()
-        state = {**progress, **logged, "config": asdict(self._planned())}
+        order = order_rests_on(self.origin, self.schedule.shards)
+        state = {**progress, **logged, "config": asdict(self._planned()), "order": order}
         write_checkpoint(self.checkpoint, tensors, state, beside=self._files())
 
     def resume(self) -> None:
@@ -357,6 +358,7 @@ class Trainer:
         if self.config.train.batches_per_step is None and batches:
             self._plan(batches)  # as many as then, whatever the number of processes now
         check_same_run(self.checkpoint, state, self._planned(), self.schedule.steps_per_epoch, bool(batches))
+        check_same_order(self.checkpoint, state, order_rests_on(self.origin, self.schedule.shards))
         self.model.load_state_dict(tensors["model"])
         for name, tensor in self.ema.state.items():
             tensor.copy_(tensors["ema"][name])
