@@ -128,6 +128,41 @@ def test_without_boxes(log, tmp_path, capsys):
         to_nuscenes(tmp_path, log)
 
 
+def test_a_log_that_no_box_is_of_is_left_out(log, tmp_path, capsys):
+    other = MemoryLog()
+    other.add("/tf", transform("base_link", "lidar_top", static=True), [0.0])
+    other.add("/lidar_top", cloud("lidar_top"), every(0.1, 1.0))
+    drives = [log, written(other, tmp_path / "b.mcap")]
+    boxes = submission(tmp_path / "boxes.json", box(1.8, 50, 3, 0.9))  # when the other has ended
+    to_nuscenes(tmp_path / "own", *drives, "--boxes", boxes)
+    assert perception.NuScenes(tmp_path / "own").scenes == ["drive"]
+    said = capsys.readouterr().out
+    assert "b.mcap: scene 'b' left out: there are boxes for none of its frames" in said and "scenes: 1" in said
+    assert not [path for path in (tmp_path / "own").rglob("*") if "__b__" in path.name]
+    with pytest.raises(PerceptionError, match=r"boxes of the frames of .*b\.mcap were expected, found none"):
+        to_nuscenes(tmp_path / "none", drives[1], "--boxes", submission(tmp_path / "empty.json"))
+    assert not (tmp_path / "none/v1.0-own").exists()
+
+
+def test_names_of_logs_become_names_of_scenes(log, tmp_path):
+    """Anything else than letters, digits, dots, underscores and hyphens would be refused when it is written."""
+    for name in ("my drive (1)", "_b"):
+        (tmp_path / f"{name}.mcap").write_bytes(log.read_bytes())
+        to_nuscenes(tmp_path / name, tmp_path / f"{name}.mcap")
+    to_nuscenes(tmp_path / "both", tmp_path / "*.mcap")
+    assert perception.NuScenes(tmp_path / "my drive (1)").scenes == ["my-drive--1-"]
+    assert perception.NuScenes(tmp_path / "_b").scenes == ["b"]
+    assert sorted(perception.NuScenes(tmp_path / "both").scenes) == ["b", "my-drive--1-"]
+
+
+def test_logs_of_one_name_are_refused_before_any_is_replayed(log, tmp_path, detector_folder, monkeypatch):
+    monkeypatch.setattr(fleet, "run_fleet", lambda *given, **named: pytest.fail("replayed"))
+    for name in ("a b", "a-b"):
+        (tmp_path / f"{name}.mcap").write_bytes(log.read_bytes())
+    with pytest.raises(PerceptionError, match=r"a-b\.mcap: another scene's name than that of .*a b\.mcap .* 'a-b'"):
+        to_nuscenes(tmp_path / "own", tmp_path / "*.mcap", "--pseudo-labels", detector_folder)
+
+
 def test_one_camera_and_no_pose(tmp_path):
     recording = MemoryLog()
     recording.add("/tf", transform("base_link", "front", x=1.5, static=True), [0.0])

@@ -102,7 +102,7 @@ def _logs_to_nuscenes(args: argparse.Namespace) -> None:
 
     from perception.data.nuscenes_writer import require_new
     from perception.replay import fleet
-    from perception.replay.dataset import VERSION, write_dataset
+    from perception.replay.dataset import VERSION, scene_names, write_dataset
     from perception.replay.job import Job
     from perception.replay.labels import Labels, NoLabels, ReplayLabels, SubmissionLabels
 
@@ -129,11 +129,13 @@ def _logs_to_nuscenes(args: argparse.Namespace) -> None:
         jobs = fleet.jobs_of(args.logs, template, None if args.scene is None else [args.scene])
     if args.frame_rate is None and args.boxes is None:  # a scene of a nuScenes folder has samples of its own
         jobs = [replace(job, frame_rate_hz=KEYFRAME_HZ) if job.scene is None else job for job in jobs]
+    names = scene_names(jobs, replays)
     if args.pseudo_labels is not None:
         statuses = fleet.run_fleet(jobs, replays, workers=args.jobs, engine=args.engine)
         failed = [status for status in statuses if status.status == "failed"]
         if (failed and not args.skip_damaged) or len(failed) == len(jobs):
             raise PerceptionError(f"{len(jobs)} logs were expected to be replayed, {len(failed)} were not: {failed[0]}")
+        names = [name for name, status in zip(names, statuses) if status not in failed]
         jobs = [job for job, status in zip(jobs, statuses) if status not in failed]
     if args.boxes is not None and not args.boxes.is_dir():
         labels: list[Labels] = [SubmissionLabels(args.boxes)] * len(jobs)
@@ -141,15 +143,14 @@ def _logs_to_nuscenes(args: argparse.Namespace) -> None:
         labels = [ReplayLabels(job.out) for job in jobs]
     else:
         labels = [NoLabels()] * len(jobs)
-    names = ["" if job.out == template.out else str(Path(job.out).relative_to(replays)) for job in jobs]
     min_score = _MIN_SCORE if args.min_score is None else args.min_score
     with tqdm(desc="convert", unit="frame", disable=not args.progress) as bar:
-        counts, problems = write_dataset(jobs, args.out, labels, names, min_score, bar.update)
+        counts, scenes, problems = write_dataset(jobs, args.out, labels, names, min_score, bar.update)
     for name in labels[0].task.classes:
         print(f"{counts[name]:8d}  {name}")
     for problem in problems:
         print(problem)
-    print(f"{args.out}: scenes: {len(jobs)}")
+    print(f"{args.out}: scenes: {len(scenes)}")
 
 
 def _data_set_to_nuscenes(args: argparse.Namespace) -> None:

@@ -123,6 +123,14 @@ class NuScenesWriter:
         """Add the clouds of a frame as sweeps: what is seen between the samples, without images and boxes."""
         self._clouds(self._scene(frame), None, frame)
 
+    def remove_without_samples(self) -> list[str]:
+        """Remove scenes of sweeps only, which the layout cannot hold, and their files. Returns their names."""
+        empty = [name for name, scene in self._scenes.items() if not scene.times_us]
+        for name in empty:
+            for filename in self._scenes.pop(name).filenames:
+                (self.root / filename).unlink(missing_ok=True)
+        return empty
+
     def _scene(self, frame: Frame) -> SceneTables:
         """The tables of a frame that comes next."""
         name, time_us = frame.scene or "scene", _microseconds(frame)

@@ -51,6 +51,11 @@ class SceneTables:
         """Of the samples so far."""
         return [sample["timestamp"] for sample in self._rows["sample"]]
 
+    @property
+    def filenames(self) -> list[str]:
+        """Of the sensors' files so far."""
+        return [row["filename"] for row in self._rows["sample_data"]]
+
     def add_sample(self, time_us: int) -> int:
         """Returns its number."""
         samples = self._rows["sample"]
