@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -92,6 +92,31 @@ def read_file(path: Path) -> bytes:
     )
 
 
+def read_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Those of the files that are there, by name; what the digests list is all of one commit.
+
+    Raises:
+        DamagedFileError: as :func:`read_file`; files that are replaced again and again while they are read.
+        OSError: one cannot be read.
+    """
+    for _ in range(_TRIES):
+        files = {name: read_file(folder / name) for name in names if current(folder / name).is_file()}
+        sums = _sums(folder)
+        if all(sums.get(name, digest) == digest for name, digest in digests(files).items()):
+            return files
+    raise DamagedFileError(f"{folder}: files that belong together were expected, found that they are being replaced")
+
+
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """SHA-256 of each file, by name."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def sums_file(sums: Mapping[str, str]) -> bytes:
+    """The contents of ``SHA256SUMS``. sums: digests by name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+
+
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files to ``.next``, on to the disk. Their names come last, so that killed processes leave no copies."""
     with ExitStack() as stack:
@@ -116,8 +141,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _updated_sums(folder: Path, files: Mapping[str, bytes]) -> bytes:
-    sums = _sums(folder) | {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+    return sums_file(_sums(folder) | digests(files))
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -159,7 +159,7 @@ def test_logs_of_one_name_are_refused_before_any_is_replayed(log, tmp_path, dete
     monkeypatch.setattr(fleet, "run_fleet", lambda *given, **named: pytest.fail("replayed"))
     for name in ("a b", "a-b"):
         (tmp_path / f"{name}.mcap").write_bytes(log.read_bytes())
-    with pytest.raises(PerceptionError, match=r"a-b\.mcap: another scene's name than that of .*a b\.mcap .* 'a-b'"):
+    with pytest.raises(PerceptionError, match=r"a-b\.mcap: another scene's name than .*a b\.mcap .* 'a-b'"):
         to_nuscenes(tmp_path / "own", tmp_path / "*.mcap", "--pseudo-labels", detector_folder)
 
 

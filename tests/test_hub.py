@@ -13,6 +13,7 @@ import pytest
 from tiny_drive import save_tiny_detector
 
 import perception
+from perception import commit
 from perception.cli import run
 from perception.errors import PerceptionError
 from perception.model import hub
@@ -262,6 +263,34 @@ def test_what_is_not_uploaded(api, checkpoint, tmp_path):
     with pytest.raises(PerceptionError, match=r"README\.md: a file was expected, found a link"):
         hub.push(folder, "hf://owner/name")
     assert api.sent == {}
+
+
+@pytest.mark.parametrize("saves", [1, 9])
+def test_what_is_uploaded_is_of_one_save(saves, api, checkpoint, tmp_path, monkeypatch):
+    """Training saves after the first file was read: once, and then each time."""
+    folder = shutil.copytree(checkpoint, tmp_path / "run")
+    names = ("model.safetensors", "config.yaml", "manifest.json")
+    steps = iter(range(1, saves + 1))
+
+    def save(step):
+        commit.write_files(folder, {name: b'{"step": %d}' % step for name in names})
+
+    def read(path):
+        data = commit_read(path)
+        if path.name == names[0] and (step := next(steps, None)) is not None:
+            save(step)
+        return data
+
+    save(0)
+    commit_read = commit.read_file
+    monkeypatch.setattr(commit, "read_file", read)
+    if saves == 1:
+        hub.push(folder, "hf://owner/name")
+        assert {name: api.sent[name] for name in names} == dict.fromkeys(names, b'{"step": 1}')
+    else:
+        with pytest.raises(PerceptionError, match="files that belong together were expected, found that"):
+            hub.push(folder, "hf://owner/name")
+        assert api.sent == {}
 
 
 def test_a_checkpoint_of_the_hub_is_never_calibrated_in_place(monkeypatch, tmp_path):

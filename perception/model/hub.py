@@ -7,7 +7,6 @@ repository may have are not downloaded.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perception.commit import SUMS, current, read_file
+from perception.commit import SUMS, current, digests, read_files, sums_file
 from perception.errors import PerceptionError, missing_extra
 
 PREFIX = "hf://"
 NEEDED = ("model.safetensors", "config.yaml")
-FILES = (*NEEDED, "manifest.json", SUMS)
+_LISTED = (*NEEDED, "manifest.json")
+FILES = (*_LISTED, SUMS)
 _CARD = "README.md"
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _PART = r"(?!\.)[A-Za-z0-9._-]+"  # never "..", for revisions are paths in the cache
@@ -65,14 +65,14 @@ def push(folder: Path, name: str, private: bool = False) -> str:
 
     Raises:
         HubError: no access, the hub cannot be reached, a file is a link, or ``private`` and the repository is not.
+        DamagedFileError: a file is not what was written, or all are being replaced.
     """
     hub, (repository, revision) = _hub(), _parsed(name)
     if revision is not None:
         raise HubError(f"{name}: {PREFIX}owner/name, without a revision, was expected")
-    files = {file: _read(folder / file) for file in (*FILES, _CARD) if current(folder / file).is_file()}
+    files = _read(folder)
     # Those of a run list its training state, too, which stays where it is; a card may be edited on the hub.
-    sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items() if file not in (SUMS, _CARD)}
-    files[SUMS] = "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items())).encode()
+    files[SUMS] = sums_file(digests({file: data for file, data in files.items() if file != _CARD}))
     card = _card(name, _manifest(folder, files.get("manifest.json")))
     api = hub.HfApi()
     with _one_line(name):
@@ -122,14 +122,16 @@ def _one_line(name: str) -> Iterator[None]:
         raise HubError(f"{name}: {why}{' '.join(str(error).split())[:300]}") from None
 
 
-def _read(path: Path) -> bytes:
-    """A link, in a folder of somebody else, could lead to what is not to be uploaded."""
-    if current(path).is_symlink():
-        raise HubError(f"{path}: a file was expected, found a link")
+def _read(folder: Path) -> dict[str, bytes]:
+    """What is uploaded. A link, in a folder of somebody else, could lead to what is not to be."""
+    names = (*_LISTED, _CARD)
+    for name in names:
+        if current(folder / name).is_symlink():
+            raise HubError(f"{folder / name}: a file was expected, found a link")
     try:
-        return read_file(path)
+        return read_files(folder, names)
     except OSError as error:
-        raise HubError(f"{path}: cannot be read: {error.strerror}") from None
+        raise HubError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def _manifest(folder: Path, data: bytes | None) -> dict[str, Any]:

@@ -61,9 +61,9 @@ def write_dataset(
 ) -> tuple[Counter[str], list[str], list[str]]:
     """Write all sensors of the jobs' logs as scenes of a new version in ``out``.
 
-    The frames that have labels, ``frame_rate_hz`` a second at most, become samples, and the others sweeps; scenes without
-    samples are left out. Objects that were tracked are instances, so that velocities follow from where they are in the
-    samples before and after.
+    The frames that have labels, ``frame_rate_hz`` a second at most, become samples, and the others sweeps; scenes
+    without samples are left out. Objects that were tracked are instances, so that velocities follow from where they are
+    in the samples before and after.
 
     Args:
         jobs: which logs, and with which rigs.
