@@ -19,6 +19,8 @@ from perception.errors import PerceptionError
 from perception.model import hub
 from perception.model.checkpoint import find_checkpoint
 from perception.model.detector import Detector
+from perception.replay import fleet
+from perception.replay.job import Job
 from perception.train.initialise import TrainingError, initialise
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the hub needs an extra")
@@ -115,6 +117,21 @@ def test_a_checkpoint_is_downloaded_with_its_own_files_alone(served, checkpoint,
     assert find_checkpoint("hf://owner/name") == folder and len(served.asked) == asked  # a name is looked up once
     assert find_checkpoint(f"hf://owner/name@{SHA}") == folder
     initialise(detector, "hf://owner/name")
+
+
+def test_all_workers_of_a_fleet_load_the_commit_that_the_parent_found(served, checkpoint, tmp_path, monkeypatch):
+    served.files |= {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    named: list[str] = []
+
+    def here(run, jobs, workers):
+        named.extend(job.checkpoint for job in jobs)
+        return ((i, {"state": "done"}) for i in range(len(jobs)))
+
+    monkeypatch.setitem(fleet._ENGINES, "local", here)
+    checkpoints = ("hf://owner/name", "hf://owner/name@main", f"hf://owner/name@{SHA}", str(checkpoint))
+    fleet.run_fleet([Job("a.mcap", str(tmp_path / str(i)), name) for i, name in enumerate(checkpoints)], tmp_path)
+    assert named == [f"hf://owner/name@{SHA}"] * 3 + [str(checkpoint)]
+    assert find_checkpoint(named[0]).name == SHA
 
 
 @pytest.mark.parametrize(

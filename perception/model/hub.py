@@ -55,6 +55,14 @@ def download(name: str) -> Path:
     return folder
 
 
+def pinned(name: str) -> str:
+    """The checkpoint by the commit that its name means by now, which is the same one for other processes and machines.
+
+    Names that are no hub's stay as they are. Raises HubError as :func:`download`.
+    """
+    return f"{PREFIX}{_parsed(name)[0]}@{download(name).name}" if is_on_hub(name) else name
+
+
 def push(folder: Path, name: str, private: bool = False) -> str:
     """Upload a checkpoint, as one commit, to a repository that is made if there is none.
 

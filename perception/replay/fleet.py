@@ -169,8 +169,11 @@ def run_fleet(
         from perception.replay.job import run_job
 
         run = run_job
+    from perception.model.hub import pinned
+
     out = Path(out)
     check_writable(out / "batch.json")
+    jobs = [replace(job, checkpoint=pinned(job.checkpoint)) for job in jobs]
     for job in jobs:
         if Path(job.out).is_symlink():  # an output folder of others may lead elsewhere
             raise ResultsError(f"{job.out}: a folder for the results of {job.log} was expected, found a link")
