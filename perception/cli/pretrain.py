@@ -1,9 +1,10 @@
 """Pretrain the encoders of a config without labels: every sensor learns where LiDAR points are.
 
-    perception pretrain nuscenes data.root=data/own --out runs/own_pretrained
-    perception train nuscenes data.root=data/own train.init=runs/own_pretrained
+    perception pretrain nuscenes data.root=data/own data.version=null data.split=null --out runs/own_pretrained
+    perception train nuscenes train.init=runs/own_pretrained
 
-Frames need no boxes. Ctrl-C saves the state; --resume continues. Several GPUs: torchrun, as for training.
+Frames need no boxes; without version and split they are all of the folder. Ctrl-C saves the state; --resume continues.
+Several GPUs: torchrun, as for training.
 """
 
 from __future__ import annotations
