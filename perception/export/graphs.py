@@ -108,7 +108,7 @@ def _sensors(detector: Detector) -> dict[str, CameraCard | PointsCard]:
             sensors[name] = PointsCard(_KIND[type(encoder)])
         else:
             raise PerceptionError(
-                f"encoders.{name}: an encoder of kind camera, lidar or radar was expected of a detector to be exported, "
+                f"encoders.{name}: an encoder of kind camera, lidar or radar was expected for export, "
                 f"found {type(encoder).__name__}"
             )
     return sensors

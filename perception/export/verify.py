@@ -103,7 +103,7 @@ def verify(
     """
     Args:
         models: by format, of the files in ``folder``.  sources: by name, such as "simulated".
-        frames: of each source, from its beginning, that parity is run on.  turns: of every candidate, over those frames.
+        frames: of each source, from its beginning, that parity is run on.  turns: over those, of every candidate.
 
     Returns:
         parity: rows of :func:`parity` with their "format" and "frames".  speed: by candidate "ms", "ratio" to the

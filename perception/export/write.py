@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ def export(detector: Detector, folder: Path, form: str) -> list[Path]:
 
 
 def export_int8(folder: Path, frames: Sequence[Frame]) -> list[Path]:
-    """Write ``folder/NAME.int8.onnx`` of the ONNX files there: encoders of images in INT8, the other graphs as they are.
+    """Write ``folder/NAME.int8.onnx`` of the ONNX files there: encoders of images in INT8, the others as they are.
 
     Those take most of the time, and lose least: positions in metres do not fit into eight bits.
 
@@ -79,6 +80,8 @@ def _onnx(graph: Graph, card: str) -> bytes:
         raise PerceptionError(missing_extra("export", "--format onnx: needs onnx and onnxscript")) from None
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # which say what they do to a graph
+            logging.getLogger(name).setLevel(logging.ERROR)
         outputs = list(graph.module(*graph.inputs.values()))
         program: Any = torch.onnx.export(
             _program(graph), dynamo=True, opset_version=OPSET, verbose=False, optimize=False,

@@ -20,8 +20,8 @@ def detections_of(
     """Detections of one sample, highest score first.
 
     Args:
-        objects: float64 "center" [N, 3], "size" [N, 3], "yaw" [N], "velocity" [N, 2], "attribute_logits" [N, A], "score"
-            [N], and int64 "label" [N]; highest score first.
+        objects: float64 "center" [N, 3], "size" [N, 3], "yaw" [N], "velocity" [N, 2], "attribute_logits" [N, A],
+            "score" [N], and int64 "label" [N]; highest score first.
         most: number of detections, at most.  score_threshold: exclusive.
 
     Raises:

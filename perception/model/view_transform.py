@@ -115,7 +115,7 @@ class LiftSplat(nn.Module):
     def lift(
         self, features: torch.Tensor, intrinsics: torch.Tensor, ego_SE3_camera: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What is pooled: context [B * N * h * w, C] and depth probabilities [B * N * h * w, D]; their logits, by image."""
+        """What is pooled, context [B * N * h * w, C] and depth probabilities [B * N * h * w, D]; logits by image."""
         channels, height, width = features.shape[2:]
         flat = features.flatten(0, 1)
         image_size = (height * self.stride, width * self.stride)
