@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,14 +16,12 @@ from test_decoder import DECODER
 from test_model import make_frame, small_config
 from torch import nn
 
-import perception
 from perception.cli import run
 from perception.errors import PerceptionError
 from perception.export import Exported, load
 from perception.export.backends import FORMATS
 from perception.export.card import KEY, Card, ModelError
 from perception.export.graphs import exported
-from perception.export.memory import Memory
 from perception.export.pooling import pool, pool_index
 from perception.export.verify import differences
 from perception.export.write import export, export_int8
@@ -29,7 +29,7 @@ from perception.geometry import SE3
 from perception.model.build import build
 from perception.model.pillars import PillarEncoder
 from perception.ops.bev_pool import bev_pool
-from perception.sample import CameraImage, LidarCloud, sensor_sets
+from perception.sample import LidarCloud, sensor_sets
 
 SENSORS = ("camera", "radar", "lidar")
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,7 @@ def test_what_is_no_card_is_refused(text):
 def test_what_cannot_be_exported_is_named(tmp_path):
     with pytest.raises(PerceptionError, match=r"decoder\.kind: an object decoder was expected"):
         export(build(small_config()), tmp_path, "onnx")
-    voxels = build(small_config(*DECODER, "encoders.lidar={kind: voxel}"))
+    voxels = build(small_config(*DECODER, "encoders.lidar.kind=lidar_voxels"))
     with pytest.raises(
         PerceptionError, match=r"encoders\.lidar: an encoder of kind camera, lidar or radar was expected"
     ):
@@ -375,3 +375,16 @@ def test_formats_of_torch_find_what_the_detector_finds(tmp_path, form):
     same(detector.detect(make_frame().only(["radar"])), load(tmp_path, form).detect(make_frame()))
     with pytest.raises(ModelError, match=r"objects\.onnx"):
         load(tmp_path, "onnx")
+
+
+@pytest.mark.slow
+def test_the_example_in_cpp_runs(folder, tmp_path):
+    """Where ONNXRUNTIME names a folder of its C++ library, with include/ and lib/; the wheel has no headers."""
+    library = os.environ.get("ONNXRUNTIME")
+    if library is None or shutil.which("g++") is None:
+        pytest.skip("ONNXRUNTIME, a folder of the C++ library, and g++ are wanted")
+    program, source = tmp_path / "encode_images", ROOT / "docs/examples/encode_images.cpp"
+    flags = ["-I", f"{library}/include", "-L", f"{library}/lib", f"-Wl,-rpath,{library}/lib", "-lonnxruntime"]
+    subprocess.run(["g++", "-std=c++17", source, *flags, "-o", program], check=True)
+    printed = subprocess.run([program, folder / "camera.onnx", "2", "32", "64"], capture_output=True, text=True).stdout
+    assert "context: 64 16" in printed

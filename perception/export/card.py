@@ -1,4 +1,4 @@
-"""The card of an exported model: what a runtime has to know beside the graphs. It travels in every file of the model."""
+"""The card of an exported model: what a runtime has to know beside the graphs. Every file of the model has it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from perception.grid import BEVGrid
 from perception.task import ObjectClass, Task
 
 KEY = "perception"  # under which a file has the card, as JSON
+CLOUDS = ("lidar_sweeps", "radar_sweeps", "radar_filter")  # of a config's data
 _VERSION = 1  # of the card and of what graphs take and return
 
 
@@ -69,6 +70,8 @@ class Card:
         have.
     calibration: slope and offset of the score logits by set of sensors, see ``model.score_calibration``.
     max_detections, score_threshold: as in the config's head.  memory: None for a model that remembers nothing.
+    clouds: ``lidar_sweeps``, ``radar_sweeps`` and ``radar_filter`` of the frames that the model is made for, as
+        :class:`perception.NuScenes` takes them.
     weights_sha256: digest of the weights, by which graphs of different models are told apart.
     """
 
@@ -80,6 +83,7 @@ class Card:
     max_detections: int
     score_threshold: float
     memory: MemoryCard | None
+    clouds: dict[str, Any]
     weights_sha256: str
 
     def absent(self, sensor: str) -> dict[str, np.ndarray]:
@@ -111,6 +115,7 @@ class Card:
                 _whole(values["max_detections"]),
                 float(values["score_threshold"]),
                 memory and MemoryCard(_whole(memory["objects"]), _whole(memory["width"])),
+                {name: values["clouds"][name] for name in CLOUDS},
                 str(values["weights_sha256"]),
             )
         except ModelError:

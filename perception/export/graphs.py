@@ -5,8 +5,8 @@
     objects             what all of them made, sensor_valid, memory -> the fields of Objects and their scores
 
 Between the first and the last, image features are pooled into cells (``export.pooling``): a sum over an index that
-depends on the calibration alone, for which no runtime has an operator that is fast and exact. An absent sensor's encoder
-does not run; its part of the objects' input is zeros and its mask says so. Numbers of cameras and points are free.
+depends on the calibration alone, for which no runtime has an operator that is fast and exact. The encoder of an absent
+sensor does not run; its part of the objects' input is zeros, masked. Numbers of cameras and points are free.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch.export import Dim
 
 from perception.batch import PointBatch
 from perception.errors import PerceptionError
-from perception.export.card import CameraCard, Card, MemoryCard, PointsCard
+from perception.export.card import CLOUDS, CameraCard, Card, MemoryCard, PointsCard
 from perception.export.runtime import FEWEST_CAMERAS, FEWEST_POINTS, FEWEST_RETURNS, OBJECTS
 from perception.grid import BEVGrid
 from perception.model.camera import CameraEncoder
 from perception.model.detector import Detector
 from perception.model.graph import ObjectGraph
-from perception.model.lidar import LIDAR_SCALE, LidarEncoder
+from perception.model.lidar import LidarEncoder
 from perception.model.objects import Objects
 from perception.model.radar import RadarEncoder
 from perception.sample import LidarCloud, RadarCloud
@@ -151,6 +151,7 @@ def exported(detector: Detector) -> tuple[Card, dict[str, Graph]]:
         head.max_detections,
         head.score_threshold,
         memory,
+        {name: getattr(detector.config.data, name) for name in CLOUDS},
         hashlib.sha256(detector.files()["model.safetensors"]).hexdigest(),
     )
     return card, graphs

@@ -40,18 +40,16 @@ def differences(expected: Detections, found: Detections) -> tuple[np.ndarray, np
 
 
 def parity(detector: Detector, model: Exported, frames: Sequence[Frame]) -> list[dict[str, Any]]:
-    """A row for each set of sensors: how many detections there are, how many are the same, and how far those are."""
+    """A row for each set of sensors: how many detections there are, how many are the same, how far off the worst is."""
     rows = []
     for sensors in sensor_sets(detector.sensors):
-        scores, metres, extra = [], [], 0
+        scores, metres = [], []
         for frame in (frame.only(sensors) for frame in frames):
             if not frame.sensors:
                 continue
-            expected, found = detector.detect(frame), model.detect(frame)
-            score, apart = differences(expected, found)
+            score, apart = differences(detector.detect(frame), model.detect(frame))
             scores.append(score)
             metres.append(apart)
-            extra += len(found) - len(expected)
         score, apart = np.concatenate(scores), np.concatenate(metres)
         same = (score <= SCORE) & (apart <= METRES)
         rows.append(
@@ -59,12 +57,17 @@ def parity(detector: Detector, model: Exported, frames: Sequence[Frame]) -> list
                 "sensors": sensor_set(sensors, detector.sensors),
                 "detections": len(score),
                 "same": int(same.sum()),
-                "found_less": -extra,
-                "score": float(score[same].max(initial=0)),
-                "metres": float(apart[same].max(initial=0)),
+                "score": _worst(score),
+                "metres": _worst(apart),
             }
         )
     return rows
+
+
+def _worst(values: np.ndarray) -> float | None:
+    """None where some detection has no counterpart at all."""
+    worst = float(values.max(initial=0))
+    return worst if np.isfinite(worst) else None
 
 
 def compiled(detector: Detector) -> Detector:
@@ -139,7 +142,7 @@ def tables(report: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[list[s
     """Head and rows of the two tables of :func:`verify`."""
     alike = [
         [row["format"], row["frames"], row["sensors"], str(row["detections"]), str(row["same"])]
-        + [f"{row['score']:.1e}", f"{row['metres']:.1e}"]
+        + ["-" if row[key] is None else f"{row[key]:.1e}" for key in ("score", "metres")]
         for row in report["parity"]
     ]
     size = report["megabytes"]
