@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from perception.errors import PerceptionError, require
 from perception.export.backends import FORMATS, Run
-from perception.export.card import Card, CameraCard, ModelError, PointsCard
+from perception.export.card import CameraCard, Card, ModelError, PointsCard
 from perception.export.memory import Memory
 from perception.export.pooling import PoolIndex, pool, pool_index
 from perception.health import without_dead
