@@ -18,6 +18,7 @@ COMMANDS = {
     "shard": "write the frames of drives in a few large files, for training at scale",
     "runs": "compare training runs: configs, curves and scores",
     "push": "upload a checkpoint to a Hugging Face hub",
+    "export": "export a detector to ONNX, torch.export or AOTInductor, and compare it with the detector",
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",
     "info": "show what a log contains, diagnose it, and write a rig file for it",

@@ -14,20 +14,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.encoder import Encoded
-from perception.model.head import CenterMaps, best_attribute, require_finite, suppress
+from perception.model.head import CenterMaps
 from perception.model.objects import LOG_SIZES, Objects, gathered
 from perception.model.proposals import boxes_at, find_peaks
 from perception.model.radial_velocity import solve_velocity
+from perception.model.selection import detections_of
 from perception.model.tokens import MemoryTokens, Tokens
-from perception.sample import Boxes3D, Detections
+from perception.sample import Detections
 from perception.task import Task
 
 _MARGIN_M = 0.5  # around a box, within which a radial velocity is taken to be of it: radars are that precise
@@ -264,17 +263,11 @@ class ObjectDecoder(nn.Module):
         objects, detections = refined[-1].objects, []
         scores, query = objects.scores.topk(min(2 * most, objects.prior.shape[1]), dim=1)  # some are suppressed
         best = objects.select(query)
+        names = ("center", "size", "yaw", "velocity", "attribute_logits")
         for b, score in enumerate(scores.double().cpu().numpy()):
-            of_sample = (best.center, best.size, best.yaw, best.velocity, best.attribute_logits)
-            center, size, yaw, velocity, attributes = (value[b].double().cpu().numpy() for value in of_sample)
-            numbers = (center, size, yaw[:, None], velocity, attributes, score[:, None])
-            require_finite("objects", np.concatenate(numbers, axis=1))
-            classes = best.label[b].cpu().numpy()
-            attribute = best_attribute(attributes, classes, self.task)
-            boxes = Boxes3D(center, size, wrap_angle(yaw), velocity, classes, attribute)
-            keep = (score > score_threshold) & self.grid.contains(center[:, 0], center[:, 1])
-            kept = suppress(boxes[keep], self.task.column("suppression_radius_m"))[:most]
-            detections.append(Detections(boxes[keep][kept], score[keep][kept]))
+            found = {name: getattr(best, name)[b].double().cpu().numpy() for name in names}
+            found |= {"score": score, "label": best.label[b].cpu().numpy()}
+            detections.append(detections_of(found, self.task, self.grid, most, score_threshold))
         return detections
 
     def _tokens(

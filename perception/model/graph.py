@@ -6,6 +6,8 @@ A set of sensors is a mask: what an absent sensor would have shown is any finite
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,7 +20,8 @@ from perception.model.objects import Objects
 class ObjectGraph(nn.Module):
     """``graph(encoded, sensor_valid, memory, elapsed_s)`` -> the fields of :class:`Objects`, by name.
 
-    encoded: by sensor the tensors of ``Encoded`` and of what it holds: "bev", "fine", "features.0" and so on,
+    encoded: by sensor the tensors of ``Encoded`` and of what it holds: "bev" or, of a camera, the "pooled" features
+        [B, C, rows, columns] of which its view transform makes that; "fine", "features.0" and so on,
         "intrinsics", "ego_SE3_camera", "camera_valid", "points" padded to a fixed number of them, "point_valid".
     memory, elapsed_s: the fields of the objects of :meth:`Memory.at`, by name; empty for a decoder without a memory.
     """
@@ -48,7 +51,9 @@ class ObjectGraph(nn.Module):
             views = Views(levels, *pose, (size[0], size[1]), parts["camera_valid"])
         if "points" in parts:
             returns = PaddedPoints(parts["points"], parts["point_valid"])
-        return Encoded(parts["bev"], fine=parts.get("fine"), views=views, returns=returns)
+        bev: Any = self.detector.encoders[name]
+        bev = bev.view_transform.refine(parts["pooled"]) if "pooled" in parts else parts["bev"]
+        return Encoded(bev, fine=parts.get("fine"), views=views, returns=returns)
 
 
 def graph_inputs(encoded: dict[str, Encoded]) -> dict[str, dict[str, torch.Tensor]]:

@@ -24,6 +24,7 @@ from perception.geometry import wrap_angle
 from perception.grid import BEVGrid
 from perception.model.layers import ConvBlock, PointwiseConv2d, ResidualBlock, heat_head
 from perception.model.objects import gathered
+from perception.model.selection import best_attribute, require_finite, suppress
 from perception.sample import Boxes3D, Detections
 from perception.task import Task
 
@@ -158,7 +159,7 @@ class CenterHead(nn.Module):
         Raises:
             PerceptionError: a heat map, or a box at a peak, is not finite.
         """
-        require_finite("heat map", maps.heat_logits)
+        require_finite("heat map", maps.heat_logits.isfinite())
         heat = maps.heat_logits.sigmoid()
         peak = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
         best = peak.flatten(1).topk(min(2 * self.max_detections, peak[0].numel()), dim=1)
@@ -175,7 +176,7 @@ class CenterHead(nn.Module):
     def _boxes(self, label: np.ndarray, cell: np.ndarray, box: np.ndarray, attribute: np.ndarray) -> Boxes3D:
         """Boxes of classes [N] at flat cells [N], from what the maps say there, [N, 12] and [N, A]."""
         box = box.astype(np.float64)
-        require_finite("boxes", np.concatenate([box, attribute], axis=1))
+        require_finite("boxes", np.isfinite(np.concatenate([box, attribute], axis=1)))
         parts = np.split(box, np.cumsum(list(BOX_CHANNELS.values()))[:-1], axis=1)
         offset, z, log_size, heading, axis, velocity = parts
         column, row = cell % self.grid.columns, cell // self.grid.columns
@@ -190,40 +191,8 @@ class CenterHead(nn.Module):
         )
 
 
-def require_finite(what: str, values: np.ndarray | torch.Tensor) -> None:
-    values = torch.as_tensor(values)
-    broken = int((~values.isfinite()).sum())
-    if broken:
-        raise PerceptionError(
-            f"the detector's {what}: finite numbers were expected, found {broken} of {values.numel()} NaN or infinite: "
-            "damaged weights, or input beyond what the network can take"
-        )
-
-
 def _yaw(heading: np.ndarray, axis: np.ndarray) -> np.ndarray:
     """Yaw along the axis in the direction closer to the heading; both [N, 2] (sin, cos), axis of the doubled angle."""
     yaw = 0.5 * np.arctan2(axis[:, 0], axis[:, 1])
     backwards = heading[:, 0] * np.sin(yaw) + heading[:, 1] * np.cos(yaw) < 0
     return wrap_angle(yaw + np.pi * backwards)
-
-
-def best_attribute(logits: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:
-    """The most likely attribute that each class allows, -1 for classes without attributes."""
-    best = np.full(len(label), -1)
-    for k, facts in enumerate(task.objects):
-        rows, allowed = label == k, task.attributes_of(facts.attributes)
-        if len(allowed) and rows.any():
-            best[rows] = allowed[logits[rows][:, allowed].argmax(axis=1)]
-    return best
-
-
-def suppress(boxes: Boxes3D, radius_m: np.ndarray) -> np.ndarray:
-    """Indices kept, in order, if each kept box suppresses later ones of its class within the class radius [K]."""
-    dx, dy = (boxes.center[:, None, axis] - boxes.center[None, :, axis] for axis in (0, 1))
-    close = dx * dx + dy * dy < np.square(radius_m)[boxes.label][:, None]
-    close &= boxes.label[:, None] == boxes.label[None]
-    alive = np.ones(len(boxes), bool)
-    for i in range(len(boxes)):
-        if alive[i]:
-            alive[i + 1 :] &= ~close[i, i + 1 :]
-    return alive.nonzero()[0]

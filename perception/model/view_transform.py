@@ -102,11 +102,7 @@ class LiftSplat(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns BEV features [B, bev_channels, rows, columns] and depth logits [B, N, D, h, w]."""
         batch, cameras, channels, height, width = features.shape
-        flat = features.flatten(0, 1)
-        image_size = (height * self.stride, width * self.stride)
-        logits = self.depth(flat, describe_cameras(intrinsics.flatten(0, 1), ego_SE3_camera.flatten(0, 1), image_size))
-        probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, self.bins)
-        context = self.context(flat).float().permute(0, 2, 3, 1).reshape(-1, channels)
+        context, probability, logits = self.lift(features, intrinsics, ego_SE3_camera)
         cameras_at = (intrinsics, ego_SE3_camera, camera_valid)
         if features.is_cuda:  # which would have to be waited for to know whether the cameras are where they were
             index = self._index(*cameras_at, height, width)
@@ -115,6 +111,18 @@ class LiftSplat(nn.Module):
         bev = bev_pool(context, probability, index)
         bev = bev.view(batch, *self.grid.shape, channels).permute(0, 3, 1, 2)
         return self.refine(bev), logits.view(batch, cameras, self.bins, height, width)
+
+    def lift(
+        self, features: torch.Tensor, intrinsics: torch.Tensor, ego_SE3_camera: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What is pooled, context [B * N * h * w, C] and depth probabilities [B * N * h * w, D]; logits by image."""
+        channels, height, width = features.shape[2:]
+        flat = features.flatten(0, 1)
+        image_size = (height * self.stride, width * self.stride)
+        logits = self.depth(flat, describe_cameras(intrinsics.flatten(0, 1), ego_SE3_camera.flatten(0, 1), image_size))
+        probability = logits.float().softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, self.bins)
+        context = self.context(flat).float().permute(0, 2, 3, 1).reshape(-1, channels)
+        return context, probability, logits
 
     def frustum(self, intrinsics: torch.Tensor, ego_SE3_camera: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Ego-frame positions [B, N, h, w, D, 3] of the depth-bin centres along the ray of each feature cell."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perception.errors import PerceptionError
+from perception.export.verify import as_markdown
 from perception.text import markdown
 
 COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
@@ -60,6 +61,8 @@ def sections(path: Path) -> dict[str, str]:
             return {path.stem: _decoders(content)}
         if isinstance(content, list):
             return {path.stem: _costs(content)}
+        if "parity" in content:
+            return {path.stem: as_markdown(content)}
         if "ground_truth" in content:
             return {path.stem: _scores(content)}
         return {path.stem: _classification(content["subsets"])}

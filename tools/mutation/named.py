@@ -9,6 +9,7 @@ INITIALISE, PASTE = "perception/train/initialise.py", "perception/train/paste.py
 OBJECTS = "perception/train/objects.py"
 OPTIM, BATCHES = "perception/train/optim.py", "perception/train/batches.py"
 HEAD, FUSION = "perception/model/head.py", "perception/model/fusion.py"
+SELECTION = "perception/model/selection.py"
 TARGETS, DEPTH = "perception/train/targets.py", "perception/train/depth_loss.py"
 AUGMENT, FLIPS = "perception/train/augment.py", "perception/eval/flips.py"
 REGISTRATION, CAMERA = "perception/model/registration.py", "perception/model/camera.py"
@@ -40,7 +41,7 @@ MISTAKES = (  # name, file, text that stands there once, text in its place, test
     ("the radius of the heat map is that of another case", TARGETS,
      "(2 * total - np.sqrt(4 * total**2 - 16 * (1 - min_overlap) * length * width)) / 8",
      "(total - np.sqrt(total**2 - 4 * length * width * (1 - min_overlap) / (1 + min_overlap))) / 2", "head"),
-    ("the suppression radius is that of cars", HEAD, "np.square(radius_m)[boxes.label]",
+    ("the suppression radius is that of cars", SELECTION, "np.square(radius_m)[boxes.label]",
      "np.square(radius_m)[0 * boxes.label]", "head"),
     ("norms and biases decay", OPTIM, "if parameter.ndim > 1 else 0.0", "if parameter.ndim > 0 else 0.0", "optim"),
     ("velocities are decoded without their scale", HEAD, "velocity=velocity * VELOCITY_SCALE_MPS",
