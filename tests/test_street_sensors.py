@@ -242,6 +242,19 @@ def test_rows_are_read_one_after_the_other():
     np.testing.assert_allclose(np.broadcast_to(still, starts.shape), camera._world_rays(SE3(), 0 * STANDING)[0])
 
 
+def test_no_row_casts_a_false_shadow():
+    """At 10 m/s the first rows start 8 cm behind the middle one; a wall that faces the sun stays in the light."""
+    sunny = replace(weather(), sun_direction=(-0.6, 0.0, 0.8))
+    camera = StreetCamera(sensor("CAM_FRONT"), TINY, sunny, np.zeros((0, 3)), rng())
+    snapshot = Stage(wall(15.0, (-40, 40)), []).at(0.0)
+    starts, directions = camera._world_rays(SE3(), np.array([10.0, 0.0, 0.0]))
+    distance, triangle = snapshot.cast(starts, directions)
+    assert np.mean(triangle >= 0) > 0.3
+    assert not camera._shadow(snapshot, starts, directions, distance, triangle).any()
+    middle = np.tile(camera.sensor.ego_SE3_sensor.translation, (len(starts), 1))
+    assert camera._shadow(snapshot, middle, directions, distance, triangle).any()  # points inside the wall
+
+
 def test_motion_blur_is_as_long_as_the_way_of_the_image():
     """Looking sideways at 10 m: at night, 14 ms, a vehicle at 10 m/s passes 14 cm, which is f * 0.014 pixels."""
     camera = StreetCamera(
@@ -285,7 +298,7 @@ def test_texture_belongs_to_its_object_and_tells_front_from_rear():
             poses = snapshot.poses + [shift, 0.0, 0.0, 0.0]
             rays = (ray / np.linalg.norm(ray, axis=1)[:, None]).astype(np.float32)
             values[shift, side] = tints(
-                distance, triangle, rays, eye + [shift, 0, 0], *surfaces, poses, half, stage.heights
+                distance, triangle, rays, np.tile(eye + [shift, 0, 0], (11, 1)), *surfaces, poses, half, stage.heights
             )
     for side in (1, -1):
         np.testing.assert_allclose(values[0.0, side], values[300.0, side], atol=2e-3)

@@ -41,21 +41,21 @@ class StreetCamera(Camera):
 
     def _world_rays(self, world_SE3_ego: SE3, ego_motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each row from where the camera is, and is turned to, when it is read."""
-        place, directions = super()._world_rays(world_SE3_ego, ego_motion)
+        places, directions = super()._world_rays(world_SE3_ego, ego_motion)
         late = np.repeat((np.arange(self.height) + 0.5) / self.height - 0.5, self.width) * _READOUT_S
-        arm = place - world_SE3_ego.translation
+        arm = places[0] - world_SE3_ego.translation
         velocity = ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
-        starts = place + late[:, None] * np.array([*velocity, 0.0])
+        starts = places + late[:, None] * np.array([*velocity, 0.0])
         turn = ego_motion[2] * late  # small angles
         turned = directions + turn[:, None] * np.stack([-directions[:, 1], directions[:, 0], 0 * turn], 1)
         return starts, turned.astype(np.float32)
 
-    def _tint(self, snapshot: Snapshot, origin, directions, distance, triangle) -> np.ndarray:
+    def _tint(self, snapshot: Snapshot, starts, directions, distance, triangle) -> np.ndarray:
         from perception.sim.street_texture import tints
 
         stage = snapshot.stage
         surfaces = stage.material, snapshot.normals, stage.instance
-        return tints(distance, triangle, directions, origin, *surfaces, snapshot.poses, stage.half, stage.heights)
+        return tints(distance, triangle, directions, starts, *surfaces, snapshot.poses, stage.half, stage.heights)
 
     def _expose(self, linear: np.ndarray, distance, world_SE3_ego: SE3, ego_motion, salt: int) -> np.ndarray:
         import cv2
