@@ -13,7 +13,7 @@ import numpy as np
 from perception.geometry import SE3
 from perception.sim.camera import Camera
 from perception.sim.raycast import Snapshot
-from perception.sim.rig import Sensor
+from perception.sim.rig import Sensor, velocity_of
 from perception.sim.weather import Weather
 
 _READOUT_S = 0.016  # from the first row to the last
@@ -43,8 +43,7 @@ class StreetCamera(Camera):
         """Each row from where the camera is, and is turned to, when it is read."""
         places, directions = super()._world_rays(world_SE3_ego, ego_motion)
         late = np.repeat((np.arange(self.height) + 0.5) / self.height - 0.5, self.width) * _READOUT_S
-        arm = places[0] - world_SE3_ego.translation
-        velocity = ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
+        velocity = velocity_of(places[0], world_SE3_ego, ego_motion)
         starts = places + late[:, None] * np.array([*velocity, 0.0])
         turn = ego_motion[2] * late  # small angles
         turned = directions + turn[:, None] * np.stack([-directions[:, 1], directions[:, 0], 0 * turn], 1)
@@ -84,8 +83,8 @@ class StreetCamera(Camera):
         depth = float(np.median(finite)) if len(finite) else _DEFAULT_DEPTH_M
         world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
         ray = world_SE3_camera.rotation[:, 2]
-        arm = world_SE3_camera.translation + depth * ray - world_SE3_ego.translation
-        motion = -np.array([*(ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])), 0.0])
+        point = world_SE3_camera.translation + depth * ray
+        motion = -np.array([*velocity_of(point, world_SE3_ego, ego_motion), 0.0])
         right, down = world_SE3_camera.rotation[:, 0] @ motion, world_SE3_camera.rotation[:, 1] @ motion
         way = _EXPOSURE_S[self.weather.name] * np.diag(self._intrinsics)[:2] * np.array([right, down]) / depth
         length = float(np.hypot(*way))

@@ -13,7 +13,7 @@ from perception.data.nuscenes_writer import RADAR_FIELDS
 from perception.geometry import SE3
 from perception.sim.radar import MAX_CLUSTERS
 from perception.sim.raycast import Snapshot
-from perception.sim.rig import Sensor
+from perception.sim.rig import Sensor, velocity_of
 from perception.sim.street_echoes import NOISE, OBJECT, Echoes, Scatterers, ghosts, reflector_echoes, scenery_echoes
 from perception.sim.traffic import Actor
 
@@ -67,8 +67,7 @@ class StreetRadar:
 
         offset = echoes.points[:, :2] - place[:2]
         distance, bearing = np.hypot(*offset.T), np.arctan2(offset[:, 1], offset[:, 0])
-        arm = place[:2] - world_SE3_ego.translation[:2]
-        own = ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
+        own = velocity_of(place, world_SE3_ego, ego_motion)
         relative = np.sum((echoes.velocity - own) * offset, axis=1) / distance
         angle = (bearing - yaw + np.pi) % (2 * np.pi) - np.pi
         return _clusters(echoes, distance, angle, relative, own @ _rotation(yaw), rng)
