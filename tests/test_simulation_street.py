@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
+
 from perception.errors import PerceptionError
 from perception.geometry import box_corners, in_box
 from perception.sim import plants
