@@ -23,18 +23,19 @@ _MAX_GAIN = 3.5
 _GREY = 0.2  # linear light to which the exposure brings an image's mean
 _SATURATION = 0.72  # of a recording's colours against the simulated ones
 _DEFAULT_DEPTH_M = 25.0
+_MARGIN = 0.03  # of the width, by which what moves may leave its projected box: rows are read at different times
 
 
 class StreetCamera(Camera):
     """One camera of one scene, whose glass, colour balance and exposure ``rng`` draws."""
 
     glass = 0.06
-    margin_px = 12.0  # rows are read at different times
 
     def __init__(
         self, sensor: Sensor, size: tuple[int, int], weather: Weather, lamps: np.ndarray, rng: np.random.Generator
     ):
         super().__init__(sensor, size, replace(weather, clouds=0.4 * weather.clouds), lamps, rng)
+        self.margin_px = _MARGIN * self.width
         self._balance = np.exp(rng.normal(0, 0.04, 3)).astype(np.float32)
         self._bias = float(np.exp(rng.normal(0, 0.2)))
         self._vignette = (np.abs(self._rays[:, 2]) ** 1.5).reshape(self.height, self.width, 1)
