@@ -13,7 +13,7 @@ pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
 
 from perception.errors import PerceptionError
 from perception.geometry import box_corners, in_box
-from perception.sim import plants
+from perception.sim import furniture, plants
 from perception.sim.compare import angle_to_axis, heading_shares, track_headings
 from perception.sim.footprints import overlap
 from perception.sim.mesh import Material, ball, box
@@ -200,6 +200,13 @@ def test_leaves_echo_from_every_depth():
     met = tree[np.isfinite(tree)]
     assert met.std() > 0.4 and np.ptp(met) > 1.5
     assert 0.02 < np.mean(np.isinf(tree)) < 0.9
+
+
+def test_bollards_are_not_orange():
+    """A cone is orange with white bands; so must no bollard be."""
+    for seed in range(60):
+        red, green, blue = furniture.bollard(np.random.default_rng(seed)).color.T
+        assert not ((red > 0.7) & (green > 0.25) & (green < 0.6) & (blue < 0.3)).any()
 
 
 def test_hedges_and_bushes_are_open_too():
