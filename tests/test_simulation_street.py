@@ -156,6 +156,21 @@ def test_people_stand_in_groups(streets):
         assert len(xy) > 15 and np.mean(distance.min(axis=1) < 2.0) > 0.4
 
 
+def test_groups_keep_to_the_sidewalk():
+    """Whoever walks there, on either side: the middle of the body is between the kerb and the houses."""
+    for seed in range(5):
+        (path, layout), people = plan(seed), traffic(StreetTraffic, seed)
+        s = np.arange(-160.0, 170.0, 0.05)
+        line, heading = path.pose(s)
+        for actor in people.actors:
+            if "pedestrian" in actor.shape.category and actor.track.moves and actor.z > 0:
+                for time in KEYFRAMES_S:
+                    offset = np.array(actor.track.at(time)[:2]) - line
+                    nearest = np.argmin(np.hypot(*offset.T))
+                    lateral = abs(offset[nearest] @ [-np.sin(heading[nearest]), np.cos(heading[nearest])])
+                    assert layout.kerb < lateral < layout.house_line
+
+
 def test_nothing_stands_in_an_annotated_box(world):
     """No corner of the scenery lies in the box of anybody, at any keyframe."""
     vertices = world.scenery.mesh.vertices

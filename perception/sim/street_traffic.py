@@ -164,7 +164,7 @@ class StreetTraffic(Traffic):
             direction, pace = int(rng.choice([-1, 1])), rng.normal(1.3, 0.22)
             wander = rng.uniform(0.0, 0.5), rng.uniform(10.0, 22.0), rng.uniform(0, 2 * np.pi)
             for i in range(size):
-                place = s + direction * 1.15 * (i // 2) + rng.normal(0, 0.15), lateral + 0.85 * (i % 2)
+                place = s + direction * 1.15 * (i // 2) + rng.normal(0, 0.15), lateral - side * 0.85 * (i % 2)
                 self._stroll(*place, direction, pace, wander)
 
     def _circle(self, s: float, lateral: float, size: int) -> None:
