@@ -148,6 +148,22 @@ def test_vehicles_that_turn_look_where_they_go(streets):
                 assert abs((off + np.pi) % (2 * np.pi) - np.pi) < 0.12
 
 
+def test_vehicles_accelerate_as_vehicles_can():
+    """Over 10 s nobody stops dead or is thrown about: over a fifth of a second the velocity changes by less than
+    6 m/s2, in turns by less than 3 across the vehicle, and no long vehicle turns sharply."""
+    for seed in range(4):
+        times = np.arange(-0.7, 10.0, 0.1)
+        for actor in StreetTraffic(rng_of(seed)("traffic"), *plan(seed), 10.0, 8.0).actors:
+            if actor.shape.category.startswith("vehicle") and actor.track.moves:
+                velocity = np.array([actor.track.velocity(time) for time in times])
+                acceleration = (velocity[2:] - velocity[:-2]) / 0.2
+                yaw, speed = np.array([actor.track.at(time)[2] for time in times]), np.hypot(*velocity.T)
+                assert np.hypot(*acceleration.T).max() < 6.0
+                rate = np.abs(yaw[2:] - yaw[:-2]) / 0.2
+                assert (rate * speed[1:-1]).max() < 3.0
+                assert actor.shape.size[0] < 7.0 or np.max(rate / np.maximum(speed[1:-1], 1.0)) < 0.06
+
+
 def test_people_stand_in_groups(streets):
     """Most pedestrians have another one within two metres: crowds hide each other."""
     for street in streets:

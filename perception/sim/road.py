@@ -36,6 +36,11 @@ class Path:
         return xy + np.asarray(offset)[..., None] * normal, heading
 
     @property
+    def span(self) -> tuple[float, float]:
+        """First and last arc length, metres; beyond them :meth:`pose` stays where the curve ends."""
+        return float(self._s[0]), float(self._s[-1])
+
+    @property
     def extent(self) -> np.ndarray:
         """[2] largest x and y of the centre line, metres; the smallest are ``MAP_MARGIN_M``."""
         return self._xy.max(axis=0)
