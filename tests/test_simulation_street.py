@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import cv2
@@ -21,6 +22,7 @@ from perception.sim.raycast import Stage
 from perception.sim.road import Layout, Path
 from perception.sim.scene import SceneRun
 from perception.sim.shapes import make_shape
+from perception.sim.side_road import SIDE_PARKING_M
 from perception.sim.simulate import Settings
 from perception.sim.street_traffic import StreetTraffic
 from perception.sim.terrain import FLAT, STEEPEST, Terrain, draped
@@ -299,6 +301,25 @@ def test_actors_stand_on_the_ground(speed):
     expected = 2.0 * np.sin(0.02 * x)
     assert tops[2] - tops[0] == pytest.approx(expected, abs=1e-4)
     assert tops[3] - tops[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_sidewalk_lies_on_the_side_road():
+    """All over the side road, up to its borders and beyond the houses, the ground is at the carriageway's height."""
+    for index in range(3):
+        run = SceneRun(replace(STREET, scenes=3), index, FilePath("unused"))
+        layout, (center, heading) = run.layout, run.path.pose(run.layout.cross_s)
+        yaw, half = float(heading) + layout.cross_angle, layout.cross_half_width + SIDE_PARKING_M - 0.05
+        along, across = np.meshgrid(np.arange(-layout.house_line - 3, layout.house_line + 3, 0.5), [-half, 0, half])
+        out, left = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+        xy = center + along.reshape(-1, 1) * out + across.reshape(-1, 1) * left
+        height = run.terrain.height(xy)
+        above = np.column_stack([xy, height + 0.3])
+        reach, _ = Stage(run.scenery.mesh, []).at(0.0).cast(above, np.tile([0.0, 0.0, -1.0], (len(xy), 1)))
+        assert np.abs(reach - 0.3).max() < 0.1  # a sidewalk is 0.15 m high
+        for actor in run.actors:
+            if actor.z > 0:  # on a sidewalk
+                for time in KEYFRAMES_S:
+                    assert abs((np.array(actor.track.at(time)[:2]) - center) @ left) > half
 
 
 def test_the_vehicle_rides_on_the_ground(world):

@@ -11,9 +11,9 @@ import numpy as np
 from perception.sim.footprints import Occupied
 from perception.sim.road import SIDEWALK_HEIGHT_M, Layout, Path
 from perception.sim.shapes import Shape, make_shape
+from perception.sim.side_road import SIDE_PARKING_M, side_road_edges, with_room
 from perception.sim.traffic import Actor, Track, Traffic
 
-SIDE_PARKING_M = 2.6  # strip for parked cars on either side of the side road
 _COUPLING_M = 0.5
 _TURN_M = 8.0  # before and behind the crossing, where a turn begins and ends
 _LATERAL_MPS2 = 2.5  # the acceleration that drivers accept in a turn
@@ -26,9 +26,10 @@ class StreetTraffic(Traffic):
 
     work_zone_m = 2.3
     empty_share = 0.4
+    side_parking_m = SIDE_PARKING_M
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
-        super().__init__(rng, path, layout, seconds, speed)
+        super().__init__(rng, path, with_room(path, layout), seconds, speed)
         others = sorted(self._others, key=lambda actor: -actor.shape.size[0] * actor.shape.size[1])
         self.occupied = Occupied(self.ego, seconds)
         self.actors = self.occupied.settle(self.actors) + self.occupied.settle(others)
@@ -45,7 +46,7 @@ class StreetTraffic(Traffic):
             for _ in range(3):
                 self._cross_street(center, out, left, yaw)
             for side in (-1, 1):
-                self._crowd(self.layout.cross_s + arm * (self.layout.cross_half_width + 7.0), side)
+                self._crowd(arm, side)
         self.actors, self._others = lanes, self.actors
 
     def _pose(self, s: np.ndarray, offset) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +151,7 @@ class StreetTraffic(Traffic):
             columns, rows = np.arange(low + 4, high - 2, 8.5).tolist(), np.arange(3.0, 20.0, 2.7).tolist()
             slots = [(s, depth, 0.0) for s in columns for depth in rows]
         for s, depth, angle in slots:
-            if rng.random() < share and not layout.near_crossing(s, 4.0 + SIDE_PARKING_M):
+            if rng.random() < share and not layout.near_crossing(s, 4.0):
                 self._slot(s, side * (layout.house_line + depth), angle)
 
     def _work_zone(self, low: float, high: float, side: int) -> None:
@@ -194,7 +195,8 @@ class StreetTraffic(Traffic):
     def _stroll(self, s: float, lateral: float, direction: int, pace: float, wander: tuple) -> None:
         """One person along the sidewalk, swinging from side to side by ``wander``: metres, wavelength, phase."""
         line = s + direction * pace * self.times
-        if (np.abs(line - self.layout.cross_s) < self.layout.cross_half_width + 1.5).any():
+        low, high = side_road_edges(self.path, self.layout, lateral, 1.5)
+        if ((line > low) & (line < high)).any():
             return  # it would have to step off the kerb into the side road
         amplitude, wavelength, phase = wander
         xy, _ = self.path.pose(line, lateral + amplitude * np.sin(2 * np.pi * line / wavelength + phase))
@@ -203,14 +205,17 @@ class StreetTraffic(Traffic):
         track = Track(xy[:, 0], xy[:, 1], np.unwrap(np.arctan2(step[:, 1], step[:, 0])))
         self.actors.append(Actor(shape, track, SIDEWALK_HEIGHT_M, stride_hz=0.62 * pace / shape.size[2] * 1.75))
 
-    def _crowd(self, s: float, side: int) -> None:
-        """At some corners people wait for the lights or a bus."""
+    def _crowd(self, way: int, side: int) -> None:
+        """At some corners, before or behind (``way``) the side road, people wait for the lights or a bus."""
         rng, layout = self.rng, self.layout
         if rng.random() < 0.75:
             return
         for _ in range(int(rng.integers(6, 20))):
             lateral = side * (layout.kerb + rng.uniform(0.6, layout.sidewalk_width - 0.3))
-            self._stand(_person(rng), s + rng.normal(0, 1.6), lateral, rng.uniform(-np.pi, np.pi), SIDEWALK_HEIGHT_M)
+            s = side_road_edges(self.path, layout, lateral, 4.4)[way > 0] + float(
+                np.clip(rng.normal(0, 1.6), -3.5, 3.5)
+            )
+            self._stand(_person(rng), s, lateral, rng.uniform(-np.pi, np.pi), SIDEWALK_HEIGHT_M)
 
 
 def _person(rng: np.random.Generator) -> str:
