@@ -27,7 +27,7 @@ from perception.sim.rolling_lidar import RollingLidar
 from perception.sim.sensors import camera_delay_s, make_camera, make_lidar, make_radar
 from perception.sim.shapes import Shape, make_shape
 from perception.sim.street_camera import StreetCamera
-from perception.sim.street_echoes import OBJECT, Echoes, Scatterers, Walls, ghosts
+from perception.sim.street_echoes import OBJECT, Echoes, Scatterers, Walls, ghosts, scenery_echoes
 from perception.sim.street_radar import StreetRadar, bearing_error_rad
 from perception.sim.street_texture import tints
 from perception.sim.traffic import Actor, Track
@@ -219,6 +219,55 @@ def test_what_stands_is_still_whatever_the_vehicle_does():
     over_ground = np.hypot(found["vx_comp"], found["vy_comp"])
     assert np.median(found["vx"]) == pytest.approx(-10.0, abs=0.3)
     assert np.mean(over_ground < 0.4) > 0.9
+
+
+def seen_by_radar(scenery: Mesh, actors: list[Actor], x: float) -> int:
+    """Clusters stronger than noise within 3 m of a place ahead, in a hundred sweeps."""
+    mount = sensor("RADAR_FRONT")
+    radar = StreetRadar(mount, actors, np.zeros((0, 4)), rng(4))
+    found = np.concatenate(clusters_of(radar, Stage(scenery, actors), 100))
+    found = found[found["rcs"] > 6]
+    place = mount.ego_SE3_sensor.transform(np.stack([found["x"], found["y"], found["z"]], 1).astype(float))
+    return int(np.sum(np.hypot(place[:, 0] - x, place[:, 1]) < 3.0))
+
+
+def test_radar_sees_through_leaves_and_wires_but_not_through_walls():
+    """Three cars 25 m ahead, or a house there, behind 40 m of hedge, wire mesh or masonry."""
+    wires = merge([box([12.0, y, 1.5], [0.02, 0.02, 3.0], GREY, Material.PAINT) for y in np.arange(-20, 20, 0.04)])
+    barriers = {
+        "nothing": NOWHERE,
+        "leaves": wall(12.0, (-20, 20), Material.FOLIAGE),
+        "wires": wires,
+        "masonry": wall(12.0, (-20, 20)),
+    }
+    house = box([26.0, 0.0, 4.0], [2.0, 12.0, 8.0], GREY, Material.FACADE)
+    cars = {
+        name: seen_by_radar(mesh, [block(25.0, y, 0.0) for y in (-2.1, 0.0, 2.1)], 25.0)
+        for name, mesh in barriers.items()
+    }
+    houses = {name: seen_by_radar(merge([mesh, house]), [], 25.0) for name, mesh in barriers.items()}
+    for seen in (cars, houses):
+        assert seen["nothing"] > 50, seen
+        for name in ("leaves", "wires"):
+            assert 0.4 * seen["nothing"] < seen[name] < seen["nothing"]
+        assert seen["masonry"] < 0.35 * seen["nothing"]
+
+
+def test_mirrors_are_large_and_flat():
+    """A wall is one, and a fence of pickets; a row of posts at different depths, leaves and the road are none."""
+    road = box([0, 0, -0.1], [80, 80, 0.2], GREY, Material.ASPHALT)
+    pickets = merge([box([15.0, y, 1.0], [0.03, 0.1, 2.0], GREY) for y in np.arange(-8, 8, 0.15)])
+    posts = merge([box([15.0 + 0.7 * (i % 3), 2.5 * i - 8, 2.0], [0.2, 0.2, 4.0], GREY) for i in range(7)])
+    for scenery, mirrors in (
+        (wall(15.0, (-8, 8)), True),
+        (pickets, True),
+        (posts, False),
+        (wall(15.0, (-8, 8), Material.FOLIAGE), False),
+    ):
+        snapshot = Stage(merge([road, scenery]), []).at(0.0)
+        echoes, walls = scenery_echoes(snapshot, np.array([0.0, 0.0, 0.5]), 0.0, rng())
+        assert len(echoes.rcs) > 10 and (len(walls.places) > 3) == mirrors
+        assert mirrors or len(walls.places) == 0
 
 
 # --- camera
