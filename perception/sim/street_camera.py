@@ -1,7 +1,8 @@
 """A camera with the faults of a recorded one: exposure, motion blur, rolling shutter, noise, flare, vignetting.
 
-The exposure follows the light, hence noise and blur grow in the dark. Rows are read one after the other while the
-vehicle moves; the middle row is exposed at the image's stamp. Blur is that of the scene at its middle distance.
+The time of exposure follows from the weather, the gain follows the light: blur and noise grow in the dark. Rows are
+read one after the other while the vehicle moves; the middle row is exposed at the image's stamp. Blur is that of the
+scene at its middle distance.
 """
 
 from __future__ import annotations
