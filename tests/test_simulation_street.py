@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
+
 from perception.errors import PerceptionError
 from perception.geometry import box_corners, in_box
-from perception.sim import plants
+from perception.sim import furniture, plants
 from perception.sim.compare import angle_to_axis, heading_shares, track_headings
 from perception.sim.footprints import overlap
 from perception.sim.mesh import Material, ball, box
@@ -19,6 +22,7 @@ from perception.sim.raycast import Stage
 from perception.sim.road import Layout, Path
 from perception.sim.scene import SceneRun
 from perception.sim.shapes import make_shape
+from perception.sim.side_road import SIDE_PARKING_M
 from perception.sim.simulate import Settings
 from perception.sim.street_traffic import StreetTraffic
 from perception.sim.terrain import FLAT, STEEPEST, Terrain, draped
@@ -146,12 +150,43 @@ def test_vehicles_that_turn_look_where_they_go(streets):
                 assert abs((off + np.pi) % (2 * np.pi) - np.pi) < 0.12
 
 
+def test_vehicles_accelerate_as_vehicles_can():
+    """Over 10 s nobody stops dead or is thrown about: over a fifth of a second the velocity changes by less than
+    6 m/s2, in turns by less than 3 across the vehicle, and no long vehicle turns sharply."""
+    for seed in range(4):
+        times = np.arange(-0.7, 10.0, 0.1)
+        for actor in StreetTraffic(rng_of(seed)("traffic"), *plan(seed), 10.0, 8.0).actors:
+            if actor.shape.category.startswith("vehicle") and actor.track.moves:
+                velocity = np.array([actor.track.velocity(time) for time in times])
+                acceleration = (velocity[2:] - velocity[:-2]) / 0.2
+                yaw, speed = np.array([actor.track.at(time)[2] for time in times]), np.hypot(*velocity.T)
+                assert np.hypot(*acceleration.T).max() < 6.0
+                rate = np.abs(yaw[2:] - yaw[:-2]) / 0.2
+                assert (rate * speed[1:-1]).max() < 3.0
+                assert actor.shape.size[0] < 7.0 or np.max(rate / np.maximum(speed[1:-1], 1.0)) < 0.06
+
+
 def test_people_stand_in_groups(streets):
     """Most pedestrians have another one within two metres: crowds hide each other."""
     for street in streets:
         xy = np.array([a.track.at(0.0)[:2] for a in street.actors if "pedestrian" in a.shape.category])
         distance = np.linalg.norm(xy[:, None] - xy, axis=-1) + np.where(np.eye(len(xy)), np.inf, 0.0)
         assert len(xy) > 15 and np.mean(distance.min(axis=1) < 2.0) > 0.4
+
+
+def test_groups_keep_to_the_sidewalk():
+    """Whoever walks there, on either side: the middle of the body is between the kerb and the houses."""
+    for seed in range(5):
+        (path, layout), people = plan(seed), traffic(StreetTraffic, seed)
+        s = np.arange(-160.0, 170.0, 0.05)
+        line, heading = path.pose(s)
+        for actor in people.actors:
+            if "pedestrian" in actor.shape.category and actor.track.moves and actor.z > 0:
+                for time in KEYFRAMES_S:
+                    offset = np.array(actor.track.at(time)[:2]) - line
+                    nearest = np.argmin(np.hypot(*offset.T))
+                    lateral = abs(offset[nearest] @ [-np.sin(heading[nearest]), np.cos(heading[nearest])])
+                    assert layout.kerb < lateral < layout.house_line
 
 
 def test_nothing_stands_in_an_annotated_box(world):
@@ -198,6 +233,13 @@ def test_leaves_echo_from_every_depth():
     met = tree[np.isfinite(tree)]
     assert met.std() > 0.4 and np.ptp(met) > 1.5
     assert 0.02 < np.mean(np.isinf(tree)) < 0.9
+
+
+def test_bollards_are_not_orange():
+    """A cone is orange with white bands; so must no bollard be."""
+    for seed in range(60):
+        red, green, blue = furniture.bollard(np.random.default_rng(seed)).color.T
+        assert not ((red > 0.7) & (green > 0.25) & (green < 0.6) & (blue < 0.3)).any()
 
 
 def test_hedges_and_bushes_are_open_too():
@@ -259,6 +301,25 @@ def test_actors_stand_on_the_ground(speed):
     expected = 2.0 * np.sin(0.02 * x)
     assert tops[2] - tops[0] == pytest.approx(expected, abs=1e-4)
     assert tops[3] - tops[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_sidewalk_lies_on_the_side_road():
+    """All over the side road, up to its borders and beyond the houses, the ground is at the carriageway's height."""
+    for index in range(3):
+        run = SceneRun(replace(STREET, scenes=3), index, FilePath("unused"))
+        layout, (center, heading) = run.layout, run.path.pose(run.layout.cross_s)
+        yaw, half = float(heading) + layout.cross_angle, layout.cross_half_width + SIDE_PARKING_M - 0.05
+        along, across = np.meshgrid(np.arange(-layout.house_line - 3, layout.house_line + 3, 0.5), [-half, 0, half])
+        out, left = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+        xy = center + along.reshape(-1, 1) * out + across.reshape(-1, 1) * left
+        height = run.terrain.height(xy)
+        above = np.column_stack([xy, height + 0.3])
+        reach, _ = Stage(run.scenery.mesh, []).at(0.0).cast(above, np.tile([0.0, 0.0, -1.0], (len(xy), 1)))
+        assert np.abs(reach - 0.3).max() < 0.1  # a sidewalk is 0.15 m high
+        for actor in run.actors:
+            if actor.z > 0:  # on a sidewalk
+                for time in KEYFRAMES_S:
+                    assert abs((np.array(actor.track.at(time)[:2]) - center) @ left) > half
 
 
 def test_the_vehicle_rides_on_the_ground(world):

@@ -27,7 +27,7 @@ from perception.sim.rolling_lidar import RollingLidar
 from perception.sim.sensors import camera_delay_s, make_camera, make_lidar, make_radar
 from perception.sim.shapes import Shape, make_shape
 from perception.sim.street_camera import StreetCamera
-from perception.sim.street_echoes import OBJECT, Echoes, Scatterers, Walls, ghosts
+from perception.sim.street_echoes import OBJECT, Echoes, Scatterers, Walls, ghosts, scenery_echoes
 from perception.sim.street_radar import StreetRadar, bearing_error_rad
 from perception.sim.street_texture import tints
 from perception.sim.traffic import Actor, Track
@@ -221,6 +221,55 @@ def test_what_stands_is_still_whatever_the_vehicle_does():
     assert np.mean(over_ground < 0.4) > 0.9
 
 
+def seen_by_radar(scenery: Mesh, actors: list[Actor], x: float) -> int:
+    """Clusters stronger than noise within 3 m of a place ahead, in a hundred sweeps."""
+    mount = sensor("RADAR_FRONT")
+    radar = StreetRadar(mount, actors, np.zeros((0, 4)), rng(4))
+    found = np.concatenate(clusters_of(radar, Stage(scenery, actors), 100))
+    found = found[found["rcs"] > 6]
+    place = mount.ego_SE3_sensor.transform(np.stack([found["x"], found["y"], found["z"]], 1).astype(float))
+    return int(np.sum(np.hypot(place[:, 0] - x, place[:, 1]) < 3.0))
+
+
+def test_radar_sees_through_leaves_and_wires_but_not_through_walls():
+    """Three cars 25 m ahead, or a house there, behind 40 m of hedge, wire mesh or masonry."""
+    wires = merge([box([12.0, y, 1.5], [0.02, 0.02, 3.0], GREY, Material.PAINT) for y in np.arange(-20, 20, 0.04)])
+    barriers = {
+        "nothing": NOWHERE,
+        "leaves": wall(12.0, (-20, 20), Material.FOLIAGE),
+        "wires": wires,
+        "masonry": wall(12.0, (-20, 20)),
+    }
+    house = box([26.0, 0.0, 4.0], [2.0, 12.0, 8.0], GREY, Material.FACADE)
+    cars = {
+        name: seen_by_radar(mesh, [block(25.0, y, 0.0) for y in (-2.1, 0.0, 2.1)], 25.0)
+        for name, mesh in barriers.items()
+    }
+    houses = {name: seen_by_radar(merge([mesh, house]), [], 25.0) for name, mesh in barriers.items()}
+    for seen in (cars, houses):
+        assert seen["nothing"] > 50, seen
+        for name in ("leaves", "wires"):
+            assert 0.4 * seen["nothing"] < seen[name] < seen["nothing"]
+        assert seen["masonry"] < 0.35 * seen["nothing"]
+
+
+def test_mirrors_are_large_and_flat():
+    """A wall is one, and a fence of pickets; a row of posts at different depths, leaves and the road are none."""
+    road = box([0, 0, -0.1], [80, 80, 0.2], GREY, Material.ASPHALT)
+    pickets = merge([box([15.0, y, 1.0], [0.03, 0.1, 2.0], GREY) for y in np.arange(-8, 8, 0.15)])
+    posts = merge([box([15.0 + 0.7 * (i % 3), 2.5 * i - 8, 2.0], [0.2, 0.2, 4.0], GREY) for i in range(7)])
+    for scenery, mirrors in (
+        (wall(15.0, (-8, 8)), True),
+        (pickets, True),
+        (posts, False),
+        (wall(15.0, (-8, 8), Material.FOLIAGE), False),
+    ):
+        snapshot = Stage(merge([road, scenery]), []).at(0.0)
+        echoes, walls = scenery_echoes(snapshot, np.array([0.0, 0.0, 0.5]), 0.0, rng())
+        assert len(echoes.rcs) > 10 and (len(walls.places) > 3) == mirrors
+        assert mirrors or len(walls.places) == 0
+
+
 # --- camera
 
 
@@ -240,6 +289,29 @@ def test_rows_are_read_one_after_the_other():
     angle = np.unwrap(np.arctan2(directions[:, 1], directions[:, 0]) - np.arctan2(straight[:, 1], straight[:, 0]))
     assert angle[-1] - angle[0] == pytest.approx(0.5 * share, rel=0.01)
     np.testing.assert_allclose(np.broadcast_to(still, starts.shape), camera._world_rays(SE3(), 0 * STANDING)[0])
+
+
+@pytest.mark.parametrize("size", [(160, 90), (800, 450)])
+def test_rays_meet_what_moves_in_every_row(size):
+    """At 10 m/s beside a car 3 m away no row misses a piece of it, at any size of the image."""
+    camera = StreetCamera(draw_rig(rng(), size)["CAM_FRONT_LEFT"], size, weather(), np.zeros((0, 3)), rng())
+    snapshot = Stage(NOWHERE, [block(4.0, 5.0, 5.0)]).at(0.0)
+    starts, directions = camera._world_rays(SE3(), np.array([10.0, 0.0, 0.0]))
+    seen, _ = snapshot.cast(starts, directions, camera._may_meet_movers(snapshot, camera.sensor.ego_SE3_sensor))
+    np.testing.assert_array_equal(seen, snapshot.cast(starts, directions)[0])
+
+
+def test_no_row_casts_a_false_shadow():
+    """At 10 m/s the first rows start 8 cm behind the middle one; a wall that faces the sun stays in the light."""
+    sunny = replace(weather(), sun_direction=(-0.6, 0.0, 0.8))
+    camera = StreetCamera(sensor("CAM_FRONT"), TINY, sunny, np.zeros((0, 3)), rng())
+    snapshot = Stage(wall(15.0, (-40, 40)), []).at(0.0)
+    starts, directions = camera._world_rays(SE3(), np.array([10.0, 0.0, 0.0]))
+    distance, triangle = snapshot.cast(starts, directions)
+    assert np.mean(triangle >= 0) > 0.3
+    assert not camera._shadow(snapshot, starts, directions, distance, triangle).any()
+    middle = np.tile(camera.sensor.ego_SE3_sensor.translation, (len(starts), 1))
+    assert camera._shadow(snapshot, middle, directions, distance, triangle).any()  # points inside the wall
 
 
 def test_motion_blur_is_as_long_as_the_way_of_the_image():
@@ -285,7 +357,7 @@ def test_texture_belongs_to_its_object_and_tells_front_from_rear():
             poses = snapshot.poses + [shift, 0.0, 0.0, 0.0]
             rays = (ray / np.linalg.norm(ray, axis=1)[:, None]).astype(np.float32)
             values[shift, side] = tints(
-                distance, triangle, rays, eye + [shift, 0, 0], *surfaces, poses, half, stage.heights
+                distance, triangle, rays, np.tile(eye + [shift, 0, 0], (11, 1)), *surfaces, poses, half, stage.heights
             )
     for side in (1, -1):
         np.testing.assert_allclose(values[0.0, side], values[300.0, side], atol=2e-3)

@@ -45,29 +45,30 @@ class Camera:
         world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
         starts, directions = self._world_rays(world_SE3_ego, ego_motion)
         distance, triangle = snapshot.cast(starts, directions, self._may_meet_movers(snapshot, world_SE3_camera))
-        linear = self._shade(snapshot, world_SE3_ego, directions, distance, triangle)
+        linear = self._shade(snapshot, world_SE3_ego, starts, directions, distance, triangle)
         image = self._expose(linear, distance, world_SE3_ego, ego_motion, salt)
         seen = np.where(triangle >= 0, snapshot.stage.instance[np.maximum(triangle, 0)], -1)
         return image, seen.reshape(self.height, self.width)
 
     def _world_rays(self, world_SE3_ego: SE3, ego_motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Origin [3] or [P, 3] and directions [P, 3] of every pixel."""
+        """Origins [P, 3] and directions [P, 3] of every pixel's ray."""
         world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
-        return world_SE3_camera.translation, self._rays @ world_SE3_camera.rotation.T.astype(np.float32)
+        starts = np.tile(world_SE3_camera.translation, (len(self._rays), 1))
+        return starts, self._rays @ world_SE3_camera.rotation.T.astype(np.float32)
 
-    def _tint(self, snapshot: Snapshot, origin, directions, distance, triangle) -> np.ndarray:
+    def _tint(self, snapshot: Snapshot, starts, directions, distance, triangle) -> np.ndarray:
         """What multiplies the colour of each pixel [P, 3], or nothing [0, 3]."""
         return np.zeros((0, 3), np.float32)
 
-    def _shade(self, snapshot: Snapshot, world_SE3_ego: SE3, directions, distance, triangle) -> np.ndarray:
+    def _shade(self, snapshot: Snapshot, world_SE3_ego: SE3, starts, directions, distance, triangle) -> np.ndarray:
         """Linear light [H, W, 3] that enters the lens."""
         from perception.sim.shading import shade
 
-        origin = (world_SE3_ego @ self.sensor.ego_SE3_sensor).translation
+        place = (world_SE3_ego @ self.sensor.ego_SE3_sensor).translation
         weather, stage = self.weather, snapshot.stage
-        shadow = self._shadow(snapshot, origin, directions, distance, triangle)
+        shadow = self._shadow(snapshot, starts, directions, distance, triangle)
         near = (
-            self._lamps[np.linalg.norm(self._lamps[:, :2] - origin[:2], axis=1) < 70.0]
+            self._lamps[np.linalg.norm(self._lamps[:, :2] - place[:2], axis=1) < 70.0]
             if len(self._lamps)
             else np.zeros((0, 3))
         )
@@ -76,7 +77,7 @@ class Camera:
             distance,
             triangle,
             directions,
-            origin,
+            starts,
             stage.color,
             stage.material,
             snapshot.normals,
@@ -96,7 +97,7 @@ class Camera:
             beam,
             world_SE3_ego.rotate(np.array([0.9992, 0.0, -0.04])),
             self.glass,
-            self._tint(snapshot, origin, directions, distance, triangle),
+            self._tint(snapshot, starts, directions, distance, triangle),
         )
         return linear.reshape(self.height, self.width, 3)
 
@@ -128,7 +129,7 @@ class Camera:
             mask[int(rows[0]) : int(rows[1]), int(columns[0]) : int(columns[1])] = True
         return np.flatnonzero(mask)
 
-    def _shadow(self, snapshot: Snapshot, origin, directions, distance, triangle) -> np.ndarray:
+    def _shadow(self, snapshot: Snapshot, starts, directions, distance, triangle) -> np.ndarray:
         """float32 [ceil(H / 2), ceil(W / 2)]: 1 where the sun is hidden. Without sun nothing is traced."""
         pick = np.arange(self.height * self.width).reshape(self.height, self.width)[::_SHADOW_STRIDE, ::_SHADOW_STRIDE]
         shadow = np.zeros(pick.size, np.float32)
@@ -142,7 +143,7 @@ class Camera:
             (triangle[pick_flat] >= 0) & (distance[pick_flat] < _SHADOW_RANGE_M) & (normal @ sun > 0)
         )
         chosen = pick_flat[traced]
-        points = origin + directions[chosen] * distance[chosen, None] + 0.01 * normal[traced]
+        points = starts[chosen] + directions[chosen] * distance[chosen, None] + 0.01 * normal[traced]
         shadow[traced] = snapshot.occluded(points, sun, 120.0)
         return shadow.reshape(pick.shape)
 

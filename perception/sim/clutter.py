@@ -27,7 +27,8 @@ def furnish(rng: np.random.Generator, verge: Verge, yards: list[tuple[float, flo
     """Everything behind one kerb; ``yards`` are the stretches (s from, s to) that stay open behind the sidewalk."""
     _buildings(rng, verge, yards)
     _boundaries(rng, verge, verge.sidewalk + 0.6, 0.85)
-    _boundaries(rng, verge, 0.6, 0.4)
+    if verge.sidewalk:  # a second row at the kerb
+        _boundaries(rng, verge, 0.6, 0.4)
     _sidewalk(rng, verge)
     _garden(rng, verge)
     _poles(rng, verge)

@@ -13,6 +13,7 @@ _STEEL: Color = (0.5, 0.52, 0.53)
 _IRON: Color = (0.15, 0.16, 0.17)
 _WOOD: Color = (0.45, 0.33, 0.22)
 _STONE: Color = (0.6, 0.59, 0.56)
+_ORANGE: Color = (0.8, 0.4, 0.1)
 _TINTS: list[Color] = [
     (0.75, 0.12, 0.1),
     (0.12, 0.28, 0.6),
@@ -20,7 +21,7 @@ _TINTS: list[Color] = [
     (0.85, 0.7, 0.1),
     (0.25, 0.25, 0.27),
     (0.85, 0.85, 0.83),
-    (0.8, 0.4, 0.1),
+    _ORANGE,
 ]
 
 
@@ -76,9 +77,11 @@ def hydrant(rng: np.random.Generator) -> Mesh:
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
+    """Of any colour but that of cones."""
+    color = _TINTS[rng.integers(_TINTS.index(_ORANGE))]
     height, radius = rng.uniform(0.6, 1.15), rng.uniform(0.05, 0.16)
     band = tube([0, 0, 0.8 * height], [0, 0, 0.9 * height], radius + 0.006, (0.9, 0.9, 0.9), Material.RETRO, 8)
-    return merge([tube([0, 0, 0], [0, 0, height], radius, _tint(rng), Material.MATTE, 8, 0.9 * radius), band])
+    return merge([tube([0, 0, 0], [0, 0, height], radius, color, Material.MATTE, 8, 0.9 * radius), band])
 
 
 def cabinet(rng: np.random.Generator) -> Mesh:

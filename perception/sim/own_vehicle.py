@@ -1,6 +1,6 @@
-"""What the LiDAR sees of the vehicle that carries it: roof, wind screen, bonnet and rear window.
+"""What the LiDAR sees of the vehicle that carries it: its roof and its bonnet, which hide what is below.
 
-Everything below it is hidden from the lowest beams. Measured from the sensor, since both are one rigid body, and as
+No beam meets the screen and the rear window. Measured from the sensor, since both are one rigid body, and as
 wide and long as the shadow in nuScenes recordings.
 """
 
@@ -14,9 +14,7 @@ _PAINT = (0.85, 0.85, 0.85)
 # (front, rear) end of the slab in metres ahead of the sensor, its height at both ends below the sensor, half width.
 _SLABS = (
     ((0.8, -0.92), (-0.37, -0.35), 0.54),
-    ((1.5, 0.8), (-0.84, -0.37), 0.5),
     ((2.35, 1.5), (-1.08, -0.84), 0.62),
-    ((-0.92, -1.4), (-0.35, -0.85), 0.5),
 )
 _THICKNESS_M = 0.05
 

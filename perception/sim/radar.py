@@ -11,7 +11,7 @@ import numpy as np
 from perception.data.nuscenes_writer import RADAR_FIELDS
 from perception.geometry import SE3
 from perception.sim.raycast import Snapshot
-from perception.sim.rig import Sensor
+from perception.sim.rig import Sensor, velocity_of
 from perception.sim.traffic import Actor
 
 MAX_CLUSTERS = 125
@@ -76,8 +76,7 @@ class Radar:
         keep = ~hidden | (rng.random(len(rays)) < _LEAK)
         points, rcs, speed, is_object = points[keep], rcs[keep], speed[keep], is_object[keep]
 
-        arm = place[:2] - world_SE3_ego.translation[:2]
-        sensor_velocity = ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
+        sensor_velocity = velocity_of(place, world_SE3_ego, ego_motion)
         offset = points[:, :2] - place[:2]
         distance, bearing = np.hypot(*offset.T), np.arctan2(offset[:, 1], offset[:, 0])
         radial = np.sum(speed * offset, axis=1) / distance + rng.normal(0, 0.06, len(distance))

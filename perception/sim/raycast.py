@@ -105,6 +105,14 @@ class Stage:
         self._fixed_normals = _normals(self._fixed.vertices, self._fixed.triangles)
         self._fixed_caster = Caster(self._fixed.vertices, self._fixed.triangles)
 
+    @cached_property
+    def widths(self) -> np.ndarray:
+        """[F] smallest heights in metres of the triangles that stand still: those of wires are narrow."""
+        corners = self._fixed.vertices[self._fixed.triangles]
+        edges = np.roll(corners, -1, axis=1) - corners
+        area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+        return area / np.maximum(np.linalg.norm(edges, axis=2).max(axis=1), 1e-9)
+
     def poses(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Of every actor: x, y, yaw and the height of the ground below it [A, 4], and world velocity [A, 2]."""
         poses, velocities = self._standing.copy(), np.zeros((len(self.actors), 2))
@@ -131,7 +139,11 @@ class Stage:
         vertices = self._corners(poses).reshape(-1, 3)
         triangles = (_CUBE_FACES[None] + 8 * np.arange(len(self._movers))[:, None, None]).reshape(-1, 3)
         return Snapshot(
-            self, [(self._fixed_caster, 0), (Caster(vertices, triangles), 0)], self._fixed_normals, None, poses
+            self,
+            [(self._fixed_caster, 0), (Caster(vertices, triangles), len(self._fixed.triangles))],
+            self._fixed_normals,
+            None,
+            poses,
         )
 
     def at(self, time: float) -> Snapshot:

@@ -50,6 +50,13 @@ class Sensor:
     intrinsics: np.ndarray | None = None
 
 
+def velocity_of(place: np.ndarray, world_SE3_ego: SE3, ego_motion: np.ndarray) -> np.ndarray:
+    """World velocity [2] in m/s of a world ``place`` [2 or 3] on the ego vehicle, which moves with ``ego_motion`` [3]:
+    vx, vy in m/s and yaw rate in rad/s."""
+    arm = place[:2] - world_SE3_ego.translation[:2]
+    return ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
+
+
 def draw_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> dict[str, Sensor]:
     """All twelve sensors with this scene's calibration; ``image_size`` is (width, height) in pixels."""
     rig = {}

@@ -36,6 +36,11 @@ class Path:
         return xy + np.asarray(offset)[..., None] * normal, heading
 
     @property
+    def span(self) -> tuple[float, float]:
+        """First and last arc length, metres; beyond them :meth:`pose` stays where the curve ends."""
+        return float(self._s[0]), float(self._s[-1])
+
+    @property
     def extent(self) -> np.ndarray:
         """[2] largest x and y of the centre line, metres; the smallest are ``MAP_MARGIN_M``."""
         return self._xy.max(axis=0)
@@ -53,6 +58,7 @@ class Layout:
         cross_angle: its heading relative to the main road, radians.
         zones: work zones as (s start, s end, side), side +1 left and -1 right.
         lots: open yards beside the road, likewise.
+        cross_room: how much farther than its lanes the crossing road reaches along the main one.
     """
 
     lanes: int
@@ -66,6 +72,7 @@ class Layout:
     cross_angle: float
     zones: list[tuple[float, float, int]]
     lots: list[tuple[float, float, int]]
+    cross_room: float = 0.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator, start: float, end: float) -> Layout:
@@ -120,7 +127,7 @@ class Layout:
 
     def near_crossing(self, s: float, margin: float = 0.0) -> bool:
         """Whether the place is taken by the crossing road."""
-        return abs(s - self.cross_s) < self.cross_half_width + 4.0 + margin
+        return abs(s - self.cross_s) < self.cross_half_width + self.cross_room + 4.0 + margin
 
     def within(self, places: list[tuple[float, float, int]], s: float, side: int, margin: float = 0.0) -> bool:
         """Whether (s, side) lies in one of the zones or lots, widened by ``margin`` metres."""

@@ -136,7 +136,7 @@ class SceneRun:
                 self._visibility[keyframe] = self._visible(snapshot, pose, time)
 
     def _radar(self, channel: str) -> None:
-        scatter = self._rng(f"scatterers {channel}")
+        scatter = self._rng("scatterers")  # the same places on an object for all radars
         radar = make_radar(self.settings.world, self.rig[channel], self.actors, self.scenery.reflectors, scatter)
         rng = self._rng(channel)
         times = np.arange(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,10 @@ from perception.sim.mesh import Color, Material, Mesh, ball, box, merge, ribbon,
 from perception.sim.road import MAP_MARGIN_M, SIDEWALK_HEIGHT_M, Layout, Path
 
 CROSS_LENGTH_M = 110.0
+_GAP_M = 1.0  # between the side road and what lies along the main one
 ASPHALT: Color = (0.34, 0.34, 0.35)
+# (offset, margin) to the arc lengths at which the side road, widened by the margin, begins and ends at that offset.
+Edges = Callable[[float, float], tuple[float, float]]
 _WALK: Color = (0.58, 0.57, 0.55)
 _WHITE: Color = (0.85, 0.85, 0.83)
 _YELLOW: Color = (0.85, 0.68, 0.15)
@@ -31,10 +35,15 @@ class Scenery:
 
 def build_scenery(rng: np.random.Generator, path: Path, layout: Layout) -> Scenery:
     """Draw the scenery of one scene."""
-    parts = ground(rng, path, layout)
+
+    def edges(offset: float, margin: float) -> tuple[float, float]:
+        reach = layout.cross_half_width + margin
+        return layout.cross_s - reach, layout.cross_s + reach
+
+    parts = ground(rng, path, layout, edges)
     lamps: list = []
     reflectors: list = []
-    crossing(parts, path, layout)
+    crossing(parts, path, layout, edges)
     for side in (-1, 1):
         _houses(rng, path, layout, side, parts, reflectors)
         _street_furniture(rng, path, layout, side, parts, lamps, reflectors)
@@ -42,29 +51,47 @@ def build_scenery(rng: np.random.Generator, path: Path, layout: Layout) -> Scene
     return Scenery(merge(parts), np.asarray(lamps), np.asarray(reflectors))
 
 
-def _strip(path: Path, s: np.ndarray, low: float, high: float, z: float, color: Color, material: Material) -> Mesh:
-    """Ribbon between two offsets along the road."""
-    sides = [np.column_stack([path.pose(s, np.full(len(s), offset))[0], np.full(len(s), z)]) for offset in (high, low)]
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Arc lengths of the main road before the side road (``way`` -1) or behind it (1): those of ``s`` [N], but at every
+    offset none nearer than where the side road's border crosses it."""
+
+    s: np.ndarray
+    way: int
+    edges: Edges
+
+    def __call__(self, offset: float) -> np.ndarray:
+        low, high = self.edges(offset, _GAP_M)
+        return np.minimum(self.s, low) if self.way < 0 else np.maximum(self.s, high)
+
+
+def _strip(path: Path, s, low: float, high: float, z: float, color: Color, material: Material) -> Mesh:
+    """Ribbon between two offsets along the road; ``s`` are arc lengths [N], or what they are at an offset."""
+    sides = []
+    for offset in (high, low):
+        line = s(offset) if callable(s) else s
+        sides.append(np.column_stack([path.pose(line, np.full(len(line), offset))[0], np.full(len(line), z)]))
     return ribbon(sides[0], sides[1], color, material)
 
 
-def _wall(path: Path, s: np.ndarray, offset: float, low: float, high: float, color: Color) -> Mesh:
+def _wall(path: Path, piece: _Piece, offset: float, low: float, high: float, color: Color) -> Mesh:
     """Vertical ribbon: the face of a kerb."""
+    s = piece(offset)
     xy = path.pose(s, np.full(len(s), offset))[0]
     lower, upper = (np.column_stack([xy, np.full(len(s), z)]) for z in (low, high))
     return ribbon(lower, upper, color, Material.CONCRETE)
 
 
-def ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:
+def ground(rng: np.random.Generator, path: Path, layout: Layout, edges: Edges) -> list[Mesh]:
     """The soil first, then all that is paved or painted on the main road and in its yards."""
     reach, middle = 450.0, 0.5 * (path.extent + MAP_MARGIN_M)
     soil = [((0.33, 0.42, 0.2), Material.GRASS), ((0.5, 0.48, 0.44), Material.CONCRETE)][int(rng.random() < 0.4)]
     parts = [box([*middle, -0.13], [2 * reach, 2 * reach, 0.2], *soil)]
     s = np.arange(layout.start - 60, layout.end + 60.1, 2.5)
     parts.append(_strip(path, s, -layout.kerb, layout.kerb, 0.0, ASPHALT, Material.ASPHALT))
-    gap = layout.cross_half_width + 1.0
     double = 0.12 if layout.lanes == 2 else 0.0
-    for piece in (s[s < layout.cross_s - gap], s[s > layout.cross_s + gap]):
+    low, high = np.array([edges(side * layout.house_line, _GAP_M) for side in (-1, 0, 1)]).T
+    for piece in (_Piece(s[s < low.max()], -1, edges), _Piece(s[s > high.min()], 1, edges)):
         for offset in {double, -double}:
             parts.append(_strip(path, piece, offset - 0.06, offset + 0.06, 0.008, _YELLOW, Material.MARKING))
         for side in (-1, 1):
@@ -75,23 +102,25 @@ def ground(rng: np.random.Generator, path: Path, layout: Layout) -> list[Mesh]:
             near, far = sorted((side * layout.kerb, side * layout.house_line))
             parts.append(_strip(path, piece, near, far, SIDEWALK_HEIGHT_M, _WALK, Material.CONCRETE))
             parts.append(_wall(path, piece, side * layout.kerb, 0.0, SIDEWALK_HEIGHT_M, (0.66, 0.66, 0.64)))
-            for low, high, which in layout.lots:
+            for first, last, which in layout.lots:
                 if which == side:
-                    yard = piece[(piece > low) & (piece < high)]
+                    line = piece(side * layout.house_line)
+                    yard = line[(line > first) & (line < last)]
                     if len(yard) > 1:
                         near, far = sorted((side * layout.house_line, side * (layout.house_line + 22)))
                         parts.append(_strip(path, yard, near, far, 0.0, (0.42, 0.41, 0.4), Material.ASPHALT))
     for dash in np.arange(s[0], s[-1], 7.5) if layout.lanes == 2 else []:
-        if abs(dash - layout.cross_s) > gap + 3:
-            for side in (-1, 1):
+        for side in (-1, 1):
+            offset = side * layout.lane_width
+            before, behind = edges(offset, _GAP_M + 3)
+            if not before <= dash <= behind:
                 ends = np.array([dash, dash + 2.8])
-                offset = side * layout.lane_width
                 parts.append(_strip(path, ends, offset - 0.06, offset + 0.06, 0.008, _WHITE, Material.MARKING))
     return parts
 
 
-def crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
-    """The side road, its stop lines and zebra crossings."""
+def crossing(parts: list[Mesh], path: Path, layout: Layout, edges: Edges, parking: float = 0.0) -> None:
+    """The side road, its stop lines and zebra crossings, which cross strips of ``parking`` metres, too."""
     center, heading = path.pose(layout.cross_s)
     yaw, half = float(heading) + layout.cross_angle, layout.cross_half_width
     local = []
@@ -107,12 +136,12 @@ def crossing(parts: list[Mesh], path: Path, layout: Layout) -> None:
                 Material.MARKING,
             )
         )
-        for y in np.arange(-half + 0.5, half, 1.0):
+        for y in np.arange(-half - parking + 0.5, half + parking, 1.0):
             local.append(box([side * (layout.kerb + 2.6), y, -0.003], [2.6, 0.5, 0.01], _WHITE, Material.MARKING))
     parts.append(merge(local).moved(center[0], center[1], 0.0, yaw))
-    for side in (-1, 1):
+    for which in (0, 1):
         for offset in np.arange(-layout.kerb + 0.6, layout.kerb, 1.0).tolist():
-            s = layout.cross_s + side * (half + 2.6) + np.array([-1.3, 1.3])
+            s = edges(offset, 2.6)[which] + np.array([-1.3, 1.3])
             parts.append(_strip(path, s, offset - 0.25, offset + 0.25, 0.006, _WHITE, Material.MARKING))
 
 

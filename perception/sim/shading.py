@@ -83,7 +83,7 @@ def shade(
     distance,
     triangle,
     directions,
-    origin,
+    starts,
     color,
     material,
     normals,
@@ -107,11 +107,11 @@ def shade(
 ):
     """Linear RGB [P, 3] of every pixel.
 
-    distance [P] metres, triangle [P], directions [P, 3] unit, origin [3]; color [T, 3], material [T], normals [T, 3]
-    of the triangles; shadow [ceil(H / stride), ceil(W / stride)] is 1 where the sun is hidden, sampled at every
-    ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; glass the share of light that
-    panes reflect head-on; tint [P, 3] what multiplies the colour of each pixel, [0, 3] for nothing; the rest as in
-    :class:`perception.sim.weather.Weather`.
+    distance [P] metres, triangle [P], directions [P, 3] unit and starts [P, 3] of the rays; color [T, 3], material [T],
+    normals [T, 3] of the triangles; shadow [ceil(H / stride), ceil(W / stride)] is 1 where the sun is hidden, sampled
+    at every ``stride``-th pixel; lamps [L, 3] street lamps; beam_* the ego vehicle's head lights; glass the share of
+    light that panes reflect head-on; tint [P, 3] what multiplies the colour of each pixel, [0, 3] for nothing; the
+    rest as in :class:`perception.sim.weather.Weather`.
     """
     count = len(distance)
     image = np.empty((count, 3), np.float32)
@@ -123,7 +123,7 @@ def shade(
                 image[p, c] = _sky(dz, dx, dy, sky_top, sky_horizon, cloud, c)
             continue
         t = distance[p]
-        x, y, z = origin[0] + t * dx, origin[1] + t * dy, origin[2] + t * dz
+        x, y, z = starts[p, 0] + t * dx, starts[p, 1] + t * dy, starts[p, 2] + t * dz
         nx, ny, nz = normals[index, 0], normals[index, 1], normals[index, 2]
         facing = nx * dx + ny * dy + nz * dz
         if facing > 0:

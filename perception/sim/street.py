@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from perception.sim.clutter import furnish
 from perception.sim.mesh import Material, box, merge
 from perception.sim.road import SIDEWALK_HEIGHT_M, Layout, Path
 from perception.sim.scenery import ASPHALT, CROSS_LENGTH_M, Scenery, crossing, ground, kerb_reflectors
-from perception.sim.street_traffic import SIDE_PARKING_M, StreetTraffic
+from perception.sim.side_road import SIDE_PARKING_M, side_road_edges
+from perception.sim.street_traffic import StreetTraffic
 from perception.sim.terrain import Terrain, draped
 from perception.sim.verge import Clutter, Verge
 from perception.sim.world import World
@@ -27,6 +29,7 @@ def build_street(
     """``rng`` makes the generator of a purpose; ``speed`` is the ego vehicle's, m/s, over ``seconds``."""
     layout, terrain = _widened(rng("layout"), layout), Terrain.draw(rng("terrain"))
     traffic = StreetTraffic(rng("traffic"), path, layout, seconds, speed)
+    layout = traffic.layout  # with the room that the side road needs
     return World(layout, terrain, traffic, _scenery(rng("scenery"), path, layout, terrain, traffic))
 
 
@@ -37,8 +40,9 @@ def _widened(rng: np.random.Generator, layout: Layout) -> Layout:
 
 
 def _scenery(rng: np.random.Generator, path: Path, layout: Layout, terrain: Terrain, traffic: StreetTraffic) -> Scenery:
-    soil, *paved = ground(rng, path, layout)
-    crossing(paved, path, layout)
+    edges = partial(side_road_edges, path, layout)
+    soil, *paved = ground(rng, path, layout, edges)
+    crossing(paved, path, layout, edges, SIDE_PARKING_M)
     center, heading = path.pose(layout.cross_s)
     half = layout.cross_half_width + SIDE_PARKING_M
     strip = box([0, 0, -0.065], [2 * CROSS_LENGTH_M, 2 * half, 0.1], ASPHALT, Material.ASPHALT)
@@ -46,7 +50,7 @@ def _scenery(rng: np.random.Generator, path: Path, layout: Layout, terrain: Terr
     clutter = Clutter(traffic.occupied, _roads(path, layout))
     for side in (-1, 1):
         furnish(rng, _main_verge(path, layout, side, clutter), [lot[:2] for lot in layout.lots if lot[2] == side])
-        _lights(rng, _main_verge(path, layout, side, clutter), layout)
+        _lights(rng, _main_verge(path, layout, side, clutter), edges(side * layout.kerb, 5.5))
         _screens(rng, _main_verge(path, layout, side, clutter), layout)
         reflectors: list = []
         kerb_reflectors(rng, path, layout, side, reflectors)
@@ -78,8 +82,10 @@ def _roads(path: Path, layout: Layout) -> np.ndarray:
 
 
 def _main_verge(path: Path, layout: Layout, side: int, clutter: Clutter) -> Verge:
+    ends = np.array([side_road_edges(path, layout, side * offset, 3.5) for offset in (layout.kerb, layout.house_line)])
+
     def closed(s: float) -> bool:
-        return layout.near_crossing(s, 1.0 + SIDE_PARKING_M)
+        return bool(ends[:, 0].min() < s < ends[:, 1].max())
 
     low, high = layout.start - 25, layout.end + 25
     return Verge(path.pose, side, layout.kerb, low, high, layout.sidewalk_width, SIDEWALK_HEIGHT_M, closed, clutter)
@@ -97,10 +103,9 @@ def _side_verge(center: np.ndarray, heading: float, layout: Layout, arm: int, si
     return Verge(pose, side, kerb, low, 85.0, 0.0, 0.0, lambda s: False, clutter)
 
 
-def _lights(rng: np.random.Generator, verge: Verge, layout: Layout) -> None:
+def _lights(rng: np.random.Generator, verge: Verge, corners: tuple[float, float]) -> None:
     """Traffic lights at the corners of the crossing."""
-    for way in (-1, 1):
-        s = layout.cross_s + way * (layout.cross_half_width + SIDE_PARKING_M + 5.5)
+    for s in corners:
         reach = rng.uniform(3.0, 6.0)
         verge.put(furniture.traffic_light(rng, reach), s, 0.5, 0.0, rng.normal(7, 3))
 

@@ -1,7 +1,8 @@
 """A camera with the faults of a recorded one: exposure, motion blur, rolling shutter, noise, flare, vignetting.
 
-The exposure follows the light, hence noise and blur grow in the dark. Rows are read one after the other while the
-vehicle moves; the middle row is exposed at the image's stamp. Blur is that of the scene at its middle distance.
+The time of exposure follows from the weather, the gain follows the light: blur and noise grow in the dark. Rows are
+read one after the other while the vehicle moves; the middle row is exposed at the image's stamp. Blur is that of the
+scene at its middle distance.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from perception.geometry import SE3
 from perception.sim.camera import Camera
 from perception.sim.raycast import Snapshot
-from perception.sim.rig import Sensor
+from perception.sim.rig import Sensor, velocity_of
 from perception.sim.weather import Weather
 
 _READOUT_S = 0.016  # from the first row to the last
@@ -23,39 +24,39 @@ _MAX_GAIN = 3.5
 _GREY = 0.2  # linear light to which the exposure brings an image's mean
 _SATURATION = 0.72  # of a recording's colours against the simulated ones
 _DEFAULT_DEPTH_M = 25.0
+_MARGIN = 0.03  # of the width, by which what moves may leave its projected box: rows are read at different times
 
 
 class StreetCamera(Camera):
     """One camera of one scene, whose glass, colour balance and exposure ``rng`` draws."""
 
     glass = 0.06
-    margin_px = 12.0  # rows are read at different times
 
     def __init__(
         self, sensor: Sensor, size: tuple[int, int], weather: Weather, lamps: np.ndarray, rng: np.random.Generator
     ):
         super().__init__(sensor, size, replace(weather, clouds=0.4 * weather.clouds), lamps, rng)
+        self.margin_px = _MARGIN * self.width
         self._balance = np.exp(rng.normal(0, 0.04, 3)).astype(np.float32)
         self._bias = float(np.exp(rng.normal(0, 0.2)))
         self._vignette = (np.abs(self._rays[:, 2]) ** 1.5).reshape(self.height, self.width, 1)
 
     def _world_rays(self, world_SE3_ego: SE3, ego_motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each row from where the camera is, and is turned to, when it is read."""
-        place, directions = super()._world_rays(world_SE3_ego, ego_motion)
+        places, directions = super()._world_rays(world_SE3_ego, ego_motion)
         late = np.repeat((np.arange(self.height) + 0.5) / self.height - 0.5, self.width) * _READOUT_S
-        arm = place - world_SE3_ego.translation
-        velocity = ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
-        starts = place + late[:, None] * np.array([*velocity, 0.0])
+        velocity = velocity_of(places[0], world_SE3_ego, ego_motion)
+        starts = places + late[:, None] * np.array([*velocity, 0.0])
         turn = ego_motion[2] * late  # small angles
         turned = directions + turn[:, None] * np.stack([-directions[:, 1], directions[:, 0], 0 * turn], 1)
         return starts, turned.astype(np.float32)
 
-    def _tint(self, snapshot: Snapshot, origin, directions, distance, triangle) -> np.ndarray:
+    def _tint(self, snapshot: Snapshot, starts, directions, distance, triangle) -> np.ndarray:
         from perception.sim.street_texture import tints
 
         stage = snapshot.stage
         surfaces = stage.material, snapshot.normals, stage.instance
-        return tints(distance, triangle, directions, origin, *surfaces, snapshot.poses, stage.half, stage.heights)
+        return tints(distance, triangle, directions, starts, *surfaces, snapshot.poses, stage.half, stage.heights)
 
     def _expose(self, linear: np.ndarray, distance, world_SE3_ego: SE3, ego_motion, salt: int) -> np.ndarray:
         import cv2
@@ -84,8 +85,8 @@ class StreetCamera(Camera):
         depth = float(np.median(finite)) if len(finite) else _DEFAULT_DEPTH_M
         world_SE3_camera = world_SE3_ego @ self.sensor.ego_SE3_sensor
         ray = world_SE3_camera.rotation[:, 2]
-        arm = world_SE3_camera.translation + depth * ray - world_SE3_ego.translation
-        motion = -np.array([*(ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])), 0.0])
+        point = world_SE3_camera.translation + depth * ray
+        motion = -np.array([*velocity_of(point, world_SE3_ego, ego_motion), 0.0])
         right, down = world_SE3_camera.rotation[:, 0] @ motion, world_SE3_camera.rotation[:, 1] @ motion
         way = _EXPOSURE_S[self.weather.name] * np.diag(self._intrinsics)[:2] * np.array([right, down]) / depth
         length = float(np.hypot(*way))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perception.sim.mesh import Material
 from perception.sim.raycast import Snapshot
 from perception.sim.traffic import Actor
 
@@ -30,12 +31,15 @@ _SCATTERERS = {
 _PEDESTRIAN = (2, -6.0, 4.0)
 _FADE_S, _FADE_DB = 0.4, 5.0
 _WHEEL_SHARE = 0.2  # of a vehicle's scatterers: what turns with the wheels, or swings with the legs
-_LAYERS = 4  # surfaces behind one another
+LAYERS, STEP_M = 6, 0.4  # surfaces behind one another that rays go through, and what lies between them at least
+GAP_LOSS_DB = 2.5  # of leaves, wires and bars, there and back
+_WIRE_M = 0.05  # what is narrower hides nothing
 _RAYS, _ELEVATION_RAD = 270, np.radians([-0.6, 1.2, 4.0])
 _CELL_M = 1.4  # pieces of scenery that a radar tells apart
 _SCENERY_DBSM, _SCENERY_SPREAD_DB, _CELL_DB = 2.5, 8.0, 18.0  # at 50 m; what a radar tells apart grows with range
-_GROUND_LOSS_DB, _LAYER_LOSS_DB = 9.0, 2.5
+_GROUND_LOSS_DB = 9.0
 _MIRROR_LOSS_DB, _MIRROR_RANGE_M = 7.0, 45.0
+_FLAT_M, _FLAT_COSINE, _PLANE_M = 4.0, 0.97, 0.2  # a wall: places this close, with such normals, in one plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,38 +114,62 @@ class Walls:
     normals: np.ndarray
 
 
+def surfaces(snapshot: Snapshot, triangle: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of triangles [N] that rays [N, 3] meet: normals [N, 3] towards the viewer, and whether a radar sees through them
+    as through leaves, wires and bars, bool [N]. Of what moves it does not, and the normals mean nothing."""
+    stage, fixed = snapshot.stage, np.minimum(triangle, len(snapshot.stage.widths) - 1)
+    normal = snapshot.normals_of(fixed).astype(float)
+    normal *= np.where(np.sum(normal * rays, axis=1) > 0, -1.0, 1.0)[:, None]
+    narrow = (stage.widths[fixed] < _WIRE_M) & (normal[:, 2] < 0.7)  # unlike slivers of the ground
+    scenery = (fixed == triangle) & (stage.instance[fixed] < 0)
+    return normal, scenery & (narrow | (stage.material[fixed] == Material.FOLIAGE))
+
+
 def scenery_echoes(snapshot: Snapshot, place: np.ndarray, yaw: float, rng: np.random.Generator) -> tuple[Echoes, Walls]:
-    """What rays over the field of view meet that stands still, and what lies behind it: radar gets through gaps."""
+    """What rays over the field of view meet that stands still, and what lies behind leaves, wires and bars.
+
+    Nothing else hides these echoes: the rays have passed what is in their way.
+    """
     azimuth = yaw + np.radians(68.0) * np.linspace(-1, 1, _RAYS)
     elevation = np.resize(_ELEVATION_RAD, _RAYS)
     cos = np.cos(elevation)
     rays = np.stack([np.cos(azimuth) * cos, np.sin(azimuth) * cos, np.sin(elevation)], 1)
-    start, nothing_that_moves = np.tile(place, (_RAYS, 1)), np.zeros(0, int)
-    points, normals, losses = [], [], []
-    for layer in range(_LAYERS):
-        distance, triangle = snapshot.cast(start, rays, nothing_that_moves)
+    start, lost = np.tile(place, (_RAYS, 1)), np.zeros(_RAYS)
+    points, normals, losses, leaves = [], [], [], []
+    for _ in range(LAYERS):
+        distance, triangle = snapshot.cast(start, rays)
         hit = (triangle >= 0) & (distance < 250.0)
-        met, rays = start[hit] + rays[hit] * distance[hit, None], rays[hit]
-        normal = snapshot.normals[triangle[hit]].astype(float)
+        triangle, rays, lost = triangle[hit], rays[hit], lost[hit]
+        met = start[hit] + rays * distance[hit, None]
+        normal, gaps = surfaces(snapshot, triangle, rays)
         facing = -np.sum(normal * rays, axis=1)
-        normal *= np.where(facing < 0, -1.0, 1.0)[:, None]
-        loss = np.where(normal[:, 2] > 0.7, _GROUND_LOSS_DB, -5.0 * np.abs(facing)) + _LAYER_LOSS_DB * layer
-        own = snapshot.stage.instance[triangle[hit]] < 0  # standing objects have scatterers of their own
+        # Objects have scatterers of their own.
+        own = (triangle < len(snapshot.stage.widths)) & (snapshot.stage.instance[triangle] < 0)
         points.append(met[own])
         normals.append(normal[own])
-        losses.append(loss[own])
-        start = met + (0.8 + 4.0 * layer) * rays
-    found, normal, lost = np.concatenate(points), np.concatenate(normals), np.concatenate(losses)
+        losses.append((lost + np.where(normal[:, 2] > 0.7, _GROUND_LOSS_DB, -5.0 * facing))[own])
+        leaves.append(snapshot.stage.material[triangle[own]] == Material.FOLIAGE)
+        start, rays, lost = (met + STEP_M * rays)[gaps], rays[gaps], lost[gaps] + GAP_LOSS_DB
+    found, normal, lost, leaf = (np.concatenate(parts) for parts in (points, normals, losses, leaves))
     cell = np.floor(found / [_CELL_M, _CELL_M, 4.0]).astype(np.int64)
     _, first = np.unique(cell, axis=0, return_index=True)
-    found, cell, lost, upright = found[first], cell[first], lost[first], np.abs(normal[first][:, 2]) < 0.3
+    found, cell, lost, normal, leaf = found[first], cell[first], lost[first], normal[first], leaf[first]
     reach = np.maximum(np.hypot(*(found - place)[:, :2].T), 1.0)
     rcs = _SCENERY_DBSM + _SCENERY_SPREAD_DB * _of_cell(cell, 1) - lost + rng.normal(0, 3, len(found))
     rcs += _CELL_DB * np.log10(reach / 50.0)
     echoes = Echoes(found, np.zeros((len(found), 2)), rcs, np.full(len(found), SCENERY), _of_cell(cell, 2))
-    mirrors = upright & (reach < _MIRROR_RANGE_M)
-    across = normal[first][mirrors, :2]
-    return echoes, Walls(found[mirrors], across / np.maximum(np.hypot(*across.T), 1e-6)[:, None])
+    upright = (np.abs(normal[:, 2]) < 0.3) & (reach < _MIRROR_RANGE_M) & ~leaf
+    across = normal[upright, :2] / np.maximum(np.hypot(*normal[upright, :2].T), 1e-6)[:, None]
+    mirrors = _flat(found[upright], across)
+    return echoes, Walls(found[upright][mirrors], across[mirrors])
+
+
+def _flat(places: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """bool [N]: two other places lie near and in the same plane, as on walls and fences, but not on posts."""
+    offset = places[None, :, :2] - places[:, None, :2]
+    near = np.hypot(offset[..., 0], offset[..., 1]) < _FLAT_M
+    plane = np.abs(np.einsum("abc,ac->ab", offset, normals)) < _PLANE_M
+    return np.sum(near & plane & (normals @ normals.T > _FLAT_COSINE), axis=1) > 2
 
 
 def reflector_echoes(reflectors: np.ndarray, rng: np.random.Generator) -> Echoes:

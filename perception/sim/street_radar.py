@@ -6,6 +6,8 @@ side, range comes in steps, and half of the clusters are flagged as doubtful.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from perception.data.nuscenes_constants import RADAR_HZ
@@ -13,8 +15,20 @@ from perception.data.nuscenes_writer import RADAR_FIELDS
 from perception.geometry import SE3
 from perception.sim.radar import MAX_CLUSTERS
 from perception.sim.raycast import Snapshot
-from perception.sim.rig import Sensor
-from perception.sim.street_echoes import NOISE, OBJECT, Echoes, Scatterers, ghosts, reflector_echoes, scenery_echoes
+from perception.sim.rig import Sensor, velocity_of
+from perception.sim.street_echoes import (
+    GAP_LOSS_DB,
+    LAYERS,
+    NOISE,
+    OBJECT,
+    STEP_M,
+    Echoes,
+    Scatterers,
+    ghosts,
+    reflector_echoes,
+    scenery_echoes,
+    surfaces,
+)
 from perception.sim.traffic import Actor
 
 _MIN_RCS_DBSM = -5.0
@@ -58,17 +72,17 @@ class StreetRadar:
         place, yaw = world_SE3_radar.translation, world_SE3_radar.yaw
         objects = self._scatterers.echoes(poses, velocities, place, 1 / RADAR_HZ, rng)
         scenery, walls = scenery_echoes(snapshot, place, yaw, rng)
-        direct = Echoes.join([objects, scenery, reflector_echoes(self.reflectors, rng)])
+        known = Echoes.join([objects, reflector_echoes(self.reflectors, rng)])
+        known = _unhidden(snapshot, known[_in_view(known, place, yaw)], place, rng)
+        direct = Echoes.join([known, scenery])
         direct = direct[_detected(direct, place, yaw, rng)]
-        direct = direct[_unhidden(snapshot, direct.points, place, rng)]
         bright = (direct.kind == OBJECT) & (direct.rcs > 9.0)
         images = ghosts(direct, walls, place, bright)
         echoes = Echoes.join([direct, images[_detected(images, place, yaw, rng)], _noise(place, yaw, rng)])
 
         offset = echoes.points[:, :2] - place[:2]
         distance, bearing = np.hypot(*offset.T), np.arctan2(offset[:, 1], offset[:, 0])
-        arm = place[:2] - world_SE3_ego.translation[:2]
-        own = ego_motion[:2] + ego_motion[2] * np.array([-arm[1], arm[0]])
+        own = velocity_of(place, world_SE3_ego, ego_motion)
         relative = np.sum((echoes.velocity - own) * offset, axis=1) / distance
         angle = (bearing - yaw + np.pi) % (2 * np.pi) - np.pi
         return _clusters(echoes, distance, angle, relative, own @ _rotation(yaw), rng)
@@ -79,23 +93,49 @@ def _rotation(yaw: float) -> np.ndarray:
     return np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
 
 
+def _polar(echoes: Echoes, place: np.ndarray, yaw: float) -> tuple[np.ndarray, np.ndarray]:
+    """Range [N] in metres and angle [N] in radians off the boresight."""
+    offset = echoes.points[:, :2] - place[:2]
+    return np.hypot(*offset.T), (np.arctan2(offset[:, 1], offset[:, 0]) - yaw + np.pi) % (2 * np.pi) - np.pi
+
+
+def _in_view(echoes: Echoes, place: np.ndarray, yaw: float) -> np.ndarray:
+    """bool [N]: within the field of view, and not too weak even close by."""
+    distance, angle = _polar(echoes, place, yaw)
+    return (distance > 0.8) & (distance < 250.0) & (np.abs(angle) < np.radians(70)) & (echoes.rcs >= _MIN_RCS_DBSM)
+
+
 def _detected(echoes: Echoes, place: np.ndarray, yaw: float, rng) -> np.ndarray:
     """bool [N]: strong enough for its range and for the antenna's gain in its direction."""
-    offset = echoes.points[:, :2] - place[:2]
-    distance = np.hypot(*offset.T)
-    angle = (np.arctan2(offset[:, 1], offset[:, 0]) - yaw + np.pi) % (2 * np.pi) - np.pi
+    distance, angle = _polar(echoes, place, yaw)
     needed = 28 * np.log10(np.maximum(distance, 1.0) / _NO_LOSS_M) + 13 * (angle / np.radians(45)) ** 2
-    visible = (distance > 0.8) & (distance < 250.0) & (np.abs(angle) < np.radians(70)) & (echoes.rcs >= _MIN_RCS_DBSM)
-    return visible & (echoes.rcs + rng.normal(0, 2, len(distance)) > needed)
+    return _in_view(echoes, place, yaw) & (echoes.rcs + rng.normal(0, 2, len(distance)) > needed)
 
 
-def _unhidden(snapshot: Snapshot, points: np.ndarray, place: np.ndarray, rng) -> np.ndarray:
-    """bool [N]: nothing stands between, or the echo finds a way around."""
-    rays = points - place
-    reach = np.linalg.norm(rays, axis=1, keepdims=True)
-    short = rays * np.maximum(1 - 1.2 / np.maximum(reach, 0.1), 0.05)
-    hidden = snapshot.occluded(np.broadcast_to(place, rays.shape), short, 1.0)
-    return ~hidden | (rng.random(len(rays)) < _LEAK)
+def _unhidden(snapshot: Snapshot, echoes: Echoes, place: np.ndarray, rng) -> Echoes:
+    """Those that nothing solid hides, or that find a way around it, weakened by the leaves and wires before them."""
+    rays = echoes.points - place
+    reach = np.linalg.norm(rays, axis=1)
+    rays /= reach[:, None]
+    end = np.maximum(reach - 1.2, 0.05 * reach)
+    rcs, hidden, along, rows = (
+        echoes.rcs.copy(),
+        np.zeros(len(reach), bool),
+        np.zeros(len(reach)),
+        np.arange(len(reach)),
+    )
+    for layer in range(LAYERS):
+        distance, triangle = snapshot.cast(place + along[rows, None] * rays[rows], rays[rows])
+        along[rows] += distance
+        before = along[rows] < end[rows]
+        rows, triangle = rows[before], triangle[before]
+        _, gaps = surfaces(snapshot, triangle, rays[rows])
+        hidden[rows] = ~gaps | (layer == LAYERS - 1)
+        rows = rows[gaps]
+        rcs[rows] -= GAP_LOSS_DB
+        along[rows] += STEP_M
+    keep = ~hidden | (rng.random(len(reach)) < _LEAK)
+    return replace(echoes, rcs=rcs)[keep]
 
 
 def _noise(place: np.ndarray, yaw: float, rng) -> Echoes:

@@ -89,7 +89,7 @@ def _clothes(actor, u, v, w, t):
 
 
 @compiled
-def tints(distance, triangle, directions, origin, material, normals, instance, poses, half, heights):
+def tints(distance, triangle, directions, starts, material, normals, instance, poses, half, heights):
     """float32 [P, 3]: what multiplies the colour of every pixel.
 
     The first six as in :func:`perception.sim.shading.shade`; instance [T] is the actor of a triangle, -1 for scenery;
@@ -101,15 +101,16 @@ def tints(distance, triangle, directions, origin, material, normals, instance, p
         if index < 0:
             continue
         t, kind, actor = distance[p], material[index], instance[index]
-        x, y, z = origin[0] + t * directions[p, 0], origin[1] + t * directions[p, 1], origin[2] + t * directions[p, 2]
+        dx, dy, dz = directions[p, 0], directions[p, 1], directions[p, 2]
+        x, y, z = starts[p, 0] + t * dx, starts[p, 1] + t * dy, starts[p, 2] + t * dz
         nx, ny, nz = normals[index, 0], normals[index, 1], normals[index, 2]
-        if directions[p, 0] * nx + directions[p, 1] * ny + directions[p, 2] * nz > 0:
+        if dx * nx + dy * ny + dz * nz > 0:
             nx, ny, nz = -nx, -ny, -nz
         value, warm = 1.0, 0.0
         if actor >= 0:
             cos, sin = math.cos(poses[actor, 2]), math.sin(poses[actor, 2])
-            dx, dy = x - poses[actor, 0], y - poses[actor, 1]
-            along, across = cos * dx + sin * dy, cos * dy - sin * dx
+            east, north = x - poses[actor, 0], y - poses[actor, 1]
+            along, across = cos * east + sin * north, cos * north - sin * east
             u, v = along / half[actor, 0], across / half[actor, 1]
             w = (z - heights[actor] - poses[actor, 3]) / (2 * half[actor, 2])
             if kind == _PAINT:

@@ -11,11 +11,14 @@ import numpy as np
 from perception.sim.footprints import Occupied
 from perception.sim.road import SIDEWALK_HEIGHT_M, Layout, Path
 from perception.sim.shapes import Shape, make_shape
+from perception.sim.side_road import SIDE_PARKING_M, side_road_edges, with_room
 from perception.sim.traffic import Actor, Track, Traffic
 
-SIDE_PARKING_M = 2.6  # strip for parked cars on either side of the side road
 _COUPLING_M = 0.5
-_TURN_M = 5.0  # before and behind the crossing, where a turn begins and ends
+_TURN_M = 8.0  # before and behind the crossing, where a turn begins and ends
+_LATERAL_MPS2 = 2.5  # the acceleration that drivers accept in a turn
+_STRAIGHT = ["vehicle.car", "vehicle.truck", "vehicle.bus.rigid", "vehicle.motorcycle"], [0.8, 0.09, 0.03, 0.08]
+_TURNING = ["vehicle.car", "vehicle.motorcycle"], [0.9, 0.1]  # long vehicles would need more room
 
 
 class StreetTraffic(Traffic):
@@ -23,9 +26,10 @@ class StreetTraffic(Traffic):
 
     work_zone_m = 2.3
     empty_share = 0.4
+    side_parking_m = SIDE_PARKING_M
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
-        super().__init__(rng, path, layout, seconds, speed)
+        super().__init__(rng, path, with_room(path, layout), seconds, speed)
         others = sorted(self._others, key=lambda actor: -actor.shape.size[0] * actor.shape.size[1])
         self.occupied = Occupied(self.ego, seconds)
         self.actors = self.occupied.settle(self.actors) + self.occupied.settle(others)
@@ -42,8 +46,18 @@ class StreetTraffic(Traffic):
             for _ in range(3):
                 self._cross_street(center, out, left, yaw)
             for side in (-1, 1):
-                self._crowd(self.layout.cross_s + arm * (self.layout.cross_half_width + 7.0), side)
+                self._crowd(arm, side)
         self.actors, self._others = lanes, self.actors
+
+    def _pose(self, s: np.ndarray, offset) -> tuple[np.ndarray, np.ndarray]:
+        """The path's pose, and straight on beyond its ends: nobody stops dead there."""
+        xy, heading = self.path.pose(s, offset)
+        beyond = (s - np.clip(s, *self.path.span))[..., None]
+        return xy + beyond * np.stack([np.cos(heading), np.sin(heading)], -1), heading
+
+    def _along(self, s: np.ndarray, offset, direction: int) -> Track:
+        xy, heading = self._pose(s, offset)
+        return Track(xy[..., 0], xy[..., 1], heading + (0.0 if direction > 0 else np.pi))
 
     def _coupling(self, tractor: Shape) -> float:
         return float(tractor.size[0]) + _COUPLING_M
@@ -57,33 +71,34 @@ class StreetTraffic(Traffic):
         """Vehicles that come from one arm and go straight on or turn, and vehicles that turn into it."""
         rng, layout = self.rng, self.layout
         lane = 0.5 * layout.lane_width
-        far = np.linspace(110.0, -110.0, 90)[:, None]
+        onward = 9.0 * float(self.times[-1])  # lines are longer than anybody drives
+        far = np.array([[110.0], [-110.0 - onward]])
         for _ in range(3):
-            self._follow_line(center + far * out + lane * left, rng.uniform(75, 150), rng.uniform(4, 9))
+            self._follow_line(center + far * out + lane * left, rng.uniform(75, 150), rng.uniform(4, 9), *_STRAIGHT)
         edge, gap = layout.lane_edge + _TURN_M, layout.cross_half_width + _TURN_M
         for _ in range(10):
             direction = int(rng.choice([-1, 1]))
-            offset = np.full(40, -direction * (layout.lanes - 0.5) * layout.lane_width)
+            offset = -direction * (layout.lanes - 0.5) * layout.lane_width
             if rng.random() < 0.5:
-                first = center + np.linspace(edge + 80.0, edge, 40)[:, None] * out + lane * left
-                last, _ = self.path.pose(layout.cross_s + direction * np.linspace(gap, gap + 80.0, 40), offset)
+                first = center + np.array([[edge + 80.0], [edge]]) * out + lane * left
+                last, _ = self._pose(layout.cross_s + direction * np.arange(gap, gap + 80.0 + onward, 0.5), offset)
             else:
-                first, _ = self.path.pose(layout.cross_s - direction * np.linspace(gap + 80.0, gap, 40), offset)
-                last = center + np.linspace(edge, edge + 80.0, 40)[:, None] * out - lane * left
+                first, _ = self._pose(layout.cross_s - direction * np.linspace(gap + 80.0, gap, 161), offset)
+                last = center + np.array([[edge], [edge + 80.0 + onward]]) * out - lane * left
             line = np.concatenate([first, _bend(first, last), last])
-            self._follow_line(line, rng.uniform(72, 105), rng.uniform(3, 6.5))
+            self._follow_line(line, rng.uniform(72, 105), rng.uniform(3, 6.5), *_TURNING)
 
-    def _follow_line(self, line: np.ndarray, start: float, speed: float) -> None:
-        """A vehicle that at time 0 has driven ``start`` metres of line [N, 2]."""
-        category = ["vehicle.car", "vehicle.truck", "vehicle.bus.rigid", "vehicle.motorcycle"][
-            self.rng.choice(4, p=[0.8, 0.09, 0.03, 0.08])
-        ]
+    def _follow_line(self, line: np.ndarray, start: float, speed: float, kinds: list[str], shares: list[float]) -> None:
+        """A vehicle of one of the ``kinds`` that at time 0 has driven ``start`` metres of line [N, 2], at ``speed`` or
+        as fast as its sharpest bend allows."""
+        category = str(self.rng.choice(kinds, p=shares))
         rider = True if category.endswith("motorcycle") else None
         steps = np.diff(line, axis=0)
         way = np.concatenate([[0.0], np.cumsum(np.hypot(*steps.T))])
-        at = np.clip(start + speed * self.times, 0.0, way[-1])
-        heading = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
-        yaw = np.interp(at, 0.5 * (way[1:] + way[:-1]), heading)
+        heading, middle = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0])), 0.5 * (way[1:] + way[:-1])
+        curvature = np.max(np.abs(np.diff(heading)) / np.diff(middle), initial=1e-3)
+        at = start + min(speed, float(np.sqrt(_LATERAL_MPS2 / curvature))) * self.times
+        yaw = np.interp(at, middle, heading)
         track = Track(np.interp(at, way, line[:, 0]), np.interp(at, way, line[:, 1]), yaw)
         shape = make_shape(category, self.rng, rider=bool(rider))
         self.actors.append(Actor(shape, track, idle="vehicle.stopped", rider=rider))
@@ -136,7 +151,7 @@ class StreetTraffic(Traffic):
             columns, rows = np.arange(low + 4, high - 2, 8.5).tolist(), np.arange(3.0, 20.0, 2.7).tolist()
             slots = [(s, depth, 0.0) for s in columns for depth in rows]
         for s, depth, angle in slots:
-            if rng.random() < share and not layout.near_crossing(s, 4.0 + SIDE_PARKING_M):
+            if rng.random() < share and not layout.near_crossing(s, 4.0):
                 self._slot(s, side * (layout.house_line + depth), angle)
 
     def _work_zone(self, low: float, high: float, side: int) -> None:
@@ -164,7 +179,7 @@ class StreetTraffic(Traffic):
             direction, pace = int(rng.choice([-1, 1])), rng.normal(1.3, 0.22)
             wander = rng.uniform(0.0, 0.5), rng.uniform(10.0, 22.0), rng.uniform(0, 2 * np.pi)
             for i in range(size):
-                place = s + direction * 1.15 * (i // 2) + rng.normal(0, 0.15), lateral + 0.85 * (i % 2)
+                place = s + direction * 1.15 * (i // 2) + rng.normal(0, 0.15), lateral - side * 0.85 * (i % 2)
                 self._stroll(*place, direction, pace, wander)
 
     def _circle(self, s: float, lateral: float, size: int) -> None:
@@ -180,7 +195,8 @@ class StreetTraffic(Traffic):
     def _stroll(self, s: float, lateral: float, direction: int, pace: float, wander: tuple) -> None:
         """One person along the sidewalk, swinging from side to side by ``wander``: metres, wavelength, phase."""
         line = s + direction * pace * self.times
-        if (np.abs(line - self.layout.cross_s) < self.layout.cross_half_width + 1.5).any():
+        low, high = side_road_edges(self.path, self.layout, lateral, 1.5)
+        if ((line > low) & (line < high)).any():
             return  # it would have to step off the kerb into the side road
         amplitude, wavelength, phase = wander
         xy, _ = self.path.pose(line, lateral + amplitude * np.sin(2 * np.pi * line / wavelength + phase))
@@ -189,14 +205,17 @@ class StreetTraffic(Traffic):
         track = Track(xy[:, 0], xy[:, 1], np.unwrap(np.arctan2(step[:, 1], step[:, 0])))
         self.actors.append(Actor(shape, track, SIDEWALK_HEIGHT_M, stride_hz=0.62 * pace / shape.size[2] * 1.75))
 
-    def _crowd(self, s: float, side: int) -> None:
-        """At some corners people wait for the lights or a bus."""
+    def _crowd(self, way: int, side: int) -> None:
+        """At some corners, before or behind (``way``) the side road, people wait for the lights or a bus."""
         rng, layout = self.rng, self.layout
         if rng.random() < 0.75:
             return
         for _ in range(int(rng.integers(6, 20))):
             lateral = side * (layout.kerb + rng.uniform(0.6, layout.sidewalk_width - 0.3))
-            self._stand(_person(rng), s + rng.normal(0, 1.6), lateral, rng.uniform(-np.pi, np.pi), SIDEWALK_HEIGHT_M)
+            s = side_road_edges(self.path, layout, lateral, 4.4)[way > 0] + float(
+                np.clip(rng.normal(0, 1.6), -3.5, 3.5)
+            )
+            self._stand(_person(rng), s, lateral, rng.uniform(-np.pi, np.pi), SIDEWALK_HEIGHT_M)
 
 
 def _person(rng: np.random.Generator) -> str:
@@ -207,5 +226,5 @@ def _bend(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """[N, 2] a parabola from the end of the line ``first`` [N, 2] to the begin of ``last`` [N, 2], tangent to both."""
     start, end, along, onward = first[-1], last[0], first[-1] - first[-2], last[1] - last[0]
     reach = np.linalg.solve(np.stack([along, -onward], 1), end - start)
-    corner, share = start + reach[0] * along, np.linspace(0, 1, 14)[1:-1, None]
+    corner, share = start + reach[0] * along, np.linspace(0, 1, 60)[1:-1, None]
     return (1 - share) ** 2 * start + 2 * share * (1 - share) * corner + share**2 * end

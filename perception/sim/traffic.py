@@ -112,6 +112,7 @@ class Traffic:
 
     work_zone_m = 1.75  # between the edge of the parking strip and the middle of a work zone's machine, about
     empty_share = 0.66  # of the places along the kerb
+    side_parking_m = 0.0  # strips beside the side road's lanes, which who crosses it must cross, too
 
     def __init__(self, rng: np.random.Generator, path: Path, layout: Layout, seconds: float, speed: float):
         self.rng, self.path, self.layout = rng, path, layout
@@ -353,7 +354,7 @@ class Traffic:
     def _cross_street(self, center, out, left, yaw: float) -> None:
         rng, layout = self.rng, self.layout
         shape, pace = make_shape("human.pedestrian.adult", rng), rng.normal(1.3, 0.15)
-        half = layout.cross_half_width - 0.4
+        half = layout.cross_half_width + self.side_parking_m - 0.4
         duration = self.times[-1] - self.times[0]
         way = int(rng.choice([-1, 1]))
         lateral = (
