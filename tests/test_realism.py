@@ -35,7 +35,7 @@ class Drive:
 @pytest.mark.parametrize("sensor", ["lidar", "camera"])
 def test_what_is_alike_is_told_apart_by_chance_only(sensor):
     found = told_apart(Drive(1), Drive(2), sensor, steps=60)
-    assert found["accuracy"] == pytest.approx(0.5, abs=0.15) and found["recorded"] > 10
+    assert found["accuracy"] == pytest.approx(0.5, abs=0.15) and found["recorded_patches"] > 10
 
 
 @pytest.mark.parametrize(("sensor", "other"), [("lidar", {"height_m": 2.0}), ("camera", {"brightness": 150})])

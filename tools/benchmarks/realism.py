@@ -131,7 +131,7 @@ def told_apart(recorded: FrameSource, simulated: FrameSource, sensor: str, steps
     accuracy = 0.5 * (np.mean(real < 0) + np.mean(simulated_ > 0))
     return {
         "accuracy": float(accuracy), "auc": area_under_roc(real, simulated_),
-        "recorded": len(real), "simulated": len(simulated_),
+        "recorded_patches": len(real), "simulated_patches": len(simulated_),
     }  # fmt: skip
 
 
