@@ -18,7 +18,7 @@ Poses       ``transforms.py`` says how they are interpolated, ``ego_pose.py`` wh
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -117,6 +117,8 @@ class Assembler:
         self._rig, self._assembly, self._scene, self._where = rig, assembly, scene, where
         self._measurements = Measurements(rig, assembly)
         self.counts = self._measurements.counts
+        # Measurements with the stamp of one before, by topic. No problem of a log: merged recordings share topics.
+        self.duplicates: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}  # topic -> what is wrong with the first measurement that cannot be used
         self._refused = Refused()
         self._sensors = {sensor.source.topic: sensor for sensor in _sensors(rig, assembly)}
@@ -178,6 +180,7 @@ class Assembler:
         for message in known:
             later.learn(message)
         later.counts.update(self.counts)
+        later.duplicates.update(self.duplicates)
         return later
 
     def finish(self) -> Iterator[Frame]:
@@ -230,7 +233,7 @@ class Assembler:
             raise self._error(message, f"the rig expects a {sensor.kind}'s {expected.__name__} here, found {found}")
         self._look(message, message.timestamp_ns - sensor.source.offset_ns)
         if not sensor.remember(message):
-            self.counts[f"{message.topic}: measurements with the stamp of one before"] += 1
+            self.duplicates[message.topic] += 1
         while sensor.recent and self._now_ns - sensor.recent[0].timestamp_ns > self._kept_ns + sensor.span_ns:
             sensor.recent.popleft()
 

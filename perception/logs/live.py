@@ -92,6 +92,8 @@ class LiveFrames:
         counts.update(
             {f"{topic}: messages that came too late to be sorted in": n for topic, n in order.late.copy().items()}
         )
+        twice = self._assembler.duplicates.copy().items()
+        counts.update({f"{topic}: measurements with the stamp of one before": n for topic, n in twice})
         counts.update({f"{topic}: messages of a clock that is off": n for topic, n in order.left_out.copy().items()})
         if order.set_back_ns:
             counts["times that clocks were set back"] = len(order.set_back_ns)
