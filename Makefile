@@ -19,7 +19,7 @@ IMPORT_OPEN3D = $(BIN)/python -c "import open3d" 2>/dev/null
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 APT_INSTALL = { $(SUDO) apt-get update && $(SUDO) apt-get install -y $(1); } >/dev/null 2>&1
 
-.PHONY: setup lint test drill mutate test-numpy1 test-python3.12 docs audit demo clean
+.PHONY: setup lint test test-long drill mutate test-numpy1 test-python3.12 docs audit demo clean
 
 setup: $(STAMP)
 
@@ -40,7 +40,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/python -m pytest -q -n 2 $(COVERAGE)
+	$(BIN)/python -m pytest -q -n 2 -m "not long" $(COVERAGE)
+
+test-long: setup
+	$(BIN)/python -m pytest -q -n 2 -m long
 
 drill: setup
 	$(BIN)/python tools/drill.py

@@ -9,6 +9,7 @@ from drills.faults import Run, problem, run  # noqa: E402
 from drills.inputs import Inputs  # noqa: E402
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nothing_is_lost_and_everything_goes_on(tmp_path):
     inputs = Inputs(tmp_path)

@@ -78,6 +78,7 @@ def test_replay_twice_gives_the_same_detections(drive, checkpoint, tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.long
 def test_the_benchmark_of_fusion_adds_rows_and_reports_them(checkpoint, tmp_path):
     config, rows = tmp_path / "benchmark.yaml", tmp_path / "rows.json"
     config.write_text("scenes: 1\nseconds: 1.0\nweather: [fog]\nseed: 5\n")

@@ -366,6 +366,7 @@ def test_the_runtime_needs_no_torch(detector, folder, tmp_path):
     assert printed == [str(len(detector.detect(frame.only(["lidar"])))), "False"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch-export", "aoti"])
 def test_formats_of_torch_find_what_the_detector_finds(tmp_path, form):

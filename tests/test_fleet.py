@@ -357,6 +357,7 @@ def test_two_workers_find_what_one_finds(real_jobs, template, capfd):
     assert "frame/s" not in err  # the bars of the workers would be drawn over the fleet's
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ray_finds_what_a_worker_finds(real_jobs, tmp_path, template, monkeypatch):
     pytest.importorskip("ray")

@@ -86,6 +86,7 @@ def in_onnxruntime(graph: ObjectGraph, arguments: tuple, path):
     return run
 
 
+@pytest.mark.long
 def test_onnxruntime_computes_the_same(example, tmp_path):
     model, encoded, memory, elapsed_s = example
     graph = ObjectGraph(model).eval()
@@ -104,6 +105,7 @@ def matched(ours: Objects, theirs: Objects) -> torch.Tensor:
     return same.any(dim=1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @torch.no_grad()
 def test_onnxruntime_finds_what_the_shipped_detector_finds(tmp_path):

@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "common.py"])
 def test_the_examples_train_load_evaluate_and_replay(folder, name):
     before = package_digest()

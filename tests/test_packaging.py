@@ -138,6 +138,7 @@ def test_configs_are_found_by_name(installed):
     assert installed("python", "-c", code) == f"{configs / 'sim.yaml'} {configs / 'scene.yaml'}\n"
 
 
+@pytest.mark.long
 def test_a_drive_is_simulated_evaluated_and_replayed_from_another_folder(installed):
     pytest.importorskip("open3d", reason="the simulator needs the extra 'sim'")
     size = ["--scenes", "1", "--seconds", "2", "--image-size", "352x198", "--weather", "day", "--workers", "1"]

@@ -68,6 +68,7 @@ def forked(rank: int, port: int, arguments: list[str]) -> None:
     run(arguments)
 
 
+@pytest.mark.long
 def test_several_processes_score_what_one_does(tmp_path):
     """The report and the submissions, byte by byte. Three are torchrun's; two are forked, which is faster."""
     root, checkpoint = tiny_world().write(tmp_path / "drive"), save_tiny_detector(tmp_path / "detector")

@@ -26,6 +26,7 @@ COMMAND = re.compile(
 CONVERTED = ("data/own", "data/unlabelled")  # folders that ``convert`` has made of logs
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
     command = tmp_path / "bin/perception"
