@@ -197,7 +197,10 @@ def _add_encoders(config: Any, loaded: Any, where: str) -> None:
 
 
 def _upgraded(loaded: dict) -> dict:
-    """Convert configs of version 0.1: top-level sections for the three sensors, and old names of a few keys."""
+    """Convert configs of version 0.1: top-level sections for the three sensors, and old names of a few keys.
+
+    One checkpoint to begin with may be named without the brackets of a list.
+    """
     loaded = dict(loaded)
     for name in [name for name in ("camera", "radar", "lidar") if name in loaded]:
         loaded["encoders"] = {**(loaded.get("encoders") or {}), name: loaded.pop(name)}
@@ -209,6 +212,8 @@ def _upgraded(loaded: dict) -> dict:
         names = {"camera": "encoders.camera.image", "view_transform": "encoders.camera.view_transform"}
         names |= {"radar": "encoders.radar", "lidar": "encoders.lidar", "head": "heads.boxes"}
         train["freeze"] = [names.get(name, name) for name in train["freeze"]]
+    if isinstance(train, dict) and "init" in train and not isinstance(train["init"], list):  # one, or null
+        train["init"] = [] if train["init"] is None else [train["init"]]
     return loaded
 
 

@@ -292,3 +292,13 @@ def test_values_that_nothing_can_be_built_of_are_named(override):
 def test_a_grid_that_is_none_is_named(value):
     with pytest.raises(PerceptionError, match="grid"):
         build(load_config(None, [f"grid.cell_size_m={value}", "encoders.camera.weights=none"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("init: a", ["a"]), ("init: [a, hf://b/c]", ["a", "hf://b/c"]), ("init:", []), ("epochs: 1", [])],
+)
+def test_what_a_training_starts_from_is_one_checkpoint_or_several(tmp_path, text, expected):
+    (tmp_path / "own.yaml").write_text(f"train:\n  {text}\n")
+    assert load_config(tmp_path / "own.yaml").train.init == expected
+    assert load_config("sim", [f"train.init={expected[0] if len(expected) == 1 else expected}"]).train.init == expected

@@ -18,6 +18,7 @@ from test_train import INPUTS, SENSORS, Frames, NanLoss, StubLoss, StubModel, li
 from torch import distributed
 
 from perception.batch import InputSpec
+from perception.config import load_config
 from perception.data.nuscenes import NuScenes
 from perception.errors import PerceptionError
 from perception.model.score_calibration import ScoreCalibration
@@ -29,7 +30,7 @@ from perception.train.initialise import TrainingError, initialise
 from perception.train.journal import Journal, Step, Window
 from perception.train.labels import LabelError
 from perception.train.optim import one_cycle
-from perception.train.run import train
+from perception.train.run import pretrain, train
 from perception.train.same_run import _differences
 from perception.train.trainer import Trainer
 
@@ -65,6 +66,17 @@ def test_every_twenty_steps_are_a_line(tmp_path):
     assert [line["total"] for line in epochs] == pytest.approx([11.5, 33.5])
     assert 0 < epochs[0]["elapsed_s"] < epochs[1]["elapsed_s"]
     assert [(line["epoch"], line["step"], line["broken_steps"]) for line in epochs] == [(1, 22, 0), (2, 44, 0)]
+
+
+def test_training_starts_from_one_checkpoint_over_the_other(tmp_path, monkeypatch):
+    """Both runs, with labels and without."""
+    named = []
+    monkeypatch.setattr("perception.train.run.initialise", lambda model, checkpoint: named.append(checkpoint))
+    monkeypatch.setattr("perception.train.run.Trainer", lambda *parts: trainer(tmp_path / str(len(named))))
+    config = load_config("sim", ["encoders.camera=null", "train.init=[all, lidar]"])
+    assert train(config, tmp_path / "train", device="cpu", source=Frames(9))
+    assert pretrain(config, tmp_path / "pretrain", device="cpu", source=Frames(9))
+    assert named == ["all", "lidar", "all", "lidar"]
 
 
 def test_means_are_over_the_batches_that_have_a_loss(monkeypatch):

@@ -55,8 +55,8 @@ def train(
         for name, given in (("source", frames), ("validation", scored)):
             if given is not None and not isinstance(given, FrameSource):
                 raise TrainingError(f"{name}: frames, with tokens, were expected, found {type(given).__name__}")
-        if config.train.init is not None:
-            initialise(model, config.train.init)
+        for checkpoint in config.train.init:
+            initialise(model, checkpoint)
         return Trainer(model, DetectionLoss(model, config.train), frames, model.config, Path(out), own_device, scored)
 
     return _run(Path(out), resume, device, config.train.seed, trainer)
@@ -78,8 +78,8 @@ def pretrain(
 
     def trainer(own_device: torch.device) -> Trainer:
         detector = build(pretraining(config))
-        if config.train.init is not None:
-            initialise(detector, config.train.init)
+        for checkpoint in config.train.init:
+            initialise(detector, checkpoint)
         frames = source
         if frames is None:
             frames = training_frames(detector.config, detector.inputs.covering, annotated=False)
