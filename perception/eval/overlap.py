@@ -1,8 +1,8 @@
 """KITTI's 3D detection metric: average precision where a detection has to overlap an object's box by half.
 
-The definition follows Geiger, Lenz and Urtasun, "Are we ready for autonomous driving? The KITTI vision benchmark suite",
-2012, with the 40 recall levels of Simonelli et al., "Disentangling monocular 3D object detection", 2019, and one overlap
-for all classes. From the best detection down, each takes the object of its class and frame that it overlaps most, if by
+The definition follows Geiger et al., "Are we ready for autonomous driving? The KITTI vision benchmark suite", 2012, and
+has the 40 recall levels of Simonelli et al., "Disentangling monocular 3D object detection", 2019, and one overlap for
+all classes. From the best detection down, each takes the object of its class and frame that it overlaps most, if by
 more than MIN_OVERLAP (3D intersection over union of upright boxes) and if no better detection has it.
 
 Objects that no LiDAR or radar point is on, beyond the range of their class, or that no camera looks at are ignored: who
