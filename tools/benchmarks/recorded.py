@@ -45,9 +45,12 @@ def boxes_on_nothing(detections: Detections, truth: Boxes3D) -> int:
 def measure_all(
     checkpoints: Sequence[str], root: str, selection: Mapping[str, Any], patterns: Sequence[str], workers: int
 ) -> list[dict]:
-    """The rows of :func:`measure` of all checkpoints, each in a process of its own with one thread."""
+    """The rows of :func:`measure` of all checkpoints; several workers have one thread each."""
     job = partial(measure, root=root, selection=selection, patterns=patterns)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    if workers == 1:
+        return [row for checkpoint in checkpoints for row in job(checkpoint)]
+    one_thread: Any = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **one_thread) as pool:
         return [row for rows in pool.map(job, checkpoints) for row in rows]
 
 
@@ -57,7 +60,6 @@ def measure(checkpoint: str, root: str, selection: Mapping[str, Any], patterns: 
     Args:
         selection: which frames, as :func:`perception.data.opening.open_source` takes it.
     """
-    torch.set_num_threads(1)
     detector = load(checkpoint)
     sensors, once = detector.sensors, EncodeOnce(detector)
     conditions = chosen_conditions(patterns, recorded_conditions(sensors))

@@ -281,9 +281,9 @@ def recorded_tables(rows: Sequence[dict]) -> str:
     sets = {own[0]["sensors"]: own for name, own in by.items() if name == "clean" or name.startswith("only:")}
     parts: list[str] = []
     if sets:
-        body = [(name, *scores(own), *(_spread([r[c] for r in own]) for c in ("mAP", "mAP_3D", "on_nothing")))
+        body = [(name, *scores(own), *(_spread([r[c] for r in own]) for c in ("mAP", "on_nothing")))
                 for name, own in sets.items()]  # fmt: skip
-        parts += ["**Sensor sets**", "", *markdown(("sensors", *head, "mAP", "mAP 3D", "boxes on nothing"), body)]
+        parts += ["**Sensor sets**", "", *markdown(("sensors", *head, "mAP", "boxes on nothing"), body)]
     moved = [name for name in by if name.startswith(("lidar:", "extrinsic:"))]
     if moved and "clean" in by:
         body = [(name, *scores(by[name]), gain(by[name], by["clean"])) for name in moved]
