@@ -164,5 +164,15 @@ def test_the_registration_on_a_tiny_folder(checkpoint, data, tmp_path, monkeypat
     report = json.loads(out.read_text())
     assert report["frames"] == 2 and list(report["sensors"]) == list(SENSORS)
     assert all(set(found["shift_m"]) == {"median", "p95", "max"} for found in report["sensors"].values())
-    printed = capsys.readouterr().out
-    assert "lidar" in printed and "2 frames" in printed
+    assert sections(out)["registration"] in capsys.readouterr().out
+
+
+def test_the_table_of_the_registration_by_hand(tmp_path):
+    sizes = {"median": 0.125, "p95": 0.25, "max": 0.5}
+    moved = {"radar": {"shift_m": sizes, "turn_deg": sizes}, "lidar": {"shift_m": {}, "turn_deg": {}}}
+    path = tmp_path / "moved.json"
+    path.write_text(json.dumps({"weights_sha256": "0123456789abcdef", "frames": 3, "sensors": moved}))
+    lines = sections(path)["moved"].splitlines()
+    assert lines[0] == "| sensor | median, m | p95, m | max, m | median, ° | p95, ° | max, ° |"
+    assert lines[2] == "| radar | 0.125 | 0.250 | 0.500 | 0.125 | 0.250 | 0.500 |"
+    assert lines[3:] == ["| lidar | – | – | – | – | – | – |", "", "3 frames; weights `0123456789ab`."]

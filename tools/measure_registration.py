@@ -22,14 +22,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     args = parser.parse_args()
 
-    from benchmarks.registration import measure, table
+    from benchmarks.registration import measure
+    from benchmarks.report import registration_table
     from perception.files import check_writable, write_json
 
     if args.json is not None:
         check_writable(args.json)
     selection = {"version": args.version, "split": args.split, "scenes": args.scenes, "part": args.part}
     report = measure(args.checkpoint, args.root, selection)
-    print(table(report))
+    print(registration_table(report))
     if args.json is not None:
         write_json(args.json, report)
 

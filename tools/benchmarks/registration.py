@@ -12,8 +12,7 @@ from tqdm import tqdm
 from perception.data.opening import open_source
 from perception.errors import PerceptionError
 from perception.health import without_dead
-from perception.model.checkpoint import load
-from perception.text import aligned
+from perception.model.checkpoint import load, weights_sha256
 
 _QUANTILES = {"median": 0.5, "p95": 0.95, "max": 1.0}
 
@@ -25,7 +24,7 @@ def measure(checkpoint: str, root: str, selection: Mapping[str, Any]) -> dict:
         selection: which frames, as :func:`perception.data.opening.open_source` takes it.
 
     Returns:
-        frames, and sensors: by name, shift_m and turn_deg, each with median, p95 and max.
+        weights_sha256, frames, and sensors: by name, shift_m and turn_deg, each with median, p95 and max.
 
     Raises:
         PerceptionError: a detector that registers nothing, or no frame with two of its sensors.
@@ -46,6 +45,7 @@ def measure(checkpoint: str, root: str, selection: Mapping[str, Any]) -> dict:
     if not motions:
         raise PerceptionError(f"{root}: a frame with two of {', '.join(detector.sensors)} was expected, found none")
     return {
+        "weights_sha256": weights_sha256(checkpoint),
         "frames": len(motions),
         "sensors": {name: quantiles(np.stack(motions)[:, s]) for s, name in enumerate(detector.sensors)},
     }
@@ -59,13 +59,3 @@ def quantiles(motions: np.ndarray) -> dict[str, dict[str, float]]:
         name: {key: float(np.quantile(own, q)) for key, q in _QUANTILES.items()} if len(own) else {}
         for name, own in sizes.items()
     }
-
-
-def table(report: dict) -> str:
-    rows = [
-        (name, *(f"{found[size][key]:.3f}" for size in ("shift_m", "turn_deg") for key in _QUANTILES))
-        for name, found in report["sensors"].items()
-        if found["shift_m"]
-    ]
-    head = ("", *(f"{key}, {unit}" for unit in ("m", "deg") for key in _QUANTILES))
-    return f"{aligned([head, *rows])}\n{report['frames']} frames"

@@ -65,6 +65,8 @@ def sections(path: Path) -> dict[str, str]:
             return {path.stem: _costs(content)}
         if "parity" in content:
             return {path.stem: as_markdown(content)}
+        if "sensors" in content:
+            return {path.stem: registration_table(content)}
         if "ground_truth" in content:
             return {path.stem: _scores(content)}
         return {path.stem: _classification(content["subsets"])}
@@ -218,6 +220,17 @@ def _costs(rows: Sequence[dict]) -> str:
             ],
         )
     )
+
+
+def registration_table(report: dict) -> str:
+    """What tools/measure_registration.py measured: a row per sensor."""
+    sizes = [(size, key) for size in ("shift_m", "turn_deg") for key in ("median", "p95", "max")]
+    head = ("sensor", *(f"{key}, {'m' if size == 'shift_m' else '°'}" for size, key in sizes))
+    body = [
+        (name, *(_number(found[size].get(key)) for size, key in sizes)) for name, found in report["sensors"].items()
+    ]
+    lines = markdown(head, body)
+    return "\n".join([*lines, "", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."])
 
 
 def _classification(subsets: dict) -> str:
