@@ -34,9 +34,10 @@ def measure(checkpoint: str, root: str, selection: Mapping[str, Any]) -> dict:
     motions = []
     for index in tqdm(range(len(dataset)), desc="register", unit="frame"):
         frame = dataset[index]
-        if frame is not None and len(frame.only(detector.sensors).sensors) > 1:
+        alive = None if frame is None else without_dead(frame.only(detector.sensors))
+        if alive is not None and len(alive.sensors) > 1:
             with torch.inference_mode():
-                prediction = detector(detector.prepare([without_dead(frame.only(detector.sensors))]))
+                prediction = detector(detector.prepare([alive]))
             if prediction.registered is None:
                 raise PerceptionError(f"{checkpoint}: a detector with fusion.registration was expected")
             motions.append(
