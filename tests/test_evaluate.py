@@ -169,6 +169,8 @@ def test_a_perfect_detector(drive):
     assert {name: count for name, count in report["ground_truth"].items() if count} == counts
     assert metrics["AP"] == pytest.approx({name: float(name in counts) for name in CLASSES})
     assert metrics["mAP"] == pytest.approx(0.4) and metrics["mAP_present"] == pytest.approx(1.0)
+    known = {*counts, "bicycle"}  # to KITTI racks are nothing special
+    assert metrics["AP_3D"] == {name: 1.0 if name in known else None for name in CLASSES} and metrics["mAP_3D"] == 1
     assert metrics["boxes"] == 3 * 7  # the bicycle rack is no class, and one car is hit by nothing
     for errors in (metrics["errors"][name] for name in counts):
         assert all(value is None or value < 1e-6 for value in errors.values())
@@ -182,10 +184,14 @@ def test_a_perfect_detector(drive):
     ("shift", "ap", "ate"), [(0.4, 1.0, 0.4), (0.9, 0.75, 0.9), (1.001, 0.5, 1.001), (2.1, 0.25, 1.0), (4.1, 0.0, 1.0)]
 )
 def test_shifted_boxes_lose_one_threshold_after_the_other(drive, shift, ap, ate):
-    """Thresholds are 0.5, 1, 2 and 4 m; the error is taken at 2 m and is 1 where nothing matches."""
+    """Thresholds are 0.5, 1, 2 and 4 m; the error is taken at 2 m and is 1 where nothing matches.
+
+    Cars are 2 m wide: shifted by 0.4 m to the side they overlap by 1.6 of 2.4, by 0.9 m by less than half.
+    """
     metrics = evaluate(Oracle(changed(center=lambda center: center + [0.0, shift, 0.0])), drive)
     assert metrics["AP"]["car"] == pytest.approx(ap)
     assert metrics["errors"]["car"]["ATE"] == pytest.approx(ate)
+    assert metrics["AP_3D"]["car"] == float(shift == 0.4)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Score a detector with the nuScenes detection metric, for one set of sensors or for all sets.
 
+mAP_3D is the 3D average precision of KITTI, over the classes with ground truth, as mAP_present is.
+
     perception evaluate --checkpoint sim --root data/sim --all-subsets --json out/sim.json
 
 The resolved config of the checkpoint is saved next to the metrics, as out/sim.config.yaml. GPUs share the frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,18 @@ def read_camera_image(path: Path, cover: tuple[int, int] | None) -> tuple[np.nda
         raise DataError(f"{path}: {error}") from None
 
 
+def in_view(points: np.ndarray, cameras: Iterable[CameraImage]) -> np.ndarray:
+    """bool [N]: whether points [N, 3] are in the columns of one of the images, above and below it as well."""
+    found = np.zeros(len(points), dtype=bool)
+    for camera in cameras:
+        pixels, depth = project(camera.ego_SE3_camera.inverse().transform(points), camera.intrinsics)
+        found |= (depth > 0) & (pixels[:, 0] >= -0.5) & (pixels[:, 0] < camera.image.shape[1] - 0.5)
+    return found
+
+
 def seen(points: np.ndarray, camera: CameraImage) -> np.ndarray:
-    """The points [N, 3 or more] in the columns of the image, above and below it as well.
+    """The points [N, 3 or more] in view of the camera.
 
     Elsewhere objects have no boxes, and a detector that sees them there is not wrong.
     """
-    pixels, depth = project(camera.ego_SE3_camera.inverse().transform(points[:, :3]), camera.intrinsics)
-    return points[(depth > 0) & (pixels[:, 0] >= -0.5) & (pixels[:, 0] < camera.image.shape[1] - 0.5)]
+    return points[in_view(points[:, :3], [camera])]

@@ -24,6 +24,7 @@ from perception.data.nuscenes_constants import VISIBILITY_LEVEL
 from perception.data.sources import FrameSource
 from perception.eval import official as devkit_metric
 from perception.eval.metric import ERRORS, MetricBoxes, Metrics, counted, found, score
+from perception.eval.overlap import OverlapMatches, average_precision_3d, match_overlaps
 from perception.eval.submission import MAX_BOXES, ResultsWriter, WorldDetections, to_submission, to_world
 from perception.eval.truth import Annotated, EvaluationError, Truth
 from perception.processes import of_all_processes, place
@@ -62,7 +63,8 @@ def evaluate(
     Returns:
         mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE as the devkit defines them, over all classes of the task; mAP_present,
         the mean AP over the classes with ground truth; AP by class; errors by class, None where undefined; boxes, the
-        number submitted; breakdown, see :func:`breakdown`.
+        number submitted; breakdown, see :func:`breakdown`; AP_3D by class, that of KITTI (``perception.eval.overlap``),
+        None without ground truth, and mAP_3D, its mean over the others.
 
     Raises:
         EvaluationError: see the class.
@@ -148,7 +150,7 @@ def evaluate_subsets(
                     detections = detect_next(name, seen) if seen.sensors else None
                     if seen.sensors and not isinstance(detections, Detections):
                         raise EvaluationError(f"detect: Detections were expected, found {type(detections).__name__}")
-                    submissions[name].add(seen, detections)
+                    submissions[name].add(frame, detections)
         return unannotated
 
     scored = score_submissions(source, detector.task, names, detect, results, official)
@@ -184,17 +186,20 @@ class Submission:
 
     Attributes:
         frames: annotations of the frames added so far.
+        overlaps: of those added with :meth:`add`.
     """
 
     def __init__(self, task: Task, place: dict[str, int], writer: ResultsWriter | None, kept: bool = False):
         self.task, self.place, self.writer, self.kept = task, place, writer, kept
         self.frames: list[Annotated] = []
+        self.overlaps: list[OverlapMatches] = []
         self._parts: list[MetricBoxes] = []
         self._rows: list[tuple[str, list[dict]]] = []
 
     def add(self, frame: Frame, detections: Detections | None) -> None:
-        """Add one frame; ``detections`` is None if the frame has none of the sensors to be used."""
+        """Add one frame, with all its cameras; ``detections`` is None if it has none of the sensors to be used."""
         self.add_world(frame, None if detections is None else to_world(frame, detections, self.task))
+        self.overlaps.append(match_overlaps(frame, detections, self.task))
 
     def add_world(self, frame: Frame, world: WorldDetections | None) -> None:
         """:meth:`add` for detections already in the world frame."""
@@ -214,11 +219,12 @@ class Submission:
 
     def gather(self) -> None:
         """Add what the other processes have, in their order."""
-        found = of_all_processes((self.frames, self._parts, self._rows))
-        self.frames = [frame for frames, _, _ in found for frame in frames]
-        self._parts = [part for _, parts, _ in found for part in parts]
+        found = of_all_processes((self.frames, self._parts, self.overlaps, self._rows))
+        self.frames = [frame for frames, *_ in found for frame in frames]
+        self._parts = [part for _, parts, *_ in found for part in parts]
+        self.overlaps = [overlap for *_, overlaps, _ in found for overlap in overlaps]
         if self.writer is not None:
-            for _, _, rows in found:
+            for *_, rows in found:
                 for token, boxes in rows:
                     self.writer.add(token, boxes)
 
@@ -300,8 +306,14 @@ def score_submissions(
         scored, of_devkit = {}, devkit_metric.ground_truth(devkit, tokens) if official else None
         for name, submission in submissions.items():
             metrics = devkit_metric.score_file(devkit, of_devkit, paths[name]) if official else None
-            scored[name] = score_boxes(truth, submission.boxes, metrics) | shared
+            scored[name] = score_boxes(truth, submission.boxes, metrics) | _overlap_scores(submission) | shared
         return scored
+
+
+def _overlap_scores(submission: Submission) -> dict:
+    ap = average_precision_3d(submission.overlaps, submission.task)
+    present = [value for value in ap.values() if value is not None]
+    return {"mAP_3D": sum(present) / len(present) if present else None, "AP_3D": ap}
 
 
 def score_boxes(truth: Truth, boxes: MetricBoxes, metrics: Metrics | None = None) -> dict:
@@ -346,27 +358,30 @@ def breakdown(truth: Truth, predictions: MetricBoxes) -> dict:
 
     distance: mAP over the classes present, with predictions and ground truth restricted to that range from the
         vehicle; a pair split by a range boundary counts as a false positive and a miss.
+    AP: the same by class present.
     visibility, seen_by: recall, the share of ground truth matched by a prediction of any score. Visibility is not
         defined for false positives, so there is no precision. seen_by: the sensors with points on the object.
     """
     hit = found(truth.boxes, predictions, truth.task)
     lidar, radar = truth.lidar > 0, truth.radar > 0
     seen_by = {"lidar and radar": lidar & radar, "lidar only": lidar & ~radar, "radar only": radar & ~lidar}
+    ap = {f"{a}-{b} m": _present_ap(truth, predictions, a, b) for a, b in _DISTANCES_M}
     return {
-        "distance": {f"{a}-{b} m": _present_ap(truth, predictions, a, b) for a, b in _DISTANCES_M},
+        "distance": {name: sum(own.values()) / len(own) if own else None for name, own in ap.items()},
+        "AP": ap,
         "visibility": {name: _share(hit, truth.visibility == level) for name, level in VISIBILITY_LEVEL.items()},
         "seen_by": {name: _share(hit, mask) for name, mask in seen_by.items()},
     }
 
 
-def _present_ap(truth: Truth, predictions: MetricBoxes, near_m: float, far_m: float) -> float | None:
+def _present_ap(truth: Truth, predictions: MetricBoxes, near_m: float, far_m: float) -> dict[str, float]:
     def between(boxes: MetricBoxes) -> MetricBoxes:
         away = np.linalg.norm(boxes.center[:, :2] - truth.ego_positions[boxes.sample, :2], axis=1)
         return boxes[(away >= near_m) & (away < far_m)]
 
     own = between(truth.boxes)
-    ap = score(own, between(predictions), truth.task).ap.mean(axis=1)[np.unique(own.label)]
-    return float(ap.mean()) if len(ap) else None
+    ap = score(own, between(predictions), truth.task).ap.mean(axis=1).tolist()
+    return {truth.task.classes[label]: ap[label] for label in np.unique(own.label).tolist()}
 
 
 def _share(hit: np.ndarray, mask: np.ndarray) -> float | None:
@@ -375,7 +390,9 @@ def _share(hit: np.ndarray, mask: np.ndarray) -> float | None:
 
 def table(report: dict) -> str:
     """The metrics of :func:`evaluate_subsets` as a text table, one line per subset."""
-    columns = ("mAP", "mAP_present", "NDS", *(f"m{name}" for name in ERRORS))
+    known = next(iter(report["subsets"].values()))  # what comes of a file alone has no mAP_3D
+    wanted = ("mAP", "mAP_present", "mAP_3D", "NDS", *(f"m{name}" for name in ERRORS))
+    columns = [name for name in wanted if name in known]
     rows = [(name, *(f"{_or_nan(row[column]):.4f}" for column in columns)) for name, row in report["subsets"].items()]
     sensors = ", ".join(f"{count} with {name}" for name, count in report["frames_with"].items())
     frames = f"{report['frames']} frames{f' ({sensors})' * bool(sensors)}, {report['skipped']} skipped"

@@ -11,12 +11,15 @@ images at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from perception.data import corruptions as faults
-from perception.sample import Frame
+from perception.geometry import SE3
+from perception.sample import Frame, sensor_sets
 from perception.seeding import keyed_rng
 from perception.train.batches import proper_subsets
 
@@ -142,6 +145,15 @@ def _field_of_view(half_deg, moment, rng):
     return faults.with_lidar(moment.frame, lambda points: faults.ahead(points, half_deg))
 
 
+def _displaced(angle_deg, shift_m, moment, rng):
+    """Turned about the vehicle's vertical axis, to either side, and shifted over ground, in any direction."""
+    generator = rng("lidar")
+    turn, way = angle_deg * generator.choice([-1.0, 1.0]), generator.uniform(0, 2 * np.pi)
+    return faults.move_lidar(
+        moment.frame, SE3.from_yaw(np.deg2rad(turn), [shift_m * np.cos(way), shift_m * np.sin(way), 0.0])
+    )
+
+
 def _extrinsics(sigma_deg, sigma_m, names, moment, rng):
     return faults.rotate_cameras(moment.frame, sigma_deg, sigma_m, rng("camera"), names)
 
@@ -212,3 +224,25 @@ def all_conditions() -> list[Condition]:
         Condition("radar:folded", 0, partial(_radar, lambda p, rng: faults.folded_velocity(p, rng))),
         Condition("radar:flipped", 0, partial(_radar, lambda p, rng: faults.flipped_velocity(p))),
     ]
+
+
+def recorded_conditions(sensors: Sequence[str]) -> list[Condition]:
+    """For recordings of a rig of these sensors: every set of them, misplaced ones, and one that is silent.
+
+    Where nothing else is said, all sensors are there.
+    """
+    names = {condition.name: condition for condition in all_conditions()}
+    silent = {"camera": "silent:camera_black", "radar": "silent:radar_empty", "lidar": "silent:lidar_empty"}
+    moves = [(f"{deg}deg", deg, 0.0) for deg in (1, 2, 3)] + [(f"{m:g}m", 0.0, m) for m in (0.2, 0.5, 1.0)]
+    found = [Condition("clean", 0, _unchanged)]
+    found += [Condition(f"only:{'+'.join(own)}", 0, partial(_only, own)) for own in sensor_sets(sensors)[1:]]
+    if "lidar" in sensors:
+        found += [
+            Condition(f"lidar:{label}", 0, partial(_displaced, deg, metres))
+            for label, deg, metres in (*moves, ("2deg+0.5m", 2, 0.5))
+        ]
+    if "camera" in sensors:
+        found += [Condition(f"extrinsic:all_{deg}deg", 0, partial(_extrinsics, deg, 0.0, None)) for deg in (1, 2, 5)]
+    if len(sensors) > 1:
+        found += [names[silent[sensor]] for sensor in sensors if sensor in silent]
+    return found

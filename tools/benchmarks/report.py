@@ -54,6 +54,8 @@ def sections(path: Path) -> dict[str, str]:
     """
     try:
         content = json.loads(path.read_text())
+        if isinstance(content, list) and content and "on_nothing" in content[0]:
+            return {path.stem: recorded_tables(content)}
         if isinstance(content, list) and content and "condition" in content[0]:
             made = {"shipped": _shipped(content), "ablation": _ablation(content)}
             return {name: text for name, text in made.items() if text}
@@ -63,6 +65,8 @@ def sections(path: Path) -> dict[str, str]:
             return {path.stem: _costs(content)}
         if "parity" in content:
             return {path.stem: as_markdown(content)}
+        if "sensors" in content:
+            return {path.stem: registration_table(content)}
         if "ground_truth" in content:
             return {path.stem: _scores(content)}
         return {path.stem: _classification(content["subsets"])}
@@ -218,6 +222,17 @@ def _costs(rows: Sequence[dict]) -> str:
     )
 
 
+def registration_table(report: dict) -> str:
+    """What tools/measure_registration.py measured: a row per sensor."""
+    sizes = [(size, key) for size in ("shift_m", "turn_deg") for key in ("median", "p95", "max")]
+    head = ("sensor", *(f"{key}, {'m' if size == 'shift_m' else '°'}" for size, key in sizes))
+    body = [
+        (name, *(_number(found[size].get(key)) for size, key in sizes)) for name, found in report["sensors"].items()
+    ]
+    lines = markdown(head, body)
+    return "\n".join([*lines, "", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."])
+
+
 def _classification(subsets: dict) -> str:
     first = next(iter(subsets.values()))
     classes = list(first["ECE_by_class"])
@@ -258,6 +273,64 @@ def _decoders(rows: Sequence[dict]) -> str:
             found = select(rows, sensors=sensors, decoder=decoder)
             lines.append((sensors, decoder, *(_spread([row[c] for row in found]) for c in columns)))
     return "\n".join(markdown(("sensors", "decoder", *columns), lines))
+
+
+def recorded_tables(rows: Sequence[dict]) -> str:
+    """What tools/benchmark_real.py measured, over all seeds; differences are taken seed by seed."""
+    by = {name: select(rows, condition=name) for name in dict.fromkeys(row["condition"] for row in rows)}
+    objects = rows[0]["ground_truth"]
+    shown = [name for name in ("car", "pedestrian") if objects.get(name)] or [max(objects, key=objects.__getitem__)]
+    columns = [(f"{name}s", metric, name) for name in shown for metric in ("AP", "AP_3D")]
+    head = tuple(f"{plural}, {'AP 3D' if metric == 'AP_3D' else metric}" for plural, metric, _ in columns)
+
+    def scores(own: Sequence[dict]) -> tuple[str, ...]:
+        return tuple(_spread([row[metric][name] for row in own]) for _, metric, name in columns)
+
+    def gain(ours: Sequence[dict], theirs: Sequence[dict]) -> str:
+        """In points of the first class's AP."""
+        other = {row["checkpoint"]: row["AP"][shown[0]] for row in theirs}
+        return _spread([100 * (row["AP"][shown[0]] - other[row["checkpoint"]]) for row in ours], 1, "+")
+
+    sets = {own[0]["sensors"]: own for name, own in by.items() if name == "clean" or name.startswith("only:")}
+    parts: list[str] = []
+    if sets:
+        body = [(name, *scores(own), *(_spread([r[c] for r in own]) for c in ("mAP", "on_nothing")))
+                for name, own in sets.items()]  # fmt: skip
+        parts += ["**Sensor sets**", "", *markdown(("sensors", *head, "mAP", "boxes on nothing"), body)]
+    moved = [name for name in by if name.startswith(("lidar:", "extrinsic:"))]
+    if moved and "clean" in by:
+        body = [(name, *scores(by[name]), gain(by[name], by["clean"])) for name in moved]
+        parts += ["", f"**Misplaced sensors**, and {shown[0]} AP in points against none misplaced", ""]
+        parts += markdown(("condition", *head, "change"), body)
+    silent = []
+    for name in (name for name in by if name.startswith("silent:")):
+        kept = "+".join(s for s in by[name][0]["sensors"].split("+") if s != name[7:].split("_")[0])
+        if kept in sets:
+            silent.append((name[7:], *scores(by[name]), *scores(sets[kept]), gain(by[name], sets[kept])))
+    if silent:
+        parts += ["", f"**Silent sensors** against the same ones announced missing, {shown[0]} AP in points", ""]
+        parts += markdown(("fault", *head, *(f"announced: {name}" for name in head), "change"), silent)
+    radar = [
+        (name, place, *_radar_gain(own, sets[without], place, shown[0]))
+        for name, own in sets.items()
+        if (without := "+".join(s for s in name.split("+") if s != "radar")) in sets and without != name
+        for place in own[0]["AP_at"]
+    ]
+    if radar:
+        parts += ["", f"**What the radar is worth** by distance, {shown[0]} AP", ""]
+        parts += markdown(("sensors", "distance", "AP", "without radar", "gain in points"), radar)
+    counts = ", ".join(f"{objects[name]} {name}s" for name in shown)
+    seeds = ", ".join(f"{row['seed']} (`{row['weights_sha256'][:12]}`)" for row in next(iter(by.values())))
+    return "\n".join([*parts, "", f"{rows[0]['frames']} frames, {counts}; training seeds {seeds}."])
+
+
+def _radar_gain(ours: Sequence[dict], theirs: Sequence[dict], place: str, name: str) -> tuple[str, str, str]:
+    """AP with and without radar, and the difference in points; dashes where there is none of the class."""
+    with_radar, without = ([row["AP_at"][place].get(name) for row in rows] for rows in (ours, theirs))
+    if None in with_radar:
+        return "–", "–", "–"
+    gain = [100 * (a - b) for a, b in zip(with_radar, without)]
+    return _spread(with_radar), _spread(without), _spread(gain, 1, "+")
 
 
 def _spread(values: Sequence[float], digits: int = 3, sign: str = "") -> str:

@@ -55,13 +55,13 @@ def load_drives(path: str | Path) -> Drives:
     return load_yaml(Drives, path)
 
 
-def chosen_conditions(patterns: Sequence[str]) -> list[Condition]:
-    """Conditions whose key (``mc:spatial/3``) or name matches one of the shell patterns.
+def chosen_conditions(patterns: Sequence[str], conditions: Sequence[Condition] | None = None) -> list[Condition]:
+    """Those of ``conditions``, by default all, whose key (``mc:spatial/3``) or name matches one of the shell patterns.
 
     Raises:
         PerceptionError: a pattern matches none; the message lists the names.
     """
-    conditions = all_conditions()
+    conditions = all_conditions() if conditions is None else conditions
     for pattern in patterns:
         if not any(_matches(condition, pattern) for condition in conditions):
             names = ", ".join(dict.fromkeys(condition.name for condition in conditions))
