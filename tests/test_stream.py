@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tiny_drive import save_tiny_detector, write_logs
 
 import perception
+import perception.stream as stream_module
 from perception.geometry import SE3
 from perception.logs.arrays import ArrayError, calibration_of, image_of, lidar_of, radar_of
 from perception.logs.beginning import Lasting
@@ -24,6 +25,7 @@ from perception.logs.frames import LogFrames
 from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Transform
+from perception.logs.presence import Presence
 from perception.logs.rig import CameraSource, Rig
 from perception.logs.units import point_times_ns, units_of
 from perception.plain_yaml import ConfigError
@@ -35,7 +37,8 @@ from perception.stream import Stream, StreamError
 from perception.warmup import made_up_frames
 
 vehicle = pytest.importorskip("soaking.vehicle", reason="tools are no part of the package")
-from soaking.vehicle import FRAME_NS, SENSORS, START_NS, Clock, Stub, describe, drive, fed, rig  # noqa: E402
+from soaking.runs import death  # noqa: E402
+from soaking.vehicle import FRAME_NS, SENSORS, START_NS, Clock, Stub, describe, drive, fed, rig, without  # noqa: E402
 
 MS = 1_000_000
 WAIT_S = 10.0  # of a test for another thread, which takes no time unless something is wrong
@@ -79,14 +82,6 @@ def shifted(events, what, timestamp_ms=0, arrives_ms=0, since=0, until=1 << 62):
     return sorted(changed, key=lambda event: event.arrives_ns)
 
 
-def without(events, what, since=0, until=1 << 62):
-    """The events but those of some sensors in these frames."""
-    for event in events:
-        frame = (event.timestamp_ns - START_NS + FRAME_NS // 2) // FRAME_NS
-        if event.what not in what or not since <= frame < until:
-            yield event
-
-
 def test_a_sound_drive_is_a_result_at_every_measurement_of_the_reference():
     results, stream = driven(drive(15))
     assert times(results) == [100 * i for i in range(15)] and [r.sequence for r in results] == list(range(15))
@@ -101,20 +96,20 @@ def test_a_sound_drive_is_a_result_at_every_measurement_of_the_reference():
 
 @pytest.mark.parametrize("dead", [n for k in (1, 2) for n in itertools.combinations(SENSORS, k)], ids="+".join)
 @pytest.mark.parametrize("since", [12, 0], ids=["at frame 12", "from boot"])
-def test_a_dead_sensor_is_labelled_in_the_next_frame_and_back_in_the_second(dead, since):
-    until = 20
-    results, _ = driven(without(drive(24), dead, since, until))
-    while_dead = [r for r in results if since * 100 - 60 < times([r])[0] < until * 100 - 60]
-    assert len(while_dead) in (until - since, until - since - 1)
-    for result in while_dead:
-        for name, presence in result.sensors.items():
-            expected = "active" if name not in dead else "stale" if since else "waiting"
-            is_back = presence.age_s is not None and presence.age_s < -0.05  # but not yet in this frame
-            assert presence.state == expected or is_back, (times([result]), name, presence)
-    back = [r for r in results if times([r])[0] >= until * 100]
-    assert len(back) == 4 and not any(r.is_degraded for r in back[1:])
-    stamps = times(results)
-    assert max(b - a for a, b in zip(stamps, stamps[1:])) <= 150
+@pytest.mark.parametrize("rate_hz", [None, 10.0], ids=["reference", "rate"])
+def test_a_dead_sensor_is_labelled_in_the_next_frame_and_back_in_the_second(dead, since, rate_hz):
+    problems, oldest_s = death(dead, since, rate_hz)
+    assert problems == []
+    # Without its reference a stream waits for half a second, and in the beginning it does not know the interval.
+    assert oldest_s < (0.8 if rate_hz is None and "ROOF" in dead else 0.26)
+
+
+def test_a_death_that_is_not_labelled_is_found(monkeypatch):
+    said = stream_module.with_faults
+    active = Presence("active", 0.0)
+    monkeypatch.setattr(stream_module, "with_faults", lambda *args: {**said(*args), "FRONT": active})
+    problems, _ = death(["FRONT"], 12, None)
+    assert len(problems) == 8 and problems[0] == "FRONT is active at 1200000000 ns"
 
 
 def test_frames_at_a_rate_need_no_reference():
