@@ -22,20 +22,21 @@ from typing import Any
 
 import numpy as np
 
+from perception.due import Due, DueFrames
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.logs.arrays import calibration_of, image_of, lidar_of, radar_of
 from perception.logs.frames import assembly_for
 from perception.logs.inbox import Inbox
-from perception.logs.live import LiveFrames
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Cloud, Image, Message, Payload, Transform
-from perception.logs.presence import Presence
-from perception.logs.rig import CameraSource, CloudSource, Rig, check_rig
+from perception.logs.presence import Presence, with_faults
+from perception.logs.rig import CameraSource, Rig, check_rig
 from perception.replay.perceiver import Perceiver
-from perception.sample import CameraImage, Detections, Frame, LidarCloud, RadarCloud
+from perception.sample import Detections
 from perception.tracking import Tracks
 from perception.vitals import Health, Level, SensorHealth, Vitals
+from perception.warmup import made_up_frames
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Result:
     tracks: all current tracks, those without a detection included.
     sensors: every sensor of the rig that the detector takes -> what the frame had of it, and why it lacked the rest.
     age_s: the vehicle's time, as most sensors have it, at the result, minus the reference time; None where a drive
-        ends in its first second, before that is known.
+        ends in its first second, before that is known, or clocks were set back meanwhile.
     """
 
     sequence: int
@@ -81,15 +82,6 @@ class Result:
     def is_degraded(self) -> bool:
         """Whether a sensor of the rig is missing."""
         return any(presence.state != "active" for presence in self.sensors.values())
-
-
-@dataclass(frozen=True, eq=False)
-class _Due:
-    """A frame to be seen, and since when, by the stream's clock."""
-
-    frame: Frame
-    presence: dict[str, Presence]
-    since_ns: int
 
 
 class Stream:
@@ -142,30 +134,38 @@ class Stream:
         self._rig = copy.deepcopy(rig)
         check_rig(self._rig, "rig")
         if rate_hz is not None:
+            if not 0 < rate_hz < np.inf:
+                raise StreamError(f"rate_hz: more than 0 was expected, found {rate_hz}")
             self._rig.reference, self._rig.samples = "", None
         self._own_assembly = assembly is None
         assembly = _assembly_of(detector, self._rig) if assembly is None else assembly
         assembly = replace(assembly, skip_damaged=True, rate_hz=rate_hz or assembly.rate_hz)
         least_s = assembly.wait_s + window_s
-        for name, value, least in (("window_s", window_s, 0), ("deadline_s", deadline_s, least_s), ("queue", queue, 1)):
+        for name, value, least in (
+            ("window_s", window_s, 0), ("deadline_s", deadline_s, least_s), ("queue", queue, 1),
+            ("stale_s", stale_s, 0), ("hang_s", hang_s, 0),
+        ):  # fmt: skip
             if not least <= value < np.inf:
                 raise StreamError(f"{name}: {least} or more was expected, found {value}")
-        self._live = LiveFrames(self._rig, assembly, scene, window_ns=round(1e9 * window_s))
-        self._assembly, self._deadline_ns, self._every_frame = assembly, round(1e9 * deadline_s), every_frame
+        self._frames = DueFrames(self._rig, assembly, scene, round(1e9 * window_s), round(1e9 * deadline_s))
+        self._assembly, self._every_frame = assembly, every_frame
         self._on_result, self._on_drop, self._on_health = on_result, on_drop, on_health
         self._clock = clock
         cameras = self._rig.cameras
         self._payloads = {s.topic: Image if name in cameras else Cloud for name, s in self._rig.sensors.items()}
         self._inbox = Inbox(lambda topic: queue if topic in self._payloads else _POSES_A_SENSOR * queue)
+        self._due: deque[Due] = deque()
         self._results: deque[Result] = deque()
         self._vitals = Vitals(round(1e9 * hang_s), round(1e9 * stale_s))
         self._perceiver, self._next_detector = Perceiver(detector), detector
-        self._heard: tuple[int, int] | None = None  # the vehicle's time and the clock's, when it was last known
-        self._ready = False
-        self._working = threading.Lock()  # one step at a time; never taken inside of the other
+        self._ran: Any = None  # the detector that has run
+        self._said: dict[str, str] = {}  # what failed -> with which error, the last time
+        self._working = threading.Lock()  # one frame at a time; never taken inside of the other
         self._change = threading.Condition()  # of the inbox, the results, the vitals
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
+
+    # Who pushes: any thread, which never waits for those that work.
 
     def push(self, sensor: str, data: np.ndarray | Image | Cloud, timestamp_ns: int) -> None:
         """A measurement. Never waits; what it takes of ``data`` is copied.
@@ -182,8 +182,10 @@ class Stream:
             StreamError: no such sensor or no time.  ArrayError: another shape or type.
         """
         source = self._source(sensor)
-        if isinstance(data, Image | Cloud):
-            payload: Payload = data
+        if isinstance(data, Image):
+            payload: Payload = replace(data, data=bytes(data.data))
+        elif isinstance(data, Cloud):
+            payload = replace(data, records=data.records.copy())
         elif not isinstance(data, np.ndarray):
             raise StreamError(f"{sensor}: an array, an Image or a Cloud was expected, found {type(data).__name__}")
         elif isinstance(source, CameraSource):
@@ -231,54 +233,62 @@ class Stream:
 
     def push_message(self, message: Message) -> None:
         """A message as logs have them, on a topic of the rig; ``log_time_ns``: when it came, by the stream's clock."""
-        _require_time(message.topic, message.timestamp_ns)
+        message = replace(message, timestamp_ns=_time_of(message.topic, message.timestamp_ns))
         expected = self._payloads.get(message.topic)
         if expected is not None and not isinstance(message.data, expected):
             found = type(message.data).__name__
             raise StreamError(f"{message.topic}: an {expected.__name__} was expected, found {found}")
         self._put(message, holds=False)
 
+    def _source(self, sensor: str) -> Any:
+        source = self._rig.sensors.get(sensor)
+        if source is None:
+            closest = difflib.get_close_matches(str(sensor), self._rig.sensors, n=1, cutoff=0.0)
+            raise StreamError(f"a sensor of the rig was expected, such as {closest[0]}, found {sensor!r}")
+        return source
+
+    def _push_known(self, topic: str, data: Payload, timestamp_ns: int | None) -> None:
+        """What is said of a mount or a camera."""
+        stamp_ns = 0 if timestamp_ns is None else _time_of(topic, timestamp_ns)
+        self._put(Message(topic, stamp_ns, self._clock(), 0, data), holds=timestamp_ns is None)
+
+    def _put(self, message: Message, holds: bool) -> None:
+        if self._closed.is_set():
+            raise StreamError(f"{message.topic}: a stream that is open was expected, found one that is closed")
+        with self._change:
+            dropped = self._inbox.put(message, holds)
+            if dropped is not None:
+                self._vitals.lost("messages dropped for newer ones", message.log_time_ns)
+            self._change.notify_all()
+        if dropped is not None and self._on_drop is not None:
+            self._call("drops whose callback failed", self._on_drop, dropped.topic, dropped.timestamp_ns)
+
+    # Who works: one thread at a time, the stream's own or that of the caller.
+
     def step(self) -> list[Result]:
         """Take what was pushed, and give the results of the frames that are due; in the caller's thread."""
         with self._working:
-            return self._seen(list(self._due()))
+            self._collect()
+            return self._seen()
 
     def finish(self) -> list[Result]:
         """The results of the frames that still wait, since nothing will come any more."""
         with self._working:
-            due = list(self._due())
-            frames = self._live.finish()
-            due += [_Due(frame, self._live.presence(frame.timestamp_ns), self._clock()) for frame in frames]
-            return self._seen(due)
-
-    def poll(self) -> Result | None:
-        """The next result, None while there is none."""
-        with self._change:
-            return self._results.popleft() if self._results else None
-
-    def __iter__(self) -> Iterator[Result]:
-        """The results as they come, until the stream is closed."""
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._results or self._closed.is_set())
-                if not self._results:
-                    return
-                result = self._results.popleft()
-            yield result
+            self._collect(is_end=True)
+            return self._seen()
 
     def warmup(self) -> None:
         """Run the detector on a made-up frame of the rig's sensors, so that the first real one does not wait."""
         with self._working:
             perceiver = Perceiver(self._next_detector)
-            for second in (1, 2):  # the second has a memory
-                frame = _made_up(self._rig, self._assembly.sensors, second)
+            for frame in made_up_frames(self._rig, self._assembly):
                 perceiver.step(frame)
-        self._ready = True
+            self._ran = perceiver.detector
 
     @property
     def ready(self) -> bool:
-        """Whether the detector has run, so that a frame takes no longer than usual."""
-        return self._ready
+        """Whether the detector, the one last set, has run, so that a frame takes no longer than usual."""
+        return self._ran is self._next_detector
 
     @property
     def detector(self) -> Any:
@@ -296,104 +306,54 @@ class Stream:
                 raise StreamError(f"a detector of frames as {self._assembly} was expected, found one of {expected}")
         self._next_detector = detector
 
-    def health(self) -> Health:
-        """See :class:`Health`. Never waits for inference."""
-        with self._change:
-            now_ns = self._clock()
-            level, reasons = self._vitals.judged(now_ns)
-            counts = dict(sorted((self._vitals.counts + self._live.counts).items()))
-            sensors = {name: self._sensor_health(name, source.topic, now_ns) for name, source in self._sources()}
-            return Health(level, reasons, sensors, self._vitals.results, self._vitals.latency_ms, counts)
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            with self._change:
+                if not self._inbox and not self._due:
+                    self._change.wait(_IDLE_S)
+            with self._working:
+                if not self._due:
+                    self._collect()
+                result = self._result(self._due.popleft()) if self._due else None
+            if result is not None and not self._closed.is_set():
+                self._give(result)
 
-    def close(self) -> None:
-        """End the threads. What still waits is left; results can still be polled. May be called twice."""
-        self._closed.set()
-        with self._change:
-            self._change.notify_all()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(_CLOSING_S)
-                if thread.is_alive():
-                    log.error("%s: does not end, and is left behind", thread.name)
-        self._threads.clear()
-
-    def __enter__(self) -> Stream:
-        for target, name in ((self._work, "stream"), (self._watch, "stream's watchdog")):
-            thread = threading.Thread(target=target, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def _sources(self) -> Iterator[tuple[str, CameraSource | CloudSource]]:
-        return iter(self._rig.sensors.items())
-
-    def _source(self, sensor: str) -> Any:
-        source = self._rig.sensors.get(sensor)
-        if source is None:
-            closest = difflib.get_close_matches(str(sensor), self._rig.sensors, n=1, cutoff=0.0)
-            raise StreamError(f"a sensor of the rig was expected, such as {closest[0]}, found {sensor!r}")
-        return source
-
-    def _push_known(self, topic: str, data: Payload, timestamp_ns: int | None) -> None:
-        """What is said of a mount or a camera."""
-        if timestamp_ns is not None:
-            _require_time(topic, timestamp_ns)
-        self._put(Message(topic, timestamp_ns or 0, self._clock(), 0, data), holds=timestamp_ns is None)
-
-    def _put(self, message: Message, holds: bool) -> None:
-        if self._closed.is_set():
-            raise StreamError(f"{message.topic}: a stream that is open was expected, found one that is closed")
-        with self._change:
-            dropped = self._inbox.put(message, holds)
-            if dropped is not None:
-                self._vitals.lost("messages dropped for newer ones", message.log_time_ns)
-            self._change.notify_all()
-        if dropped is not None and self._on_drop is not None:
-            self._on_drop(dropped.topic, dropped.timestamp_ns)
-
-    def _due(self) -> Iterator[_Due]:
-        """The frames that are complete, or whose deadline has passed."""
+    def _collect(self, is_end: bool = False) -> None:
+        """The frames that are complete, or whose deadline has passed; at the end those that wait for others, too."""
         with self._change:  # what comes from now on is not missed by the deadlines of now
             posts, clock_ns = self._inbox.take(), self._clock()
-        for _, message, holds in posts:
-            if holds:
-                self._live.learn(message)
-                continue
-            for frame in self._live.push(message):
-                yield _Due(frame, self._live.presence(frame.timestamp_ns), message.log_time_ns)
-            now_ns = self._live.now_ns
-            if now_ns is None:  # again, once clocks were set back
-                self._heard = None
-            elif self._heard is None or now_ns != self._heard[0]:
-                self._heard = now_ns, message.log_time_ns
-        if self._heard is not None:
-            for frame in self._live.due(_vehicle_ns(*self._heard, clock_ns) - self._deadline_ns):
-                yield _Due(frame, self._live.presence(frame.timestamp_ns), clock_ns)
-
-    def _seen(self, due: list[_Due]) -> list[Result]:
-        if not self._every_frame and len(due) > 1:
+        found = [self._frames.take(post) for post in posts] + [self._frames.late(clock_ns)]
+        for frames in [*found, self._frames.finish(clock_ns)] if is_end else found:
+            try:
+                self._due.extend(frames)
+            except Exception as error:  # costs that message, not those behind it
+                self._failed("messages that failed", error)
+        if not self._every_frame and len(self._due) > 1:
             with self._change:
-                self._vitals.lost("frames dropped for newer ones", self._clock(), len(due) - 1)
-            due = due[-1:]
-        return [result for each in due if (result := self._result(each)) is not None]
+                self._vitals.lost("frames dropped for newer ones", self._clock(), len(self._due) - 1)
+            self._due = deque([self._due[-1]])
 
-    def _result(self, due: _Due) -> Result | None:
-        if self._next_detector is not self._perceiver.detector:
-            self._perceiver.detector = self._next_detector
+    def _seen(self) -> list[Result]:
+        results = [self._result(self._due.popleft()) for _ in range(len(self._due))]
+        return [result for result in results if result is not None]
+
+    def _result(self, due: Due) -> Result | None:
+        detector = self._next_detector
+        if detector is not self._perceiver.detector:
+            self._perceiver.detector = detector
         with self._change:
             self._vitals.begin(self._clock())
         try:
             perceived = self._perceiver.step(due.frame)
             tracks = self._perceiver.tracker.tracks(perceived.frame)
+            presence = with_faults(due.presence, perceived.faults, perceived.frame, self._rig)
         except Exception as error:  # whatever a detector raises, a vehicle wants the next frame
-            self._failed(error)
+            with self._change:
+                self._vitals.failed(f"{type(error).__name__}: {error}")
+            self._failed("frames whose inference failed", error)
             return None
-        self._ready = True
+        self._ran = detector
         frame, clock_ns = perceived.frame, self._clock()
-        presence = _checked(due.presence, perceived.faults, frame, self._rig)
         with self._change:
             sequence = self._vitals.results
             self._vitals.done(presence, clock_ns - due.since_ns, clock_ns)
@@ -407,24 +367,29 @@ class Stream:
             track_ids=perceived.tracks,
             tracks=tracks,
             sensors=presence,
-            age_s=None if self._heard is None else 1e-9 * (_vehicle_ns(*self._heard, clock_ns) - frame.timestamp_ns),
+            age_s=self._frames.age_s(frame, clock_ns),
         )
 
-    def _failed(self, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        if text != self._vitals.error:  # the same again would fill a disk
-            log.exception("a frame has failed")
+    # Who takes the results: a callback in the thread that works, or any other thread.
+
+    def poll(self) -> Result | None:
+        """The next result, None while there is none."""
         with self._change:
-            self._vitals.failed(text, self._clock())
+            return self._results.popleft() if self._results else None
+
+    def __iter__(self) -> Iterator[Result]:
+        """The results as they come, until the stream is closed."""
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._results or self._closed.is_set())
+                if not self._results:
+                    return
+                result = self._results.popleft()
+            yield result
 
     def _give(self, result: Result) -> None:
         if self._on_result is not None:
-            try:
-                self._on_result(result)
-            except Exception:  # which must not end the thread that works
-                log.exception("on_result")
-                with self._change:
-                    self._vitals.lost("results whose callback failed", self._clock())
+            self._call("results whose callback failed", self._on_result, result)
             return
         with self._change:
             self._results.append(result)
@@ -433,16 +398,20 @@ class Stream:
                 self._vitals.lost("results that nobody took", self._clock())
             self._change.notify_all()
 
-    def _work(self) -> None:
-        while not self._closed.is_set():
-            with self._change:
-                if not self._inbox:
-                    self._change.wait(_IDLE_S)
-            try:
-                for result in self.step():
-                    self._give(result)
-            except Exception as error:
-                self._failed(error)
+    # Who watches: any thread, and the watchdog.
+
+    def health(self) -> Health:
+        """See :class:`Health`. Never waits for inference."""
+        with self._change:
+            now_ns = self._clock()
+            level, reasons = self._vitals.judged(now_ns)
+            counts = dict(sorted((self._vitals.counts + self._frames.counts).items()))
+            presence, inbox = self._vitals.presence, self._inbox
+            sensors = {
+                name: SensorHealth.of(source.topic, inbox, presence.get(name), now_ns)
+                for name, source in self._rig.sensors.items()
+            }
+            return Health(level, reasons, sensors, self._vitals.results, self._vitals.latency_ms, counts)
 
     def _watch(self) -> None:
         level: Level | None = None
@@ -453,30 +422,56 @@ class Stream:
             level = health.level
             log.log(logging.INFO if level == "OK" else logging.WARNING, "%s: %s", level, "; ".join(health.reasons))
             if self._on_health is not None:
-                try:
-                    self._on_health(health)
-                except Exception:
-                    log.exception("on_health")
+                self._call("levels whose callback failed", self._on_health, health)
 
-    def _sensor_health(self, name: str, topic: str, now_ns: int) -> SensorHealth:
-        arrived_ns, presence = self._inbox.arrived_ns(topic), self._vitals.presence.get(name)
-        return SensorHealth(
-            state="waiting" if presence is None else presence.state,
-            rate_hz=self._inbox.rate_hz(topic),
-            age_s=None if arrived_ns is None else 1e-9 * (now_ns - arrived_ns),
-            received=self._inbox.received[topic],
-            dropped=self._inbox.dropped[topic],
-        )
+    # What fails, in whichever thread.
+
+    def _call(self, failure: str, callback: Callable[..., None], *args: Any) -> None:
+        """A callback must not end the thread that works, watches or pushes."""
+        try:
+            callback(*args)
+        except Exception as error:
+            self._failed(failure, error)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """Inside of an ``except``."""
+        text = f"{type(error).__name__}: {error}"
+        if self._said.get(what) != text:  # the same again would fill a disk
+            log.exception(what)
+        self._said[what] = text
+        with self._change:
+            self._vitals.lost(what, self._clock())
+
+    # From when to when.
+
+    def __enter__(self) -> Stream:
+        for target, name in ((self._work, "stream"), (self._watch, "stream's watchdog")):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads. What still waits is left; results can still be polled. May be called twice."""
+        self._closed.set()
+        with self._change:
+            self._change.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_CLOSING_S)
+                if thread.is_alive():
+                    log.error("%s: does not end, and is left behind", thread.name)
+        self._threads.clear()
 
 
-def _vehicle_ns(then_ns: int, heard_ns: int, clock_ns: int) -> int:
-    """The vehicle's time: as last heard, and what has passed since then by the clock."""
-    return then_ns + clock_ns - heard_ns
-
-
-def _require_time(where: str, timestamp_ns: int) -> None:
+def _time_of(where: str, timestamp_ns: int) -> int:
+    """No number of numpy's: those that are unsigned have no differences."""
     if not isinstance(timestamp_ns, int | np.integer) or not 0 < timestamp_ns < 1 << 62:
         raise StreamError(f"{where}: nanoseconds above 0 were expected, found {timestamp_ns!r}")
+    return timestamp_ns if isinstance(timestamp_ns, int) else int(timestamp_ns)
 
 
 def _assembly_of(detector: Any, rig: Rig) -> Assembly:
@@ -489,40 +484,3 @@ def _assembly_of(detector: Any, rig: Rig) -> Assembly:
     if not hasattr(detector, "config"):
         return Assembly(sensors=sensors)
     return assembly_for(detector.config.data, image_size=detector.inputs.covering, sensors=sensors)
-
-
-def _checked(presence: dict[str, Presence], faults: dict[str, str], frame: Frame, rig: Rig) -> dict[str, Presence]:
-    """With what the health monitor has found: a sensor whose data it took away is rejected."""
-    clouds = {"lidar": rig.lidars, "radar": rig.radars}
-    found = dict(presence)
-    for part, fault in faults.items():
-        names = clouds.get(part, (part,))
-        left = frame.data.get(part) if part in clouds else (frame.cameras or {}).get(part)
-        for name in names:
-            if found[name].state == "active":
-                found[name] = replace(found[name], state="rejected" if left is None else "active", reason=fault)
-    return found
-
-
-def _made_up(rig: Rig, sensors: Sequence[str], second: int) -> Frame:
-    """A frame of noise."""
-    rng = np.random.default_rng(second)
-    optical = SE3(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0, 0, 1.5]))
-    intrinsics = np.array([[500.0, 0, 320], [0, 500, 180], [0, 0, 1]])
-    timestamp_ns = second * 1_000_000_000
-
-    def image() -> CameraImage:
-        return CameraImage(rng.integers(0, 255, (360, 640, 3), np.uint8), intrinsics, optical, timestamp_ns)
-
-    def points(width: int) -> np.ndarray:
-        cloud = np.zeros((2000, width), np.float32)
-        cloud[:, :3] = rng.uniform((-40, -40, 0), (40, 40, 3), (2000, 3))
-        return cloud
-
-    return Frame(
-        token=f"warm-up {second}",
-        timestamp_ns=timestamp_ns,
-        cameras={name: image() for name in rig.cameras} if "camera" in sensors else None,
-        lidar=LidarCloud(points(len(LidarCloud.fields))) if "lidar" in sensors else None,
-        radar=RadarCloud(points(len(RadarCloud.fields))) if "radar" in sensors else None,
-    )

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from perception.logs.inbox import Inbox
 from perception.logs.presence import Presence
 
 Level = Literal["OK", "WARN", "ERROR", "STALE"]
@@ -29,6 +30,18 @@ class SensorHealth:
     age_s: float | None
     received: int
     dropped: int
+
+    @classmethod
+    def of(cls, topic: str, inbox: Inbox, presence: Presence | None, now_ns: int) -> SensorHealth:
+        """Of what has come on its topic, and what the latest result had of it."""
+        arrived_ns = inbox.arrived_ns(topic)
+        return cls(
+            state="waiting" if presence is None else presence.state,
+            rate_hz=inbox.rate_hz(topic),
+            age_s=None if arrived_ns is None else 1e-9 * (now_ns - arrived_ns),
+            received=inbox.received[topic],
+            dropped=inbox.dropped[topic],
+        )
 
 
 @dataclass(frozen=True)
@@ -75,9 +88,9 @@ class Vitals:
         """Inference does."""
         self._busy_since_ns = now_ns
 
-    def failed(self, error: str, now_ns: int) -> None:
+    def failed(self, error: str) -> None:
+        """Inference has; to be counted as lost, too."""
         self._busy_since_ns, self.error = None, error
-        self.lost("frames whose inference failed", now_ns)
 
     def done(self, presence: dict[str, Presence], latency_ns: int, now_ns: int) -> None:
         self._busy_since_ns, self.error, self.presence = None, "", presence

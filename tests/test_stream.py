@@ -1,8 +1,13 @@
 """The live stream: what it gives whatever comes, in whatever order, or does not come; and that it is the replay's."""
 
+import copy
 import hashlib
 import itertools
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from hypothesis import strategies as st
 from tiny_drive import save_tiny_detector, write_logs
 
 import perception
+import perception.stream as stream_module
 from perception.geometry import SE3
 from perception.logs.arrays import ArrayError, calibration_of, image_of, lidar_of, radar_of
 from perception.logs.beginning import Lasting
@@ -18,7 +24,8 @@ from perception.logs.default_rig import rig_of
 from perception.logs.frames import LogFrames
 from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
-from perception.logs.messages import Calibration, Cloud, Image, Transform
+from perception.logs.messages import Calibration, Cloud, Image, Message, Transform
+from perception.logs.presence import Presence
 from perception.logs.rig import CameraSource, Rig
 from perception.logs.units import point_times_ns, units_of
 from perception.plain_yaml import ConfigError
@@ -27,9 +34,11 @@ from perception.replay.perceiver import Perceiver
 from perception.replay.pipeline import canonical_bytes
 from perception.seeding import keyed_rng
 from perception.stream import Stream, StreamError
+from perception.warmup import made_up_frames
 
 vehicle = pytest.importorskip("soaking.vehicle", reason="tools are no part of the package")
-from soaking.vehicle import FRAME_NS, SENSORS, START_NS, Clock, Stub, describe, drive, fed, rig  # noqa: E402
+from soaking.runs import death  # noqa: E402
+from soaking.vehicle import FRAME_NS, SENSORS, START_NS, Clock, Stub, describe, drive, fed, rig, without  # noqa: E402
 
 MS = 1_000_000
 WAIT_S = 10.0  # of a test for another thread, which takes no time unless something is wrong
@@ -73,14 +82,6 @@ def shifted(events, what, timestamp_ms=0, arrives_ms=0, since=0, until=1 << 62):
     return sorted(changed, key=lambda event: event.arrives_ns)
 
 
-def without(events, what, since=0, until=1 << 62):
-    """The events but those of some sensors in these frames."""
-    for event in events:
-        frame = (event.timestamp_ns - START_NS + FRAME_NS // 2) // FRAME_NS
-        if event.what not in what or not since <= frame < until:
-            yield event
-
-
 def test_a_sound_drive_is_a_result_at_every_measurement_of_the_reference():
     results, stream = driven(drive(15))
     assert times(results) == [100 * i for i in range(15)] and [r.sequence for r in results] == list(range(15))
@@ -95,20 +96,20 @@ def test_a_sound_drive_is_a_result_at_every_measurement_of_the_reference():
 
 @pytest.mark.parametrize("dead", [n for k in (1, 2) for n in itertools.combinations(SENSORS, k)], ids="+".join)
 @pytest.mark.parametrize("since", [12, 0], ids=["at frame 12", "from boot"])
-def test_a_dead_sensor_is_labelled_in_the_next_frame_and_back_in_the_second(dead, since):
-    until = 20
-    results, _ = driven(without(drive(24), dead, since, until))
-    while_dead = [r for r in results if since * 100 - 60 < times([r])[0] < until * 100 - 60]
-    assert len(while_dead) in (until - since, until - since - 1)
-    for result in while_dead:
-        for name, presence in result.sensors.items():
-            expected = "active" if name not in dead else "stale" if since else "waiting"
-            is_back = presence.age_s is not None and presence.age_s < -0.05  # but not yet in this frame
-            assert presence.state == expected or is_back, (times([result]), name, presence)
-    back = [r for r in results if times([r])[0] >= until * 100]
-    assert len(back) == 4 and not any(r.is_degraded for r in back[1:])
-    stamps = times(results)
-    assert max(b - a for a, b in zip(stamps, stamps[1:])) <= 150
+@pytest.mark.parametrize("rate_hz", [None, 10.0], ids=["reference", "rate"])
+def test_a_dead_sensor_is_labelled_in_the_next_frame_and_back_in_the_second(dead, since, rate_hz):
+    problems, oldest_s = death(dead, since, rate_hz)
+    assert problems == []
+    # Without its reference a stream waits for half a second, and in the beginning it does not know the interval.
+    assert oldest_s < (0.8 if rate_hz is None and "ROOF" in dead else 0.26)
+
+
+def test_a_death_that_is_not_labelled_is_found(monkeypatch):
+    said = stream_module.with_faults
+    active = Presence("active", 0.0)
+    monkeypatch.setattr(stream_module, "with_faults", lambda *args: {**said(*args), "FRONT": active})
+    problems, _ = death(["FRONT"], 12, None)
+    assert len(problems) == 8 and problems[0] == "FRONT is active at 1200000000 ns"
 
 
 def test_frames_at_a_rate_need_no_reference():
@@ -307,6 +308,56 @@ def test_without_poses_there_are_no_results_and_it_is_said():
     assert len([*fed(stream, clock, without(drive(15), {"pose"})), *stream.finish()]) == 15
 
 
+def test_what_a_reader_did_not_foresee_costs_one_message_not_those_behind_it(caplog):
+    clock = Clock()
+    stream = opened(clock)
+    results = list(fed(stream, clock, drive(12)))
+    broken = Image("FRONT", "rgb8", None, 24, 16, 72)  # no driver's, and of no type that is promised
+    for event in drive(4, first=12):
+        clock.now_ns = event.arrives_ns
+        if event.what == "FRONT" and event.timestamp_ns < START_NS + 12 * FRAME_NS:
+            stream.push_message(Message("/FRONT", event.timestamp_ns, clock.now_ns, 0, broken))
+        else:
+            vehicle.push(stream, event)
+    results += stream.step()  # of all of them at once
+    results += stream.finish()
+    assert times(results) == [100 * i for i in range(16) if i != 12]
+    assert stream.health().counts["messages that failed"] == 1 and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        list(without(drive(300), SENSORS)),  # the vehicle is on, its sensors are not
+        [e._replace(timestamp_ns=START_NS) for e in drive(150)],  # no clock goes
+        [e._replace(timestamp_ns=START_NS + 12 * FRAME_NS * (e.what == "FRONT")) for e in drive(150)],
+    ],
+    ids=["poses alone", "stamps stand still", "stamps stand still at two times"],
+)
+def test_what_waits_for_it_to_be_known_what_time_it_is_is_bounded(events):
+    clock = Clock()
+    stream = opened(clock)
+    assert list(fed(stream, clock, events)) == []
+    order = stream._frames._live._order
+    waiting = len(order._sorted) + len(order._ahead)
+    a_second = 1e9 * len(events) / (events[-1].arrives_ns - events[0].arrives_ns)
+    assert waiting <= 2 * 5 * a_second + 6
+    assert waiting + sum(stream.health().counts.values()) == len(events)  # each is counted that does not wait
+    assert stream.health().level == "STALE"
+    later_ns = 60_000 * MS
+    for event in drive(30):  # and then it goes on
+        clock.now_ns = event.arrives_ns + later_ns
+        vehicle.push(stream, event._replace(timestamp_ns=event.timestamp_ns + later_ns))
+    assert len(stream.step()) > 10
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int64])
+def test_stamps_may_be_numbers_of_numpy(kind):
+    """Those without a sign have no differences."""
+    results, _ = driven(e._replace(timestamp_ns=kind(e.timestamp_ns)) for e in drive(14))
+    assert content(results) == content(driven(drive(14))[0]) and type(results[0].timestamp_ns) is int
+
+
 def test_damaged_numbers_cost_points_not_the_cloud():
     events = list(drive(14))
     for i, event in enumerate(events):
@@ -377,6 +428,43 @@ def test_what_is_pushed_is_copied():
             data[:] = 7
         results += stream.step()
     assert content([*results, *stream.finish()]) == usual
+
+
+def test_clouds_that_are_pushed_as_logs_have_them_are_copied_too():
+    events, results = list(drive(14)), {}
+    for mine in (False, True):
+        clock = Clock()
+        stream, found = opened(clock), []
+        for event in events:
+            clock.now_ns = event.arrives_ns
+            if event.what == "ROOF":
+                cloud = lidar_of("ROOF", "ROOF", event.data)
+                stream.push("ROOF", cloud, event.timestamp_ns)
+                cloud.records["x"] = 7 if mine else cloud.records["x"]  # a driver's buffer
+            elif event.what == "FRONT":
+                buffer = bytearray(event.data.tobytes())
+                stream.push("FRONT", Image("FRONT", "rgb8", memoryview(buffer), 24, 16, 72), event.timestamp_ns)
+                buffer[:] = b"7" * len(buffer) if mine else buffer
+            else:
+                vehicle.push(stream, event)
+            found += stream.step()
+        results[mine] = content([*found, *stream.finish()])
+    assert results[True] == results[False] and len(results[True]) == 14
+
+
+def test_the_age_of_a_frame_from_before_clocks_were_set_back():
+    clock = Clock()
+    stream = opened(clock, queue=100)
+    list(fed(stream, clock, drive(15)))
+    for event in shifted(drive(30, first=15), {*SENSORS, "pose"}, timestamp_ms=-5000, since=18):
+        clock.now_ns = event.arrives_ns  # while inference takes three seconds
+        vehicle.push(stream, event)
+    results = stream.step()
+    assert [scene for scene, _ in itertools.groupby(r.scene for r in results)] == ["live", "live#1"]
+    now_ms = (clock.now_ns - START_NS) // MS
+    ages_ms = [None if r.scene == "live" else now_ms - t - 5000 for t, r in zip(times(results), results)]
+    expected = [ms and pytest.approx(1e-3 * ms, abs=0.1) for ms in ages_ms]
+    assert [r.age_s for r in results] == expected
 
 
 # Health.
@@ -503,6 +591,66 @@ def test_a_callback_that_fails_and_results_that_nobody_takes_are_counted():
     assert stream.health().counts["results whose callback failed"] >= 12
 
 
+def test_a_callback_that_fails_does_not_end_a_driver(caplog):
+    def fail(topic, timestamp_ns):
+        raise ValueError("mine")
+
+    stream = opened(Clock(), queue=1, on_drop=fail)
+    for i in range(3):
+        stream.push("FRONT", np.full((16, 24, 3), 9, np.uint8), START_NS + i)
+    assert stream.health().counts["drops whose callback failed"] == 2 and len(caplog.records) == 1
+
+
+def test_the_watchdog_survives_its_callback():
+    said, twice = [], threading.Event()
+
+    def on_health(health):
+        said.append(health.level)
+        (twice if len(said) == 2 else threading.Event()).set()
+        raise ValueError("mine")
+
+    clock = Clock()
+    with opened(clock, on_health=on_health, queue=100) as stream:
+        for event in drive(15):
+            clock.now_ns = event.arrives_ns
+            vehicle.push(stream, event)
+        assert twice.wait(WAIT_S)
+    assert stream.health().counts["levels whose callback failed"] >= 2
+
+
+def test_every_frame_is_given_as_soon_as_it_is_seen_and_closing_waits_for_one():
+    """While ten wait."""
+    clock, first, given = Clock(), threading.Event(), []
+
+    class Counting(Hanging):
+        calls = 0
+
+        def __call__(self, frames):
+            self.calls += 1
+            if self.calls == 1:
+                return Stub.__call__(self, frames)
+            return super().__call__(frames)
+
+    detector = Counting()
+
+    def take(result):
+        given.append(result)
+        first.set()
+
+    stream = opened(clock, detector, queue=100, on_result=take)
+    for event in drive(15):
+        clock.now_ns = event.arrives_ns
+        vehicle.push(stream, event)
+    with stream:
+        assert first.wait(WAIT_S) and detector.begun.wait(WAIT_S)  # the second frame is being seen
+        closing = threading.Thread(target=stream.close)
+        closing.start()
+        assert stream._closed.wait(WAIT_S)
+        detector.go_on.set()
+        closing.join(WAIT_S)
+    assert not closing.is_alive() and detector.calls == 2 and len(given) == 1
+
+
 def test_many_threads_push_at_once():
     clock = Clock()
     clock.now_ns = START_NS + 10**12
@@ -564,6 +712,52 @@ def test_warm_up(tiny):
     assert not stream.ready
     stream.warmup()
     assert stream.ready and stream.health().results == 0
+    stream.detector = other = copy.copy(tiny)  # which has not run
+    assert not stream.ready
+    stream.warmup()
+    assert stream.ready and stream.detector is other
+
+
+def test_a_frame_makes_the_detector_ready(tiny):
+    clock = Clock()
+    stream = opened(clock, tiny)
+    assert len(list(fed(stream, clock, drive(12)))) > 0 and stream.ready
+
+
+@pytest.mark.parametrize("kinds", [("camera",), ("lidar",), ("radar",), ("camera", "radar", "lidar")], ids="+".join)
+def test_frames_that_are_made_up_have_all_sensors_and_two_times(kinds):
+    mine = rig()
+    mine.cameras["BACK"] = CameraSource(image="b", intrinsics=[20.0, 20, 12, 8], offset_s=3.0)
+    first, second = made_up_frames(mine, Assembly(sensors=kinds, rate_hz=0.1))
+    assert second.timestamp_ns - first.timestamp_ns == 1_000_000_000
+    for frame in (first, second):
+        assert set(frame.sensors) == set(kinds) and len(frame.cameras or {}) == 2 * ("camera" in kinds)
+    assert mine.world_frame == "map" and mine.cameras["BACK"].offset_s == 3.0  # the rig is left as it is
+
+
+@pytest.mark.slow
+def test_after_the_warm_up_nothing_is_compiled(tmp_path):
+    """Kernels of the assembler, in a process that has compiled none."""
+    code = """
+from numba.core import event
+from soaking.vehicle import *
+clock, found = Clock(), []
+stream = Stream(Stub(), rig(), clock=clock)
+describe(stream)
+stream.warmup()
+class Listener(event.Listener):
+    def on_start(self, event):
+        found.append(event.data["dispatcher"].py_func.__qualname__)
+    def on_end(self, event):
+        pass
+event.register("numba:compile", Listener())
+print(len(list(fed(stream, clock, drive(13)))) > 0, found)
+"""
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join(str(root / name) for name in ("", "tools"))
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True []\n", done.stdout + done.stderr
 
 
 # The same as a replay.
@@ -656,6 +850,10 @@ def test_options_and_rigs_that_make_no_sense():
         Stream(Stub(), rig(), deadline_s=0.01)
     with pytest.raises(StreamError, match="queue: 1 or more was expected, found 0"):
         Stream(Stub(), rig(), queue=0)
+    with pytest.raises(StreamError, match="rate_hz: more than 0 was expected, found 0"):
+        Stream(Stub(), rig(), rate_hz=0)
+    with pytest.raises(StreamError, match="hang_s: 0 or more was expected, found nan"):
+        Stream(Stub(), rig(), hang_s=float("nan"))
     with pytest.raises(ConfigError, match="reference: the name of a sensor was expected"):
         Stream(Stub(), Rig(reference="", cameras={"FRONT": CameraSource(image="a", calibration="b")}))
     lidar_only = Stub()

@@ -209,6 +209,11 @@ class Assembler:
         return Presence("active", age_s) if reason is None else Presence("rejected", age_s, reason)
 
     @property
+    def scene(self) -> str:
+        """The name of the drive, and how often clocks were set back in it."""
+        return f"{self._scene}#{self.lap}" if self.lap else self._scene
+
+    @property
     def horizon_ns(self) -> int:
         """How long after a frame messages may come that it waits for."""
         return max(self._longest_wait_ns, self._wait_ns + self._times.silence_ns)
@@ -313,7 +318,7 @@ class Assembler:
             cameras=cameras,
             radar=None if radar is None else RadarCloud(radar),
             lidar=None if lidar is None else LidarCloud(lidar),
-            scene=self._scene + lap,
+            scene=self.scene,
         )
 
     def _cameras(self, reference_ns: int, ego_T_world: np.ndarray) -> dict:

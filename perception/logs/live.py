@@ -59,6 +59,10 @@ class LiveFrames:
         yield from self._frames(self._order.release(until_ns + self._wait_ns))
         yield from self._assembler.due(until_ns)
 
+    def forget(self, before_ns: int) -> None:
+        """Leave out what arrived before, and waits for it to be known what time it is."""
+        self._order.forget(before_ns)
+
     def finish(self) -> Iterator[Frame]:
         """The frames that the end of the drive completes."""
         yield from self._frames(self._order.flush())
@@ -75,6 +79,11 @@ class LiveFrames:
     def now_ns(self) -> int | None:
         """What time it is on the vehicle, by most of its sensors; None in the first second, before that is known."""
         return self._order.now_ns
+
+    @property
+    def scene(self) -> str:
+        """Of the frames that are to come."""
+        return self._assembler.scene
 
     def presence(self, reference_ns: int) -> dict[str, Presence]:
         """See :meth:`Assembler.presence`; a sensor that is left out, for its clock is off, is rejected."""
@@ -95,6 +104,8 @@ class LiveFrames:
         twice = self._assembler.duplicates.copy().items()
         counts.update({f"{topic}: measurements with the stamp of one before": n for topic, n in twice})
         counts.update({f"{topic}: messages of a clock that is off": n for topic, n in order.left_out.copy().items()})
+        forgotten = order.forgotten.copy().items()
+        counts.update({f"{topic}: messages left out before it was known what time it is": n for topic, n in forgotten})
         if order.set_back_ns:
             counts["times that clocks were set back"] = len(order.set_back_ns)
         return counts

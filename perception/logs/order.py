@@ -50,6 +50,7 @@ class Order:
         set_back_ns: by how much most clocks were set back, each time that they were.
         left_out: topic -> how many messages were left out, for its clock is off.
         left_out_ns: topic -> when one was the last time, in agreed time.
+        forgotten: topic -> how many messages were left out since it was not known what time it is.
     """
 
     def __init__(self, window_ns: int = WINDOW_NS, longest_ns: int = OFF_NS):
@@ -59,6 +60,7 @@ class Order:
         self._time = AgreedTime()
         self.left_out: Counter[str] = Counter()
         self.left_out_ns: dict[str, int] = {}
+        self.forgotten: Counter[str] = Counter()
         self._off: dict[str, Histogram] = defaultdict(Histogram)  # topic -> how far ahead is what was left out, in ns
         self._sorted: list[_Waiting] = []  # a heap
         self._ahead: list[_Waiting] = []
@@ -97,6 +99,26 @@ class Order:
                 continue
             self._passed = max(self._passed, waiting.place)
             yield waiting.message
+
+    def forget(self, before_ns: int) -> None:
+        """Leave out what was recorded before and still waits for time to go on: for sensors to begin, say.
+
+        Without it what waits has no bound while no sensor delivers, or all stamps stand still.
+        """
+        self._ahead = self._remembered(self._ahead, before_ns)
+        if self.now_ns is None:
+            remembered = self._remembered(self._sorted, before_ns)
+            if remembered is not self._sorted:
+                heapq.heapify(remembered)
+            self._sorted = remembered
+
+    def _remembered(self, messages: list[_Waiting], before_ns: int) -> list[_Waiting]:
+        """Without the old ones, once these are most of them: to look for them each time would take long."""
+        new = [waiting for waiting in messages if waiting.message.log_time_ns >= before_ns]
+        if 2 * len(new) >= len(messages):
+            return messages
+        self.forgotten.update(w.message.topic for w in messages if w.message.log_time_ns < before_ns)
+        return new
 
     @property
     def now_ns(self) -> int | None:

@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from perception.logs.assemble import Assembler
 from perception.replay.perceiver import Perceiver
 from perception.seeding import keyed_rng
 from perception.stream import Result, Stream
-from soaking.vehicle import FRAME_NS, START_NS, Clock, Stub, describe, drive, faulty, fed, push, rig
+from soaking.vehicle import FRAME_NS, START_NS, Clock, Stub, describe, drive, faulty, fed, push, rig, without
 
 Report = tuple[list[str], list[str]]
 
@@ -92,6 +94,50 @@ def sequences(number: int, seed: int, small: bool) -> Report:
     took_s = time.perf_counter() - began
     half = f"{(number + 1) // 2} with faults, {number // 2} in another order of arrival"
     return [f"{number} sequences ({half}), {results} results, {took_s:.0f} s"], problems
+
+
+def deaths(frames: Iterable[int] = range(11, 21)) -> Report:
+    """Each sensor, and each two, dead from boot and from each of these frames on, until they are back."""
+    began, worst_s = time.perf_counter(), dict.fromkeys((None, 10.0), 0.0)
+    problems, count = [], 0
+    both = [dead for number in (1, 2) for dead in combinations(vehicle.SENSORS, number)]
+    for dead, since, rate_hz in product(both, (0, *frames), worst_s):
+        found, age_s = death(dead, since, rate_hz)
+        where = f"{'+'.join(dead)} dead from frame {since} on, rate {rate_hz}"
+        problems += [f"{where}: {problem}" for problem in found]
+        worst_s[rate_hz], count = max(worst_s[rate_hz], age_s), count + 1
+    ages = ", ".join(f"{s:.2f} s {'by the reference' if rate is None else 'at a rate'}" for rate, s in worst_s.items())
+    return [f"{count} drives, {time.perf_counter() - began:.0f} s; oldest result: {ages}"], problems
+
+
+def death(dead: Sequence[str], since: int, rate_hz: float | None) -> tuple[list[str], float]:
+    """Sensors that are silent from a frame on, and back after eight or, from boot, twenty.
+
+    Every result says ``active`` of a sensor if, and only if, it has measured near enough to it, and there is a result
+    for every tenth of a second. Returns what is not so, and how old a result was at most, after the first second.
+    """
+    until = since + 8 if since else 20
+    events = list(without(drive(until + 4), dead, since, until))
+    clock = Clock()
+    stream = Stream(Stub(), rig(), clock=clock, every_frame=True, rate_hz=rate_hz)
+    describe(stream)
+    results = list(fed(stream, clock, events))
+    oldest_s = max(result.age_s for result in results if result.timestamp_ns > START_NS + 1_000_000_000)
+    results += stream.finish()
+    problems = []
+    for result in results:
+        for name, presence in result.sensors.items():
+            ages_ns = [result.timestamp_ns - event.timestamp_ns for event in events if event.what == name]
+            near = any(abs(age_ns) <= 1e9 * vehicle.MOST_AGE_S for age_ns in ages_ns)
+            came = any(age_ns >= 0 for age_ns in ages_ns)
+            if presence.state not in (("active",) if near else ("stale",) if came else ("waiting", "stale")):
+                problems.append(f"{name} is {presence.state} at {result.timestamp_ns - START_NS} ns")
+    stamps = [result.timestamp_ns for result in results]
+    gaps = [later - earlier for earlier, later in zip([START_NS - FRAME_NS // 2, *stamps], stamps)]
+    problems += [f"{gap} ns without a result" for gap in gaps if not 0 < gap <= 1.5 * FRAME_NS]
+    back = [result for result in results if result.timestamp_ns >= START_NS + until * FRAME_NS]
+    problems += ["degraded in the second frame after its return"] * any(result.is_degraded for result in back[1:])
+    return problems + ["no result after its return"] * (len(back) < 3), oldest_s
 
 
 def overload(seconds: float) -> Report:

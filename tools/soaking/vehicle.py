@@ -21,7 +21,7 @@ FRAME_NS = 100_000_000
 _MS = 1_000_000
 _LATE = {"ROOF": 0, "FRONT": -20 * _MS, "BACK": -10 * _MS, "NOSE": 15 * _MS}  # a sensor's stamps, after the LiDAR's
 SENSORS = tuple(_LATE)
-_MOST_AGE_S = 0.05  # so that of a sensor that dies nothing is in the next frame
+MOST_AGE_S = 0.05  # so that of a sensor that dies nothing is in the next frame
 _OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 _INTRINSICS = np.array([[20.0, 0, 12], [0, 20, 8], [0, 0, 1]])
 
@@ -75,10 +75,10 @@ class Stub:
 
 def rig() -> Rig:
     def camera(name: str) -> CameraSource:
-        return CameraSource(image=f"/{name}", calibration=f"/{name}/info", max_age_s=_MOST_AGE_S)
+        return CameraSource(image=f"/{name}", calibration=f"/{name}/info", max_age_s=MOST_AGE_S)
 
     def cloud(name: str) -> CloudSource:
-        return CloudSource(cloud=f"/{name}", max_age_s=_MOST_AGE_S)
+        return CloudSource(cloud=f"/{name}", max_age_s=MOST_AGE_S)
 
     return Rig(
         reference="ROOF",
@@ -121,6 +121,14 @@ def drive(frames: int, seed: int = 0, sensors: Iterable[str] = SENSORS, first: i
             else:
                 data = measurement(seed, what, frame)
             yield Event(timestamp_ns + 5 * _MS, timestamp_ns, what, data)
+
+
+def without(events: Iterable[Event], what: Iterable[str], since: int = 0, until: int = 1 << 62) -> Iterator[Event]:
+    """The events but those of some sensors in these frames."""
+    for event in events:
+        frame = (event.timestamp_ns - START_NS + FRAME_NS // 2) // FRAME_NS
+        if event.what not in what or not since <= frame < until:
+            yield event
 
 
 def push(stream: Stream, event: Event) -> None:
