@@ -4,8 +4,8 @@
     .venv-ros2/bin/python tools/ros2_messages.py            # a minute; needs cmake and a C++ compiler
 
 For tests without a ROS installation; with one, install the packages of the distribution instead. Definitions are those
-of ros2/geometry2 (tf2_msgs), ros-perception/radar_msgs, ros-perception/vision_msgs and autowarefoundation/autoware_msgs,
-without their comments.
+of ros2/geometry2 (tf2_msgs), ros-perception/radar_msgs, ros-perception/vision_msgs and
+autowarefoundation/autoware_msgs, without their comments.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def tracked_objects(result: Result, view: View) -> Any:
 
 
 def marker_array(result: Result, view: View) -> Any:
-    """The tracks: a cube in the colour of the class, and an arrow of one second of motion. What was shown before goes."""
+    """The tracks: cubes in the colours of classes, arrows of one second of motion. What was shown before goes."""
     from geometry_msgs.msg import Point
     from visualization_msgs.msg import Marker, MarkerArray
 

@@ -176,7 +176,6 @@ class Perception:
             stale_s=given.stale_s,
             hang_s=given.hang_s,
             on_result=self._publish,
-            on_health=lambda health: self._node.get_logger().info(f"{health.level}: {'; '.join(health.reasons)}"),
             clock=self._clock,
         )
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from perception.errors import PerceptionError
-from perception.logs.default_rig import usable_rig
 from perception.logs.inspect import inspect
-from perception.logs.messages import Decode, Image, Message, Topic
+from perception.logs.messages import Decode, Image, LogError, Message, Topic
+from perception.logs.propose import complete
+from perception.logs.propose_ego import is_vehicle_frame
 from perception.logs.rig import CameraSource, Rig
 from perception.logs.ros_messages import as_static, decoder, is_static
 
@@ -205,7 +206,11 @@ def proposed(node: Any, seconds: float, clock: Callable[[], int]) -> tuple[Rig, 
     executor.shutdown()
     heard = _Heard(subscriptions.known, messages)
     info = inspect(heard)
-    return usable_rig(heard, info), info.missing
+    rig = complete(info.rig, heard.topics, info.transforms, info.frame_ids)
+    if not rig.sensors or not is_vehicle_frame(rig.ego_frame):
+        lacks = "; ".join(info.missing)
+        raise LogError(f"parameter rig: a rig file was expected, for what was heard lacks: {lacks}")
+    return rig, info.missing
 
 
 def sensor_topics(rig: Rig, name: str) -> list[str]:
