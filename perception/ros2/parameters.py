@@ -73,6 +73,8 @@ def parameters_of(values: Mapping[str, Any]) -> Parameters:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise ConfigError(f"parameter {name}: {wanted} was expected, found {value!r:.80}")
         converted[name] = float(value) if known[name] == "float" else value
+        if known[name] == "float" and not math.isfinite(value):
+            raise ConfigError(f"parameter {name}: a finite number was expected, found {value}")
     found = Parameters(**converted)
     for name, wanted, holds in (
         ("propose_s", "more than 0", found.propose_s > 0),
@@ -83,9 +85,8 @@ def parameters_of(values: Mapping[str, Any]) -> Parameters:
         ("hang_s", "more than 0", found.hang_s > 0),
         ("score_threshold", "0 to 1", 0 <= found.score_threshold <= 1),
     ):
-        value = getattr(found, name)
-        if not holds or (isinstance(value, float) and not math.isfinite(value)):
-            raise ConfigError(f"parameter {name}: {wanted} was expected, found {value!r}")
+        if not holds:
+            raise ConfigError(f"parameter {name}: {wanted} was expected, found {getattr(found, name)!r}")
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 _CLOCK_S = 0.01
 _SETTLE_S = 2.0
-_AFTER_S = 1.5  # by the bag's time, in which the last frames are due
+_AFTER_S = 2.5  # by the bag's time, in which the last frames are due
 
 
 def play(

@@ -56,7 +56,8 @@ def check(bag: Path, checkpoint: str | None, rate: float, seconds: float, folder
     (folder / "rig.yaml").write_text(to_yaml(rig))
     parameters = {
         "checkpoint": checkpoint, "device": "cpu", "rig": str(folder / "rig.yaml"), "score_threshold": 0.0,
-        "every_frame": True, "use_sim_time": True, "queue": 64, "hang_s": 60.0, "stale_s": 60.0, "reliability": "reliable",
+        "every_frame": True, "use_sim_time": True, "queue": 64, "deadline_s": 1.5, "hang_s": 60.0, "stale_s": 60.0,
+        "reliability": "reliable",
     }  # fmt: skip
     # JSON is YAML, and tells texts from numbers
     (folder / "node.yaml").write_text(json.dumps({NAME: {"ros__parameters": parameters}}))
