@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 NAME = "perception"
 _DIAGNOSTICS_S = 1.0
-_OUTPUT_DEPTH = 5
+_OUTPUT_DEPTH = 10
 _OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")  # parameters that every node has
 
 
@@ -146,7 +146,7 @@ class Perception:
         from rcl_interfaces.msg import ParameterDescriptor
 
         defaults = asdict(Parameters())
-        overrides = self._node._parameter_overrides
+        overrides = self._node._parameter_overrides  # rclpy says nothing of those that nobody declares
         for name in overrides:
             if name not in defaults and not name.startswith(_OF_ROS):
                 parameters_of({name: overrides[name].value})  # says which name is close

@@ -64,13 +64,13 @@ def parameters_of(values: Mapping[str, Any]) -> Parameters:
         ConfigError: an unknown name (with the closest valid one), a wrong type, or a value that makes no sense.
     """
     known = {field.name: field.type for field in fields(Parameters)}
-    converted = {}
+    converted: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigError(f"unknown parameter '{name}'; the closest valid one is '{closest}'")
         types, wanted = _KINDS[str(known[name])]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        if type(value) not in types:  # a bool is no integer
             raise ConfigError(f"parameter {name}: {wanted} was expected, found {value!r:.80}")
         converted[name] = float(value) if known[name] == "float" else value
         if known[name] == "float" and not math.isfinite(value):

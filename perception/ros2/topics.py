@@ -137,6 +137,7 @@ class Subscriptions:
 
     def _received(self, topic: str, decode: Decode, data: bytes) -> None:
         now_ns = self._clock()
+        self.problems.pop(topic, None)
         try:
             for timestamp_ns, payload in decode(data, self._node.get_clock().now().nanoseconds):
                 self._count += 1

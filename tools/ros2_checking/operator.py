@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 _PATIENCE_S = 240.0  # for one answer
+_SETTLE_S = 2.0  # until both sides know of each other
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4, "shutdown": 5}  # lifecycle_msgs/Transition
 SHUTDOWNS = {"unconfigured": 5, "inactive": 6, "active": 7}
 
@@ -62,6 +63,16 @@ class Operator:
         while time.monotonic() < until:
             self._rclpy.spin_once(self._node, timeout_sec=0.2)
             if self.statuses and holds(self.statuses):
+                return True
+        return False
+
+    def is_heard(self, topics: Collection[str]) -> bool:
+        """Waits until somebody listens to each."""
+        until = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until:
+            self._rclpy.spin_once(self._node, timeout_sec=0.2)
+            if all(self._node.count_subscribers(topic) for topic in topics):
+                time.sleep(_SETTLE_S)
                 return True
         return False
 

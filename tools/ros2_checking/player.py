@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_CLOCK_S = 0.01
+_CLOCK_S = 0.05
 _SETTLE_S = 2.0
 _AFTER_S = 2.5  # by the bag's time, in which the last frames are due
 
