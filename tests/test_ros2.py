@@ -39,7 +39,7 @@ from perception.task import CLASSES, NUSCENES
 from perception.tracking import Tracks
 from perception.vitals import Health, SensorHealth
 
-ros2_messages = pytest.importorskip("ros2_messages", reason="tools are no part of the package")
+definitions = pytest.importorskip("ros2_checking.definitions", reason="tools are no part of the package")
 from ros2_types import installed  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ S = math.sqrt(0.5)
 
 @pytest.fixture
 def ros(monkeypatch):
-    installed(monkeypatch, ros2_messages.DEFINITIONS)
+    installed(monkeypatch, definitions.DEFINITIONS)
 
 
 def boxes(center, size, yaw, velocity, label) -> Boxes3D:
@@ -146,7 +146,7 @@ def test_every_class_has_the_label_that_the_document_says():
     names = {number: name for name, number in AUTOWARE_LABELS.items()}
     text = (ROOT / "docs/ros2.md").read_text()
     assert all(f"| {name} | {names[label]} |" in text for name, label in labels.items())
-    constants = ros2_messages.DEFINITIONS["autoware_perception_msgs/msg/ObjectClassification"]
+    constants = definitions.DEFINITIONS["autoware_perception_msgs/msg/ObjectClassification"]
     assert all(f"uint8 {name}={number}" in constants for name, number in AUTOWARE_LABELS.items())
 
 
