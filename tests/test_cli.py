@@ -148,7 +148,8 @@ def test_help_names_every_command_and_every_command_has_a_module_and_a_script(ca
     assert {path.stem for path in (ROOT / "perception/cli").glob("*.py")} - shared == set(COMMANDS)
     for name, what in COMMANDS.items():
         assert f"  {name} " in out and what in out
-        assert (ROOT / f"tools/{name}.py").is_file() or name in ("info", "convert", "compare")
+        script = "ros2_node" if name == "ros2" else name
+        assert (ROOT / f"tools/{script}.py").is_file() or name in ("info", "convert", "compare")
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["-q", "-v", "train", "sim"]])

@@ -41,6 +41,8 @@ OPTIONAL = (
     "pandas",
     "onnx",
     "triton",
+    "rclpy",
+    "rcl_interfaces",
 )
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": "run a detector over logged drives: detections, tracks, video, Rerun and Foxglove files",
     "info": "show what a log contains, diagnose it, and write a rig file for it",
     "convert": "convert a log to MCAP or to a ROS 2 bag, and logs or data sets to the nuScenes layout",
+    "ros2": "run a detector as a ROS 2 lifecycle node",
     "compare": "compare two replays of the same drive, box by box",
     "simulate": "write simulated drives in the nuScenes layout",
     "score": "score a submission file of any detector",

@@ -55,6 +55,11 @@ _LONGEST_DEFINITION = 1 << 16  # characters: four times those of CameraInfo, whi
 _MOST_VALUES = 1000  # of one element of a message, by its definition; CameraInfo has 20
 
 
+def definition(type_name: str) -> str:
+    """The fields of a type that does not belong to ROS itself, as its ``.msg`` file has them, without comments."""
+    return _MORE_DEFINITIONS[type_name]
+
+
 def ros2_name(type_name: str) -> str:
     """The name of a type as ROS 2 spells it, from those of ROS 1, DDS and C++."""
     parts = re.split("/|::", type_name)
