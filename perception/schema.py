@@ -169,7 +169,7 @@ class TrainConfig:
     ema_decay: float = 0.998
     amp: bool = True  # bfloat16, if the hardware supports it
     checkpointing: bool = False  # image backbones compute features twice rather than keep them: slower, less memory
-    init: list[str] = field(default_factory=list)  # checkpoints whose fitting weights are taken over, one over the other
+    init: list[str] = field(default_factory=list)  # checkpoints whose fitting weights are taken over, in turn
     freeze: list[str] = field(default_factory=list)  # modules that are not trained, such as encoders.camera
     sensor_dropout: float = 0.5  # probability that a batch uses fewer sensors than available
     dropout_to: Literal["subset", "single"] = "subset"  # a random proper subset, or a single sensor
