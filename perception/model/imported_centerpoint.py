@@ -22,6 +22,7 @@ from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.detector import Detector
+from perception.model.encoder import Encoded
 from perception.model.fusion import Fused
 from perception.model.head import Branches
 from perception.model.imported_boxes import BoxRules, detections_of_candidates
@@ -77,17 +78,17 @@ class ImportedPillars(nn.Module):
         entering = [len(LidarCloud.fields) + 6, *(2 * width for width in pillars.widths[:-1])]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(entering, pillars.widths))
 
-    def forward(self, cloud: PointBatch) -> torch.Tensor:
+    def forward(self, cloud: PointBatch) -> Encoded:
         if cloud.fields != LidarCloud.fields:
             raise PerceptionError(f"points with {', '.join(LidarCloud.fields)} were expected, found {cloud.fields}")
         with torch.autocast(cloud.points.device.type, enabled=False):
             points = self._in_lidar_frame(cloud.points)
             if torch.compiler.is_exporting():
-                return self._scattered(points)
+                return Encoded(self._scattered(points))
             voxels = voxelize(points, cloud.batch_index, self.grid, batch_size=cloud.batch_size)
             if self.pillars.most_points is not None and self.pillars.most_pillars is not None:
                 voxels = capped(voxels, self.pillars.most_points, self.pillars.most_pillars)
-            return scatter_to_bev(self._features(points, voxels), voxels, cloud.batch_size, self.grid)
+            return Encoded(scatter_to_bev(self._features(points, voxels), voxels, cloud.batch_size, self.grid))
 
     def _in_lidar_frame(self, points: torch.Tensor) -> torch.Tensor:
         xyz = exact_product(points[:, None, :3], self.lidar_R_ego.T)[:, 0] + self.lidar_t_ego
@@ -160,7 +161,7 @@ class ImportedPillars(nn.Module):
         count = cell.new_zeros(spare + 1).scatter_add(0, cell, torch.ones_like(cell))
         rank = place - (count.cumsum(0) - count).index_select(0, in_order)  # of each point within its cell
         beginning = torch.full_like(count, len(cell)).scatter_reduce(0, cell, place, "amin")[:spare]
-        last = beginning.topk(most_pillars, largest=False).values[-1]
+        last = beginning.topk(min(most_pillars, spare), largest=False).values[-1]
         kept = (rank < most_points) & (in_order < spare)
         kept = kept & (beginning.index_select(0, in_order.clamp(max=spare - 1)) <= last)
         return torch.full_like(cell, spare).scatter(0, by_cell, torch.where(kept, in_order, spare))

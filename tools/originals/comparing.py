@@ -84,7 +84,7 @@ def _cost(detector, points: np.ndarray) -> str:
     frame = Frame("frame", 0, lidar=LidarCloud(points))
     head = detector.heads["boxes"]
     steps = {
-        "pillars": lambda frame: detector.encoders["lidar"](detector.prepare([frame]).inputs["lidar"]),
+        "pillars": lambda frame: detector.encoders["lidar"](detector.prepare([frame]).inputs["lidar"]).bev,
         "stages and pyramid": detector.trunk,
         "head": head,
         "boxes": head.decode,

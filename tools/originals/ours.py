@@ -43,7 +43,7 @@ def outputs(detector: Detector, points: np.ndarray) -> tuple[dict[str, np.ndarra
     """What every stage makes of a cloud, under the names that it has in the originals."""
     cloud = torch.from_numpy(points)
     batch = PointBatch(cloud, torch.zeros(len(cloud), dtype=torch.int64), 1, LidarCloud.fields)
-    canvas = detector.encoders["lidar"](batch)
+    canvas = detector.encoders["lidar"](batch).bev
     made, x = {"pillars": canvas}, canvas
     for i, stage in enumerate(detector.trunk.stages):
         x = made[f"stage {i}"] = stage(x)
