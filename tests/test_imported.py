@@ -1,7 +1,7 @@
 """Imported CenterPoints: beside what their published code computed, and what is refused. Golden outputs are made by
 
-    python tools/original_outputs.py mmdet3d CHECKOUT --out out/mmdet3d --golden tests/golden/imported_mmdet3d.json
-    python tools/original_outputs.py openpcdet CHECKOUT --out out/openpcdet --golden tests/golden/imported_openpcdet.json
+    python tools/original_outputs.py mmdet3d CHECKOUT --out out --golden tests/golden/imported_mmdet3d.json
+    python tools/original_outputs.py openpcdet CHECKOUT --out out --golden tests/golden/imported_openpcdet.json
 
 where mmdetection3d and OpenPCDet are installed (docs/weights.md).
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from originals.ours import CLASSES, SOURCE, config_of, detector_of, outputs
-from originals.seeded import seeded_cloud, seeded_weights
 
 import perception
+from originals.ours import CLASSES, SOURCE, config_of, detector_of, outputs
+from originals.seeded import seeded_cloud, seeded_weights
 from perception.batch import PointBatch
 from perception.cli import run
 from perception.config import CameraConfig, ConfigError
@@ -210,7 +210,7 @@ def encoded(pillars: ImportedPillars, points, scattered: bool = False) -> torch.
 
 
 def test_a_pillar_by_hand():
-    """Two points in the cell of x 0.2 to 0.4, y 0 to 0.2: offsets from their mean, and from the cell's centre at -1 m."""
+    """Two points in the cell of x 0.2 to 0.4, y 0 to 0.2: offsets from their mean, and from the centre at -1 m."""
     pillars = pillars_of(Pillars((1,), 20, 10))
     weight = torch.zeros(1, 11)
     for column, value in {3: 1.0, 5: 10.0, 7: 100.0, 8: 1000.0, 10: 1e4}.items():
@@ -317,7 +317,7 @@ def test_numbers_that_are_not_finite_are_said():
 
 def test_without_its_sensor_it_says_so():
     radar = Frame("f", 0, radar=RadarCloud(np.zeros((1, 7), np.float32)))
-    with pytest.raises(PerceptionError, match="^frame f: at least one of lidar was expected, found none$"):
+    with pytest.raises(PerceptionError, match=r"^frame f: at least one of lidar was expected, found none$"):
         detector("mmdet3d").detect(radar)
 
 

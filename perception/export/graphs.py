@@ -104,11 +104,12 @@ class _Candidates(nn.Module):
 
     def __init__(self, detector: Detector):
         super().__init__()
-        self.trunk, self.head = detector.trunk, detector.heads["boxes"]
+        self.detector = detector
 
     def forward(self, *values: torch.Tensor) -> dict[str, torch.Tensor]:
         (pillars,) = values
-        return self.head.candidates(self.head(self.trunk(pillars)))
+        head: Any = self.detector.heads["boxes"]
+        return head.candidates(head(self.detector.trunk(pillars)))
 
 
 def _sensors(detector: Detector) -> dict[str, CameraCard | PointsCard]:
