@@ -4,7 +4,7 @@
     python tools/compare_original.py compare mmdet3d out/original
 
 points: a frame of a dataset, in the frame of its LiDAR, for tools/original_outputs.py --points. compare: what that
-wrote. Errors are relative to the largest value of a stage; times are medians of three turns on this machine.
+wrote. Errors are relative to the largest value of a stage; times are medians on this machine.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def main() -> None:
     compare = commands.add_parser("compare")
     compare.add_argument("original", choices=("mmdet3d", "openpcdet"))
     compare.add_argument("folder", type=Path, help="that tools/original_outputs.py wrote")
+    compare.add_argument("--turns", type=int, default=3, help="over the points, to time them; default: 3; 0: no times")
     args = parser.parse_args()
 
     from originals.comparing import compared, points_of
@@ -32,7 +33,7 @@ def main() -> None:
     if args.command == "points":
         points_of(args.root, args.frame, args.out)
     else:
-        print(compared(args.original, args.folder))
+        print(compared(args.original, args.folder, args.turns))
 
 
 if __name__ == "__main__":

@@ -95,11 +95,12 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Source:
-    """key: under which its files have the weights.  unused: names of tensors that no layer has.
+    """section, grid: of the config.  key: under which its files have the weights.  unused: tensors that no layer has.
 
     names: of pillars, stages, pyramid, shared convolution and branches.  parts: of a branch, in the order of ours.
-    convolution, norm: in a layer of the head.  biased: whether that has both.  first: index of a stage's first
-        convolution.
+    point_layers: that points go through.  first: index of a stage's first convolution.
+    kinds_up, direction: of the pyramid's layers and of the one for yaw, see :class:`_Layer`.
+    convolution, norm: names in a layer of the head.  biased: whether such a convolution has a bias, too.
     """
 
     section: ImportedConfig
@@ -108,13 +109,13 @@ class _Source:
     unused: tuple[str, ...]
     names: tuple[str, str, str, str, str]
     parts: tuple[str, ...]
-    convolution: str
-    norm: str
-    biased: bool
+    point_layers: int
     first: int
     kinds_up: tuple[str, str, str]
     direction: str
-    point_layers: int
+    convolution: str
+    norm: str
+    biased: bool
 
 
 SOURCES = {
@@ -128,8 +129,8 @@ SOURCES = {
             "pts_bbox_head.task_heads",
         ),
         parts=("reg", "height", "dim", "rot", "vel", "heatmap"),
-        convolution="conv", norm="bn", biased=False, first=0, kinds_up=("", "", "transposed"), direction="",
-        point_layers=1,
+        point_layers=1, first=0, kinds_up=("", "", "transposed"), direction="",
+        convolution="conv", norm="bn", biased=False,
     ),
     "openpcdet-centerpoint-pillar": _Source(
         section=ImportedConfig(source="openpcdet", max_overlap=0.2),
@@ -141,8 +142,8 @@ SOURCES = {
             "dense_head.heads_list",
         ),
         parts=("center", "center_z", "dim", "rot", "vel", "hm"),
-        convolution="0", norm="1", biased=True, first=1, kinds_up=("", "as convolution", "transposed"),
-        direction="cos first", point_layers=2,
+        point_layers=2, first=1, kinds_up=("", "as convolution", "transposed"), direction="cos first",
+        convolution="0", norm="1", biased=True,
     ),
 }  # fmt: skip
 

@@ -28,7 +28,8 @@ def points_of(root: str, frame: int, out: Path) -> None:
     print(f"{out}: {len(xyz)} points, ages up to {lidar.points[:, 4].max():.2f} s")
 
 
-def compared(original: str, folder: Path) -> str:
+def compared(original: str, folder: Path, turns: int) -> str:
+    """turns: over the points, to time them; 0 for no times."""
     found = dict(np.load(folder / "outputs.npz"))
     points, reach_m = found.pop("points"), float(found.pop("reach_m"))
     state = next(iter(torch.load(folder / "weights.pth", weights_only=True).values()))
@@ -40,8 +41,10 @@ def compared(original: str, folder: Path) -> str:
         for name, value in ours.items()
     ]
     worst = _boxes(found, detections.boxes, detections.scores, detector.task.classes)
-    parts = [worst, _end_to_end(original, folder, found, points), _cost(detector, points)]
-    return "\n\n".join([aligned(rows, left=(0, 1)), *parts])
+    parts = [aligned(rows, left=(0, 1)), worst, _end_to_end(original, folder, found, points)]
+    if turns:
+        parts.append(_cost(detector, points, turns))
+    return "\n\n".join(parts)
 
 
 def _boxes(found: dict[str, np.ndarray], boxes: Boxes3D, scores: np.ndarray, classes: tuple[str, ...]) -> str:
@@ -62,7 +65,7 @@ def _boxes(found: dict[str, np.ndarray], boxes: Boxes3D, scores: np.ndarray, cla
 
 def _end_to_end(original: str, folder: Path, found: dict[str, np.ndarray], points: np.ndarray) -> str:
     """File to checkpoint to boxes: through perception.load and detect, in the ego frame of a car of nuScenes."""
-    if not (folder / "weights.pth").is_file() or np.abs(found["pillars"].shape[-1]) != 512:
+    if not (folder / "weights.pth").is_file() or found["pillars"].shape[-1] != 512:
         return "end to end: of the published region only (--reach 51.2)"
     import_weights(folder / "weights.pth", SOURCE[original], folder / "imported")
     detector = load(folder / "imported")
@@ -79,7 +82,7 @@ def _end_to_end(original: str, folder: Path, found: dict[str, np.ndarray], point
 
 
 @torch.inference_mode()
-def _cost(detector, points: np.ndarray) -> str:
+def _cost(detector, points: np.ndarray, turns: int) -> str:
     """Milliseconds by stage, and the most memory of this process."""
     frame = Frame("frame", 0, lidar=LidarCloud(points))
     head = detector.heads["boxes"]
@@ -90,7 +93,7 @@ def _cost(detector, points: np.ndarray) -> str:
         "boxes": head.decode,
     }
     taken: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(4):
+    for turn in range(turns + 1):
         value = frame
         for name, step in steps.items():
             start = time.perf_counter()

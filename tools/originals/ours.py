@@ -44,10 +44,14 @@ def outputs(detector: Detector, points: np.ndarray) -> tuple[dict[str, np.ndarra
     cloud = torch.from_numpy(points)
     batch = PointBatch(cloud, torch.zeros(len(cloud), dtype=torch.int64), 1, LidarCloud.fields)
     canvas = detector.encoders["lidar"](batch).bev
-    made, x = {"pillars": canvas}, canvas
-    for i, stage in enumerate(detector.trunk.stages):
-        x = made[f"stage {i}"] = stage(x)
+    made = {"pillars": canvas}
+    hooks = [
+        stage.register_forward_hook(lambda *call, name=f"stage {i}": made.update({name: call[-1]}))
+        for i, stage in enumerate(detector.trunk.stages)
+    ]
     made["pyramid"] = detector.trunk(canvas)
+    for hook in hooks:
+        hook.remove()
     maps = detector.heads["boxes"](made["pyramid"])
     made |= {f"group {g}": own for g, own in enumerate(maps)}
     (detections,) = detector.heads["boxes"].decode(maps)
