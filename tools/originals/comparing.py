@@ -48,7 +48,11 @@ def compared(original: str, folder: Path, turns: int) -> str:
 
 
 def _boxes(found: dict[str, np.ndarray], boxes: Boxes3D, scores: np.ndarray, classes: tuple[str, ...]) -> str:
-    """Every box of the original, in its LiDAR frame, and the nearest of ours of its class."""
+    """Every box of the original, in its LiDAR frame, and the nearest of ours of its class.
+
+    Where nothing was measured many cells have the same score, and which of them come first is left to chance: what is
+    not the same box may still have the same score.
+    """
     label = np.array([classes.index(CLASSES[k]) for k in found["labels"]])
     theirs, ours = found["boxes"], np.column_stack([boxes.center, boxes.size, boxes.yaw, boxes.velocity])
     apart = np.abs(theirs[:, None, :3] - ours[None, :, :3]).max(axis=2)
@@ -60,7 +64,11 @@ def _boxes(found: dict[str, np.ndarray], boxes: Boxes3D, scores: np.ndarray, cla
     score = np.abs(found["scores"] - scores[nearest])
     same = (off.max(axis=1) < 1e-3) & (score < 1e-4)
     most = f"{off[same].max(initial=0):.1e} (m, rad, m/s), scores by {score[same].max(initial=0):.1e}"
-    return f"boxes: {len(theirs)} of the original, {len(ours)} of ours, {same.sum()} the same, but for up to {most}"
+    text = f"boxes: {len(theirs)} of the original, {len(ours)} of ours, {same.sum()} the same, but for up to {most}"
+    if len(theirs) == len(ours):
+        in_order = np.abs(np.sort(found["scores"]) - np.sort(scores)).max(initial=0)
+        text += f"; all scores, in order, by {in_order:.1e}"
+    return text
 
 
 def _end_to_end(original: str, folder: Path, found: dict[str, np.ndarray], points: np.ndarray) -> str:

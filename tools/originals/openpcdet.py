@@ -35,7 +35,7 @@ def build(repository: Path, reach_m: float):
     torch_scatter.scatter_mean, torch_scatter.scatter_max = stubs.scatter_mean, stubs.scatter_max
     iou3d_nms_utils.iou3d_nms_cuda.nms_gpu = _nms
     cfg_from_yaml_file(CONFIG, cfg)
-    region = np.array([-reach_m, -reach_m, -5.0, reach_m, reach_m, 3.0])
+    region = np.array([-reach_m, -reach_m, -5.0, reach_m, reach_m, 3.0], np.float32)  # as its data sets have it
     voxel_size = cfg.DATA_CONFIG.DATA_PROCESSOR[-1].VOXEL_SIZE
     dataset = types.SimpleNamespace(
         class_names=cfg.CLASS_NAMES,
