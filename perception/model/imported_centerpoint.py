@@ -155,12 +155,13 @@ class ImportedPillars(nn.Module):
 
     def _first(self, cell: torch.Tensor, most_points: int, most_pillars: int) -> torch.Tensor:
         """The cells [M] of the points that :func:`capped` keeps; the spare one for the others."""
-        spare, place = self.grid.cells, torch.arange(len(cell), device=cell.device)
-        by_cell = (cell * len(cell) + place).argsort()
+        spare, points = self.grid.cells, cell.shape[0]  # not len, which is a constant to an exporter
+        place = torch.arange(points, device=cell.device)
+        by_cell = (cell * points + place).argsort()
         in_order = cell.index_select(0, by_cell)
         count = cell.new_zeros(spare + 1).scatter_add(0, cell, torch.ones_like(cell))
         rank = place - (count.cumsum(0) - count).index_select(0, in_order)  # of each point within its cell
-        beginning = torch.full_like(count, len(cell)).scatter_reduce(0, cell, place, "amin")[:spare]
+        beginning = torch.full_like(count, points).scatter_reduce(0, cell, place, "amin")[:spare]
         last = beginning.topk(min(most_pillars, spare), largest=False).values[-1]
         kept = (rank < most_points) & (in_order < spare)
         kept = kept & (beginning.index_select(0, in_order.clamp(max=spare - 1)) <= last)
