@@ -30,6 +30,7 @@ from perception.schema import (
     FusionConfig,
     GridConfig,
     HeadConfig,
+    ImportedConfig,
     LidarConfig,
     RadarConfig,
     TrainConfig,
@@ -42,9 +43,9 @@ from perception.task import TaskError
 
 __all__ = [
     "ENCODERS", "AugmentConfig", "CameraConfig", "Config", "ConfigError", "DataConfig", "DecoderConfig",
-    "EncoderConfig", "FusionConfig", "GridConfig", "HeadConfig", "LidarConfig", "RadarConfig", "TrainConfig",
-    "ValidationConfig", "VoxelConfig", "check_config", "find_config", "load_config", "load_yaml", "ordered",
-    "save_config", "to_yaml",
+    "EncoderConfig", "FusionConfig", "GridConfig", "HeadConfig", "ImportedConfig", "LidarConfig", "RadarConfig",
+    "TrainConfig", "ValidationConfig", "VoxelConfig", "check_config", "find_config", "load_config", "load_yaml",
+    "ordered", "save_config", "to_yaml",
 ]  # fmt: skip
 
 Schema = TypeVar("Schema")

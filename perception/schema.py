@@ -75,11 +75,28 @@ class VoxelConfig(EncoderConfig):
     blocks: int = 1  # residual, at each stride
 
 
+@dataclass
+class ImportedConfig(EncoderConfig):
+    """The LiDAR of an imported CenterPoint, whose fusion, trunk and head are those of the published model; of the other
+    sections count ``task``, ``grid`` (the head's cells, in the LiDAR frame), ``head`` without its widths, and ``data``.
+    """
+
+    kind: str = "imported_centerpoint"
+    source: Literal["mmdet3d", "openpcdet"] = "mmdet3d"
+    # Pose (x, y, z in metres, quaternion w, x, y, z) in the ego frame of the LiDAR that the weights were trained with:
+    # LIDAR_TOP of nuScenes as it is mounted on the car of Boston, 1.84 m above the ground and not quite upright.
+    ego_SE3_lidar: list[float] = field(
+        default_factory=lambda: [0.985793, 0.0, 1.84019, 0.7067492, -0.0153010, 0.0173975, -0.7070847]
+    )
+    max_overlap: float | None = None  # of two boxes of a group, see model.imported_boxes; None: centres tell them apart
+
+
 ENCODERS: dict[str, type[EncoderConfig]] = {
     "camera": CameraConfig,
     "radar": RadarConfig,
     "lidar": LidarConfig,
     "lidar_voxels": VoxelConfig,
+    "imported_centerpoint": ImportedConfig,
     "own": EncoderConfig,
 }
 
@@ -355,6 +372,14 @@ def _encoder_checks(encoder: EncoderConfig | None) -> list[tuple]:
                 f"one to six widths, each 1 to {_MAX_WIDTH},",
             ),
             ("blocks", 0 <= encoder.blocks <= 32, "0 to 32"),
+        ]
+    if isinstance(encoder, ImportedConfig):
+        norm = sum(value * value for value in encoder.ego_SE3_lidar[3:])
+        pose = len(encoder.ego_SE3_lidar) == 7 and abs(norm - 1) < 1e-3
+        overlap = encoder.max_overlap is None or 0 <= encoder.max_overlap <= 1
+        return [
+            ("ego_SE3_lidar", pose, "a position and a unit quaternion"),
+            ("max_overlap", overlap, "0 to 1, or null,"),
         ]
     return [_point_channels(encoder)] if isinstance(encoder, RadarConfig) else []
 

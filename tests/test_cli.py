@@ -145,10 +145,12 @@ def test_help_names_every_command_and_every_command_has_a_module_and_a_script(ca
         run(["--help"])
     out = capsys.readouterr().out
     shared = {"__init__", "options", "configs"}
-    assert {path.stem for path in (ROOT / "perception/cli").glob("*.py")} - shared == set(COMMANDS)
+    assert {path.stem for path in (ROOT / "perception/cli").glob("*.py")} - shared == {
+        name.replace("-", "_") for name in COMMANDS
+    }
     for name, what in COMMANDS.items():
         assert f"  {name} " in out and what in out
-        script = "ros2_node" if name == "ros2" else name
+        script = "ros2_node" if name == "ros2" else name.replace("-", "_")
         assert (ROOT / f"tools/{script}.py").is_file() or name in ("info", "convert", "compare")
 
 

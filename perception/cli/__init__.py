@@ -17,6 +17,7 @@ COMMANDS = {
     "objects": "cut the objects out of annotated drives, for training to paste",
     "shard": "write the frames of drives in a few large files, for training at scale",
     "runs": "compare training runs: configs, curves and scores",
+    "import-weights": "turn published weights of other projects into a checkpoint",
     "push": "upload a checkpoint to a Hugging Face hub",
     "export": "export a detector to ONNX, torch.export or AOTInductor, and compare it with the detector",
     "evaluate": "score a detector with the nuScenes metric, for one set of sensors or all",
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str]) -> int | None:
     name, rest = outer.command, outer.arguments
     if name == "replay" and rest and rest[0] in _OF_REPLAY:
         name, *rest = rest
-    module = importlib.import_module(f"perception.cli.{name}")
+    module = importlib.import_module(f"perception.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"perception {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,7 +63,7 @@ def run(arguments: Sequence[str]) -> int | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<14} {what}" for name, what in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="perception",
         description="Multi-sensor 3D detection: camera, radar and LiDAR in, 3D boxes out.",

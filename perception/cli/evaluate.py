@@ -17,6 +17,7 @@ accuracy: left and right, front and back are exchanged as in training, and the d
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from typing import Any
 import perception
 from perception.cli.options import add_device_option, add_selection_options, names
 from perception.errors import PerceptionError
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +93,7 @@ def _flipping(checkpoint: str, detector: Any) -> Any:
 
 
 def _evaluate(args: argparse.Namespace, device: str) -> None:
-    from perception.config import save_config
+    from perception.config import Config, save_config
     from perception.data.opening import open_source
     from perception.eval.evaluate import breakdown_table, evaluate_subsets, table
     from perception.files import write_json
@@ -104,6 +107,10 @@ def _evaluate(args: argparse.Namespace, device: str) -> None:
     first = place()[0] == 0
     if first and not dataset.simulated:
         warn_of_simulation(args.checkpoint, str(args.root))
+    absent = [name for name in Config().encoders if name not in detector.sensors]
+    if first and args.all_subsets and absent:
+        without = " and ".join(absent)
+        log.info("%s: has no %s; only sets of %s are scored", args.checkpoint, without, ", ".join(detector.sensors))
     if args.against is not None:
         _compare(args, detector, dataset, device)
         return

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from perception.errors import PerceptionError
+from perception.geometry import SE3
 from perception.grid import BEVGrid
+from perception.model.imported_boxes import BoxRules
 from perception.task import ObjectClass, Task
 
 KEY = "perception"  # under which a file has the card, as JSON
@@ -73,6 +75,7 @@ class Card:
     clouds: ``lidar_sweeps``, ``radar_sweeps`` and ``radar_filter`` of the frames that the model is made for, as
         :class:`perception.NuScenes` takes them.
     weights_sha256: digest of the weights, by which graphs of different models are told apart.
+    rules: of an imported CenterPoint, whose graph returns candidates; None: it returns objects.
     """
 
     task: Task
@@ -85,6 +88,7 @@ class Card:
     memory: MemoryCard | None
     clouds: dict[str, Any]
     weights_sha256: str
+    rules: BoxRules | None = None
 
     def absent(self, sensor: str) -> dict[str, np.ndarray]:
         """What the graph of objects takes of a sensor that is absent: zeros, which are not looked at."""
@@ -117,6 +121,7 @@ class Card:
                 memory and MemoryCard(_whole(memory["objects"]), _whole(memory["width"])),
                 {name: values["clouds"][name] for name in CLOUDS},
                 str(values["weights_sha256"]),
+                values.get("rules") and _rules(values["rules"]),
             )
         except ModelError:
             raise
@@ -134,6 +139,18 @@ def _sensor(facts: dict[str, Any]) -> CameraCard | PointsCard:
     if not 0 < depth[0] < depth[1] < math.inf:
         raise ValueError(f"depth_min_m below depth_max_m was expected, found {depth}")
     return CameraCard((height, width), _whole(facts["stride"]), *depth, _whole(facts["bins"]))
+
+
+def _rules(facts: dict[str, Any]) -> BoxRules:
+    overlap, pose = facts["max_overlap"], tuple(float(value) for value in facts["ego_SE3_lidar"])
+    SE3.from_pose(pose)  # raises if it is none
+    return BoxRules(
+        tuple(tuple(str(name) for name in names) for names in facts["groups"]),
+        pose,
+        None if overlap is None else float(overlap),
+        float(facts["score_threshold"]),
+        _whole(facts["max_detections"]),
+    )
 
 
 def _whole(value: Any) -> int:

@@ -4,6 +4,8 @@
     encoder of points   points -> bev; fine for objects to look at; returns, the points where they are now if moved
     objects             what all of them made, sensor_valid, memory -> the fields of Objects and their scores
 
+An imported CenterPoint has candidates instead of objects (``model.imported_boxes``), of "bev" alone.
+
 Between the first and the last, image features are pooled into cells (``export.pooling``): a sum over an index that
 depends on the calibration alone, for which no runtime has an operator that is fast and exact. The encoder of an absent
 sensor does not run; its part of the objects' input is zeros, masked. Numbers of cameras and points are free.
@@ -27,12 +29,17 @@ from perception.grid import BEVGrid
 from perception.model.camera import CameraEncoder
 from perception.model.detector import Detector
 from perception.model.graph import ObjectGraph
+from perception.model.imported_centerpoint import ImportedCenterHead, ImportedPillars
 from perception.model.lidar import LidarEncoder
 from perception.model.objects import Objects
 from perception.model.radar import RadarEncoder
 from perception.sample import LidarCloud, RadarCloud
 
-_KIND = {LidarEncoder: LidarCloud.fields, RadarEncoder: RadarCloud.fields}
+_KIND: dict[type, tuple[str, ...]] = {
+    LidarEncoder: LidarCloud.fields,
+    ImportedPillars: LidarCloud.fields,
+    RadarEncoder: RadarCloud.fields,
+}
 
 
 @dataclass
@@ -92,6 +99,19 @@ class _Objects(nn.Module):
         return objects | {"scores": Objects(**objects).scores}
 
 
+class _Candidates(nn.Module):
+    """What an imported CenterPoint makes of its pillars."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, *values: torch.Tensor) -> dict[str, torch.Tensor]:
+        (pillars,) = values
+        head: Any = self.detector.heads["boxes"]
+        return head.candidates(head(self.detector.trunk(pillars)))
+
+
 def _sensors(detector: Detector) -> dict[str, CameraCard | PointsCard]:
     """
 
@@ -121,9 +141,11 @@ def exported(detector: Detector) -> tuple[Card, dict[str, Graph]]:
     Raises:
         PerceptionError: a detector that cannot be exported; the message names the section of its config.
     """
-    if detector.decoder is None:
+    head: Any = detector.heads["boxes"]
+    rules = head.rules if isinstance(head, ImportedCenterHead) else None
+    if detector.decoder is None and rules is None:
         raise PerceptionError("decoder.kind: an object decoder was expected of a detector to be exported, found none")
-    sensors, remembered = _sensors(detector), detector.decoder.memory
+    sensors = _sensors(detector)
     graphs: dict[str, Graph] = {}
     example: dict[str, torch.Tensor] = {}
     free: dict[str, dict[int, Any]] = {}
@@ -135,13 +157,17 @@ def exported(detector: Detector) -> tuple[Card, dict[str, Graph]]:
             graphs[name], seen, free_here = _of_points(encoder, sensor)
         example |= {f"{name}.{part}": value for part, value in seen.items()}
         free |= {f"{name}.{part}": axes for part, axes in free_here.items()}
-    example["sensor_valid"] = torch.ones(1, len(sensors), dtype=torch.bool)
-    memory = MemoryCard(remembered, detector.decoder.embed.out_features) if remembered else None
-    if memory is not None:
-        example |= {f"memory.{name}": torch.from_numpy(value) for name, value in memory.empty(detector.task).items()}
-        example["elapsed_s"] = torch.zeros(1)
-    graphs[OBJECTS] = Graph(_Objects(detector, list(example)), example, free)
-    head: Any = detector.heads["boxes"]
+    memory = None
+    if detector.decoder is None:
+        graphs[OBJECTS] = Graph(_Candidates(detector), example, free)
+    else:
+        example["sensor_valid"] = torch.ones(1, len(sensors), dtype=torch.bool)
+        if detector.remembers:
+            memory = MemoryCard(detector.decoder.memory, detector.decoder.embed.out_features)
+            empty = memory.empty(detector.task)
+            example |= {f"memory.{name}": torch.from_numpy(value) for name, value in empty.items()}
+            example["elapsed_s"] = torch.zeros(1)
+        graphs[OBJECTS] = Graph(_Objects(detector, list(example)), example, free)
     card = Card(
         detector.task,
         detector.grid,
@@ -153,6 +179,7 @@ def exported(detector: Detector) -> tuple[Card, dict[str, Graph]]:
         memory,
         {name: getattr(detector.config.data, name) for name in CLOUDS},
         hashlib.sha256(detector.files()["model.safetensors"]).hexdigest(),
+        rules,
     )
     return card, graphs
 

@@ -20,6 +20,7 @@ from perception.export.card import CameraCard, Card, ModelError, PointsCard
 from perception.export.memory import Memory
 from perception.export.pooling import PoolIndex, pool, pool_index
 from perception.health import without_dead
+from perception.model.imported_boxes import detections_of_candidates
 from perception.model.selection import detections_of
 from perception.sample import Detections, Frame, PointCloud, SensorData, fitted, sensor_set
 
@@ -154,13 +155,20 @@ class Exported:
         return self._index[name][1]
 
     def _decoded(self, objects: dict[str, np.ndarray], frame: Frame) -> Detections:
-        """As :meth:`perception.model.decoder.ObjectDecoder.decode` has it; scores calibrated, as in Detector.decode."""
+        """As the decode of :class:`perception.model.decoder.ObjectDecoder` or of an imported head has it; scores
+        calibrated, as in Detector.decode."""
+        if self.card.rules is not None:
+            candidates = {name: value[0] for name, value in objects.items()}
+            return self._calibrated(detections_of_candidates(candidates, self.task, self.card.rules), frame)
         most = self.card.max_detections
         best = np.argsort(-objects["scores"][0], kind="stable")[: 2 * most]  # some are suppressed
         found = {name: value[0, best] for name, value in objects.items()}
         found |= {"size": np.exp(found["log_size"]), "score": found["scores"]}
         found = {name: value if name == "label" else value.astype(np.float64) for name, value in found.items()}
         detections = detections_of(found, self.task, self.grid, most, self.card.score_threshold)
+        return self._calibrated(detections, frame)
+
+    def _calibrated(self, detections: Detections, frame: Frame) -> Detections:
         slope, offset = self.card.calibration.get(sensor_set(frame.sensors, self.sensors), (1.0, 0.0))
         return replace(detections, scores=expit(slope * logit(detections.scores) + offset))
 

@@ -12,6 +12,7 @@ from perception.config import (
     CameraConfig,
     Config,
     EncoderConfig,
+    ImportedConfig,
     LidarConfig,
     RadarConfig,
     VoxelConfig,
@@ -26,6 +27,7 @@ from perception.model.decoder import ObjectDecoder
 from perception.model.detector import Detector
 from perception.model.fusion import build_fusion
 from perception.model.head import CenterHead, Trunk
+from perception.model.imported_centerpoint import build_centerpoint
 from perception.model.layers import heat_head
 from perception.model.lidar import LidarEncoder
 from perception.model.radar import RadarEncoder
@@ -79,6 +81,8 @@ def build(
     _check_names(sections)
     config = replace(config, encoders={**sections}, own_parts=sorted(given))
     check_config(config)
+    if any(isinstance(section, ImportedConfig) for section in sections.values()):
+        return build_centerpoint(config)
     grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
     built = {
         name: encoders[name] if name in encoders else _encoder(name, section, config, grid, backbones.get(name))

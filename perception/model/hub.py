@@ -152,14 +152,22 @@ def _manifest(folder: Path, data: bytes | None) -> dict[str, Any]:
     return manifest
 
 
+def _training(manifest: dict[str, Any], data: dict[str, Any]) -> dict[str, str]:
+    return {
+        "data": f"{Path(str(data.get('root'))).name}, {data.get('version')}, {data.get('frames')} frames",
+        "steps": f"{manifest.get('step')} of {manifest.get('total_steps')}",
+    }
+
+
 def _card(name: str, manifest: dict[str, Any]) -> str:
     data, scores = (found if isinstance(found := manifest.get(key), dict) else {} for key in ("data", "scores"))
     rows = {
         "package": f"perception-bev {manifest.get('package')}",
         "commit": manifest.get("commit"),
         "torch": manifest.get("torch"),
-        "data": f"{Path(str(data.get('root'))).name}, {data.get('version')}, {data.get('frames')} frames",
-        "steps": f"{manifest.get('step')} of {manifest.get('total_steps')}",
+        "imported from": manifest.get("imported_from"),
+        "licence": manifest.get("licence"),
+        **({} if "imported_from" in manifest else _training(manifest, data)),
         **{f"{key}, while it was trained": f"{scores[key]:.4f}" for key in ("mAP", "NDS") if key in scores},
     }
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items() if value is not None)
