@@ -68,7 +68,7 @@ def test_an_unknown_name_lists_the_shipped_ones():
 
 def detect(folder: Path) -> dict[str, list]:
     """[class, x, y, score] of the most certain detections of a frame no training saw, by what sensors are there."""
-    simulate(folder, 1, 1.0, seed=3000, workers=1)
+    simulate(folder, 1, 1.0, seed=3000, workers=1, world="street")
     detector = perception.load("sim")
     frame = open_source(folder, detector.config)[1]
     found = {}

@@ -44,7 +44,8 @@ def main() -> None:
     if seed == drives.calibration_seed:
         raise PerceptionError(f"--seed: {seed} is what checkpoints are calibrated on; any other was expected")
     root = args.drives / str(seed)
-    simulate(root, drives.scenes, drives.seconds, seed, weather=tuple(drives.weather), progress=True)
+    weather = tuple(drives.weather)
+    simulate(root, drives.scenes, drives.seconds, seed, weather=weather, progress=True, world=drives.world)
     rows = benchmark(args.checkpoint, root, conditions, args.run, seed, not args.no_monitor, args.workers)
     merge_rows(args.json, rows)
     print(table(rows))

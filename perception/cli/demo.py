@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
     folder = args.out / f"drive-{args.seconds:g}s"
 
     print(f"1/3 A drive of {args.seconds:g} s is simulated (kept from an earlier run if there is one)", flush=True)
-    simulate(folder, 1, args.seconds, SEED, overwrite=args.overwrite, weather=("day",), progress=args.progress)
+    options = {"world": "street", "weather": ("day",), "progress": args.progress}
+    simulate(folder, 1, args.seconds, SEED, overwrite=args.overwrite, **options)
     drive = open_source(folder, detector.config)
 
     print("2/3 Each set of sensors is scored with the nuScenes metric", flush=True)

@@ -57,7 +57,7 @@ def warn_of_simulation(name: str | Path, source: str) -> None:
     """Warn that a shipped checkpoint, trained on simulated drives only, is being run on recorded data."""
     if is_shipped(find_checkpoint(name)):
         log.warning(
-            "%s: checkpoint '%s' was trained on simulated drives only; on recorded ones its mAP is about 0.03 "
+            "%s: checkpoint '%s' was trained on simulated drives only; it finds few objects on recorded ones "
             "(docs/model-card.md)", source, name,
         )  # fmt: skip
 

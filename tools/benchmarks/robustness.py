@@ -44,6 +44,7 @@ class Drives:
     weather: list[str] = field(default_factory=lambda: ["day", "night", "rain", "fog"])
     seed: int = 1000
     calibration_seed: int = 500
+    world: str = "street"
 
 
 def load_drives(path: str | Path) -> Drives:
