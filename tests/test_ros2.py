@@ -18,6 +18,9 @@ import pytest
 from perception.cli import run
 from perception.errors import PerceptionError
 from perception.geometry import SE3
+from perception.logs.arrays import calibration_of, image_of
+from perception.logs.beginning import Lasting
+from perception.logs.messages import Message, Transform
 from perception.logs.presence import Presence
 from perception.logs.rig import CameraSource, CloudSource, PoseSource, Rig
 from perception.logs.ros_messages import decoder
@@ -30,7 +33,7 @@ from perception.ros2.messages import (
     marker_array,
     tracked_objects,
 )
-from perception.ros2.node import SimulatedClock
+from perception.ros2.node import Perception, SimulatedClock
 from perception.ros2.parameters import AUTOWARE_LABELS, Parameters, autoware_labels, parameters_of
 from perception.ros2.topics import Subscriptions, sensor_topics, topics_of
 from perception.sample import Boxes3D, Detections
@@ -298,6 +301,32 @@ def test_simulated_time_that_begins_again_goes_on():
     times = iter([0, 100, 110, 50, 60, 200])
     clock = SimulatedClock(lambda: next(times))
     assert [clock() for _ in range(6)] == [0, 100, 110, 110, 120, 260]
+
+
+def node_of(**attributes) -> Perception:
+    """What a node does, without a node."""
+    made = Perception.__new__(Perception)
+    vars(made).update(attributes)
+    return made
+
+
+def test_what_is_latched_waits_for_simulated_time():
+    pushed: list[Message] = []
+    stream = SimpleNamespace(push_message=pushed.append)
+    node = node_of(_clock=SimulatedClock(lambda: 0), _skipped=0, _early=Lasting(), _stream=stream)
+    image = image_of("FRONT", "front", np.zeros((2, 3, 3), np.uint8))
+    info = calibration_of("FRONT", "front", np.eye(3), np.zeros(0), None)
+    mounts = [Transform("base_link", child, SE3().pose, static=True) for child in ("front", "roof")]
+    moving = Transform("map", "base_link", SE3().pose)
+    for topic, data in (("/front", image), ("/info", info), *(("/tf_static", m) for m in mounts), ("/tf", moving)):
+        node._take(Message(topic, 0, 0, 0, data))
+    assert not pushed and node._skipped == 2
+    node._take(Message("/front", 70, 90, 0, image))
+    node._take(Message("/front", 80, 95, 0, image))
+    assert [(m.topic, m.timestamp_ns, m.log_time_ns) for m in pushed] == [
+        ("/info", 90, 90), ("/tf_static", 90, 90), ("/tf_static", 90, 90), ("/front", 70, 90), ("/front", 80, 95),
+    ]  # fmt: skip
+    assert [m.data for m in pushed[1:3]] == mounts
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is not None, reason="ROS 2 is installed")

@@ -14,12 +14,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from perception.device import checked_device
 from perception.errors import PerceptionError
-from perception.logs.messages import Message
+from perception.logs.beginning import Lasting
+from perception.logs.messages import Calibration, Message, is_timeless
 from perception.logs.rig import Rig, load_rig
 from perception.ros2.diagnostics import Status, diagnostic_array, of_node, of_sensor
 from perception.ros2.messages import OUTPUTS, View
@@ -71,6 +72,7 @@ class Perception:
         self._unpublished: list[str] = []
         self._mismatches: dict[str, str] = {}
         self._skipped = 0  # messages before the first on /clock
+        self._early = Lasting()  # those of them that come once, and wait for it
         self._diagnostics = node.create_publisher(
             message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10
         )
@@ -111,6 +113,7 @@ class Perception:
         if self._stream is not None:
             self._stream.close()
         self._subscriptions = self._stream = None
+        self._early = Lasting()
 
     def cleanup(self) -> None:
         self.deactivate()
@@ -204,10 +207,19 @@ class Perception:
 
     def _take(self, message: Message) -> None:
         """In the executor's thread."""
-        if self._clock is not time.monotonic_ns and not message.log_time_ns:
-            self._skipped += 1  # when it came is not known yet
-        elif self._stream is not None:
+        if self._stream is None:
+            return
+        now_ns = message.log_time_ns
+        if self._clock is time.monotonic_ns or now_ns:
+            early, self._early = self._early.messages, Lasting()
+            for each in early:
+                stamp_ns = each.timestamp_ns or now_ns  # of a publisher that had no time either
+                self._stream.push_message(replace(each, timestamp_ns=stamp_ns, log_time_ns=now_ns))
             self._stream.push_message(message)
+        elif isinstance(message.data, Calibration) or is_timeless(message):
+            self._early.add(message)  # what is latched comes once
+        else:
+            self._skipped += 1  # when it came is not known yet
 
     def _publish(self, result: Result) -> None:
         """In the stream's thread."""
