@@ -226,16 +226,27 @@ def test_topics_of_a_rig():
 
 
 def test_what_cannot_be_subscribed_to_is_a_problem_of_its_topic():
-    graph = {"/roof": ["std_msgs/msg/String"], "/tf": ["tf2_msgs/msg/TFMessage"]}
-    node = SimpleNamespace(get_topic_names_and_types=lambda: list(graph.items()), resolve_topic_name=lambda name: name)
+    graph = {"/roof": [SimpleNamespace(topic_type="std_msgs/msg/String")], "/front": []}  # others listen to /front
+    node = SimpleNamespace(
+        get_topic_names_and_types=lambda: [(topic, ["any"]) for topic in graph], resolve_topic_name=lambda name: name,
+        get_publishers_info_by_topic=lambda name: graph.get(name, []),
+    )  # fmt: skip
     found = Subscriptions(node, ["/roof", "/front", "/tf_static"], ["/roof", "/front"], print, lambda: 0)
-    found._subscription = lambda topic, types: (_ for _ in ()).throw(PerceptionError(f"{topic}: {types[0]}"))
+    found._subscription = lambda topic, found: (_ for _ in ()).throw(PerceptionError(f"{topic}: {found[0].topic_type}"))
     found.connect()
     assert found.problems == {"/roof": "/roof: std_msgs/msg/String", "/front": "/front: no publisher"}
     assert found.problems_of(["/front", None, "/other"]) == ["/front: no publisher"]
-    found._subscription = lambda topic, types: object()
+    found._subscription = lambda topic, publishers: object()
     found.connect()
-    assert list(found.problems) == ["/front"]
+    assert list(found.problems) == ["/front"] and list(found._open) == ["/roof"]
+    graph["/tf_static"] = graph["/front"] = graph["/roof"]
+    found.connect()
+    assert not found.problems and list(found._open) == ["/roof", "/front", "/tf_static"]
+    heard = Subscriptions(node, None, (), print, lambda: 0)
+    heard._subscription = found._subscription
+    graph["/front"] = []
+    heard.connect()
+    assert list(heard._open) == ["/roof", "/tf_static"]
 
 
 def test_messages_come_as_bytes_and_damage_is_counted():
