@@ -282,9 +282,9 @@ def test_diagnostics(ros):
     health = Health("WARN", ("ROOF: stale",), {}, 5, {"p50": 12.34}, {"frames dropped for newer ones": 2})
     statuses = [
         of_node("active", "", health, {"more": 1}),
-        of_sensor("ROOF", rig().lidars["ROOF"], sensor_health("stale"), []),
-        of_sensor("FRONT", rig().cameras["FRONT"], sensor_health("active"), []),
-        of_sensor("BACK", rig().cameras["BACK"], sensor_health("waiting"), ["/back/image: no publisher"]),
+        of_sensor("ROOF", rig().lidars["ROOF"], sensor_health("stale"), [], 1.0),
+        of_sensor("FRONT", rig().cameras["FRONT"], sensor_health("active"), [], 1.0),
+        of_sensor("BACK", rig().cameras["BACK"], sensor_health("waiting"), ["/back/image: no publisher"], 1.0),
     ]
     message = diagnostic_array("perception", 1_000_000_001, statuses)
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 1)
@@ -300,6 +300,14 @@ def test_diagnostics(ros):
         "state": "active", "more": "1", "results": "5", "latency p50": "12.3 ms", "frames dropped for newer ones": "2",
     }  # fmt: skip
     assert {pair.key: pair.value for pair in message.status[1].values}["rate"] == "10.0 Hz"
+
+
+def test_a_sensor_that_is_silent_is_not_well_whatever_the_latest_result_had():
+    """Where all sensors die there are no more results."""
+    status = of_sensor("ROOF", rig().lidars["ROOF"], SensorHealth("active", 10.0, 1.26, 12, 0), [], 1.25)
+    assert (status.level, status.message) == ("WARN", "active; nothing for 1.3 s")
+    status = of_sensor("ROOF", rig().lidars["ROOF"], SensorHealth("active", 10.0, 1.24, 12, 0), [], 1.25)
+    assert (status.level, status.message) == ("OK", "active")
 
 
 @pytest.mark.parametrize(("problem", "level", "message"), [("", "OK", "inactive"), ("no rig", "ERROR", "no rig")])

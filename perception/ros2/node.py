@@ -244,7 +244,7 @@ class Perception:
         statuses = [of_node(self.state, self.problem, health, values)]
         for name, source in self._rig.sensors.items():
             problems = subscriptions.problems_of(sensor_topics(self._rig, name))
-            statuses.append(of_sensor(name, source, health.sensors[name], problems))
+            statuses.append(of_sensor(name, source, health.sensors[name], problems, self._parameters.stale_s))
         return statuses
 
 

@@ -219,7 +219,7 @@ def _dead_camera(operator: Operator, bag: Path, rig: Rig, rate: float, folder: P
         level, message, _ = statuses.get(name, (-1, "", {}))
         if not seen or seen[-1] != (level, message):
             seen.append((level, message))
-        return level == 1 and message == "stale"
+        return level == 1 and message.startswith("stale")
 
     with _process("ros2_checking.player", bag, "--out", folder / "published.json", *options) as player:
         stale = operator.see(watched, 60 + 2 * _SHORT_S / rate)
