@@ -272,6 +272,8 @@ def test_messages_come_as_bytes_and_damage_is_counted():
     ]  # fmt: skip
     assert heard[0].data.pose.tolist() == [1, 2, 3, 1, 0, 0, 0]
     assert found.damaged == {"/tf": 2} and len(said) == 1 and said[0].startswith("/tf: a tf2_msgs/msg/TFMessage was")
+    found._received("/odd", lambda data, now_ns: 1 // 0, data)
+    assert found.damaged["/odd"] == 1 and said[1].startswith("/odd: ZeroDivisionError: ")
 
 
 def sensor_health(state="active") -> SensorHealth:
@@ -346,6 +348,48 @@ def test_what_is_latched_waits_for_simulated_time():
         ("/info", 90, 90), ("/tf_static", 90, 90), ("/tf_static", 90, 90), ("/front", 70, 90), ("/front", 80, 95),
     ]  # fmt: skip
     assert [m.data for m in pushed[1:3]] == mounts
+
+
+def test_an_output_that_fails_costs_no_other(monkeypatch):
+    said: list[str] = []
+    made = {"first": lambda result, view: 1 // 0, "second": lambda result, view: "boxes"}
+    monkeypatch.setattr("perception.ros2.node.OUTPUTS", {name: ("", "", make) for name, make in made.items()})
+    publisher = SimpleNamespace(get_subscription_count=lambda: 1, publish=said.append)
+    node = node_of(
+        _detector=SimpleNamespace(task=NUSCENES), _rig=rig(), _labels=VIEW.labels, _parameters=Parameters(),
+        _publishers=dict.fromkeys(made, publisher), _failures={},
+    )  # fmt: skip
+    node._publish(result())
+    assert said == ["boxes"] and list(node._failures) == ["first"] and "ZeroDivisionError" in node._failures["first"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("use_sim_time", True), ("queue", 3)])
+def test_what_is_fixed_while_the_node_is_configured(monkeypatch, name, value):
+    answers = SimpleNamespace(SetParametersResult=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "rcl_interfaces", SimpleNamespace(msg=answers))
+    monkeypatch.setitem(sys.modules, "rcl_interfaces.msg", answers)
+    changed = [SimpleNamespace(name=name, value=value)]
+    answer = node_of(state="inactive", _parameters=Parameters()).set_parameters(changed)
+    assert not answer.successful and answer.reason.startswith(f"parameter {name}: a node that is not configured was")
+    assert node_of(state="unconfigured", _parameters=Parameters()).set_parameters(changed).successful
+    live = [SimpleNamespace(name="score_threshold", value=0.5)]
+    assert node_of(state="active", _parameters=Parameters()).set_parameters(live).successful
+
+
+def test_a_configuration_that_fails_leaves_nothing(monkeypatch):
+    node = node_of(
+        _subscriptions=None, _stream=None, _publishers={}, _unpublished=["one"], _mismatches={"a": "b"}, _skipped=3
+    )
+
+    def failing() -> None:
+        node._detector, node._notes = object(), ["a note"]
+        raise PerceptionError("no rig")
+
+    monkeypatch.setattr(node, "_configure", failing)
+    with pytest.raises(PerceptionError, match="no rig"):
+        node.configure()
+    assert node._detector is None and (node._notes, node._unpublished, node._mismatches) == ([], [], {})
+    assert node._skipped == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is not None, reason="ROS 2 is installed")

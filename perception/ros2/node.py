@@ -71,6 +71,7 @@ class Perception:
         self._publishers: dict[str, Any] = {}
         self._unpublished: list[str] = []
         self._mismatches: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
         self._skipped = 0  # messages before the first on /clock
         self._early = Lasting()  # those of them that come once, and wait for it
         self._diagnostics = node.create_publisher(
@@ -79,9 +80,15 @@ class Perception:
         self._timer = node.create_timer(_DIAGNOSTICS_S, self.look, clock=_steady())
 
     def configure(self) -> None:
+        try:
+            self._configure()
+        except BaseException:
+            self.cleanup()
+            raise
+
+    def _configure(self) -> None:
         import perception
 
-        self.cleanup()  # of a configuration that failed
         given = parameters_of({name: self._node.get_parameter(name).value for name in asdict(Parameters())})
         self._parameters = given
         if self._node.get_parameter("use_sim_time").value:
@@ -121,6 +128,8 @@ class Perception:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
         self._detector = None
+        self._notes, self._unpublished, self._skipped = [], [], 0
+        self._mismatches, self._failures = {}, {}
 
     def look(self) -> None:
         """Subscribe to what is new, and publish diagnostics."""
@@ -138,7 +147,7 @@ class Perception:
             given = parameters_of(asdict(self._parameters) | values)
         except PerceptionError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        fixed = sorted(set(values) - set(LIVE))
+        fixed = sorted({each.name for each in changed} & {*asdict(Parameters()), "use_sim_time"} - set(LIVE))
         if fixed and self.state in ("inactive", "active"):
             reason = f"parameter {fixed[0]}: a node that is not configured was expected, found one that is {self.state}"
             return SetParametersResult(successful=False, reason=reason)
@@ -160,7 +169,12 @@ class Perception:
     def _proposed(self, seconds: float) -> tuple[Rig, list[str]]:
         import rclpy
 
-        node = rclpy.create_node(f"{self._node.get_name()}_proposal", context=self._node.context)
+        node = rclpy.create_node(  # a name and parameters that were given are those of the other one
+            f"{self._node.get_name()}_proposal",
+            context=self._node.context,
+            use_global_arguments=False,
+            start_parameter_services=False,
+        )
         try:
             return proposed(node, seconds, time.monotonic_ns)
         finally:
@@ -225,13 +239,19 @@ class Perception:
         """In the stream's thread."""
         view = View(self._detector.task, self._rig.ego_frame, self._labels, self._parameters.score_threshold)
         for topic, publisher in self._publishers.items():
-            if publisher.get_subscription_count():
-                publisher.publish(OUTPUTS[topic][2](result, view))
+            try:
+                if publisher.get_subscription_count():
+                    publisher.publish(OUTPUTS[topic][2](result, view))
+            except Exception as error:  # costs that topic, not those after it
+                if topic not in self._failures:  # the same again would fill a disk
+                    log.exception("~/%s: not published", topic)
+                self._failures[topic] = f"~/{topic}: not published: {type(error).__name__}: {error}"
 
     def _statuses(self) -> list[Status]:
         subscriptions, stream = self._subscriptions, self._stream
         values: dict[str, object] = {f"not published {i}": line for i, line in enumerate(self._unpublished)}
         values |= {f"rig {i}": line for i, line in enumerate(self._notes)}
+        values |= {f"failed {topic}": line for topic, line in list(self._failures.items())}
         values |= {f"QoS of {topic}": line for topic, line in self._mismatches.items()}
         if self._skipped:
             values["messages before the first on /clock"] = self._skipped

@@ -83,6 +83,8 @@ class Subscriptions:
                 self.problems.pop(topic, None)
             except PerceptionError as error:
                 self.problems[topic] = str(error)
+            except Exception as error:  # of rclpy, whose executor would raise it again
+                self.problems[topic] = f"{topic}: {type(error).__name__}: {error}"
 
     def close(self) -> None:
         for subscription in self._open.values():
@@ -141,9 +143,10 @@ class Subscriptions:
                 self._count += 1
                 payload = as_static(payload) if is_static(topic) else payload
                 self._take(Message(topic, timestamp_ns, now_ns, self._count, payload))
-        except PerceptionError as error:
+        except Exception as error:  # whatever somebody else has sent, the executor would raise it again
             if not self.damaged[topic]:  # the same again would fill a disk
-                self._node.get_logger().error(f"{topic}: {error}")
+                said = str(error) if isinstance(error, PerceptionError) else f"{type(error).__name__}: {error}"
+                self._node.get_logger().error(f"{topic}: {said}")
             self.damaged[topic] += 1
 
 
