@@ -486,6 +486,11 @@ def test_the_age_of_a_frame_from_before_clocks_were_set_back():
 # Health.
 
 
+def test_sensors_that_the_detector_does_not_take_are_not_waited_for():
+    stream = opened(Clock(), assembly=Assembly(sensors=("lidar", "camera")))
+    assert list(stream.sensors) == list(stream.health().sensors) == ["FRONT", "BACK", "ROOF"]
+
+
 def test_levels_of_health():
     clock = Clock()
     stream = opened(clock)

@@ -110,7 +110,13 @@ class Perception:
         self._stream = self._new_stream()
         self._stream.__enter__()
         self._subscriptions = Subscriptions(
-            self._node, topics_of(rig), sensors, self._take, self._clock, given.reliability, given.queue
+            self._node,
+            topics_of(rig, self._stream.sensors),
+            sensors,
+            self._take,
+            self._clock,
+            given.reliability,
+            given.queue,
         )
         self._subscriptions.connect()
 
@@ -262,7 +268,7 @@ class Perception:
         of_others = set(subscriptions.problems) - {t for n in self._rig.sensors for t in sensor_topics(self._rig, n)}
         values |= {f"topic {topic}": subscriptions.problems[topic] for topic in sorted(of_others)}
         statuses = [of_node(self.state, self.problem, health, values)]
-        for name, source in self._rig.sensors.items():
+        for name, source in stream.sensors.items():
             problems = subscriptions.problems_of(sensor_topics(self._rig, name))
             statuses.append(of_sensor(name, source, health.sensors[name], problems, self._parameters.stale_s))
         return statuses

@@ -25,10 +25,11 @@ TRANSFORMS = ("/tf", "/tf_static")
 _DEPTH = 100  # of topics that are not measurements, as of tf2's listener
 
 
-def topics_of(rig: Rig) -> list[str]:
-    """All that the rig names, and the transforms."""
-    calibrations = [source.calibration for source in rig.cameras.values()]
-    named = [*(source.topic for source in rig.sensors.values()), *calibrations, rig.samples]
+def topics_of(rig: Rig, sensors: Collection[str]) -> list[str]:
+    """All that the rig names for these sensors, its reference and the vehicle, and the transforms."""
+    used = {name: source for name, source in rig.sensors.items() if name in sensors or name == rig.reference}
+    calibrations = [source.calibration for source in used.values() if isinstance(source, CameraSource)]
+    named = [*(source.topic for source in used.values()), *calibrations, rig.samples]
     return [*filter(None, named), *(rig.ego_pose.topics if rig.ego_pose else ()), *TRANSFORMS]
 
 
