@@ -3,6 +3,7 @@
 ``tools/ros2_check.py`` runs the node itself, over loopback, where rclpy is installed.
 """
 
+import argparse
 import ast
 import importlib.util
 import math
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from perception.cli import run
+from perception.cli.ros2 import run as run_ros2
 from perception.errors import PerceptionError
 from perception.geometry import SE3
 from perception.logs.arrays import calibration_of, image_of
@@ -399,6 +401,30 @@ def test_a_configuration_that_fails_leaves_nothing(monkeypatch):
 def test_the_command_says_what_is_missing():
     with pytest.raises(PerceptionError, match=r"ROS 2 is needed: source its setup\.bash"):
         run(["ros2"])
+
+
+def test_a_signal_ends_the_stream_before_ros(monkeypatch):
+    done: list[str] = []
+
+    class Executor:
+        def add_node(self, node) -> None:
+            pass
+
+        def spin_once(self, timeout_sec) -> None:
+            raise KeyboardInterrupt
+
+    rclpy = SimpleNamespace(init=lambda **options: None, shutdown=lambda: done.append("shutdown"))
+    for name, module in {
+        "rclpy": rclpy,
+        "rclpy.executors": SimpleNamespace(SingleThreadedExecutor=Executor),
+        "rclpy.signals": SimpleNamespace(SignalHandlerOptions=SimpleNamespace(NO=0)),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    made = SimpleNamespace(state="active", problem="", cleanup=lambda: done.append("cleanup"))
+    monkeypatch.setattr("perception.ros2.node.open_node", lambda: (None, made))
+    with pytest.raises(KeyboardInterrupt):
+        run_ros2(argparse.Namespace(params=None, start=False, ros_args=[]))
+    assert done == ["cleanup", "shutdown"]
 
 
 def test_the_launch_file_is_python_and_starts_the_command():
