@@ -31,7 +31,7 @@ from perception.logs.inbox import Inbox
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Cloud, Image, Message, Payload, Transform
 from perception.logs.presence import Presence, with_faults
-from perception.logs.rig import CameraSource, Rig, check_rig
+from perception.logs.rig import CameraSource, CloudSource, Rig, check_rig
 from perception.replay.perceiver import Perceiver
 from perception.sample import Detections
 from perception.tracking import Tracks
@@ -277,6 +277,12 @@ class Stream:
             self._collect(is_end=True)
             return self._seen()
 
+    @property
+    def sensors(self) -> dict[str, CameraSource | CloudSource]:
+        """Those of the rig that the detector takes."""
+        kinds = _sources(self._rig)
+        return {name: s for kind in kinds if kind in self._assembly.sensors for name, s in kinds[kind].items()}
+
     def warmup(self) -> None:
         """Run the detector on a made-up frame of the rig's sensors, so that the first real one does not wait."""
         with self._working:
@@ -409,7 +415,7 @@ class Stream:
             presence, inbox = self._vitals.presence, self._inbox
             sensors = {
                 name: SensorHealth.of(source.topic, inbox, presence.get(name), now_ns)
-                for name, source in self._rig.sensors.items()
+                for name, source in self.sensors.items()
             }
             return Health(level, reasons, sensors, self._vitals.results, self._vitals.latency_ms, counts)
 
@@ -474,11 +480,15 @@ def _time_of(where: str, timestamp_ns: int) -> int:
     return timestamp_ns if isinstance(timestamp_ns, int) else int(timestamp_ns)
 
 
+def _sources(rig: Rig) -> dict[str, dict[str, Any]]:
+    """kind -> the sensors of that kind, by their names."""
+    return {"camera": {**rig.cameras}, "lidar": {**rig.lidars}, "radar": {**rig.radars}}
+
+
 def _assembly_of(detector: Any, rig: Rig) -> Assembly:
     """Of the frames that the detector was trained on, with those of its sensors that the rig has."""
     known = getattr(detector, "sensors", _KINDS)
-    kinds = {"camera": rig.cameras, "lidar": rig.lidars, "radar": rig.radars}
-    sensors = tuple(kind for kind, sources in kinds.items() if sources and kind in known)
+    sensors = tuple(kind for kind, sources in _sources(rig).items() if sources and kind in known)
     if not sensors:
         raise StreamError(f"rig: some of {', '.join(known)} were expected, which the detector knows, found none")
     if not hasattr(detector, "config"):

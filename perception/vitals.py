@@ -49,6 +49,7 @@ class Health:
     """level: the first that holds: "ERROR", inference hangs or fails; "STALE", there are no results; "WARN", some
         sensor is not active, or something was lost in the last five seconds; "OK".
     reasons: a line each; none where all is well.
+    sensors: those of the rig that the detector takes.
     latency_ms: "p50", "p99" and "p99.9" of the latest results, from the last message a frame waited for to its result;
         empty before the first.
     counts: what was lost or left out, and how often.

@@ -3,6 +3,7 @@
 ``tools/ros2_check.py`` runs the node itself, over loopback, where rclpy is installed.
 """
 
+import argparse
 import ast
 import importlib.util
 import math
@@ -14,10 +15,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from perception.cli import run
+from perception.cli.ros2 import run as run_ros2
 from perception.errors import PerceptionError
 from perception.geometry import SE3
+from perception.logs.arrays import calibration_of, image_of
+from perception.logs.beginning import Lasting
+from perception.logs.messages import Message, Transform
 from perception.logs.presence import Presence
 from perception.logs.rig import CameraSource, CloudSource, PoseSource, Rig
 from perception.logs.ros_messages import decoder
@@ -30,7 +36,7 @@ from perception.ros2.messages import (
     marker_array,
     tracked_objects,
 )
-from perception.ros2.node import SimulatedClock
+from perception.ros2.node import Perception, SimulatedClock
 from perception.ros2.parameters import AUTOWARE_LABELS, Parameters, autoware_labels, parameters_of
 from perception.ros2.topics import Subscriptions, sensor_topics, topics_of
 from perception.sample import Boxes3D, Detections
@@ -200,10 +206,11 @@ def test_parameters_that_make_no_sense(values, message):
 
 def test_the_document_and_the_example_have_every_parameter():
     text = (ROOT / "docs/ros2.md").read_text()
-    example = (ROOT / "docs/examples/ros2/perception.yaml").read_text()
+    example = yaml.safe_load((ROOT / "docs/examples/ros2/perception.yaml").read_text())["perception"]["ros__parameters"]
+    assert example == {"use_sim_time": False, **vars(Parameters())}
     for name, default in vars(Parameters()).items():
         shown = str(default).lower() if isinstance(default, bool) else f'"{default}"' if default == "" else default
-        assert f"| `{name}` | {shown} |" in text and f" {name}: " in example
+        assert f"| `{name}` | {shown} |" in text
 
 
 def rig() -> Rig:
@@ -217,22 +224,34 @@ def rig() -> Rig:
 
 def test_topics_of_a_rig():
     expected = ["/front/image", "/back/image", "/roof", "/front/info", "/marks", "/odom", "/tf", "/tf_static"]
-    assert topics_of(rig()) == expected
+    assert topics_of(rig(), ["FRONT", "BACK", "ROOF"]) == expected
+    assert topics_of(rig(), ["BACK"]) == ["/back/image", "/roof", *expected[4:]]  # the reference is needed all the same
     assert sensor_topics(rig(), "FRONT") == ["/front/image", "/front/info"]
     assert sensor_topics(rig(), "BACK") == ["/back/image"]
 
 
 def test_what_cannot_be_subscribed_to_is_a_problem_of_its_topic():
-    graph = {"/roof": ["std_msgs/msg/String"], "/tf": ["tf2_msgs/msg/TFMessage"]}
-    node = SimpleNamespace(get_topic_names_and_types=lambda: list(graph.items()), resolve_topic_name=lambda name: name)
+    graph = {"/roof": [SimpleNamespace(topic_type="std_msgs/msg/String")], "/front": []}  # others listen to /front
+    node = SimpleNamespace(
+        get_topic_names_and_types=lambda: [(topic, ["any"]) for topic in graph], resolve_topic_name=lambda name: name,
+        get_publishers_info_by_topic=lambda name: graph.get(name, []),
+    )  # fmt: skip
     found = Subscriptions(node, ["/roof", "/front", "/tf_static"], ["/roof", "/front"], print, lambda: 0)
-    found._subscription = lambda topic, types: (_ for _ in ()).throw(PerceptionError(f"{topic}: {types[0]}"))
+    found._subscription = lambda topic, found: (_ for _ in ()).throw(PerceptionError(f"{topic}: {found[0].topic_type}"))
     found.connect()
     assert found.problems == {"/roof": "/roof: std_msgs/msg/String", "/front": "/front: no publisher"}
     assert found.problems_of(["/front", None, "/other"]) == ["/front: no publisher"]
-    found._subscription = lambda topic, types: object()
+    found._subscription = lambda topic, publishers: object()
     found.connect()
-    assert list(found.problems) == ["/front"]
+    assert list(found.problems) == ["/front"] and list(found._open) == ["/roof"]
+    graph["/tf_static"] = graph["/front"] = graph["/roof"]
+    found.connect()
+    assert not found.problems and list(found._open) == ["/roof", "/front", "/tf_static"]
+    heard = Subscriptions(node, None, (), print, lambda: 0)
+    heard._subscription = found._subscription
+    graph["/front"] = []
+    heard.connect()
+    assert list(heard._open) == ["/roof", "/tf_static"]
 
 
 def test_messages_come_as_bytes_and_damage_is_counted():
@@ -258,6 +277,8 @@ def test_messages_come_as_bytes_and_damage_is_counted():
     ]  # fmt: skip
     assert heard[0].data.pose.tolist() == [1, 2, 3, 1, 0, 0, 0]
     assert found.damaged == {"/tf": 2} and len(said) == 1 and said[0].startswith("/tf: a tf2_msgs/msg/TFMessage was")
+    found._received("/odd", lambda data, now_ns: 1 // 0, data)
+    assert found.damaged["/odd"] == 1 and said[1].startswith("/odd: ZeroDivisionError: ")
 
 
 def sensor_health(state="active") -> SensorHealth:
@@ -268,9 +289,9 @@ def test_diagnostics(ros):
     health = Health("WARN", ("ROOF: stale",), {}, 5, {"p50": 12.34}, {"frames dropped for newer ones": 2})
     statuses = [
         of_node("active", "", health, {"more": 1}),
-        of_sensor("ROOF", rig().lidars["ROOF"], sensor_health("stale"), []),
-        of_sensor("FRONT", rig().cameras["FRONT"], sensor_health("active"), []),
-        of_sensor("BACK", rig().cameras["BACK"], sensor_health("waiting"), ["/back/image: no publisher"]),
+        of_sensor("ROOF", rig().lidars["ROOF"], sensor_health("stale"), [], 1.0),
+        of_sensor("FRONT", rig().cameras["FRONT"], sensor_health("active"), [], 1.0),
+        of_sensor("BACK", rig().cameras["BACK"], sensor_health("waiting"), ["/back/image: no publisher"], 1.0),
     ]
     message = diagnostic_array("perception", 1_000_000_001, statuses)
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 1)
@@ -288,6 +309,14 @@ def test_diagnostics(ros):
     assert {pair.key: pair.value for pair in message.status[1].values}["rate"] == "10.0 Hz"
 
 
+def test_a_sensor_that_is_silent_is_not_well_whatever_the_latest_result_had():
+    """Where all sensors die there are no more results."""
+    status = of_sensor("ROOF", rig().lidars["ROOF"], SensorHealth("active", 10.0, 1.26, 12, 0), [], 1.25)
+    assert (status.level, status.message) == ("WARN", "active; nothing for 1.3 s")
+    status = of_sensor("ROOF", rig().lidars["ROOF"], SensorHealth("active", 10.0, 1.24, 12, 0), [], 1.25)
+    assert (status.level, status.message) == ("OK", "active")
+
+
 @pytest.mark.parametrize(("problem", "level", "message"), [("", "OK", "inactive"), ("no rig", "ERROR", "no rig")])
 def test_a_node_that_is_not_active_says_why(problem, level, message):
     status = of_node("inactive", problem, None, {})
@@ -300,10 +329,102 @@ def test_simulated_time_that_begins_again_goes_on():
     assert [clock() for _ in range(6)] == [0, 100, 110, 110, 120, 260]
 
 
+def node_of(**attributes) -> Perception:
+    """What a node does, without a node."""
+    made = Perception.__new__(Perception)
+    vars(made).update(attributes)
+    return made
+
+
+def test_what_is_latched_waits_for_simulated_time():
+    pushed: list[Message] = []
+    stream = SimpleNamespace(push_message=pushed.append)
+    node = node_of(_clock=SimulatedClock(lambda: 0), _skipped=0, _early=Lasting(), _stream=stream)
+    image = image_of("FRONT", "front", np.zeros((2, 3, 3), np.uint8))
+    info = calibration_of("FRONT", "front", np.eye(3), np.zeros(0), None)
+    mounts = [Transform("base_link", child, SE3().pose, static=True) for child in ("front", "roof")]
+    moving = Transform("map", "base_link", SE3().pose)
+    for topic, data in (("/front", image), ("/info", info), *(("/tf_static", m) for m in mounts), ("/tf", moving)):
+        node._take(Message(topic, 0, 0, 0, data))
+    assert not pushed and node._skipped == 2
+    node._take(Message("/front", 70, 90, 0, image))
+    node._take(Message("/front", 80, 95, 0, image))
+    assert [(m.topic, m.timestamp_ns, m.log_time_ns) for m in pushed] == [
+        ("/info", 90, 90), ("/tf_static", 90, 90), ("/tf_static", 90, 90), ("/front", 70, 90), ("/front", 80, 95),
+    ]  # fmt: skip
+    assert [m.data for m in pushed[1:3]] == mounts
+
+
+def test_an_output_that_fails_costs_no_other(monkeypatch):
+    said: list[str] = []
+    made = {"first": lambda result, view: 1 // 0, "second": lambda result, view: "boxes"}
+    monkeypatch.setattr("perception.ros2.node.OUTPUTS", {name: ("", "", make) for name, make in made.items()})
+    publisher = SimpleNamespace(get_subscription_count=lambda: 1, publish=said.append)
+    node = node_of(
+        _detector=SimpleNamespace(task=NUSCENES), _rig=rig(), _labels=VIEW.labels, _parameters=Parameters(),
+        _publishers=dict.fromkeys(made, publisher), _failures={},
+    )  # fmt: skip
+    node._publish(result())
+    assert said == ["boxes"] and list(node._failures) == ["first"] and "ZeroDivisionError" in node._failures["first"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("use_sim_time", True), ("queue", 3)])
+def test_what_is_fixed_while_the_node_is_configured(monkeypatch, name, value):
+    answers = SimpleNamespace(SetParametersResult=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "rcl_interfaces", SimpleNamespace(msg=answers))
+    monkeypatch.setitem(sys.modules, "rcl_interfaces.msg", answers)
+    changed = [SimpleNamespace(name=name, value=value)]
+    answer = node_of(state="inactive", _parameters=Parameters()).set_parameters(changed)
+    assert not answer.successful and answer.reason.startswith(f"parameter {name}: a node that is not configured was")
+    assert node_of(state="unconfigured", _parameters=Parameters()).set_parameters(changed).successful
+    live = [SimpleNamespace(name="score_threshold", value=0.5)]
+    assert node_of(state="active", _parameters=Parameters()).set_parameters(live).successful
+
+
+def test_a_configuration_that_fails_leaves_nothing(monkeypatch):
+    node = node_of(
+        _subscriptions=None, _stream=None, _publishers={}, _unpublished=["one"], _mismatches={"a": "b"}, _skipped=3
+    )
+
+    def failing() -> None:
+        node._detector, node._notes = object(), ["a note"]
+        raise PerceptionError("no rig")
+
+    monkeypatch.setattr(node, "_configure", failing)
+    with pytest.raises(PerceptionError, match="no rig"):
+        node.configure()
+    assert node._detector is None and (node._notes, node._unpublished, node._mismatches) == ([], [], {})
+    assert node._skipped == 0
+
+
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is not None, reason="ROS 2 is installed")
 def test_the_command_says_what_is_missing():
     with pytest.raises(PerceptionError, match=r"ROS 2 is needed: source its setup\.bash"):
         run(["ros2"])
+
+
+def test_a_signal_ends_the_stream_before_ros(monkeypatch):
+    done: list[str] = []
+
+    class Executor:
+        def add_node(self, node) -> None:
+            pass
+
+        def spin_once(self, timeout_sec) -> None:
+            raise KeyboardInterrupt
+
+    rclpy = SimpleNamespace(init=lambda **options: None, shutdown=lambda: done.append("shutdown"))
+    for name, module in {
+        "rclpy": rclpy,
+        "rclpy.executors": SimpleNamespace(SingleThreadedExecutor=Executor),
+        "rclpy.signals": SimpleNamespace(SignalHandlerOptions=SimpleNamespace(NO=0)),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    made = SimpleNamespace(state="active", problem="", cleanup=lambda: done.append("cleanup"))
+    monkeypatch.setattr("perception.ros2.node.open_node", lambda: (None, made))
+    with pytest.raises(KeyboardInterrupt):
+        run_ros2(argparse.Namespace(params=None, start=False, ros_args=[]))
+    assert done == ["cleanup", "shutdown"]
 
 
 def test_the_launch_file_is_python_and_starts_the_command():

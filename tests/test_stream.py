@@ -22,6 +22,7 @@ from perception.logs.arrays import ArrayError, calibration_of, image_of, lidar_o
 from perception.logs.beginning import Lasting
 from perception.logs.default_rig import rig_of
 from perception.logs.frames import LogFrames
+from perception.logs.inbox import Inbox
 from perception.logs.log import open_log
 from perception.logs.measurements import Assembly
 from perception.logs.messages import Calibration, Cloud, Image, Message, Transform
@@ -415,6 +416,21 @@ def test_queues_are_bounded_and_the_newest_stay():
     assert len(stream._inbox) == 3 + 6 + 64 * 3
 
 
+def test_transforms_of_other_frames_do_not_displace_mounts_and_poses():
+    inbox = Inbox(lambda topic: 2)
+    for topic, child, static in (("/tf_static", "roof", True), ("/tf", "base_link", False)):
+        inbox.put(Message(topic, 1, 1, 0, Transform("map", child, SE3().pose, static)))
+    for i in range(9):
+        inbox.put(Message("/tf_static", 1, 1, 0, Transform("map", f"mount {i}", SE3().pose, True)))
+        inbox.put(Message("/tf", 2 + i, 1, 0, Transform("arm", "hand", SE3().pose)))
+    waiting = [post.message for post in inbox.take()]
+    assert [m.data.child for m in waiting if m.topic == "/tf_static"] == ["roof", *(f"mount {i}" for i in range(9))]
+    assert [(m.data.child, m.timestamp_ns) for m in waiting if m.topic == "/tf"] == [
+        ("base_link", 1), ("hand", 9), ("hand", 10),
+    ]  # fmt: skip
+    assert inbox.dropped == {"/tf": 7} and not inbox and not inbox.take()
+
+
 def test_what_is_pushed_is_copied():
     events = list(drive(14))
     usual = content(driven(events)[0])
@@ -468,6 +484,11 @@ def test_the_age_of_a_frame_from_before_clocks_were_set_back():
 
 
 # Health.
+
+
+def test_sensors_that_the_detector_does_not_take_are_not_waited_for():
+    stream = opened(Clock(), assembly=Assembly(sensors=("lidar", "camera")))
+    assert list(stream.sensors) == list(stream.health().sensors) == ["FRONT", "BACK", "ROOF"]
 
 
 def test_levels_of_health():

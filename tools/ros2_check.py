@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, help="of the log; default: all")
     args = parser.parse_args()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 101)  # lest a node of the same name is told what to do
     log = args.log
     if log is None:
         if "PERCEPTION_DATA" not in os.environ:

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import socket
-import threading
+import time
 from collections import Counter
 from dataclasses import asdict
 
@@ -69,8 +69,8 @@ def notify(state: str) -> None:
 def run(detector, rig, endpoint: str) -> None:
     import zenoh
 
-    refused, ended = Counter[str](), threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    refused, signals = Counter[str](), list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))  # no lock, which this thread may hold
     key, classes = "perception/result", detector.task.classes
     stream = perception.Stream(detector, rig, on_result=lambda r: session.put(key, result_json(r, classes)))
 
@@ -93,7 +93,8 @@ def run(detector, rig, endpoint: str) -> None:
         for taken in ("sensor/*", "transform", "calibration/*"):
             session.declare_subscriber(f"perception/{taken}", take)
         notify("READY=1")
-        while not ended.wait(1.0):
+        while not signals:
+            time.sleep(1.0)
             if stream.health().level != "ERROR":  # which a restart may cure; that no sensor delivers, it cannot
                 notify("WATCHDOG=1")
 
@@ -104,7 +105,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rig", default="rig.yaml")
     parser.add_argument("--checkpoint", default="sim")
-    parser.add_argument("--endpoint", default="tcp/127.0.0.1:7447", help="default: %(default)s")
+    endpoint = os.environ.get("PERCEPTION_ENDPOINT", "tcp/127.0.0.1:7447")  # so that --check asks there, too
+    parser.add_argument("--endpoint", default=endpoint, help="default: PERCEPTION_ENDPOINT, else tcp/127.0.0.1:7447")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.check:

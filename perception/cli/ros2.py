@@ -44,15 +44,18 @@ def run(args: argparse.Namespace) -> None:
         raise
     try:
         node, perception = open_node()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if args.start:
-            for transition in (node.trigger_configure, node.trigger_activate):
-                transition()
-                if perception.problem:
-                    raise PerceptionError(perception.problem)
-        while perception.state != "finalized":
-            executor.spin_once(timeout_sec=0.2)
-        executor.spin_once(timeout_sec=0.2)  # the answer to who asked for it
+        try:
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            if args.start:
+                for transition in (node.trigger_configure, node.trigger_activate):
+                    transition()
+                    if perception.problem:
+                        raise PerceptionError(perception.problem)
+            while perception.state != "finalized":
+                executor.spin_once(timeout_sec=0.2)
+            executor.spin_once(timeout_sec=0.2)  # the answer to who asked for it
+        finally:
+            perception.cleanup()  # a signal may have come: the stream's thread publishes until it ends
     finally:
         rclpy.shutdown()

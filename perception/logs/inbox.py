@@ -1,4 +1,4 @@
-"""Where messages wait until they are taken: so many of each topic, of which the newest stay."""
+"""Where messages wait until they are taken: so many of each topic, or pair of frames, of which the newest stay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from perception.logs.messages import Message
+from perception.logs.messages import Message, Transform
 
 _RECENT = 64  # arrivals, by which a rate is told
 
@@ -20,7 +20,7 @@ class Post(NamedTuple):
 
 
 class Inbox:
-    """Not thread-safe. limit: topic -> how many messages of it may wait.
+    """Not thread-safe. limit: topic -> how many messages of it may wait, of transforms those between two frames.
 
     Attributes:
         received, dropped: topic -> how many messages came, and how many of them were dropped for newer ones.
@@ -30,13 +30,14 @@ class Inbox:
         self.received: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._limit, self._number = limit, 0
-        self._waiting: dict[str, deque[Post]] = defaultdict(deque)
+        self._waiting: dict[tuple[str, ...], deque[Post]] = defaultdict(deque)
         self._arrivals: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=_RECENT))
 
     def put(self, message: Message, holds: bool = False) -> Message | None:
         """Returns the message that is dropped for it."""
-        topic = message.topic
-        waiting = self._waiting[topic]
+        topic, data = message.topic, message.data
+        # Many nodes share a topic of transforms: one that moves often must not displace what another says once.
+        waiting = self._waiting[(topic, data.parent, data.child) if isinstance(data, Transform) else (topic,)]
         waiting.append(Post(self._number, message, holds))
         self._number += 1
         self.received[topic] += 1
@@ -49,8 +50,7 @@ class Inbox:
     def take(self) -> list[Post]:
         """All that wait, in the order in which they came."""
         posts = sorted(post for waiting in self._waiting.values() for post in waiting)  # by their numbers
-        for waiting in self._waiting.values():
-            waiting.clear()
+        self._waiting.clear()
         return posts
 
     def __len__(self) -> int:

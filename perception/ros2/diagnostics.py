@@ -37,10 +37,19 @@ def of_node(state: str, problem: str, health: Health | None, values: Mapping[str
     return Status("node", health.level, "; ".join(health.reasons) or "all is well", shown | health.counts)
 
 
-def of_sensor(name: str, source: CameraSource | CloudSource, health: SensorHealth, problems: list[str]) -> Status:
-    """Of one sensor. problems: of its topics, such as no publisher; any makes it an error until data comes."""
-    is_well = health.state == "active" and not problems
-    level = "OK" if is_well else "ERROR" if problems else "WARN"
+def of_sensor(
+    name: str, source: CameraSource | CloudSource, health: SensorHealth, problems: list[str], stale_s: float
+) -> Status:
+    """Of one sensor.
+
+    Args:
+        problems: of its topics, such as no publisher; any makes it an error until data comes.
+        stale_s: silence for longer is a warning, for the state is that of a result, and there may be none any more.
+    """
+    is_silent = health.age_s is not None and health.age_s > stale_s
+    is_well = health.state == "active" and not is_silent
+    level = "ERROR" if problems else "OK" if is_well else "WARN"
+    said = [health.state, *([f"nothing for {health.age_s:.1f} s"] if is_silent else []), *problems]
     values = {
         "topic": source.topic,
         "state": health.state,
@@ -49,7 +58,7 @@ def of_sensor(name: str, source: CameraSource | CloudSource, health: SensorHealt
         "received": health.received,
         "dropped": health.dropped,
     }
-    return Status(name, level, "; ".join([health.state, *problems]), values)
+    return Status(name, level, "; ".join(said), values)
 
 
 def diagnostic_array(node: str, timestamp_ns: int, statuses: list[Status]) -> Any:

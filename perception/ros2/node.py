@@ -14,12 +14,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from perception.device import checked_device
 from perception.errors import PerceptionError
-from perception.logs.messages import Message
+from perception.logs.beginning import Lasting
+from perception.logs.messages import Calibration, Message, is_timeless
 from perception.logs.rig import Rig, load_rig
 from perception.ros2.diagnostics import Status, diagnostic_array, of_node, of_sensor
 from perception.ros2.messages import OUTPUTS, View
@@ -70,16 +71,24 @@ class Perception:
         self._publishers: dict[str, Any] = {}
         self._unpublished: list[str] = []
         self._mismatches: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
         self._skipped = 0  # messages before the first on /clock
+        self._early = Lasting()  # those of them that come once, and wait for it
         self._diagnostics = node.create_publisher(
             message_class("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10
         )
         self._timer = node.create_timer(_DIAGNOSTICS_S, self.look, clock=_steady())
 
     def configure(self) -> None:
+        try:
+            self._configure()
+        except BaseException:
+            self.cleanup()
+            raise
+
+    def _configure(self) -> None:
         import perception
 
-        self.cleanup()  # of a configuration that failed
         given = parameters_of({name: self._node.get_parameter(name).value for name in asdict(Parameters())})
         self._parameters = given
         if self._node.get_parameter("use_sim_time").value:
@@ -101,7 +110,13 @@ class Perception:
         self._stream = self._new_stream()
         self._stream.__enter__()
         self._subscriptions = Subscriptions(
-            self._node, topics_of(rig), sensors, self._take, self._clock, given.reliability, given.queue
+            self._node,
+            topics_of(rig, self._stream.sensors),
+            sensors,
+            self._take,
+            self._clock,
+            given.reliability,
+            given.queue,
         )
         self._subscriptions.connect()
 
@@ -111,6 +126,7 @@ class Perception:
         if self._stream is not None:
             self._stream.close()
         self._subscriptions = self._stream = None
+        self._early = Lasting()
 
     def cleanup(self) -> None:
         self.deactivate()
@@ -118,6 +134,8 @@ class Perception:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
         self._detector = None
+        self._notes, self._unpublished, self._skipped = [], [], 0
+        self._mismatches, self._failures = {}, {}
 
     def look(self) -> None:
         """Subscribe to what is new, and publish diagnostics."""
@@ -135,7 +153,7 @@ class Perception:
             given = parameters_of(asdict(self._parameters) | values)
         except PerceptionError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        fixed = sorted(set(values) - set(LIVE))
+        fixed = sorted({each.name for each in changed} & {*asdict(Parameters()), "use_sim_time"} - set(LIVE))
         if fixed and self.state in ("inactive", "active"):
             reason = f"parameter {fixed[0]}: a node that is not configured was expected, found one that is {self.state}"
             return SetParametersResult(successful=False, reason=reason)
@@ -157,7 +175,12 @@ class Perception:
     def _proposed(self, seconds: float) -> tuple[Rig, list[str]]:
         import rclpy
 
-        node = rclpy.create_node(f"{self._node.get_name()}_proposal", context=self._node.context)
+        node = rclpy.create_node(  # a name and parameters that were given are those of the other one
+            f"{self._node.get_name()}_proposal",
+            context=self._node.context,
+            use_global_arguments=False,
+            start_parameter_services=False,
+        )
         try:
             return proposed(node, seconds, time.monotonic_ns)
         finally:
@@ -204,22 +227,37 @@ class Perception:
 
     def _take(self, message: Message) -> None:
         """In the executor's thread."""
-        if self._clock is not time.monotonic_ns and not message.log_time_ns:
-            self._skipped += 1  # when it came is not known yet
-        elif self._stream is not None:
+        if self._stream is None:
+            return
+        now_ns = message.log_time_ns
+        if self._clock is time.monotonic_ns or now_ns:
+            early, self._early = self._early.messages, Lasting()
+            for each in early:
+                stamp_ns = each.timestamp_ns or now_ns  # of a publisher that had no time either
+                self._stream.push_message(replace(each, timestamp_ns=stamp_ns, log_time_ns=now_ns))
             self._stream.push_message(message)
+        elif isinstance(message.data, Calibration) or is_timeless(message):
+            self._early.add(message)  # what is latched comes once
+        else:
+            self._skipped += 1  # when it came is not known yet
 
     def _publish(self, result: Result) -> None:
         """In the stream's thread."""
         view = View(self._detector.task, self._rig.ego_frame, self._labels, self._parameters.score_threshold)
         for topic, publisher in self._publishers.items():
-            if publisher.get_subscription_count():
-                publisher.publish(OUTPUTS[topic][2](result, view))
+            try:
+                if publisher.get_subscription_count():
+                    publisher.publish(OUTPUTS[topic][2](result, view))
+            except Exception as error:  # costs that topic, not those after it
+                if topic not in self._failures:  # the same again would fill a disk
+                    log.exception("~/%s: not published", topic)
+                self._failures[topic] = f"~/{topic}: not published: {type(error).__name__}: {error}"
 
     def _statuses(self) -> list[Status]:
         subscriptions, stream = self._subscriptions, self._stream
         values: dict[str, object] = {f"not published {i}": line for i, line in enumerate(self._unpublished)}
         values |= {f"rig {i}": line for i, line in enumerate(self._notes)}
+        values |= {f"failed {topic}": line for topic, line in list(self._failures.items())}
         values |= {f"QoS of {topic}": line for topic, line in self._mismatches.items()}
         if self._skipped:
             values["messages before the first on /clock"] = self._skipped
@@ -230,9 +268,9 @@ class Perception:
         of_others = set(subscriptions.problems) - {t for n in self._rig.sensors for t in sensor_topics(self._rig, n)}
         values |= {f"topic {topic}": subscriptions.problems[topic] for topic in sorted(of_others)}
         statuses = [of_node(self.state, self.problem, health, values)]
-        for name, source in self._rig.sensors.items():
+        for name, source in stream.sensors.items():
             problems = subscriptions.problems_of(sensor_topics(self._rig, name))
-            statuses.append(of_sensor(name, source, health.sensors[name], problems))
+            statuses.append(of_sensor(name, source, health.sensors[name], problems, self._parameters.stale_s))
         return statuses
 
 

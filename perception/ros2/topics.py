@@ -25,15 +25,16 @@ TRANSFORMS = ("/tf", "/tf_static")
 _DEPTH = 100  # of topics that are not measurements, as of tf2's listener
 
 
-def topics_of(rig: Rig) -> list[str]:
-    """All that the rig names, and the transforms."""
-    calibrations = [source.calibration for source in rig.cameras.values()]
-    named = [*(source.topic for source in rig.sensors.values()), *calibrations, rig.samples]
+def topics_of(rig: Rig, sensors: Collection[str]) -> list[str]:
+    """All that the rig names for these sensors, its reference and the vehicle, and the transforms."""
+    used = {name: source for name, source in rig.sensors.items() if name in sensors or name == rig.reference}
+    calibrations = [source.calibration for source in used.values() if isinstance(source, CameraSource)]
+    named = [*(source.topic for source in used.values()), *calibrations, rig.samples]
     return [*filter(None, named), *(rig.ego_pose.topics if rig.ego_pose else ()), *TRANSFORMS]
 
 
 class Subscriptions:
-    """Subscribes to topics as soon as they have a type, and hands on what comes.
+    """Subscribes to topics as soon as they have a publisher, and hands on what comes.
 
     A sensor's topic asks for ``reliability``; any other one for what its publishers offer, so that latched
     calibrations and transforms are heard.
@@ -69,20 +70,22 @@ class Subscriptions:
 
     def connect(self) -> None:
         """Subscribe to those topics that have become known since. To be called every now and then."""
-        graph = {name: types for name, types in self._node.get_topic_names_and_types()}
-        for topic in graph if self._topics is None else self._topics:
-            types = graph.get(self._node.resolve_topic_name(topic))
+        in_graph = (name for name, _ in self._node.get_topic_names_and_types())
+        for topic in in_graph if self._topics is None else self._topics:
             if topic in self._open:
                 continue
-            if types is None:
+            publishers = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic))
+            if not publishers:  # others may listen, but what is offered is not known yet
                 if topic not in TRANSFORMS:
                     self.problems[topic] = f"{topic}: no publisher"
                 continue
             try:
-                self._open[topic] = self._subscription(topic, types)
+                self._open[topic] = self._subscription(topic, publishers)
                 self.problems.pop(topic, None)
             except PerceptionError as error:
                 self.problems[topic] = str(error)
+            except Exception as error:  # of rclpy, whose executor would raise it again
+                self.problems[topic] = f"{topic}: {type(error).__name__}: {error}"
 
     def close(self) -> None:
         for subscription in self._open.values():
@@ -92,11 +95,11 @@ class Subscriptions:
     def problems_of(self, topics: Collection[str | None]) -> list[str]:
         return [self.problems[topic] for topic in topics if topic in self.problems]
 
-    def _subscription(self, topic: str, types: Sequence[str]) -> Any:
+    def _subscription(self, topic: str, publishers: Sequence[Any]) -> Any:
         from rclpy.event_handler import SubscriptionEventCallbacks
 
         decode, reason = None, ""
-        for type_name in sorted(types):
+        for type_name in sorted({each.topic_type for each in publishers}):
             kind, note, decode = decoder(type_name, None, "ros2msg")
             reason = reason or f"{topic}: a message that can be decoded was expected, found {type_name} {note}".rstrip()
             if decode is not None:
@@ -108,20 +111,18 @@ class Subscriptions:
             message_class(type_name),
             topic,
             lambda data: self._received(topic, decode, data),
-            self._quality(topic),
+            self._quality(topic, [each.qos_profile for each in publishers]),
             raw=True,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._mismatched(topic, event)),
         )
 
-    def _quality(self, topic: str) -> Any:
+    def _quality(self, topic: str, offered: Sequence[Any]) -> Any:
         from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
         if topic in self._sensors:
             return QoSProfile(depth=self._depth, reliability=ReliabilityPolicy[self._reliability.upper()])
-        name = self._node.resolve_topic_name(topic)
-        offered = [endpoint.qos_profile for endpoint in self._node.get_publishers_info_by_topic(name)]
         reliable = all(each.reliability == ReliabilityPolicy.RELIABLE for each in offered)
-        latched = offered and all(each.durability == DurabilityPolicy.TRANSIENT_LOCAL for each in offered)
+        latched = all(each.durability == DurabilityPolicy.TRANSIENT_LOCAL for each in offered)
         return QoSProfile(
             depth=_DEPTH,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
@@ -143,9 +144,10 @@ class Subscriptions:
                 self._count += 1
                 payload = as_static(payload) if is_static(topic) else payload
                 self._take(Message(topic, timestamp_ns, now_ns, self._count, payload))
-        except PerceptionError as error:
+        except Exception as error:  # whatever somebody else has sent, the executor would raise it again
             if not self.damaged[topic]:  # the same again would fill a disk
-                self._node.get_logger().error(f"{topic}: {error}")
+                said = str(error) if isinstance(error, PerceptionError) else f"{type(error).__name__}: {error}"
+                self._node.get_logger().error(f"{topic}: {said}")
             self.damaged[topic] += 1
 
 

@@ -21,10 +21,11 @@ def play(
     bag: Path, rate: float, reliability: str, dead: str, dead_after_s: float, seconds: float, wait_s: float
 ) -> list[list[Any]]:
     import rclpy
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
     from rosbags.rosbag2 import Reader
     from rosgraph_msgs.msg import Clock
 
+    from perception.logs.ros_messages import is_static
     from perception.logs.ros_types import ros2_name
     from perception.ros2.topics import TRANSFORMS, message_class
 
@@ -42,7 +43,12 @@ def play(
         publishers = {}
         for connection in reader.connections:
             policy = "reliable" if connection.topic in TRANSFORMS else reliability
-            quality = QoSProfile(depth=100, reliability=ReliabilityPolicy[policy.upper()])
+            durability = "transient_local" if is_static(connection.topic) else "volatile"
+            quality = QoSProfile(
+                depth=100,
+                reliability=ReliabilityPolicy[policy.upper()],
+                durability=DurabilityPolicy[durability.upper()],
+            )
             message_type = message_class(ros2_name(connection.msgtype))
             publishers[connection.topic] = node.create_publisher(message_type, connection.topic, quality)
         start_ns, until = reader.start_time, time.monotonic() + wait_s
