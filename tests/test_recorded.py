@@ -98,6 +98,12 @@ def test_tables_by_hand():
     assert lines[-1] == "4 frames, 7 cars; training seeds 0 (`0123456789ab`), 1 (`0123456789ab`)."
 
 
+def test_a_class_that_no_camera_sees_has_a_dash():
+    lines = recorded_tables([row(AP_3D={"car": None, "bus": None}, seed=None)]).splitlines()
+    assert "| camera+radar+lidar | 0.500 | – | 0.250 | 1.500 |" in lines
+    assert lines[-1] == "4 frames, 7 cars; training seeds unknown (`0123456789ab`)."
+
+
 def test_a_document_has_them_where_the_name_of_the_file_stands(tmp_path):
     path = tmp_path / "astyx.json"
     path.write_text(json.dumps([row()]))
