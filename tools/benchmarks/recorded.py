@@ -2,9 +2,9 @@
 
 A row is {"checkpoint", "weights_sha256", "seed", "condition", "sensors", "frames", "ground_truth", "mAP", "AP",
 "mAP_3D", "AP_3D", "AP_at", "on_nothing"}: a checkpoint under a condition of
-``benchmarks.conditions.recorded_conditions``. "seed" is that of the training, None of imported weights; AP is nuScenes', the
-mean of four distances, AP_3D is KITTI's (``perception.eval.overlap``), both by class; "AP_at" is AP by distance; "on_nothing" is a
-mean a frame, see :func:`boxes_on_nothing`.
+``benchmarks.conditions.recorded_conditions``. "seed" is that of the training, None of imported weights; AP is
+nuScenes', the mean of four distances, AP_3D is KITTI's (``perception.eval.overlap``), both by class; "AP_at" is AP by
+distance; "on_nothing" is a mean a frame, see :func:`boxes_on_nothing`.
 """
 
 from __future__ import annotations
