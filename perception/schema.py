@@ -78,7 +78,8 @@ class VoxelConfig(EncoderConfig):
 @dataclass
 class ImportedConfig(EncoderConfig):
     """The LiDAR of an imported CenterPoint, whose fusion, trunk and head are those of the published model; of the other
-    sections count ``task``, ``grid`` (the head's cells, in the LiDAR frame), ``head`` without its widths, and ``data``.
+    sections count ``task``, ``grid`` (the head's cells, in the LiDAR frame), ``data``, and ``head`` without its widths
+    and ``min_radius``.
     """
 
     kind: str = "imported_centerpoint"
@@ -233,6 +234,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     own_parts: list[str] = field(default_factory=list)
+
+    @property
+    def imported(self) -> bool:
+        """Whether the weights were trained by another project, see ``model.import_weights``."""
+        return any(isinstance(section, ImportedConfig) for section in self.encoders.values())
 
 
 def check_config(config: Config, where: str = "config") -> None:

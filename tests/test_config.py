@@ -148,7 +148,7 @@ def test_a_task_of_ones_own_is_a_part_of_the_config(tmp_path):
         ("train:", "'train'.*found None"),
         ("- 1", "mapping"),
         ("encoders: {thermal: {image_size: [32, 48]}}", "encoders.thermal: a kind of camera, radar, .* found none"),
-        ("encoders: {thermal: {kind: ir}}", "encoders.thermal: a kind of .*lidar, lidar_voxels, own .* found ir"),
+        ("encoders: {thermal: {kind: ir}}", "encoders.thermal: a kind of .*imported_centerpoint, own .* found ir"),
         ("encoders: {thermal: {kind: camera, size: 3}}", "unknown key 'encoders.thermal.size'"),
         ("encoders: {camera: null, radar: null, lidar: null}", "encoders: at least one sensor"),
         ("encoders: 3", "'encoders' wants keys of its own, found 3"),

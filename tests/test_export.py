@@ -199,7 +199,7 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         export(build(small_config()), tmp_path, "onnx")
     voxels = build(small_config(*DECODER, "encoders.lidar.kind=lidar_voxels"))
     with pytest.raises(
-        PerceptionError, match=r"encoders\.lidar: an encoder of kind camera, lidar or radar was expected"
+        PerceptionError, match=r"encoders\.lidar: an encoder of kind camera, lidar, radar or imported_centerpoint was"
     ):
         export(voxels, tmp_path, "onnx")
 

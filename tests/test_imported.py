@@ -22,8 +22,11 @@ from originals.ours import CLASSES, SOURCE, config_of, detector_of, outputs
 from originals.seeded import seeded_cloud, seeded_weights
 from perception.batch import PointBatch
 from perception.cli import run
+from perception.cli.evaluate import _flipping
 from perception.config import CameraConfig, ConfigError
 from perception.errors import PerceptionError
+from perception.export.card import Card, ModelError
+from perception.export.graphs import exported
 from perception.geometry import SE3
 from perception.grid import BEVGrid
 from perception.model.build import build
@@ -145,6 +148,10 @@ def reshaped(state):
     state["pts_neck.deblocks.2.0.weight"] = state["pts_neck.deblocks.2.0.weight"].transpose(0, 1)
 
 
+def negative(state):
+    state["pts_backbone.blocks.0.1.running_var"] = torch.full((64,), -1.0)
+
+
 def broken(state):
     state["pts_backbone.blocks.0.1.running_var"] = torch.full((64,), torch.nan)
 
@@ -156,6 +163,7 @@ def broken(state):
         (added, "unknown: pts_bbox_head.task_heads.3.iou.1.bias$"),
         (reshaped, r"of another shape: pts_neck.deblocks.2.0.weight \[128, 256, 2, 2\] instead of \[256, 128, 2, 2\]$"),
         (broken, "not finite: pts_backbone.blocks.0.1.running_var$"),
+        (negative, "not finite with their normalisation: pts_backbone.blocks.0.0$"),
     ],
 )
 def test_tensors_that_are_not_the_models_are_refused_by_name(tmp_path, change, message):
@@ -177,6 +185,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path, monkeyp
     for name, content in {"pickle": {"state_dict": {"a": Harmful()}}, "list": [torch.zeros(1)]}.items():
         torch.save(content, tmp_path / name)
     torch.save({"model": {}, "epoch": 3}, tmp_path / "keys")
+    torch.save({"state_dict": {3: torch.zeros(1)}}, tmp_path / "numbered")
     (tmp_path / "text").write_text("weights")
     (tmp_path / "cut").write_bytes((tmp_path / "keys").read_bytes()[:300])
     checkpoint(tmp_path / "other", "openpcdet")
@@ -184,6 +193,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path, monkeyp
         "pickle": "tensors alone was expected, found a pickle with posix.mkdir",
         "list": "tensors under 'state_dict' were expected, .* found list",
         "keys": "tensors under 'state_dict' were expected, .* found model, epoch",
+        "numbered": "tensors under 'state_dict' were expected, .* found state_dict",
         "text": "tensors alone was expected",
         "cut": "tensors alone was expected",
         "other": "tensors under 'state_dict' were expected, .* found meta, model_state",
@@ -295,9 +305,12 @@ def test_classes_of_a_group_suppress_each_other_within_its_radius():
     rows = [("truck", 0, 0, 0.5), ("construction_vehicle", 3.4, 0, 0.9), ("car", 0, 0, 0.4), ("truck", -0.2, 0, 0.8)]
     # 12 m2 are a radius of 3.46 m: 3.4 m is within, 3.6 m is not, and a car is of another group
     assert decoded(rows) == [("construction_vehicle", pytest.approx(3.4)), ("truck", pytest.approx(-0.2)), ("car", 0)]
-    assert decoded(rows, max_overlap=0.2) == [
-        ("construction_vehicle", pytest.approx(3.4)), ("truck", pytest.approx(-0.2)), ("car", 0),
-    ]  # fmt: skip  # cubes of a metre: the two trucks overlap, by more than a half
+    assert decoded(rows[:3]) == [("construction_vehicle", pytest.approx(3.4)), ("car", 0)]
+    # Cubes of a metre: at -0.2 m there is an overlap of 0.8 of 1.2, at 3.4 m there is none.
+    kept = [("construction_vehicle", pytest.approx(3.4)), ("truck", pytest.approx(-0.2)), ("car", 0)]
+    assert decoded(rows, max_overlap=0.2) == kept
+    rows[3] = ("construction_vehicle", -0.2, 0, 0.8)
+    assert decoded(rows, max_overlap=0.2) == [kept[0], ("construction_vehicle", pytest.approx(-0.2)), ("car", 0)]
 
 
 def test_candidates_below_the_threshold_or_far_off_are_none():
@@ -335,6 +348,22 @@ def test_configs_that_cannot_be_built_are_refused():
     }.values():
         with pytest.raises((PerceptionError, ConfigError), match=message):
             build(changed)
+
+
+@pytest.mark.parametrize("groups", [[["car"]], [["car"], []], [["car", "tram"]], [["car", "car"]], []])
+def test_a_card_whose_groups_are_not_the_classes_is_refused(groups):
+    card = exported(detector("mmdet3d"))[0]
+    assert Card.from_json(card.to_json(), "card") == card
+    values = json.loads(card.to_json())
+    values["rules"]["groups"] = groups
+    with pytest.raises(ModelError, match=r"^card: .*every class in one group was expected, found "):
+        Card.from_json(json.dumps(values), "card")
+
+
+def test_it_is_not_flipped(tmp_path):
+    detector("mmdet3d").save(tmp_path)
+    with pytest.raises(PerceptionError, match=r"^--flips: published: a detector trained here was expected"):
+        _flipping("published", perception.load(tmp_path))
 
 
 @pytest.mark.long

@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from astyx_folder import write_astyx
 
-from benchmarks.raster import CHANNELS, rasterize
+from benchmarks.raster import CHANNELS, RasterNet, rasterize, train
+from benchmarks.report import sections
 from perception.batch import PointBatch
+from perception.config import load_config
+from perception.data.opening import open_source
 from perception.grid import BEVGrid
 from perception.sample import LidarCloud, RadarCloud
 
@@ -60,6 +64,17 @@ def test_no_point_is_an_empty_raster(kind):
     assert not rasterize(cloud([], [], 1, kind), GRID).any()
 
 
+@pytest.mark.parametrize(("steps", "minutes"), [(2, None), (None, 1e-9)])
+def test_the_loss_is_that_of_the_steps_alone(tmp_path, steps, minutes):
+    said = []
+    bar = SimpleNamespace(update=lambda: None, set_postfix_str=lambda text: said.append(float(text.split()[1])))
+    config = load_config("astyx", ["grid.cell_size_m=3.2", "train.sensor_dropout=0"])
+    frames = open_source(write_astyx(tmp_path / "data"), config, split="train", image_size=(8, 8))
+    report = train(RasterNet(config, ["lidar"]), frames, config, steps, minutes, bar)
+    assert len(said) == report["steps"] == (steps or 0)
+    assert report["loss"] == (pytest.approx(sum(said) / 2, abs=0.01) if steps else None)
+
+
 @pytest.mark.parametrize("sensors", ["lidar", "lidar,radar"])
 def test_the_command(tmp_path, sensors):
     folder, out = write_astyx(tmp_path / "data"), tmp_path / "scores.json"
@@ -71,6 +86,7 @@ def test_the_command(tmp_path, sensors):
     report = json.loads(out.read_text())
     assert report["steps"] == 2 and report["ground_truth"]["car"] == 2 and len(report["subsets"]) == 1
     assert "car " in done.stdout and "after 2 steps" in done.stdout
+    assert sections(out)["scores"].endswith("2 frames; no weights kept.")
     if sensors == "lidar":
         for option, value, line in (
             ("--steps", "0", "budget: more than 0"),

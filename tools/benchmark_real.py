@@ -1,7 +1,7 @@
 """Score checkpoints on recorded drives: every set of sensors, sensors misplaced or silent, what radar adds by distance.
 
     python tools/benchmark_real.py --checkpoint runs/astyx-0 runs/astyx-1 runs/astyx-2 --root data/astyx --split score \
-        --json docs/results/astyx.json
+        --json out/astyx.json
     python tools/benchmark_real.py --checkpoint runs/scene --root data/scene-0523 --part 0.5 1 \
         --conditions clean 'only:*' --json out/scene.json
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from originals.sampled import sampled
 from originals.seeded import seeded_cloud, seeded_weights
 
 
@@ -49,23 +50,8 @@ def main() -> None:
     if golden is not None:
         text = "".join(f"{name} {list(shape)}\n" for name, shape in sorted(shapes.items()))
         kept = {"reach_m": args.reach, "seed": args.seed, "keys": len(shapes)}
-        kept |= {"keys_sha256": hashlib.sha256(text.encode()).hexdigest(), **_sampled(found)}
+        kept |= {"keys_sha256": hashlib.sha256(text.encode()).hexdigest(), **sampled(found)}
         golden.write_text(json.dumps(kept) + "\n")
-
-
-def _sampled(found: dict[str, np.ndarray]) -> dict:
-    """Mean, root mean square and sixteen values of each stage; the best boxes."""
-    boxes = {name: found.pop(name) for name in ("boxes", "scores", "labels")}
-    best = np.argsort(-boxes["scores"], kind="stable")[:20]
-    stages = {}
-    for name, value in found.items():
-        flat = value.reshape(-1).astype(np.float64)
-        where = np.linspace(0, len(flat) - 1, 16).astype(int)
-        numbers = [flat.mean(), np.sqrt(np.square(flat).mean()), *flat[where]]
-        stages[name] = [float(f"{number:.7g}") for number in numbers]
-    rows = np.column_stack([boxes["labels"][best], boxes["scores"][best], boxes["boxes"][best]])
-    kept = [[float(f"{value:.7g}") for value in row] for row in rows]
-    return {"stages": stages, "count": len(boxes["scores"]), "boxes": kept}
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def _compare(args: argparse.Namespace, detector: Any, dataset: Any, device: str)
 def _flipping(checkpoint: str, detector: Any) -> Any:
     from perception.eval.flips import Flipped, trained_flips
 
+    if detector.config.imported:  # whose flips were those of the LiDAR's frame
+        raise PerceptionError(f"--flips: {checkpoint}: a detector trained here was expected, found imported weights")
     flips = trained_flips(detector.config.augment)
     if len(flips) == 1:
         raise PerceptionError(f"--flips: {checkpoint}: a detector trained with augment.flip or flip_back was expected")

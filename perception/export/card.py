@@ -121,7 +121,7 @@ class Card:
                 memory and MemoryCard(_whole(memory["objects"]), _whole(memory["width"])),
                 {name: values["clouds"][name] for name in CLOUDS},
                 str(values["weights_sha256"]),
-                values.get("rules") and _rules(values["rules"]),
+                values.get("rules") and _rules(values["rules"], {facts["name"] for facts in task["objects"]}),
             )
         except ModelError:
             raise
@@ -141,7 +141,10 @@ def _sensor(facts: dict[str, Any]) -> CameraCard | PointsCard:
     return CameraCard((height, width), _whole(facts["stride"]), *depth, _whole(facts["bins"]))
 
 
-def _rules(facts: dict[str, Any]) -> BoxRules:
+def _rules(facts: dict[str, Any], classes: set[str]) -> BoxRules:
+    named = [name for names in facts["groups"] for name in names]
+    if not all(facts["groups"]) or len(named) != len(classes) or set(named) != classes:
+        raise ValueError(f"every class in one group was expected, found {facts['groups']!r:.80}")
     overlap, pose = facts["max_overlap"], tuple(float(value) for value in facts["ego_SE3_lidar"])
     SE3.from_pose(pose)  # raises if it is none
     return BoxRules(

@@ -128,8 +128,8 @@ def _sensors(detector: Detector) -> dict[str, CameraCard | PointsCard]:
             sensors[name] = PointsCard(_KIND[type(encoder)])
         else:
             raise PerceptionError(
-                f"encoders.{name}: an encoder of kind camera, lidar or radar was expected for export, "
-                f"found {type(encoder).__name__}"
+                f"encoders.{name}: an encoder of kind camera, lidar, radar or imported_centerpoint was expected for "
+                f"export, found {type(encoder).__name__}"
             )
     return sensors
 

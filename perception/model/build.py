@@ -12,7 +12,6 @@ from perception.config import (
     CameraConfig,
     Config,
     EncoderConfig,
-    ImportedConfig,
     LidarConfig,
     RadarConfig,
     VoxelConfig,
@@ -81,7 +80,7 @@ def build(
     _check_names(sections)
     config = replace(config, encoders={**sections}, own_parts=sorted(given))
     check_config(config)
-    if any(isinstance(section, ImportedConfig) for section in sections.values()):
+    if config.imported:
         return build_centerpoint(config)
     grid, channels = BEVGrid(**vars(config.grid)), config.fusion.channels
     built = {

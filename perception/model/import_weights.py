@@ -238,9 +238,15 @@ def converted(
         "not finite": [name for name in expected if name in state and not state[name].isfinite().all()],
     }
     found = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
+    made: dict[str, torch.Tensor] = {}
+    if not found:
+        parts = {layer.theirs: layer.converted(state) for layer in _layers(SOURCES[source])}
+        made = {name: value for part in parts.values() for name, value in part.items()}
+        broken = [name for name, part in parts.items() if not all(value.isfinite().all() for value in part.values())]
+        found = [f"not finite with their normalisation: {_listed(broken)}"] if broken else []  # a negative variance
     if found:
         raise WeightsError(f"{where}: the {len(expected)} tensors of {source} were expected, found {'; '.join(found)}")
-    return {name: value for layer in _layers(SOURCES[source]) for name, value in layer.converted(state).items()}
+    return made
 
 
 def _expected(source: _Source, detector: Detector) -> dict[str, tuple[int, ...]]:
@@ -273,7 +279,9 @@ def _state(data: bytes, source: str, path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"{path}: a file of torch with tensors alone was expected, found {found}") from None
     key = SOURCES[source].key
     state = loaded.get(key) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         keys = _listed([str(name) for name in loaded], 5) if isinstance(loaded, dict) else type(loaded).__name__
         raise WeightsError(f"{path}: tensors under '{key}' were expected, as {source} has them, found {keys}")
     return state

@@ -7,6 +7,7 @@ and trunk is in it. Head, targets, losses, augmentation and metric are shared.
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -126,18 +127,19 @@ def measure(
 
 def train(
     net: RasterNet, frames: FrameSource, config: Config, steps: int | None, minutes: float | None, bar: tqdm
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train until ``steps`` or ``minutes`` are over, one of which is None; leaves the averaged weights in ``net``.
 
     Returns:
-        steps, minutes, and the mean loss of the last 50 steps.
+        steps, minutes, and the mean loss of the last 50 steps, None where the time was too short for one.
     """
     data = TrainingData(frames, config, InputSpec(net.sensors))
     schedule = Schedule(len(frames), net.sensors, config.train)
     optimizer = torch.optim.AdamW(parameter_groups(net, config.train))
     ema, loss_of = Ema(net, config.train.ema_decay), CenterLoss("boxes", net.head)
     bfloat16 = config.train.amp and has_bfloat16(torch.device("cpu"))
-    begin, losses = time.monotonic(), [0.0]
+    losses: list[float] = []
+    begin = time.monotonic()
     for step in itertools.count():
         schedule.epoch, place = divmod(step, schedule.steps_per_epoch)
         if place == 0:
@@ -161,4 +163,4 @@ def train(
         bar.update()
         bar.set_postfix_str(f"loss {losses[-1]:.2f}")
     net.load_state_dict(ema.state)
-    return {"steps": step, "minutes": passed, "loss": sum(losses[-50:]) / len(losses[-50:])}
+    return {"steps": step, "minutes": passed, "loss": statistics.mean(losses[-50:]) if losses else None}

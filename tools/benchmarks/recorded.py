@@ -2,9 +2,9 @@
 
 A row is {"checkpoint", "weights_sha256", "seed", "condition", "sensors", "frames", "ground_truth", "mAP", "AP",
 "mAP_3D", "AP_3D", "AP_at", "on_nothing"}: a checkpoint under a condition of
-``benchmarks.conditions.recorded_conditions``. "seed" is that of the training; AP is nuScenes', the mean of four
-distances, AP_3D is KITTI's (``perception.eval.overlap``), both by class; "AP_at" is AP by distance; "on_nothing" is a
-mean a frame, see :func:`boxes_on_nothing`.
+``benchmarks.conditions.recorded_conditions``. "seed" is that of the training, None of imported weights; AP is
+nuScenes', the mean of four distances, AP_3D is KITTI's (``perception.eval.overlap``), both by class; "AP_at" is AP by
+distance; "on_nothing" is a mean a frame, see :func:`boxes_on_nothing`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measure(checkpoint: str, root: str, selection: Mapping[str, Any], patterns: 
         {
             "checkpoint": checkpoint,
             "weights_sha256": weights_sha256(checkpoint),
-            "seed": detector.config.train.seed,
+            "seed": None if detector.config.imported else detector.config.train.seed,
             "condition": key,
             "sensors": sensor_set(used[key], sensors),
             **{name: scores[name] for name in ("frames", "ground_truth", "mAP", "AP", "mAP_3D", "AP_3D")},

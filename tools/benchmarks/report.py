@@ -262,7 +262,8 @@ def _scores(report: dict) -> str:
         ("AP", "ground truth", *subsets),
         [(c, str(n), *(_number(s["AP"][c]) for s in subsets.values())) for c, n in ground_truth.items()],
     )]  # fmt: skip
-    return "\n".join([*parts, "", f"{report['frames']} frames; weights `{report['weights_sha256'][:12]}`."])
+    weights = f"weights `{report['weights_sha256'][:12]}`" if "weights_sha256" in report else "no weights kept"
+    return "\n".join([*parts, "", f"{report['frames']} frames; {weights}."])
 
 
 def _decoders(rows: Sequence[dict]) -> str:
@@ -284,7 +285,10 @@ def recorded_tables(rows: Sequence[dict]) -> str:
     head = tuple(f"{plural}, {'AP 3D' if metric == 'AP_3D' else metric}" for plural, metric, _ in columns)
 
     def scores(own: Sequence[dict]) -> tuple[str, ...]:
-        return tuple(_spread([row[metric][name] for row in own]) for _, metric, name in columns)
+        found = ([row[metric][name] for row in own] for _, metric, name in columns)
+        return tuple(
+            _spread([value for value in values if value is not None]) for values in found
+        )  # None: none in view
 
     def gain(ours: Sequence[dict], theirs: Sequence[dict]) -> str:
         """In points of the first class's AP."""
@@ -320,7 +324,10 @@ def recorded_tables(rows: Sequence[dict]) -> str:
         parts += ["", f"**What the radar is worth** by distance, {shown[0]} AP", ""]
         parts += markdown(("sensors", "distance", "AP", "without radar", "gain in points"), radar)
     counts = ", ".join(f"{objects[name]} {name}s" for name in shown)
-    seeds = ", ".join(f"{row['seed']} (`{row['weights_sha256'][:12]}`)" for row in next(iter(by.values())))
+    seeds = ", ".join(
+        f"{'unknown' if row['seed'] is None else row['seed']} (`{row['weights_sha256'][:12]}`)"
+        for row in next(iter(by.values()))
+    )
     return "\n".join([*parts, "", f"{rows[0]['frames']} frames, {counts}; training seeds {seeds}."])
 
 
