@@ -99,6 +99,16 @@ def test_plots_are_drawn(tmp_path):
 
     cells = [row("mc:fog", severity=s) for s in (1, 2, 3)]
     path = write(tmp_path, [row(), *cells, row(run="ablation"), row(run="ablation", fusion="concat")])
-    names = [picture.name for picture in draw_plots([path], tmp_path / "plots")]
+    others = [
+        tmp_path / "recorded.json",
+        tmp_path / "registration.json",
+        tmp_path / "scores.json",
+        tmp_path / "none.json",
+    ]
+    others[0].write_text('[{"condition": "clean", "on_nothing": 8.0}]')
+    others[1].write_text('{"sensors": {}, "frames": 20}')
+    others[2].write_text('{"subsets": {}, "ground_truth": {}}')
+    others[3].write_text("[]")
+    names = [picture.name for picture in draw_plots([path, *others], tmp_path / "plots")]
     assert names == ["subsets.png", "multicorrupt.png", "ablation.png"]
     assert all((tmp_path / "plots" / name).stat().st_size > 1000 for name in names)

@@ -30,14 +30,14 @@ def draw_plots(files: Sequence[Path], folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         content = json.loads(file.read_text())
-        if isinstance(content, list) and "condition" in content[0]:
+        if isinstance(content, list) and content and "run" in content[0]:
             shipped, ablation = select(content, run="shipped"), select(content, run="ablation")
             if shipped:
                 yield _save(_subsets(shipped), folder / "subsets.png")
                 yield _save(_multicorrupt(shipped), folder / "multicorrupt.png")
             if ablation:
                 yield _save(_ablation(ablation), folder / "ablation.png")
-        elif isinstance(content, dict) and "ground_truth" not in content:
+        elif isinstance(content, dict) and "subsets" in content and "ground_truth" not in content:
             yield _save(_calibration(content["subsets"]), folder / "calibration.png")
 
 
