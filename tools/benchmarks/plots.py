@@ -62,7 +62,8 @@ def _subsets(rows: Sequence[dict]):
         axes.bar_label(bars, fmt="%.2f", fontsize=7)
     axes.set_xticks(range(len(SENSOR_SETS)), [name.replace("+", "+\n") for name in SENSOR_SETS], fontsize=8)
     axes.set_title("One checkpoint, every set of sensors (simulated drives)")
-    axes.legend()
+    axes.legend(loc="upper right", ncols=2)
+    axes.margins(y=0.2)
     return figure
 
 
