@@ -488,7 +488,7 @@ def test_training_from_frames_of_ones_own(tmp_path, capsys, stubbed, monkeypatch
     frames = Frames(8, on_read=reads.append)
     assert train(config, tmp_path, resume=True, device="cpu", source=frames, build=build) is True
     assert [line["step"] for line in lines(tmp_path)] == [1, 4, 8] and reads == []  # nothing was left to do
-    config.train.init = "weights"
+    config.train.init = ["weights"]
     assert train(config, tmp_path / "other", device="cpu", source=Frames(8), build=build) is True
     assert stubbed == [(built[-1][1], "weights")]
 
