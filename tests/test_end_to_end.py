@@ -86,7 +86,7 @@ def test_the_benchmark_of_fusion_adds_rows_and_reports_them(checkpoint, tmp_path
     done = run(
         "benchmark_fusion.py", *common, "--conditions", "clean", "silent:lidar_empty", "mc:beams/3", "--workers", 1
     )
-    assert "mRA over 1 corruptions" in done.stdout
+    assert "mc:beams/3" in done.stdout
     run("benchmark_fusion.py", *common, "--conditions", "clean", "only:camera+radar", "--workers", 2)
     found = {row["condition"]: row for row in json.loads(rows.read_text())}
     assert set(found) == {"clean", "silent:lidar_empty", "mc:beams", "only:camera+radar"}

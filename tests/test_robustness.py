@@ -87,6 +87,8 @@ def test_a_table_ends_with_the_mean_resistance_where_it_is_known():
     assert table(rows).splitlines()[-1] == "mRA over 1 corruptions 0.2500, worst cell 0.2500"
     assert table(rows).splitlines()[2].split()[:3] == ["mc:fog/3", "0.2500", "0.1000"]
     assert len(table(rows[:1]).splitlines()) == len(table(rows[1:]).splitlines()) == 2
+    nothing = row("clean", 0.0, **columns)
+    assert len(table([nothing, rows[1]]).splitlines()) == 3, "no share of an NDS of 0"
 
 
 def test_the_drives_reported_on_are_not_those_calibrated_on():

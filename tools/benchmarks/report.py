@@ -87,9 +87,9 @@ def key_of(row: dict) -> str:
 def mean_resistance(rows: Sequence[dict]) -> tuple[float, dict[str, list[float]]]:
     """mRA of MultiCorrupt, and RA (NDS under the corruption / NDS clean) of each ``mc:`` condition at each severity.
 
-    NaN and nothing where there are no such conditions, or none that is clean to compare them with.
+    NaN and nothing where there are no such conditions, or no clean one with an NDS above 0 to compare them with.
     """
-    clean = [row["NDS"] for row in rows if row["condition"] == "clean"]
+    clean = [row["NDS"] for row in rows if row["condition"] == "clean" and row["NDS"] > 0]
     resistance: dict[str, list[float]] = {}
     for row in sorted(rows, key=lambda row: (row["condition"], row["severity"])):
         if clean and row["condition"].startswith("mc:"):
