@@ -133,9 +133,7 @@ def _process(*command: object, **options: Any) -> Iterator[subprocess.Popen]:
 def _listening(out: Path) -> Iterator[None]:
     with _process("ros2_checking.listener", "--out", out, stdin=subprocess.PIPE) as listener:
         yield
-        assert listener.stdin is not None
-        listener.stdin.close()
-        listener.wait(60)
+        listener.communicate(timeout=60)  # closes its input, at whose end it ends
 
 
 def _play(folder: Path, bag: Path, *options: object) -> None:
